@@ -1,0 +1,3 @@
+from keeltune.cli import main
+
+main()

@@ -1,0 +1,205 @@
+"""A trained model on new rows: `kt.evaluate` and `kt.predict`, for a run of ours or a bare model folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keeltune import audit, data, evaluation, models, recipe, registry
+from keeltune.data import Column, Row
+from keeltune.display import Display
+from keeltune.prepare import known_names, reading_length
+from keeltune.problems import Problem, UserError, shown
+from keeltune.results import write_text
+from keeltune.tasks.task import Prediction, Settings, Task
+
+OUTPUTS = (".jsonl", ".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to predict, with what its run says of its data."""
+
+    model: Any
+    task: Task
+    columns: list[Column]
+    mapping: dict[str, str]
+    label_map: Mapping[Any, Any] | None
+    device: str
+
+
+def evaluate(
+    model: str | Path,
+    data_file: str | Path,
+    *,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Scores a model on labelled rows.
+
+    Args:
+        model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
+        task: the task's name; needed for a bare model. columns: our name -> the file's name.
+    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows.
+    Raises: UserError with every problem of the model and the rows.
+    """
+    display = display or Display()
+    opened = open_model(model, task)
+    rows, problems = read_rows(opened, str(data_file), opened.columns, columns)
+    if opened.label_map is not None:
+        rows, unknown = audit.apply_label_map(rows, opened.label_map)
+        problems += unknown
+    names = list(opened.task.settings.labels)
+    found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label)
+    problems += found
+    for warning in (p for p in problems if p.severity == "warning"):
+        display.say(f"warning: {warning}")
+    if errors := [p for p in problems if p.severity == "error"]:
+        raise UserError(errors)
+    scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring"), rows)
+    return {
+        "metrics": scores.metrics,
+        "intervals": {name: list(pair) for name, pair in scores.intervals.items()},
+        "rows": len(rows),
+    }
+
+
+def predict(
+    model: str | Path,
+    input_file: str | Path,
+    output_file: str | Path | None = None,
+    *,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    display: Display | None = None,
+) -> list[dict[str, Any]]:
+    """Each input row, as it was in its file, with `prediction` and `probabilities`.
+
+    Args: as for `evaluate`; rows need no label. `output_file` (.jsonl, .csv or .tsv) is written whole or not at all.
+    Raises: UserError with every problem of the model and the rows.
+    """
+    display = display or Display()
+    if output_file is not None and Path(output_file).suffix not in OUTPUTS:
+        raise UserError(
+            Problem(
+                str(output_file), "--output", shown(Path(output_file).suffix), " ".join(OUTPUTS), "name such a file"
+            )
+        )
+    opened = open_model(model, task)
+    inputs = [column for column in opened.columns if not column.label]
+    rows, problems = read_rows(opened, str(input_file), inputs, columns)
+    if problems:
+        raise UserError(problems)
+    theirs = {**opened.mapping, **(columns or {})}
+    table = []
+    for row, answer in zip(rows, _answers(opened, rows, display, "predicting"), strict=True):
+        line = {theirs.get(name, name): value for name, value in row.fields.items()}
+        line["prediction"] = answer.value
+        if answer.probabilities is not None:
+            line["probabilities"] = dict(answer.probabilities)
+        table.append(line)
+    if output_file is not None:
+        _write(Path(output_file), table)
+    return table
+
+
+def open_model(model: str | Path, task: str | None) -> Opened:
+    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given."""
+    folder = Path(model)
+    past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    name = task or (past.task if past else None)
+    if name is None:
+        raise UserError(
+            Problem(
+                str(model),
+                "--task",
+                "a bare model folder",
+                f"the task that it was trained for: {', '.join(registry.names('tasks'))}",
+                "add --task TASK",
+            )
+        )
+    if reason := registry.check("tasks", name):
+        raise UserError(Problem(str(model), "--task", shown(name), "a task", reason))
+    task_class: type[Task] = registry.find("tasks", name)
+    source = models.locate(str(model), Path, str(model), "model")
+    config = models.read_config(source, str(model), "model")
+    multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+    names = models.head_names(config) or []
+    loaded = models.load(source, task_class.auto_model, names, where=str(model), field="model", multi_label=multi_label)
+    if loaded.fresh:
+        raise UserError(
+            Problem(
+                str(model),
+                "model",
+                f"no trained head: {', '.join(loaded.fresh)} would be random",
+                f"a model trained for {name}",
+                "train it first: keeltune train RECIPE.yaml",
+            )
+        )
+    digits = [str(i) for i in range(len(names))]
+    labels = known_names(names, digits) or names
+    asked = past.max_length if past else None
+    length = reading_length(asked, config, loaded.processor, task_class, str(model))
+    device = models.device_type()
+    columns = [Column(c.name, "labels", c.required, True) if c.label and multi_label else c for c in task_class.columns]
+    given = past.data.labels if past else None
+    return Opened(
+        loaded.model.to(device),
+        task_class(loaded.processor, Settings(labels, length, multi_label)),
+        columns,
+        dict(past.data.columns) if past else {},
+        given if isinstance(given, dict) else None,
+        device,
+    )
+
+
+def read_rows(
+    opened: Opened, file: str, columns: Sequence[Column], mapping: Mapping[str, str] | None
+) -> tuple[list[Row], list[Problem]]:
+    inputs = {column.name for column in columns}
+    known = {ours: theirs for ours, theirs in opened.mapping.items() if ours in inputs}
+    return data.read(
+        file, resolve=Path, columns=columns, mapping={**known, **(mapping or {})}, where="the call", split="test"
+    )
+
+
+def _answers(opened: Opened, rows: Sequence[Row], display: Display, label: str) -> list[Prediction]:
+    examples = [e for row in rows for e in opened.task.encode(row, labelled=_labelled(opened, row))]
+    with display.bar(label, len(examples)) as advance:
+        return evaluation.predict(opened.model, opened.task, examples, device=opened.device, progress=advance)
+
+
+def _labelled(opened: Opened, row: Row) -> bool:
+    """Whether a row's label is one that the model knows: `predict` takes rows with other labels, or none, too."""
+    label, names = row.fields.get("label"), set(opened.task.settings.labels)
+    return all(x in names for x in label) if isinstance(label, list) else label in names
+
+
+def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    if path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in table))
+        return
+    names = list(dict.fromkeys(name for line in table for name in line))
+    lines: list[str] = []
+    writer = csv.DictWriter(_Lines(lines), names, delimiter="\t" if path.suffix == ".tsv" else ",")
+    writer.writeheader()
+    for line in table:
+        writer.writerow(
+            {k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for k, v in line.items()}
+        )
+    write_text(path, "".join(lines))
+
+
+class _Lines:
+    """What `csv` writes to: a list of lines."""
+
+    def __init__(self, lines: list[str]):
+        self.lines = lines
+
+    def write(self, text: str) -> None:
+        self.lines.append(text)

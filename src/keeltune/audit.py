@@ -1,0 +1,296 @@
+"""What is wrong with the rows, before training: labels no one knows, rows that two splits share, answers that conflict.
+
+Errors stop a run (`data.bad_rows: skip` leaves out the rows of those that belong to rows); warnings carry counts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+from keeltune.data import Column, Row, row_key
+from keeltune.formats import RowProblem, quoted
+from keeltune.problems import Problem, nearest, shown
+
+__all__ = ["apply_label_map", "audit", "is_row_problem", "label_names", "truncation"]
+
+SIMILAR = 0.8
+"""difflib's ratio from which a rare label counts as a misspelling of another."""
+
+IMBALANCE = 100
+"""Rows of the largest class for one of the smallest, beyond which there is a warning."""
+
+
+def is_row_problem(problem: Problem) -> bool:
+    """Whether a fault is one row's, so that `bad_rows: skip` can leave that row out; any other stands for a file."""
+    return isinstance(problem, RowProblem)
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+def apply_label_map(rows: Sequence[Row], mapping: Mapping[Any, Any]) -> tuple[list[Row], list[Problem]]:
+    """The rows under the model's names, after a `data.labels` that maps names in the data to names of the model.
+
+    A label that is one of the model's names already stays. A row with any other label is left out, with a problem.
+    Keys do not change: they are those of the data as it is written.
+    """
+    names = {str(theirs): str(ours) for theirs, ours in mapping.items()}
+    known = {ours: ours for ours in names.values()} | names
+    mapped: list[Row] = []
+    problems: list[Problem] = []
+    for row in rows:
+        labels = _labels(row)
+        unknown = [label for label in labels if label not in known]
+        problems += [
+            _unknown(row, "label", label, tuple(names), "add it to data.labels, or correct it") for label in unknown
+        ]
+        if not unknown:
+            new = list(dict.fromkeys(known[label] for label in labels))
+            label = new[0] if isinstance(row.fields["label"], str) else new
+            mapped.append(replace(row, fields=row.fields | {"label": label}))
+    return mapped, problems
+
+
+def label_names(
+    rows_train: Sequence[Row],
+    *,
+    given: Sequence[Any] | Mapping[Any, Any] | None,
+    head: Sequence[str] | None,
+    multi_label: bool,
+) -> tuple[list[str], list[Problem], list[str]]:
+    """(names, problems, notes): the label names of a run, in the order of the model's outputs.
+
+    A trained head's own names (`head`) where they cover the training rows; else `given`, the recipe's `data.labels`;
+    else the names in the training rows, sorted (whole numbers by value). `LABEL_n` is no name; it stands for the
+    number n where the data's labels are numbers. Call it after `apply_label_map`. Rows whose label is not among the
+    names are found by `audit`, in every split alike.
+    """
+    counts = Counter(label for row in rows_train for label in _labels(row))
+    own = _head_names(head, counts)
+    if own and (counts.keys() <= set(own) or (given is None and _only_slips(counts, own))):
+        return own, [], []
+    notes = [_new_head(own, counts)] if own else []
+    if given is not None:
+        # several names of the data may be one of the model, so only a list can name one twice
+        names = [str(name) for name in (dict.fromkeys(given.values()) if isinstance(given, Mapping) else given)]
+        return list(dict.fromkeys(names)), _faulty_list(names, multi_label), notes
+    if rows_train and not counts:
+        mend = "add rows with labels, or name the column of the labels under data.columns"
+        found = f"no label in any of {len(rows_train)} rows"
+        return [], [Problem(rows_train[0].file, "label", found, "labels to learn", mend, "no label")], notes
+    if all(label.isdecimal() for label in counts):
+        return sorted(counts, key=int), [], notes
+    return sorted(counts), _misspellings(rows_train, counts), notes
+
+
+def _labels(row: Row, field: str = "label") -> list[str]:
+    """The row's labels, one or several; none where it has no label."""
+    value = row.fields.get(field, [])
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _head_names(head: Sequence[str] | None, labels: Iterable[str]) -> list[str] | None:
+    """A head's names as names of the data, or None where it has none to offer."""
+    if not head or set(labels) <= set(head):
+        return list(head) if head else None
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in head):
+        numbers = [name.removeprefix("LABEL_") for name in head]
+        return numbers if set(labels) <= set(numbers) else None
+    return list(head)
+
+
+def _only_slips(counts: Counter[str], own: Sequence[str]) -> bool:
+    """Whether the labels that a head lacks are slips in few rows or near its own names, not classes of their own."""
+    lacking = [label for label in counts if label not in own]
+    rare = sum(counts[label] for label in lacking) <= 0.01 * counts.total()
+    return rare or all(_near(label, own) for label in lacking)
+
+
+def _near(label: str, names: Iterable[str]) -> str:
+    """The name of which `label` may be a misspelling, or nothing; numbers are never misspelt."""
+    words = [name for name in names if not name.isdecimal()]
+    return next(iter(difflib.get_close_matches(label, words, n=1, cutoff=SIMILAR)), "")
+
+
+def _new_head(head: Sequence[str], counts: Counter[str]) -> str:
+    lacking = [label for label in counts if label not in head]
+    note = f"the model's labels ({quoted(head)}) lack {quoted(lacking)} of the training rows: it gets a new head"
+    folded = {name.casefold(): name for name in head}
+    if all(label.casefold() in folded for label in counts):
+        pairs = ", ".join(f"{label}: {folded[label.casefold()]}" for label in sorted(counts))
+        note += f"; to keep its head, say data.labels: {{{pairs}}}"
+    return note
+
+
+def _faulty_list(names: Sequence[str], multi_label: bool) -> list[Problem]:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    faults = [(f"more than once: {quoted(twice)}", "name each label once")] if twice else []
+    if not all(name.strip() for name in names):
+        faults.append(("an empty name", "give the label a name, or delete it"))
+    if len(names) < (1 if multi_label else 2):
+        faults.append((f"{len(names)} labels: {quoted(names)}", "list every label, or leave data.labels out"))
+    expected = "names of labels, all different"
+    return [Problem("", "data.labels", found, expected, mend, "label list") for found, mend in faults]
+
+
+def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
+    """Rare labels that look like a frequent one: with no list to hold them against, each would become a class."""
+    few = max(3, counts.total() // 1000)
+    places: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for label in _labels(row):
+            if counts[label] <= few:
+                places[label].append(row)
+    warnings: list[Problem] = []
+    for label, there in places.items():
+        meant = _near(label, [name for name, times in counts.items() if times >= 20 * counts[label]])
+        if meant:
+            found = f'{shown(label)} in {len(there)} rows, "{meant}" in {counts[meant]}: {_places(there)}'
+            mend = "correct it; or list all labels in data.labels, if it is a class of its own"
+            warnings.append(
+                _warning(there, "label", found, "each class under one name", mend, "label perhaps misspelt")
+            )
+    return warnings
+
+
+# ---------------------------------------------------------------------------------------------------------------- audit
+
+
+def audit(
+    splits: Mapping[str, Sequence[Row]], names: Sequence[str], columns: Sequence[Column], multi_label: bool
+) -> tuple[list[Problem], set[tuple[str, int]]]:
+    """What is wrong with a run's rows as a whole, and the (file, line) of the rows that have an error.
+
+    splits     "train", "validation", "test", "unlabeled", "source", …; a row without a label has none to be wrong
+    names      the label names of the run
+    columns    the task's columns: two rows are the same input where all columns but the label agree
+    """
+    inputs = [column.name for column in columns if not column.label]
+    field = next((column.name for column in columns if column.label), "label")
+    problems: list[Problem] = []
+    for rows in splits.values():
+        problems += _outside(rows, names, field)
+    bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
+    keys = {split: [row_key(row.fields, inputs) for row in rows] for split, rows in splits.items()}
+    problems += _classes(splits, names, field, multi_label)
+    problems += _shared(splits, keys)
+    for split, rows in splits.items():
+        problems += _repeated(split, rows, keys[split], field)
+    return problems, bad
+
+
+def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Problem]:
+    known, listed = set(names), tuple(names)
+    mend = "correct it, or list every label in data.labels"
+    return [_unknown(row, field, one, listed, mend) for row in rows for one in _labels(row, field) if one not in known]
+
+
+def _unknown(row: Row, field: str, label: str, names: tuple[str, ...], mend: str) -> RowProblem:
+    place, (found, expected) = f"{row.file}:{row.line}", _beside(label, names)
+    return RowProblem(place, field, found, expected, mend, "unknown label", file=row.file, line=row.line)
+
+
+@lru_cache(maxsize=1000)  # a wrong label seldom comes alone, and a search among 150 names takes milliseconds
+def _beside(label: str, names: tuple[str, ...]) -> tuple[str, str]:
+    return shown(label) + nearest(label, names), f"one of the labels {quoted(names)}"
+
+
+def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: str, multi_label: bool) -> list[Problem]:
+    """Too few classes to learn from, classes that a split lacks, and a strong imbalance."""
+    problems: list[Problem] = []
+    for split in ("train", "validation", "test"):
+        rows = [row for row in splits.get(split, ()) if field in row.fields]
+        seen = Counter(label for row in rows for label in _labels(row, field))
+        counts = {name: seen[name] for name in names if seen[name]}
+        absent = [name for name in names if not seen[name]]
+        if not rows:
+            continue
+        if split == "train" and len(counts) < (1 if multi_label else 2):
+            found = f"one class only: {quoted(counts)} in {len(rows)} rows"
+            mend = "add rows of another class, or name the column of the label under data.columns"
+            problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", mend, "one class"))
+        elif absent:
+            found = f"no row of {len(absent)} of {len(names)} classes in {split}: {quoted(absent)}"
+            mend = "add rows of them, or take them out of the labels"
+            problems.append(_warning(rows, field, found, "rows of every class", mend, "class without rows"))
+        if split == "train" and counts and max(counts.values()) > IMBALANCE * min(counts.values()):
+            most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+            found = f'{counts[most]} rows of "{most}", {counts[least]} of "{least}"'
+            mend = "look at macro-F1, and consider data.class_weights: balanced"
+            expected = f"at most {IMBALANCE} rows for one of the rarest class"
+            problems.append(_warning(rows, field, found, expected, mend, "imbalance"))
+    return problems
+
+
+def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Inputs that are in two splits. The two streams of training may share theirs; an evaluation is spoiled by it."""
+    warnings: list[Problem] = []
+    for one, other in combinations(splits, 2):
+        known = set() if {one, other} == {"train", "unlabeled"} else set(keys[one])
+        there = [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]
+        if there:
+            found = f"{len(there)} of {len(splits[other])} rows of {other} are in {one} too: {_places(there)}"
+            mend = f"take them out of {one} or of {other}: a row that was trained on does not test"
+            warnings.append(
+                _warning(there, "", found, "no input in two splits", mend, f"rows shared by {one}, {other}")
+            )
+    return warnings
+
+
+def _repeated(split: str, rows: Sequence[Row], keys: Sequence[str], field: str) -> list[Problem]:
+    """The same input with different answers; and, in training, the same row several times."""
+    same: dict[str, list[Row]] = defaultdict(list)
+    for row, key in zip(rows, keys, strict=True):
+        same[key].append(row)
+    conflicts: list[Row] = []
+    copies: list[Row] = []
+    for group in same.values():
+        answers = {frozenset(_labels(row, field)) for row in group}
+        conflicts += group if len(answers) > 1 else []
+        copies += group[1:] if len(answers) == 1 and split == "train" else []
+    warnings: list[Problem] = []
+    if conflicts:
+        found = f"{len(conflicts)} rows of {split} share an input but not the label: {_places(conflicts)}"
+        mend = "keep those with the right label"
+        warnings.append(_warning(conflicts, field, found, "one answer for one input", mend, f"conflicts in {split}"))
+    if copies:
+        found = f"{len(copies)} rows of {split} are repeats: {_places(copies)}"
+        mend = "delete them, unless they should weigh more"
+        warnings.append(_warning(copies, "", found, "each row once", mend, "repeated rows"))
+    return warnings
+
+
+# -------------------------------------------------------------------------------------------------------------- lengths
+
+
+def truncation(
+    lengths: Sequence[int], max_length: int, *, where: str = "", field: str = "max_length"
+) -> Problem | None:
+    """A warning where encoded rows are longer than `max_length` tokens, so that their ends are cut off; else None.
+
+    lengths    tokens of each row before it is cut
+    """
+    cut = [length for length in lengths if length > max_length]
+    if not cut:
+        return None
+    share = f"{100 * len(cut) / len(lengths):.1f} %"
+    found = f"{len(cut)} of {len(lengths)} rows ({share}) are longer, the longest has {max(cut)} tokens"
+    mend = "raise max_length where the model allows it, or shorten the rows"
+    return Problem(where, field, found, f"at most {max_length} tokens", mend, "rows cut off", severity="warning")
+
+
+def _warning(rows: Sequence[Row], field: str, found: str, expected: str, mend: str, kind: str) -> Problem:
+    """A warning about many rows, placed at the first of them. Not a row's problem: nothing is to be left out."""
+    return Problem(f"{rows[0].file}:{rows[0].line}", field, found, expected, mend, kind, severity="warning")
+
+
+def _places(rows: Sequence[Row]) -> str:
+    """Where the first rows are."""
+    return ", ".join(f"{row.file}:{row.line}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")

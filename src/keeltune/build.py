@@ -1,0 +1,160 @@
+"""From what a recipe names to what trains: the student, the reference, the objective and the plan."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from keeltune import models
+from keeltune.batching import Plan, Stream
+from keeltune.objective import Objective, confidence_weight, named
+from keeltune.prepare import Material
+from keeltune.problems import Problem, UserError, shown
+from keeltune.recipe import Recipe, StudentFrom
+from keeltune.references import AdapterOff, Ensemble, Model
+from keeltune.references.reference import Reference
+from keeltune.tasks.task import Task
+
+
+@dataclass
+class Job:
+    """Everything that trains: the student, the reference, the objective and the plan."""
+
+    material: Material
+    student: models.Loaded
+    model: Any
+    half: torch.dtype | None
+    reference: Reference | None
+    objective: Objective
+    plan: Plan
+    precision: str
+    autocast: Callable[[], AbstractContextManager[Any]]
+    device: str
+
+
+def build(material: Material) -> Job:
+    """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit."""
+    recipe, task = material.recipe, material.task
+    device = models.device_type()
+    precision = models.choose_precision(recipe.training.precision, device)
+    autocast = models.autocast(precision, device)
+    torch.manual_seed(recipe.seed)  # a new head is drawn from it
+    student = models.load(
+        material.source,
+        task.auto_model,
+        task.settings.labels,
+        where=recipe.where("model"),
+        field="model",
+        multi_label=task.settings.multi_label,
+        new_head=material.new_head,
+    )
+    if isinstance(recipe.model, StudentFrom):
+        student = models.cut_layers(
+            student, task.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
+        )
+    task.processor = student.processor  # with its padding token
+    stored = getattr(material.config, "dtype", None)
+    half = stored if stored in (torch.float16, torch.bfloat16) else None
+    model = student.model.to(device)
+    lora = recipe.training.lora
+    switchable = lora is not None and material.from_model
+    reference = None if switchable else _reference(material, student, autocast, device)
+    if lora is not None:
+        model = models.add_adapter(model, rank=lora.rank, alpha=lora.alpha or 2 * lora.rank, dropout=lora.dropout)
+    if switchable:
+        _trained_head(student, recipe.where("method"), "reference")
+        reference = AdapterOff(model, task.rows, autocast)
+    return Job(
+        material,
+        student,
+        model,
+        half,
+        reference,
+        _objective(recipe),
+        _plan(material, reference),
+        precision,
+        autocast,
+        device,
+    )
+
+
+def _reference(
+    material: Material, student: models.Loaded, autocast: Callable[[], AbstractContextManager[Any]], device: str
+) -> Reference | None:
+    recipe, task = material.recipe, material.task
+    spec = recipe.reference_spec()
+    if spec is None:
+        return None
+    if material.from_model:
+        _trained_head(student, recipe.where("method"), "reference")
+        return Model(copy.deepcopy(student.model).to(device), task.rows, autocast)
+    members = []
+    for files in material.references:
+        loaded = models.load(
+            files.source,
+            task.auto_model,
+            files.names,
+            where=recipe.where("reference"),
+            field="reference",
+            multi_label=task.settings.multi_label,
+        )
+        _trained_head(loaded, recipe.where("reference"), "reference")
+        if files.companion is not None:
+            task.companions[files.companion].processor = loaded.processor
+        order = [files.names.index(name) for name in task.settings.labels]
+        members.append(
+            Model(loaded.model.to(device), _in_order(task, order), autocast, inputs=files.companion or "inputs")
+        )
+    return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
+
+
+def _in_order(task: Task, order: list[int]) -> Callable[[Any, Any], Any]:
+    """The task's `rows`, for a model that lists the labels in another order."""
+    if order == sorted(order):
+        return task.rows
+    return lambda outputs, batch: task.rows(outputs, batch, order)
+
+
+def _trained_head(loaded: models.Loaded, where: str, field_name: str) -> None:
+    if loaded.fresh:
+        raise UserError(
+            Problem(
+                where,
+                field_name,
+                f"{shown(loaded.source)} has no trained head for these labels: {', '.join(loaded.fresh)} would be random",
+                "a reference whose task head was trained; staying near a random head teaches noise",
+                "fine-tune that model on the source domain first (method: fine-tuning), then name its run here",
+            )
+        )
+
+
+def _objective(recipe: Recipe) -> Objective:
+    spec = recipe.objective
+    name, parameters = spec.divergence_name, spec.divergence_parameters
+    divergence = named(name, **parameters) if parameters else name
+    weight = recipe.weight_spec()
+    if isinstance(weight, int | float):
+        return Objective(divergence, float(weight), spec.temperature)
+    assert weight.confidence is not None  # the other rules are refused by the recipe
+    return Objective(divergence, confidence_weight(weight.confidence, name), spec.temperature, per_label=True)
+
+
+def _plan(material: Material, reference: Reference | None) -> Plan:
+    recipe = material.recipe
+    step_size = material.batch_size * material.cuts
+    anchored = reference is not None
+    main = [replace(example, anchored=anchored) for example in material.main_stream]
+    pool = [replace(example, anchored=True) for example in material.examples["unlabeled"] if material.examples["train"]]
+    return Plan(
+        main,
+        [Stream("unlabeled", pool, recipe.data.mix.unlabeled * step_size)],
+        batch_size=material.batch_size,
+        cuts=material.cuts,
+        seed=recipe.seed,
+        collate=material.task.collate,
+    )

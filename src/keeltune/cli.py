@@ -1,0 +1,205 @@
+"""The command. Each verb reads its arguments, calls the library, and prints; nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune import __version__
+from keeltune.problems import KeeltuneError, Problem, UserError
+
+app = typer.Typer(
+    name="keeltune",
+    help="Fine-tune pretrained models on an even keel: L = CE + weight · D(student ‖ reference).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: a.b=c …", show_default=False)]
+ModelOrRun = Annotated[str, typer.Argument(help="A run folder, a model folder or a hub id.", show_default=False)]
+TaskName = Annotated[str | None, typer.Option("--task", help="The task; a bare model folder needs it.")]
+ColumnNames = Annotated[list[str] | None, typer.Option("--column", help="ours=theirs: the file's name of a column.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `output`.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run from `output` first.")] = False,
+) -> None:
+    """Train, evaluate, and write the run folder with its report."""
+    from keeltune import run
+    from keeltune.recipe import load
+
+    loaded = load(recipe, overrides or [])
+    finished = run.train(loaded, resume=resume, overwrite=overwrite)
+    if run.is_main_process():
+        _print_result(finished.folder, finished.result)
+
+
+@app.command()
+def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Every problem of the recipe and its data, all at once, before any training; then what it will cost."""
+    from keeltune import inspection
+    from keeltune.recipe import load
+
+    inspection.check(load(recipe, overrides or []), Console(highlight=False))
+
+
+@app.command()
+def show(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    row: Annotated[int, typer.Option("--row", min=1, help="Which training row, from 1.")] = 1,
+) -> None:
+    """One real row's journey: fields, tensors with shapes, loss terms."""
+    from keeltune import inspection
+    from keeltune.recipe import load
+
+    inspection.show(load(recipe, overrides or []), row, Console(highlight=False))
+
+
+@app.command()
+def evaluate(
+    model: ModelOrRun,
+    data: Annotated[str, typer.Option("--data", help="Labelled rows: a file, a folder or hub:NAME.")],
+    task: TaskName = None,
+    column: ColumnNames = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the result, as JSON, on stdout.")] = False,
+) -> None:
+    """Score a model on labelled rows, with 95 % intervals."""
+    from keeltune import apply
+
+    result = apply.evaluate(model, data, task=task, columns=_columns(column))
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    table = Table("metric", "value", "95 % interval", title=f"{result['rows']} rows")
+    for name, value in result["metrics"].items():
+        low, high = result["intervals"][name]
+        table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+    Console().print(table)
+
+
+@app.command()
+def predict(
+    model: ModelOrRun,
+    input_file: Annotated[str, typer.Option("--input", help="Rows to predict: a file, a folder or hub:NAME.")],
+    output_file: Annotated[Path, typer.Option("--output", help="A .jsonl, .csv or .tsv file.")],
+    task: TaskName = None,
+    column: ColumnNames = None,
+) -> None:
+    """Write each input row with its prediction and probabilities."""
+    from keeltune import apply
+
+    table = apply.predict(model, input_file, output_file, task=task, columns=_columns(column))
+    Console(stderr=True).print(f"{len(table)} rows written to {escape(str(output_file))}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--output", help="Where data and runs go.")] = Path("keeltune-demo"),
+) -> None:
+    """The three methods side by side on made data, in minutes on a CPU, with no download."""
+    from keeltune import demo as demonstration
+
+    demonstration.play(folder, Console(highlight=False))
+
+
+@app.command()
+def doctor() -> None:
+    """Machine, versions, precision, and what is missing."""
+    from keeltune import inspection
+
+    inspection.doctor(Console(highlight=False))
+
+
+@app.command()
+def schema(output: Annotated[Path | None, typer.Option("--output", help="A file; stdout without it.")] = None) -> None:
+    """The recipe's JSON Schema, with which editors complete and check recipes."""
+    from keeltune.recipe import json_schema
+
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"keeltune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Runs the command; every foreseen failure is one message and its exit status, never a traceback."""
+    debug = "--debug" in sys.argv
+    # `--debug` is welcome after the verb too
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(args=arguments, standalone_mode=True)
+    except KeeltuneError as error:
+        if debug:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(escape(_message(error)))
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _message(error: KeeltuneError) -> str:
+    if not isinstance(error, UserError):
+        return str(error)
+    errors = [p for p in error.problems if p.severity == "error"]
+    return f"{error}\n{len(errors)} problem{'s' if len(errors) != 1 else ''}; nothing was started."
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str]:
+    """`text=body` options as a mapping."""
+    found = {}
+    for pair in pairs or []:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise UserError(Problem("the call", "--column", pair, "ours=theirs, such as text=body", "write both names"))
+        found[ours] = theirs
+    return found
+
+
+def _print_result(folder: Path, result: dict[str, Any]) -> None:
+    """The result as a table: the split's scores before and after, with the interval."""
+    table = Table("split", "metric", "before", "after", "95 % interval")
+    metrics, intervals = result["metrics"], result["intervals"]
+    for split in ("validation", "test", "source"):
+        both = split == "source"
+        after = metrics[split]["after"] if both else metrics[split]
+        before = (metrics[split]["before"] if both else metrics["before"][split]) or {}
+        ranges = (intervals[split]["after"] if both else intervals[split]) or {}
+        for name, value in (after or {}).items():
+            if isinstance(value, float):
+                low, high = ranges[name]
+                earlier = f"{before[name]:.4f}" if name in before else "–"
+                table.add_row(split, name, earlier, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+    console = Console()
+    console.print(table)
+    console.print(f"report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
+    console.print(f"model:  {escape(str(folder / 'model'))}", soft_wrap=True)

@@ -1,0 +1,69 @@
+"""What a user sees while something runs: a bar in a terminal, plain lines elsewhere. All of it goes to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Advance(Protocol):
+    """Reports `done` more units, with a few words on how it stands."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+class Display:
+    """Messages and progress. `quiet` shows nothing: the other ranks of a run, or a caller who wants none."""
+
+    def __init__(self, *, quiet: bool = False, plain_every: float = 15.0):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.plain_every = plain_every
+
+    def say(self, text: str) -> None:
+        """One line of plain text; data in it is never read as markup."""
+        self.console.print(escape(text))
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Advance]:
+        """A bar of `total` units; without a terminal a line at most every `plain_every` seconds, and one at the end."""
+        if self.console.is_terminal:
+            with self._rich() as progress:
+                task = progress.add_task(label, total=total, note="")
+                notes = [""]
+
+                def advance(done: int, note: str = "") -> None:
+                    notes[0] = note or notes[0]
+                    progress.update(task, advance=done, note=escape(notes[0]))
+
+                yield advance
+        else:
+            yield self._plain(label, total)
+
+    def _rich(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+
+    def _plain(self, label: str, total: int) -> Callable[..., None]:
+        state = {"done": 0, "said": time.monotonic()}
+
+        def advance(done: int, note: str = "") -> None:
+            state["done"] += done
+            now = time.monotonic()
+            if now - state["said"] >= self.plain_every or state["done"] >= total:
+                state["said"] = now
+                self.say(f"{label} {int(state['done'])}/{total} {note}".rstrip())
+
+        return advance

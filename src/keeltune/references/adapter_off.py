@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from keeltune.references.reference import Autocast, Batch, Reference, ToRows
+from keeltune.rows import Rows
+
+
+class AdapterOff(Reference):
+    """The student itself with its LoRA adapter switched off: the source model for the memory of nothing.
+
+    Legal only if the adapter started at zero, so that switched off is where training began; that is the caller's to
+    check. The student runs in eval mode here and is back in its own mode on return, before `backward`: gradient
+    checkpointing runs the forward pass again and must meet the same mode.
+    """
+
+    kind = "adapter-off"
+
+    def __init__(self, model: Any, to_rows: ToRows, autocast: Autocast = nullcontext):
+        self.model = model  # a peft.PeftModel
+        self.to_rows = to_rows
+        self.autocast = autocast
+
+    @torch.no_grad()
+    def rows(self, batch: Batch) -> Rows:
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with self.model.disable_adapter(), self.autocast():
+                outputs = self.model(**batch["inputs"])
+        finally:
+            for module, training in modes:
+                module.training = training
+        return self.to_rows(outputs, batch)

@@ -1,0 +1,86 @@
+"""Charts as inline SVG: no script, no font and no address from outside, readable in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+Point = tuple[float, float]
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 56, 34, 16, 120
+
+
+def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
+    """Several named lines over one x axis, each named at its end. Series without a point are left out."""
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return _svg(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing was logged</text>', y_label)
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    x_of, y_of = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT), _scale(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
+    parts = [_axes(x_label, y_label)]
+    for low_high, anchor in ((min(xs), "start"), (max(xs), "end")):
+        parts.append(f'<text x="{x_of(low_high):.1f}" y="{HEIGHT - 18}" text-anchor="{anchor}">{low_high:g}</text>')
+    for value in (min(ys), max(ys)):
+        parts.append(f'<text x="{LEFT - 6}" y="{y_of(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    ends: list[float] = []
+    for number, (name, points) in enumerate(series.items()):
+        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
+        x, y = points[-1]
+        ends.append(_apart(y_of(y), ends))
+        mark = f'<circle class="s{number % 4}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"/>'
+        parts.append(f'<polyline class="s{number % 4}" points="{path}"/>{mark}')
+        parts.append(f'<text class="t{number % 4}" x="{x_of(x) + 8:.1f}" y="{ends[-1] + 4:.1f}">{escape(name)}</text>')
+    return _svg("".join(parts), y_label)
+
+
+def ranges(bars: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
+    """Named values with their intervals (name, value, low, high), one a line, on one axis."""
+    height = 30 * len(bars) + 44
+    low, high = min(b[2] for b in bars), max(b[3] for b in bars)
+    x_of = _scale(low, high, 200, WIDTH - 70)
+    parts = [f'<line class="axis" x1="200" y1="{height - 30}" x2="{WIDTH - 70}" y2="{height - 30}"/>']
+    for value, anchor in ((low, "start"), (high, "end")):
+        parts.append(f'<text x="{x_of(value):.1f}" y="{height - 14}" text-anchor="{anchor}">{value:.3g}</text>')
+    parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{height - 14}" text-anchor="middle">{escape(x_label)}</text>')
+    for number, (name, value, left, right) in enumerate(bars):
+        y = 20 + 30 * number
+        parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<line class="s{number % 4}" x1="{x_of(left):.1f}" y1="{y}" x2="{x_of(right):.1f}" y2="{y}"/>')
+        parts.append(f'<circle class="s{number % 4}" cx="{x_of(value):.1f}" cy="{y}" r="4"/>')
+        parts.append(f'<text x="{WIDTH - 62}" y="{y + 4}">{value:.4g}</text>')
+    return _svg("".join(parts), x_label, height)
+
+
+def _scale(low: float, high: float, start: float, end: float) -> _Scale:
+    return _Scale(low, high if high > low else low + 1e-9, start, end)
+
+
+class _Scale:
+    """A value's place between `start` and `end`."""
+
+    def __init__(self, low: float, high: float, start: float, end: float):
+        self.low, self.high, self.start, self.end = low, high, start, end
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _apart(y: float, taken: Sequence[float], gap: float = 14.0) -> float:
+    """A label's height, moved down until it covers no other."""
+    while any(abs(y - other) < gap for other in taken):
+        y += 2
+    return y
+
+
+def _axes(x_label: str, y_label: str) -> str:
+    bottom = HEIGHT - BOTTOM
+    return (
+        f'<line class="axis" x1="{LEFT}" y1="{bottom}" x2="{WIDTH - RIGHT}" y2="{bottom}"/>'
+        f'<line class="axis" x1="{LEFT}" y1="{TOP}" x2="{LEFT}" y2="{bottom}"/>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{LEFT}" y="{TOP - 4}">{escape(y_label)}</text>'
+    )
+
+
+def _svg(body: str, label: str, height: int = HEIGHT) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'

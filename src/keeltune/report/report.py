@@ -1,0 +1,140 @@
+"""The run's page: self-contained, every word of the user's data escaped, readable in print and on a phone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from keeltune.recipe import Recipe
+from keeltune.report import charts
+
+WORST = 10
+
+SENTENCES = {
+    "fine-tuning": "The model was fine-tuned on the training rows, without a reference.",
+    "distillation": "The model was trained on the training rows while held near a teacher.",
+    "cross-domain": "The model was trained on the new domain while held near the source-domain model.",
+}
+
+
+def page(folder: Path, result: dict[str, Any]) -> str:
+    """`report.html` of a finished run, from its `result.json`, `log.jsonl`, `recipe.yaml` and predictions."""
+    log = _json_lines(folder / "log.jsonl")
+    template = Environment(
+        loader=PackageLoader("keeltune.report", "templates"), autoescape=True, undefined=StrictUndefined
+    ).get_template("report.html")
+    return template.render(
+        name=folder.name,
+        result=result,
+        sentence=SENTENCES[result["method"]],
+        scores=_scores(result),
+        interval_chart=Markup(_interval_chart(result)),
+        loss_chart=Markup(_loss_chart(log)),
+        score_chart=Markup(_score_chart(log)) if any("eval_loss" in entry for entry in log) else None,
+        by_label=(result["metrics"]["test"] or {}).get("by_label"),
+        worst=_worst(folder),
+        recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+    )
+
+
+def _scores(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One line a split and metric: before, after, the interval after, the change."""
+    metrics, intervals = result["metrics"], result["intervals"]
+    splits = [
+        ("validation", metrics["before"]["validation"], metrics["validation"], intervals["validation"]),
+        ("test", metrics["before"]["test"], metrics["test"], intervals["test"]),
+        ("source domain, test", metrics["source"]["before"], metrics["source"]["after"], intervals["source"]["after"]),
+    ]
+    return [
+        {
+            "split": split,
+            "metric": name,
+            "before": before.get(name) if before else None,
+            "after": value,
+            "interval": (ranges or {}).get(name),
+        }
+        for split, before, after, ranges in splits
+        for name, value in (after or {}).items()
+        if isinstance(value, float)
+    ]
+
+
+def _interval_chart(result: dict[str, Any]) -> str:
+    """The primary metric of each split with its interval, before and after."""
+    bars = []
+    for split in ("validation", "test", "source"):
+        metrics = result["metrics"][split]
+        pairs = (
+            [(f"source, {when}", metrics[when], result["intervals"]["source"][when]) for when in ("before", "after")]
+            if split == "source"
+            else [(split, metrics, result["intervals"][split])]
+        )
+        for name, values, ranges in pairs:
+            if values:
+                primary = next(iter(values))
+                bars.append((f"{name}: {primary}", values[primary], *ranges[primary]))
+    return charts.ranges(bars, "95 % bootstrap interval over rows") if bars else ""
+
+
+def _loss_chart(log: list[dict[str, Any]]) -> str:
+    def series(name: str) -> list[charts.Point]:
+        return [(entry["step"], entry[name]) for entry in log if name in entry]
+
+    return charts.lines(
+        {
+            "cross-entropy": series("cross_entropy"),
+            "divergence": series("divergence"),
+            "validation": series("eval_loss"),
+        },
+        "step",
+        "nats a prediction",
+    )
+
+
+def _score_chart(log: list[dict[str, Any]]) -> str:
+    """The validation metrics (not the loss, which has another unit) over the steps."""
+    names = [key for entry in log for key in entry if key.startswith("eval_") and key != "eval_loss"]
+    series = {n.removeprefix("eval_"): [(e["step"], e[n]) for e in log if n in e] for n in dict.fromkeys(names)}
+    return charts.lines(series, "step", "validation")
+
+
+def _worst(folder: Path) -> list[dict[str, Any]]:
+    """The test rows whose wrong answer the model was surest of."""
+    lines = _json_lines(folder / "predictions" / "test.jsonl")
+    wrong = [line for line in lines if line["score"] < 1 and "probabilities" in line]
+    return sorted(wrong, key=lambda line: -max(line["probabilities"].values()))[:WORST]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
+    """The README of a saved model: what it is, how it was made, how good it is, in Markdown with a metadata head."""
+    split = next((s for s in ("test", "validation") if result["metrics"][s]), None)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags: [keeltune]",
+        "---",
+        f"# {recipe.task}, trained with keeltune",
+        "",
+        SENTENCES[recipe.method],
+        "",
+        f"- task: {recipe.task}",
+        f"- method: {recipe.method}",
+        f"- reference: {result['reference']['kind']}",
+        f"- training rows: {result['data']['train']['rows'] if result['data']['train'] else 0}",
+        f"- keeltune {result['keeltune']}, transformers {result['environment']['transformers']}",
+        "",
+    ]
+    if split:
+        lines += [f"| metric on {split} | value | 95 % interval |", "| --- | ---: | --- |"]
+        for name, (low, high) in result["intervals"][split].items():
+            lines.append(f"| {name} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
+    return "\n".join([*lines, "", "The interval is over test rows alone; training noise is not in it.", ""])

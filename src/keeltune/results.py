@@ -1,0 +1,157 @@
+"""`result.json`, the contract that tools read, and how files are written: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from keeltune import __version__, data
+from keeltune.build import Job
+from keeltune.evaluation import Scores
+from keeltune.prepare import world_size
+from keeltune.trainer import KeelTrainer
+
+
+def result(
+    job: Job, trainer: KeelTrainer, before: Mapping[str, Scores | None], after: Mapping[str, Scores | None]
+) -> dict[str, Any]:
+    """The `result.json` of a run that is done; `before` and `after` hold the scores of each split."""
+    recipe, ledger = job.material.recipe, trainer.ledger
+    cross_entropy, divergence = trainer.means(ledger.epoch)
+    examples, tokens, slots, predictions = ledger.work
+    seconds = ledger.seconds
+    anchored = job.reference is not None
+    name = recipe.objective.divergence_name
+    return empty() | {
+        "keeltune": __version__,
+        "task": recipe.task,
+        "method": recipe.method,
+        "status": "completed",
+        "metrics": {
+            "validation": _metrics(after["validation"]),
+            "test": _metrics(after["test"], details=True),
+            "source": {"before": _metrics(before["source"]), "after": _metrics(after["source"])},
+            "before": {"validation": _metrics(before["validation"]), "test": _metrics(before["test"])},
+        },
+        "intervals": {
+            "validation": _intervals(after["validation"]),
+            "test": _intervals(after["test"]),
+            "source": {"before": _intervals(before["source"]), "after": _intervals(after["source"])},
+        },
+        "objective": {
+            "cross_entropy": cross_entropy if job.material.rows["train"] else None,
+            "divergence": divergence if anchored else None,
+            "weight": job.objective.weight if anchored else None,
+            "divergence_name": name if anchored else None,
+            "temperature": job.objective.temperature if anchored else None,
+        },
+        "reference": {
+            "kind": job.reference.kind if job.reference is not None else "none",
+            "models": [f.source for f in job.material.references] or ([job.material.source] if anchored else []),
+            "cache": None,
+        },
+        "training": {
+            "seconds": seconds,
+            "steps": trainer.state.global_step,
+            "examples": int(examples),
+            "examples_per_second": examples / seconds if seconds else None,
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "predictions_per_second": predictions / seconds if seconds else None,
+            "padding_share": 1 - tokens / slots if slots else None,
+            "precision": job.precision,
+            "peak_memory_bytes": _peak_memory(),
+            "seed": recipe.seed,
+            "world_size": world_size(),
+            "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        },
+        "data": {
+            split: {"rows": len(rows), "fingerprint": data.fingerprint(rows)} if rows else None
+            for split, rows in job.material.rows.items()
+        }
+        | {"skipped": len(job.material.skipped)},
+        "environment": environment(),
+    }
+
+
+def empty() -> dict[str, Any]:
+    """`result.json` with every key and nothing in it: the shape of a run that ended early."""
+    pair = {"before": None, "after": None}
+    return {
+        "keeltune": None,
+        "task": None,
+        "method": None,
+        "status": None,
+        "metrics": {
+            "validation": None,
+            "test": None,
+            "source": dict(pair),
+            "before": {"validation": None, "test": None},
+        },
+        "intervals": {"validation": None, "test": None, "source": dict(pair)},
+        "objective": None,
+        "reference": None,
+        "training": None,
+        "data": None,
+        "environment": None,
+    }
+
+
+def _metrics(scores: Scores | None, *, details: bool = False) -> dict[str, Any] | None:
+    return None if scores is None else {**scores.metrics, **(scores.details if details else {})}
+
+
+def _intervals(scores: Scores | None) -> dict[str, Any] | None:
+    return None if scores is None else {name: list(pair) for name, pair in scores.intervals.items()}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as `result.json` and `keeltune doctor` report them."""
+    from importlib.metadata import version
+
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": version("accelerate"),
+        "peft": version("peft"),
+        "keeltune": __version__,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON without NaN: what is no number is refused here, not read as one elsewhere."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all: written beside, flushed to disk, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".staging-{path.name}")
+    with staging.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staging.replace(path)

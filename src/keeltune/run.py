@@ -1,0 +1,423 @@
+"""A run: its folder, its status, and `kt.train`, which makes one.
+
+    recipe.yaml  result.json  report.html  log.jsonl  model/  checkpoints/  predictions/{validation,test,source}.jsonl
+
+Every file is written beside and then renamed, so that none is ever half there. `result.json` is the contract that
+tools read; what is absent is null, never NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import transformers
+from transformers import TrainerCallback
+
+from keeltune import __version__, build, data, evaluation, models, prepare, report, results
+from keeltune.build import Job
+from keeltune.display import Advance, Display
+from keeltune.prepare import Material
+from keeltune.problems import Diverged, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
+from keeltune.recipe import Recipe, load
+from keeltune.results import empty, write_json, write_text
+from keeltune.tasks.task import Prediction
+from keeltune.trainer import SELF_TEST_ROWS, KeelTrainer, self_test, training_arguments
+
+OURS = (
+    "recipe.yaml",
+    "result.json",
+    "report.html",
+    "log.jsonl",
+    "skipped.jsonl",
+    "model",
+    "adapter",
+    "checkpoints",
+    "predictions",
+)
+"""What a run writes into its folder, and all that `--overwrite` removes."""
+
+SCORED = ("validation", "test", "source")
+"""The splits that are scored before and after training."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and the contents of its `result.json`."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """A plain `save_pretrained` folder, which transformers loads with no keeltune installed."""
+        return self.folder / "model"
+
+
+def train(
+    recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+) -> Run:
+    """Trains and evaluates after a recipe, and writes its run folder.
+
+    Args:
+        recipe: a `Recipe`, or a YAML file's path. resume: go on from the newest checkpoint in `output`; the run ends as
+            if it had not been interrupted. overwrite: remove an earlier run from `output` first.
+    Raises: UserError (recipe, data or call at fault; every problem in it), StateRefused (the checkpoint belongs to
+        another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
+    main = is_main_process()
+    display = display or Display(quiet=not main)
+    folder = recipe.path(recipe.output)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if resume and (finished := _finished(folder)):
+        display.say(f"{folder} holds a finished run; nothing is left to do")
+        return finished
+    _claim(folder, resume=resume, overwrite=overwrite, main=main)
+
+    material = prepare.gather(recipe, progress=lambda what: display.say(f"reading {what} …"))
+    for warning in material.warnings:
+        display.say(f"warning: {warning}")
+    identity = _identity(material)
+    checkpoint = _checkpoint(folder, identity, display) if resume else None
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        write_text(folder / "recipe.yaml", recipe.dump())
+        write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
+        _write_skipped(folder, material)
+    transformers.set_seed(recipe.seed)
+    job = build.build(material)
+    for note in (*material.notices, *job.student.notes):
+        display.say(note)
+    display.say(_headline(job))
+    with _failures(folder, recipe, main):
+        return _train(job, folder, checkpoint, display, main)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, main: bool) -> Run:
+    recipe, material = job.material.recipe, job.material
+    spec = recipe.training
+    every = recipe.evaluation.every if isinstance(recipe.evaluation.every, int) else None
+    arguments = training_arguments(
+        folder / "checkpoints",
+        batch_size=material.batch_size,
+        accumulation=spec.gradient_accumulation_steps,
+        epochs=spec.epochs or 1,
+        max_steps=spec.max_steps,
+        every=every,
+        learning_rate=spec.learning_rate,
+        seed=recipe.seed,
+        passed=spec.passed,
+    )
+    rows = job.plan.micro_batch(0, 0, 0)
+    small = [*rows[:SELF_TEST_ROWS], *rows[-1:]]
+    self_test(
+        job.model,
+        material.task,
+        job.objective,
+        job.reference,
+        evaluation.to_device(material.task.collate(small), job.device),
+    )
+    before = _before(job, folder, display, main)
+    watcher = Watcher(folder / "log.jsonl", display, main)
+    trainer = KeelTrainer(
+        job.model,
+        arguments,
+        job.plan,
+        task=material.task,
+        objective=job.objective,
+        reference=job.reference,
+        autocast=job.autocast,
+        validate=_validator(job, display) if material.rows["validation"] else None,
+        every=every,
+        best=folder / "checkpoints" / "best.safetensors" if material.rows["validation"] else None,
+        patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
+        callbacks=[watcher],
+    )
+    with display.bar("training", material.steps) as advance, _signals(trainer):
+        watcher.advance = advance
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.ledger.stopping and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
+            f"{folder / 'checkpoints'}; go on with the same command and --resume"
+        )
+    trainer.load_best()
+    model = job.model
+    if spec.lora is not None:
+        if main:
+            model.save_pretrained(folder / "adapter")
+        model = model.merge_and_unload()
+    after = {split: _score(job, model, split, folder / "predictions", display, main) for split in SCORED}
+    result = results.result(job, trainer, before, after)
+    if main:
+        models.save(model, job.student.processor, folder / "model", half=job.half)
+        write_text(folder / "model" / "README.md", report.model_card(recipe, result))
+        write_json(folder / "result.json", result)
+        write_text(folder / "report.html", report.page(folder, result))
+    _barrier()
+    return Run(folder, result)
+
+
+class Watcher(TrainerCallback):
+    """Writes `log.jsonl` and moves the bar. The log is the Trainer's own history, so a resumed run's has no double lines."""
+
+    def __init__(self, file: Path, display: Display, main: bool):
+        self.file, self.display, self.main = file, display, main
+        self.advance: Advance = lambda done, note="": None
+        self.step = 0
+        self.note = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.main:
+            write_text(self.file, "".join(json.dumps(entry) + "\n" for entry in state.log_history))
+        self._move(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        entry = state.log_history[-1]
+        if self.main:
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
+        if "loss" in entry:
+            terms = [f"{name} {entry[name]:.4f}" for name in ("loss", "cross_entropy", "divergence") if name in entry]
+            self.note = " · ".join(terms)
+        elif scores := [f"{k.removeprefix('eval_')} {v:.4f}" for k, v in entry.items() if k.startswith("eval_")]:
+            self.display.say(f"  step {state.global_step}: validation {' · '.join(scores)}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._move(state)
+
+    def _move(self, state: Any) -> None:
+        self.advance(state.global_step - self.step, self.note)
+        self.step = state.global_step
+
+
+@contextmanager
+def _signals(trainer: KeelTrainer) -> Iterator[None]:
+    """While training, the first Ctrl-C or SIGTERM asks for a stop at the next step's end; the second ends at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if trainer.ledger.stop_asked:
+            raise KeyboardInterrupt
+        trainer.ledger.stop_asked = True
+
+    try:
+        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller's signals are the caller's
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _failures(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
+    """A run that ends early says so in its `result.json`; a full disk or memory becomes a message of ours."""
+    status = "failed"
+    try:
+        yield
+        return
+    except Stopped:
+        status = "stopped"
+        raise
+    except Diverged:
+        status = "diverged"
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfResources(
+            f"out of memory ({error}); lower training.batch_size and raise gradient_accumulation_steps by the same "
+            "factor: the result is the same"
+        ) from error
+    except OSError as error:
+        if error.errno not in (28, 122):  # no space left, quota exceeded
+            raise
+        free = shutil.disk_usage(folder).free
+        raise OutOfResources(
+            f"the disk of {folder} is full ({free} bytes free); make room and go on with --resume"
+        ) from error
+    finally:
+        if main and sys.exc_info()[0] is not None:
+            unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
+            try:
+                write_json(folder / "result.json", {**empty(), **unfinished})
+            except OSError:
+                pass  # the disk is full: the message counts, not the file
+
+
+def _finished(folder: Path) -> Run | None:
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Run(folder, result) if result.get("status") == "completed" else None
+
+
+def _claim(folder: Path, *, resume: bool, overwrite: bool, main: bool) -> None:
+    """Refuses a used output folder, or one that cannot be written, before anything is read."""
+    used = folder.is_dir() and any(folder.iterdir())
+    ours = (folder / "recipe.yaml").is_file()
+
+    def refuse(found: str, mend: str) -> UserError:
+        return UserError(Problem(str(folder), "output", found, "an empty or a new folder", mend))
+
+    if folder.exists() and not folder.is_dir():
+        raise refuse("a file", "name another folder in `output`")
+    if used and overwrite and not ours:
+        raise refuse("files that no run wrote", "name another folder; --overwrite only removes runs of keeltune")
+    if used and not (resume or overwrite):
+        raise refuse(
+            "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
+        )
+    nearest_parent = next(p for p in (folder, *folder.parents) if p.exists())
+    if not os.access(nearest_parent, os.W_OK):
+        raise refuse(f"no permission to write to {nearest_parent}", "name a folder that you may write to")
+    if overwrite and main:
+        for name in OURS:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _identity(material: Material) -> dict[str, Any]:
+    """What a checkpoint belongs to: everything in the recipe that shapes the weights, and the data's content."""
+    shaping = material.recipe.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
+    return {
+        "recipe": shaping,
+        "data": {name: data.fingerprint(rows) for name, rows in material.rows.items()},
+        "world_size": prepare.world_size(),
+    }
+
+
+def _checkpoint(folder: Path, identity: dict[str, Any], display: Display) -> Path | None:
+    """The newest whole checkpoint of this very run, or None where it has none yet."""
+    file = folder / "checkpoints" / "identity.json"
+    if not file.is_file():
+        display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
+        return None
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    problems = [
+        Problem(
+            str(folder),
+            name,
+            f"{shown(now)} in this recipe, {shown(then)} in the run",
+            "the recipe, data and number of processes that the run was started with",
+            "undo the change, or start anew with --overwrite",
+        )
+        for name, then, now in _differences(stored, json.loads(json.dumps(identity)))
+    ]
+    if problems:
+        raise StateRefused(problems)
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1]))
+    for path in found:
+        if (path / "trainer_state.json").is_file() and (path / "optimizer.pt").is_file():
+            display.say(f"going on from {path.name}")
+            return path
+        display.say(f"skipping {path.name}: it is not whole")
+    display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
+    return None
+
+
+def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in {**then, **now}:
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield name.removeprefix("recipe."), then, now
+
+
+def _headline(job: Job) -> str:
+    parameters = sum(p.numel() for p in job.model.parameters() if p.requires_grad)
+    parts = [
+        f"{job.material.recipe.task} · {job.material.recipe.method}",
+        f"{parameters / 1e6:.1f} M trained parameters",
+        f"{job.material.steps} steps of {job.plan.step_size} rows",
+        f"{job.precision} on {job.device}",
+    ]
+    if job.reference is not None:
+        parts.append(f"reference: {job.reference.kind}, weight {job.objective.weight:.3g}")
+    return " · ".join(parts)
+
+
+def _before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, evaluation.Scores | None]:
+    """The model as it was before training, scored; nothing where its head is new."""
+    if job.student.fresh:
+        return dict.fromkeys(SCORED)
+    return {split: _score(job, job.model, split, folder / "predictions" / "before", display, main) for split in SCORED}
+
+
+def _score(job: Job, model: Any, split: str, folder: Path, display: Display, main: bool) -> evaluation.Scores | None:
+    """A split's scores, its predictions written to `folder`. In float32: what stock transformers computes from `model/`."""
+    rows = job.material.rows[split]
+    if not rows:
+        return None
+    file = folder / f"{split}.jsonl"
+    predictions = _predict(job, model, split, display)
+    if main:
+        lines = evaluation.prediction_rows(job.material.task, predictions, rows)
+        write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return evaluation.score(job.material.task, predictions, rows)
+
+
+def _predict(
+    job: Job, model: Any, split: str, display: Display, *, places: Sequence[int] | None = None, fast: bool = False
+) -> list[Prediction]:
+    """A split's predictions; several processes share the rows."""
+    examples = job.material.examples[split]
+    examples = examples if places is None else [examples[i] for i in places]
+    rank, world = int(os.environ.get("RANK", "0")), prepare.world_size()
+    mine = examples[rank::world]
+    options = {"autocast": job.autocast} if fast else {}
+    with display.bar(f"scoring {split}", len(mine)) as advance:
+        answers = evaluation.predict(model, job.material.task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
+    if world == 1:
+        return answers
+    shares: list[list[Prediction]] = [[] for _ in range(world)]
+    torch.distributed.all_gather_object(shares, answers)
+    return [shares[i % world][i // world] for i in range(len(examples))]
+
+
+def _validator(job: Job, display: Display) -> Any:
+    """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
+    rows = job.material.rows["validation"]
+    limit = job.material.recipe.evaluation.rows
+    generator = torch.Generator().manual_seed(0)
+    places = (
+        sorted(torch.randperm(len(rows), generator=generator)[:limit].tolist()) if limit else list(range(len(rows)))
+    )
+
+    def validate() -> dict[str, float]:
+        predictions = _predict(job, job.model, "validation", Display(quiet=True), places=places, fast=True)
+        chosen = [rows[i] for i in places]
+        return evaluation.score(job.material.task, predictions, chosen, intervals=False).metrics
+
+    return validate
+
+
+def _write_skipped(folder: Path, material: Material) -> None:
+    if material.skipped:
+        lines = [json.dumps(vars(problem), ensure_ascii=False) + "\n" for problem in material.skipped]
+        write_text(folder / "skipped.jsonl", "".join(lines))
+
+
+def _barrier() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+from keeltune.tasks.families import Classify
+
+
+class SentimentAnalysis(Classify):
+    """The sentiment of a text (or of a pair of texts). Metrics: accuracy, macro-F1, checked against scikit-learn."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("accuracy", "macro_f1")

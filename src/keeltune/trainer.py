@@ -1,0 +1,359 @@
+"""The Hugging Face Trainer, handed our plan, our counts and our formula.
+
+Five public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
+step), `compute_loss` (the objective), `evaluate` and `log`. The loop, saving, resuming, PEFT, DDP and the trackers are
+the Trainer's, tested by others. What its own loss gets wrong (a mean per micro-batch, so that gradients grow with
+accumulation and world size) never runs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from keeltune.batching import Plan
+from keeltune.objective import Counts, Objective
+from keeltune.problems import Diverged
+from keeltune.references.reference import Reference
+from keeltune.rows import IGNORED, Dense, Rows
+from keeltune.tasks.task import Task
+
+SELF_TEST_ROWS = 4
+
+
+def training_arguments(
+    folder: Path, *, batch_size: int, accumulation: int, epochs: float, max_steps: int | None, every: int | None,
+    learning_rate: float, seed: int, passed: Mapping[str, Any],
+) -> TrainingArguments:  # fmt: skip
+    """Our fields as the Trainer's; `passed` is what a recipe hands on unchanged. `every`: steps between evaluations,
+    None for each epoch; checkpoints are written there too. Mixed precision is not the Trainer's: the autocast context
+    is ours, around the forward pass alone."""
+    ours: dict[str, Any] = {
+        "weight_decay": 0.01,
+        "warmup_steps": 0.1,  # below 1: a share of all steps
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": 1.0,
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "report_to": "none",
+        "save_strategy": "epoch" if every is None and "save_steps" not in passed else "steps",
+        "save_total_limit": 2,
+        **({} if every is None else {"save_steps": every}),
+    }
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=epochs,
+        max_steps=max_steps or -1,
+        learning_rate=learning_rate,
+        seed=seed,
+        eval_strategy="no",  # `Cadence` asks for evaluations; the Trainer's own would want a data set of its own kind
+        bf16=False,
+        fp16=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        accelerator_config={"even_batches": False},
+        restore_callback_states_from_checkpoint=True,
+        ddp_backend="gloo" if "RANK" in os.environ and not torch.cuda.is_available() else None,
+        **{**ours, **passed},
+    )
+
+
+@dataclass
+class Ledger(TrainerCallback, ExportableState):
+    """What training added up: loss sums and counts of the epoch, and the work done. It travels with each checkpoint.
+
+    `epoch` and `window` (since the last log) hold Σ CE, Σ D, n_CE, n_D; `work` holds examples, tokens, padded slots and
+    predictions of all ranks. `seconds` runs from fetching a step's batches to its optimizer step, so that evaluation
+    and saving are not in it.
+    """
+
+    epoch: list[float] = field(default_factory=lambda: [0.0] * 4)
+    window: list[float] = field(default_factory=lambda: [0.0] * 4)
+    work: list[float] = field(default_factory=lambda: [0.0] * 4)
+    seconds: float = 0.0
+    started: float | None = None
+    stop_asked: bool = False
+    stopping: bool = False
+
+    def state(self) -> dict[str, Any]:
+        kept = {"epoch": self.epoch, "window": self.window, "work": self.work, "seconds": self.seconds}
+        return {"args": kept, "attributes": {}}
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if float(state.epoch or 0).is_integer():  # not when a run goes on in the middle of an epoch
+            self.epoch = [0.0] * 4
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.started is not None:
+            self.seconds += time.perf_counter() - self.started
+            self.started = None
+        if self.stopping:
+            control.should_save = control.should_training_stop = True
+
+    def add(self, values: list[float], places: slice) -> None:
+        for total in (self.epoch, self.window):
+            total[places] = [a + b for a, b in zip(total[places], values, strict=True)]
+
+
+class Cadence(TrainerCallback):
+    """Asks for an evaluation every `every` steps and after the last one; at each epoch's end where `every` is None."""
+
+    def __init__(self, every: int | None):
+        self.every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        last = state.global_step >= state.max_steps
+        control.should_evaluate |= self.every is not None and (last or state.global_step % self.every == 0)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_evaluate |= self.every is None
+
+
+class KeelTrainer(Trainer):
+    """`transformers.Trainer` with the objective of this package.
+
+    Args:
+        plan: the dataset of micro-batches. reference: None for plain fine-tuning.
+        validate: called at each evaluation; returns metrics, the primary one first and `loss` among them.
+        every: steps between evaluations, None for each epoch. best: the file that keeps the best weights; it is none of the rotated checkpoints.
+        patience: evaluations without improvement after which training ends, or None.
+    """
+
+    control: Any
+    loss_is_scaled_for_ga = True  # `compute_loss` has divided by the whole step's counts
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        plan: Plan,
+        *,
+        task: Task,
+        objective: Objective,
+        reference: Reference | None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        validate: Callable[[], dict[str, float]] | None = None,
+        every: int | None = None,
+        best: Path | None = None,
+        patience: int | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"found {args.n_gpu} GPUs in one process, expected one process a GPU; "
+                f"start with: torchrun --nproc_per_node {args.n_gpu} -m keeltune train RECIPE.yaml"
+            )
+        cadence = [Cadence(every)] if validate is not None else []
+        super().__init__(model, args, train_dataset=plan, callbacks=[Ledger(), *cadence, *(callbacks or [])])
+        self.remove_callback(PrinterCallback)
+        self.plan, self.task, self.objective, self.reference = plan, task, objective, reference
+        self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
+
+    @property
+    def ledger(self) -> Ledger:
+        """Looked up each time: the Trainer puts another one in its place when it resumes."""
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, Ledger))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = DataLoader(
+            self.plan,
+            batch_size=1,  # an item is a whole micro-batch; accelerate loses batches of a loader without a batch size
+            shuffle=False,
+            collate_fn=_only,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """A step's micro-batches, and n_CE, n_D of the whole step over all ranks, before any forward pass."""
+        ledger = self.ledger
+        ledger.started = time.perf_counter()
+        batches = list(islice(epoch_iterator, num_batches))
+        totals = torch.tensor([_counts(b) + _work(b) for b in batches], dtype=torch.float64).sum(0)
+        totals = torch.cat([totals, torch.tensor([float(ledger.stop_asked)])])
+        totals = _over_ranks(totals, device)
+        counts, work = totals[:2], totals[2:6].tolist()
+        ledger.stopping = bool(totals[6] > 0)
+        ledger.add(counts.tolist(), slice(2, 4))
+        ledger.work = [a + b for a, b in zip(ledger.work, work, strict=True)]
+        return batches, counts.to(device, torch.float32)
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks."""
+        with self.autocast():
+            outputs = model(**inputs["inputs"])
+        rows = self.task.rows(outputs, inputs)
+        reference = None if self.reference is None else self.reference.rows(inputs)
+        terms = self.objective(
+            self.task.cross_entropy(rows, inputs),
+            rows,
+            reference,
+            inputs["anchored"],
+            counts=Counts(*num_items_in_batch),
+        )
+        value, cross_entropy, divergence = torch.stack(terms).tolist()  # one transfer from the device, not three
+        if not math.isfinite(value):
+            raise Diverged(
+                f"step {self.state.global_step + 1}: the loss is {value} "
+                f"(Σ CE {cross_entropy}, Σ D {divergence}); no update was made. "
+                f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… Lower learning_rate, or use precision: fp32."
+            )
+        self.ledger.add([cross_entropy, divergence], slice(0, 2))
+        loss = terms.loss * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Our validation; keeps the best weights (by the primary metric; ties: lower loss, then earlier)."""
+        assert self.validate is not None
+        earlier = [m for entry in self.state.log_history if (m := _merit(entry, metric_key_prefix)) is not None]
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
+        self.log(metrics)
+        merit = _merit(metrics, metric_key_prefix)
+        assert merit is not None
+        if all(merit > other for other in earlier) and self.best is not None:
+            self.keep_best()
+        if self.patience is not None and _since_best([*earlier, merit]) >= self.patience:
+            self.control.should_training_stop = True
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the two terms of the loss since the last log, in nats a prediction."""
+        if "loss" in logs:
+            ledger = self.ledger
+            logs = {**logs, **dict(zip(("cross_entropy", "divergence"), self.means(ledger.window), strict=True))}
+            if self.reference is None:
+                del logs["divergence"]
+            ledger.window = [0.0] * 4
+        super().log(logs, start_time)
+
+    def means(self, sums: list[float]) -> tuple[float, float]:
+        """Σ CE / n_CE and Σ D / n_D of a ledger's line, over all ranks (the counts are over all ranks already)."""
+        totals = _over_ranks(torch.tensor(sums[:2], dtype=torch.float64), self.args.device)
+        return tuple(float(s) / n if n else 0.0 for s, n in zip(totals, sums[2:], strict=True))  # type: ignore[return-value]
+
+    def keep_best(self) -> None:
+        """The weights that training changes, to the file of the best ones."""
+        assert self.best is not None
+        if self.args.should_save:
+            frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+            state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items() if k not in frozen}
+            staging = self.best.with_name(f".staging-{self.best.name}")
+            save_file(state, staging)
+            staging.replace(self.best)
+
+    def load_best(self) -> None:
+        """The best weights back into the model; the last ones stay where there was no validation."""
+        if self.best is not None and self.best.is_file():
+            self.model.load_state_dict(load_file(self.best), strict=False)
+
+
+def _merit(entry: Mapping[str, Any], prefix: str) -> tuple[float, float] | None:
+    """(primary metric, −loss) of an evaluation's log entry: larger is better. None for other entries."""
+    scores = [value for name, value in entry.items() if name.startswith(f"{prefix}_")]
+    return (scores[0], -entry[f"{prefix}_loss"]) if scores and f"{prefix}_loss" in entry else None
+
+
+def _since_best(merits: list[tuple[float, float]]) -> int:
+    return len(merits) - 1 - merits.index(max(merits))
+
+
+def _only(items: list[Any]) -> Any:
+    (item,) = items
+    return item
+
+
+def _counts(batch: Mapping[str, Any]) -> list[float]:
+    """A micro-batch's labelled predictions (the sum of their class weights) and its anchored ones."""
+    labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
+    return [float(labelled), float(batch["anchored"].sum())]
+
+
+def _work(batch: Mapping[str, Any]) -> list[float]:
+    """Examples, tokens, slots (tokens and padding) and predictions of a micro-batch."""
+    ids = batch["inputs"]["input_ids"]
+    mask = batch["inputs"].get("attention_mask")
+    tokens = ids.numel() if mask is None else int(mask.sum())
+    return [len(batch["keys"]), tokens, ids.numel(), len(batch["targets"])]
+
+
+def _over_ranks(values: Tensor, device: Any) -> Tensor:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    moved = values.to(device)
+    torch.distributed.all_reduce(moved)
+    return moved.cpu()
+
+
+@torch.no_grad()
+def self_test(model: Any, task: Task, objective: Objective, reference: Reference | None, batch: dict[str, Any]) -> None:
+    """Three facts that must hold before the first step; eval mode, no gradient, the random state untouched.
+
+    1. reference := student gives |D| ≤ 1e-6. 2. reference := uniform gives the divergence's own value (reverse KL:
+    log C − H(student)) and moves the loss by weight × that. 3. The counts are those of the encoded rows, and a reference
+    gives as many predictions as the student.
+    """
+    training, batch = model.training, {**batch, "anchored": torch.ones_like(batch["anchored"])}
+    model.eval()
+    try:
+        student = task.rows(model(**batch["inputs"]), batch)
+    finally:
+        model.train(training)
+    n = len(student)
+    expected = [float(w) for w, t in zip(batch["weights"], batch["targets"], strict=True) if t != IGNORED]
+    labelled, anchored = _counts(batch)
+    _hold("labelled predictions", labelled, sum(expected))
+    _hold("anchored predictions", anchored, len(batch["targets"]))
+    _hold("predictions of the student", n, len(batch["targets"]))
+    if reference is None:
+        return
+    _hold("predictions of the reference", len(reference.rows(batch)), n)
+    frozen = student.log_probs(slice(None), objective.temperature)
+    itself = objective.total(student, _same(student)).item() / n
+    _hold("divergence of the student from itself", itself, 0.0)
+
+    uniform = torch.full_like(frozen, -math.log(frozen.shape[-1])).masked_fill(frozen == -torch.inf, -torch.inf)
+    entropy = -(frozen.exp() * frozen).nan_to_num(0.0).sum(-1)
+    away = objective.total(student, Dense(uniform)).item() / n
+    by_hand = objective.function(frozen.double(), uniform.double().log_softmax(-1)).mean().item()
+    if objective.divergence == "reverse-kl":
+        by_hand = (math.log(frozen.shape[-1]) - entropy).mean().item()
+    _hold("divergence of the student from uniform", away, by_hand * objective.temperature**2)
+    counts = Counts(max(labelled, 1.0), float(n))
+    cross_entropy = task.cross_entropy(student, batch)
+    moved = objective(cross_entropy, student, Dense(uniform), batch["anchored"], counts=counts).loss
+    plain = objective(cross_entropy, student, None, counts=counts).loss
+    share = min(1.0, n / max(labelled, 1.0)) if objective.per_label else 1.0
+    _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away)
+
+
+def _same(student: Rows) -> Rows:
+    return Dense(student.log_probs(slice(None)))
+
+
+def _hold(what: str, found: float, expected: float, tolerance: float = 1e-6) -> None:
+    if not math.isclose(found, expected, rel_tol=1e-4, abs_tol=tolerance):
+        raise AssertionError(f"self-test: {what} is {found}, expected {expected}")

