@@ -129,7 +129,7 @@ _TYPES = {
 }
 
 
-def _expected(error: ErrorDetails) -> str:
+def expectation(error: ErrorDetails) -> str:
     """pydantic's expectation, in the words of a recipe."""
     if error["type"] == "union_tag_invalid":
         return " or ".join(re.findall("‹(.*?)›", error.get("ctx", {})["expected_tags"]))
@@ -464,11 +464,7 @@ class Recipe(Declared):
             values[name] = self._model_anywhere(values[name])
         values["data"] = {name: value for name, value in data.items() if value != {}}
         values["output"] = self._anywhere(self.output)
-        stream = io.StringIO()
-        yaml = YAML()
-        yaml.width = 2**31
-        yaml.dump(_quoted(values), stream)
-        return stream.getvalue()
+        return yaml_of(values)
 
     def _anywhere(self, value: Any) -> Any:
         return str(self.path(value).absolute()) if isinstance(value, str) and not value.startswith("hub:") else value
@@ -512,7 +508,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     document = Document(str(path))
-    document.read(_decoded(_bytes_of(path), document.label))
+    document.read(text_of(path))
     return _recipe(document, path.absolute().parent, overrides)
 
 
@@ -537,9 +533,9 @@ def _recipe(document: Document, folder: Path, overrides: Sequence[str]) -> Recip
     recipe._folder, recipe._document = folder, document
     problems = list(document.problems)
     problems += _no_consequences(faults, problems)
-    problems += _no_consequences(_checked(recipe, replaced), problems)
+    problems += _no_consequences(cross_faults(recipe, replaced), problems)
     if problems:
-        raise UserError(sorted(problems, key=_line))
+        raise UserError(sorted(_without_misspelt(problems), key=_line))
     return recipe
 
 
@@ -552,6 +548,15 @@ def _no_consequences(problems: Iterable[Problem], earlier: Sequence[Problem]) ->
         if not any(field.startswith(other) or other.startswith(field) for other in known):
             new.append(problem)
     return new
+
+
+def _without_misspelt(problems: Sequence[Problem]) -> list[Problem]:
+    """Leave out that a field is missing where a misspelt one beside it is what was meant."""
+    meant = set()
+    for problem in problems:
+        if match := re.search(r'correct the name; did you mean "(.*)"\?$', problem.mend):
+            meant.add(".".join([*problem.field.split(".")[:-1], match[1]]))
+    return [problem for problem in problems if problem.found != "nothing" or problem.field not in meant]
 
 
 def _line(problem: Problem) -> tuple[int, int]:
@@ -580,8 +585,12 @@ _PARAMETER_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
-def _checked(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
+def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
     """The faults that no field shows alone. `replaced`: fields that stand-ins hold, whose checks would mislead."""
+    distils = "method" in replaced or recipe.method == "distillation"
+    if recipe.data.train is None and not (distils and recipe.data.unlabeled is not None):
+        mend = "add data.train: FILE; distillation can do with data.unlabeled: FILE alone"
+        yield recipe.problem("data.train", expected="the labelled rows to learn from", mend=mend)
     yield from _unbuilt(recipe)
     yield from _data_faults(recipe)
     yield from _divergence_faults(recipe)
@@ -681,7 +690,7 @@ def _parameter_faults(recipe: Recipe) -> Iterator[Problem]:
     name = recipe.objective.divergence_name
     try:
         signature = inspect.signature(registry.find("divergences", name))
-    except (ImportError, AttributeError, LookupError) as error:
+    except Exception as error:  # a module outside the package can fail in its own way when it is imported
         mend = "correct the name, or start the command where the module can be imported"
         yield recipe.problem(
             "objective.divergence.name", expected=f"a function that can be imported ({error})", mend=mend
@@ -716,20 +725,13 @@ def _fine_tuning_faults(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data.unlabeled is not None:
         expected = "no unlabelled rows: fine-tuning learns from labels alone"
         yield recipe.problem("data.unlabeled", expected=expected, mend=choose)
-    if recipe.data.train is None:
-        yield recipe.problem("data.train", expected="the labelled rows to learn from", mend="add data.train: FILE")
 
 
 def _anchor_faults(recipe: Recipe) -> Iterator[Problem]:
-    """Distillation and cross-domain fine-tuning: the reference, its weight, and the rows that both terms stand on."""
-    data, distils, reference = recipe.data, recipe.method == "distillation", recipe.reference_spec()
-    if distils and (reference is None or reference.model is None):
+    """The second term of distillation and cross-domain fine-tuning: its reference and its weight."""
+    reference = recipe.reference_spec()
+    if recipe.method == "distillation" and (reference is None or reference.model is None):
         yield recipe.problem("reference", expected="a teacher: distillation needs one", mend="add reference: TEACHER")
-    if data.train is None and not (distils and data.unlabeled is not None):
-        also = ", or data.unlabeled to distil on inputs alone" if distils else ""
-        yield recipe.problem(
-            "data.train", expected="the labelled rows to learn from", mend=f"add data.train: FILE{also}"
-        )
     if isinstance(recipe.reference, ReferenceSpec):
         yield from _reference_faults(recipe, recipe.reference)
     yield from _weight_faults(recipe)
@@ -859,26 +861,27 @@ def _passed_faults(recipe: Recipe) -> Iterator[Problem]:
         fault = _name_fault(name, hints) or _value_fault(name, value, hints[name])
         if fault:
             expected, mend = fault
-            yield recipe.problem(f"training.{name}", expected=expected, mend=mend)
+            yield recipe.problem(f"training.{name}", found=seen(value), expected=expected, mend=mend)
         else:
             good[name] = value
 
-    class Arguments(TrainingArguments):
-        device = None  # type: ignore[assignment]  # or to construct it would start the process group
+    if not good:
+        return
 
-    about, arguments = "", None
+    class Arguments(TrainingArguments):
+        @property
+        def device(self) -> Any:
+            """None: to look for the device would start the process group."""
+
     try:
         with warnings.catch_warnings(action="ignore"):
-            arguments = Arguments(output_dir=recipe.output, **good)
-            about = "lr_scheduler_kwargs"
-            _try_schedule(arguments)
+            _try_schedule(Arguments(output_dir=recipe.output, **good))
     except Exception as error:  # whatever it is, it is how the library refuses these values
         reason = " ".join(str(error).split())
-        about = next(
-            (name for name in (about, *good) if name in good and (name == about or name in reason)), next(iter(good))
-        )
-        mend = "change it, or leave it out"
-        yield recipe.problem(f"training.{about}", expected=f"what TrainingArguments accepts: {reason}", mend=mend)
+        named = [name for name in good if re.search(rf"\b{name}\b", reason)]
+        field = next(name for name in (*named, "lr_scheduler_kwargs", "lr_scheduler_type", *good) if name in good)
+        expected, mend = f"what TrainingArguments accepts: {reason}", "change it, or leave it out"
+        yield recipe.problem(f"training.{field}", expected=expected, mend=mend)
 
 
 def _name_fault(name: str, known: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -895,20 +898,30 @@ def _name_fault(name: str, known: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _value_fault(name: str, value: Any, hint: Any) -> tuple[str, str] | None:
-    for choices in (kind for kind in get_args(hint) if inspect.isclass(kind) and issubclass(kind, enum.Enum)):
-        names = [str(choice.value) for choice in choices if choice.value not in _UNFIT]
-        if value not in names:
-            return f"one of: {', '.join(names)}", f"choose one of them{nearest(value, names)}"
-        return None
+    names = [choice for choice in _choices(name, hint) if choice not in _UNFIT]
+    if names and value not in names:
+        return f"one of: {', '.join(names)}", f"choose one of them{nearest(value, names)}"
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
-        return " or ".join(dict.fromkeys(map(_expected, error.errors()))), "write a value of that kind"
+        return " or ".join(dict.fromkeys(map(expectation, error.errors()))), "write a value of that kind"
     if isinstance(value, (int, float)) and (not math.isfinite(value) or value < 0):
         return "a finite number that is not negative", f"change {name}"
     if name in _MORE_THAN_ZERO and value == 0:
         return "a number greater than 0", f"change {name}"
+    if name in ("adam_beta1", "adam_beta2") and value >= 1:
+        return "a number less than 1", f"change {name}"
     return _tracker_fault(value) if name == "report_to" else None
+
+
+def _choices(name: str, hint: Any) -> list[str]:
+    """The words that a field of TrainingArguments takes, where it takes only some."""
+    from transformers import TrainingArguments
+
+    for kind in get_args(hint):
+        if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+            return [str(choice.value) for choice in kind]
+    return list(TrainingArguments.__dataclass_fields__[name].metadata.get("choices", ()))
 
 
 def _tracker_fault(value: Any) -> tuple[str, str] | None:
@@ -955,18 +968,23 @@ def _validated(document: Document) -> tuple[Recipe, list[Problem], set[str]]:
         except ValidationError as error:
             errors = error.errors(include_url=False)
         if faults is None:
-            faults = _without_misspelt([_fault(e, document) for e in errors])
+            faults = [_fault(e, document) for e in errors]
         for e in errors:
-            _take_out(values, _steps(e))
+            _take_out(values, _steps(e, document))
         for name, stand_in in _STAND_INS.items():
             if name not in values:
                 values[name] = stand_in
                 replaced.add(name)
 
 
-def _steps(error: ErrorDetails) -> Key:
-    """The field of an error, without the branches of unions."""
-    return tuple(step for step in error["loc"] if step != "[key]" and not str(step).startswith("‹"))
+def _steps(error: ErrorDetails, document: Document) -> Key:
+    """The field of an error, without the branches of unions that pydantic puts on the way."""
+    field: Key = ()
+    for step in error["loc"]:
+        is_branch = step == "[key]" or str(step).startswith("‹")
+        if not is_branch or step in document.entries(field):
+            field += (step,)
+    return field
 
 
 def _take_out(values: dict[str, Any], steps: Key) -> None:
@@ -974,28 +992,30 @@ def _take_out(values: dict[str, Any], steps: Key) -> None:
     holder: Any = values
     key, inner = steps[0], holder
     for step in steps:
-        if isinstance(inner, dict) and step in inner:
-            holder, key = inner, step
-        elif not isinstance(inner, list):
+        if isinstance(inner, list):
+            inner = inner[int(step)]
+            continue
+        names = {str(name): name for name in inner} if isinstance(inner, dict) else {}  # pydantic makes text of some
+        if str(step) not in names:
             break
-        inner = inner[step]
+        holder, key = inner, names[str(step)]
+        inner = holder[key]
     holder.pop(key, None)
 
 
 def _fault(error: ErrorDetails, document: Document) -> Problem:
-    steps, kind = _steps(error), error["type"]
+    steps, kind = _steps(error, document), error["type"]
     if kind == "extra_forbidden":
         return _unknown(steps, document)
-    declared = _declared(steps) or _declared(steps[:-1])
-    about = f" ({steps[-1]}: {declared.description})" if declared and declared.description else ""
+    about = _about(steps)
     if kind == "missing":
         name = ".".join(map(str, steps))
         return document.problem(steps, expected=f"a value{about}", mend=f"add {name}")
-    value, expected, mend = error["input"], _expected(error), f"change it{about}"
+    value, expected, mend = error["input"], expectation(error), f"change it{about}"
     if kind == "literal_error":
         choices = re.findall("'(.*?)'", expected)
         mend = f"choose one of them{nearest(value, choices)}"
-        others = [kind.strip("‹›") for kind in _kinds(declared and declared.annotation) if kind not in error["loc"]]
+        others = [kind.strip("‹›") for kind in _kinds(_annotation(steps)) if kind not in error["loc"]]
         expected = " or ".join([expected, *others])
     elif isinstance(value, str) and "text" not in expected and _is_number(value):
         mend = f"write it without quotes: {value.strip()}"
@@ -1003,7 +1023,7 @@ def _fault(error: ErrorDetails, document: Document) -> Problem:
         mend = f'put it in quotes, if text is meant: "{str(value).lower()}"'
     elif isinstance(value, float) and kind.startswith("int_") and value.is_integer():
         mend = f"write {int(value)}"
-    return document.problem(steps, found=_seen(value), expected=expected, mend=mend, key=error["loc"][-1] == "[key]")
+    return document.problem(steps, found=seen(value), expected=expected, mend=mend, key=error["loc"][-1] == "[key]")
 
 
 def _kinds(annotation: Any) -> Iterator[str]:
@@ -1026,14 +1046,6 @@ def _unknown(steps: Key, document: Document) -> Problem:
         mend = "leave it out"
     expected = f"one of: {', '.join(beside)}"
     return document.problem(steps, found=shown(name), expected=expected, mend=mend, key=True)
-
-
-def _without_misspelt(problems: list[Problem]) -> list[Problem]:
-    """Leave out "missing" where a misspelt name beside it is the one that is missed."""
-    meant = {
-        f"{p.field.rpartition('.')[0]}·{m[1]}" for p in problems if (m := re.search(r'did you mean "(.*)"\?$', p.mend))
-    }
-    return [p for p in problems if p.found != "nothing" or "{}·{}".format(*p.field.rpartition(".")[::2]) not in meant]
 
 
 def _is_number(text: str) -> bool:
@@ -1064,8 +1076,18 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(argument)
 
 
-def _declared(steps: Key) -> FieldInfo | None:
-    return _fields(steps[:-1]).get(str(steps[-1])) if steps else None
+def _annotation(steps: Key) -> Any:
+    field = _fields(steps[:-1]).get(str(steps[-1]))
+    return field and field.annotation
+
+
+def _about(steps: Key) -> str:
+    """What a field is, in its own words or in those of the one around it."""
+    for end in range(len(steps), 0, -1):
+        field = _fields(steps[: end - 1]).get(str(steps[end - 1]))
+        if field and field.description:
+            return f" ({steps[end - 1]}: {field.description})"
+    return ""
 
 
 def _all_fields(parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -1111,8 +1133,8 @@ class Document:
         if not isinstance(node, MappingNode):
             found = "nothing" if node is None else "a single value, or a list"
             expected = "a mapping of fields: task, method, model, data, output, …"
-            raise UserError(Problem(self.label, "", found, expected, "write a recipe as the README shows"))
-        self.values = _Reader(self, place).value(node, ()) or {}
+            raise UserError(_fault_at(self.label, (), found, expected, "write a recipe as the README shows"))
+        self.values = self._read(node, place, ()) or {}
         self.places[()] = self.label
 
     def take(self, values: Mapping[str, Any]) -> None:
@@ -1127,7 +1149,7 @@ class Document:
         steps: Key = tuple(name.strip().split("."))
         if not equals or not all(steps):
             example = "training.epochs=5"
-            self.problems.append(Problem(label, "", shown(assignment), "field=value", f"write it as {example}"))
+            self.problems.append(_fault_at(label, (), shown(assignment), "field=value", f"write it as {example}"))
             return
         holder: Any = self.values
         for depth, step in enumerate(steps[:-1], 1):
@@ -1138,7 +1160,7 @@ class Document:
             if not isinstance(holder, dict):
                 above = ".".join(map(str, steps[:depth]))
                 mend = f"write the whole of it: {above}={{{steps[depth]}: …}}"
-                self.problems.append(Problem(label, name, f"{above} is {shown(holder)}", "a mapping there", mend))
+                self.problems.append(_fault_at(label, steps, f"{above} is {seen(holder)}", "a mapping there", mend))
                 return
         self.places = {key: place for key, place in self.places.items() if key[: len(steps)] != steps}
         self.key_places[steps] = label
@@ -1147,8 +1169,14 @@ class Document:
         except UserError as error:
             self.problems += error.problems
             return
-        holder[steps[-1]] = None if node is None else _Reader(self, lambda mark: label).value(node, steps)
+        holder[steps[-1]] = None if node is None else self._read(node, lambda mark: label, steps)
         self.places[steps] = label
+
+    def _read(self, node: Node, place: Callable[[Any], str], field: Key) -> Any:
+        try:
+            return _Reader(self, place).value(node, field)
+        except RecursionError:
+            raise UserError(_too_deep(place(node.start_mark))) from None
 
     def where(self, key: Key) -> str:
         """The place of a field, or of the nearest one around it that is written."""
@@ -1160,19 +1188,19 @@ class Document:
         """A fault of `field`, or with `key` of its name."""
         place = self.key_places.get(field, self.label) if key else self.where(field)
         found = self._shown(field) if found is None else found
-        return Problem(place, ".".join(map(str, field)), found, expected, mend)
+        return _fault_at(place, field, found, expected, mend)
 
     def key(self, field: str) -> Key:
         """The steps of a dotted field; a number is an entry of a list, or a name where the mapping holds it as one."""
         key: Key = ()
         for step in field.split(".") if field else ():
-            key += (int(step) if step.isdecimal() and step not in self._entries(key) else step,)
+            key += (int(step) if step.isdecimal() and step not in self.entries(key) else step,)
         return key
 
     def _shown(self, field: Key) -> str:
-        return _seen(self._entries(field[:-1]).get(field[-1]) if field else self.values)
+        return seen(self.entries(field[:-1]).get(field[-1]) if field else self.values)
 
-    def _entries(self, field: Key) -> Mapping[str | int, Any]:
+    def entries(self, field: Key) -> Mapping[str | int, Any]:
         """What lies below a field; nothing where it is a plain value or is not there."""
         value: Any = self.values
         for step in field:
@@ -1194,30 +1222,27 @@ class _Reader:
         if self.count > _MOST_VALUES:  # aliases of aliases: ten lines can stand for 10^10 values
             found = f"more than {_MOST_VALUES} values, aliases (*name) written out"
             place = self.place(node.start_mark)
-            raise UserError(
-                Problem(place, "", found, f"{_MOST_VALUES} values at most", "write the values without aliases")
-            )
-        written = key if key is not None and (node.value == "" or getattr(node, "flow_style", None) is False) else node
+            expected, mend = f"{_MOST_VALUES} values at most", "write the values without aliases"
+            raise UserError(_fault_at(place, field, found, expected, mend))
+        is_block = getattr(node, "flow_style", None) is False
+        is_left_out = isinstance(node, ScalarNode) and node.value == "" and node.style is None
+        written = key if key is not None and (is_block or is_left_out) else node
         self.document.places[field] = self.place(written.start_mark)
-        kind = str(node.tag).removeprefix(_STANDARD)
         match node:
-            case MappingNode() if kind == "map":
+            case MappingNode() if node.tag == f"{_STANDARD}map":
                 return self.mapping(node, field)
-            case SequenceNode() if kind == "seq":
+            case SequenceNode() if node.tag == f"{_STANDARD}seq":
                 children: Any = node.value
                 return [self.value(child, (*field, i)) for i, child in enumerate(children)]
-            case ScalarNode() if kind in ("str", "null", "bool", "int", "float", "timestamp", "merge", "value"):
-                return self.scalar(node, field, kind)
-        self.fault(
-            node, field, f"the tag {shown(str(node.tag))}", "plain values: a recipe runs no code", "take the tag out"
-        )
-        return None
+            case ScalarNode():
+                return self.scalar(node, field)
+        return self.tag_fault(node, field)
 
     def mapping(self, node: MappingNode, field: Key) -> dict[str | int, Any]:
         values: dict[str | int, Any] = {}
         pairs: Any = node.value
         for name, child in pairs:
-            key = self.value(name, field) if isinstance(name, ScalarNode) else None
+            key = self.scalar(name, (*field, name.value)) if isinstance(name, ScalarNode) else None
             if isinstance(key, bool) or not isinstance(key, (str, int)):
                 found = shown(key) if isinstance(name, ScalarNode) else "a list or a mapping"
                 self.fault(
@@ -1237,16 +1262,17 @@ class _Reader:
                 values[key] = self.value(child, (*field, key), name)
         return values
 
-    def scalar(self, node: ScalarNode, field: Key, kind: str) -> Any:
-        text = node.value
+    def scalar(self, node: ScalarNode, field: Key) -> Any:
+        text, kind = node.value, str(node.tag).removeprefix(_STANDARD)
         if node.style is None and text.lower() in _SPOKEN:
             found = f"{text} without quotes, which YAML 1.1 reads as true or false and YAML 1.2 as text"
-            self.fault(
-                node, field, found, "text in quotes, or true or false", f'quote it: "{text}"; or write true or false'
-            )
+            mend = f'quote it: "{text}"; or write true or false'
+            self.fault(node, field, found, "text in quotes, or true or false", mend)
             return text
         try:
             match kind:
+                case "str" | "timestamp" | "merge" | "value":
+                    return text
                 case "null":
                     return None
                 case "bool":
@@ -1258,11 +1284,14 @@ class _Reader:
         except ValueError:
             self.fault(node, field, shown(text), "a number that can be read", "write it in plain digits")
             return None
-        return text
+        return self.tag_fault(node, field)
+
+    def tag_fault(self, node: Node, field: Key) -> None:
+        found = f"the tag {shown(str(node.tag))}"
+        self.fault(node, field, found, "plain values: a recipe runs no code", "take the tag out")
 
     def fault(self, node: Node, field: Key, found: str, expected: str, mend: str) -> None:
-        name = ".".join(map(str, field))
-        self.document.problems.append(Problem(self.place(node.start_mark), name, found, expected, mend))
+        self.document.problems.append(_fault_at(self.place(node.start_mark), field, found, expected, mend))
 
 
 def _whole(text: str) -> int:
@@ -1281,17 +1310,31 @@ def _composed(text: str, place: Callable[[Any], str], label: str) -> Node | None
         mark = error.problem_mark or error.context_mark
         found = " ".join(str(part) for part in (error.problem, error.context and f"({error.context})") if part)
         mend = next((hint for sign, hint in _HINTS.items() if sign in found), "mend the text there, or just before it")
-        problem = Problem(place(mark) if mark else label, "", found, "YAML", mend)
+        problem = _fault_at(place(mark) if mark else label, (), found, "YAML", mend)
     except YAMLError as error:
-        problem = Problem(label, "", str(error).splitlines()[0], "YAML in plain characters", "take the character out")
+        found, mend = str(error).splitlines()[0], "take the character out"
+        problem = _fault_at(label, (), found, "YAML in plain characters", mend)
     except RecursionError:
-        problem = Problem(
-            label, "", "values inside values, too deep to follow", "a recipe nests four deep", "write it flat"
-        )
+        problem = _too_deep(label)
     raise UserError(problem)
 
 
-def _seen(value: Any) -> str:
+def _fault_at(place: str, field: Key, found: str, expected: str, mend: str) -> Problem:
+    """A problem whose every part can be shown: a recipe's names may hold what would drive a terminal."""
+    name = ".".join(map(str, field))
+    return Problem(_printable(place), _printable(name), _printable(found), _printable(expected), _printable(mend))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _too_deep(place: str) -> Problem:
+    mend = "write it out, without an alias inside its own value"
+    return _fault_at(place, (), "values inside values that do not end", "a recipe: three or four levels", mend)
+
+
+def seen(value: Any) -> str:
     """A value as YAML writes it."""
     if isinstance(value, bool):
         return f"{str(value).lower()} (true/false)"
@@ -1307,6 +1350,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
+def yaml_of(values: dict[str, Any]) -> str:
+    """Plain values as YAML that reads back as the same values."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.width = 2**31  # no line is folded
+    yaml.dump(_quoted(values), stream)
+    return stream.getvalue()
+
+
 def _quoted(value: Any) -> Any:
     """Words that two versions of YAML read differently, in quotes."""
     if isinstance(value, dict):
@@ -1316,17 +1368,19 @@ def _quoted(value: Any) -> Any:
     return DoubleQuotedScalarString(value) if isinstance(value, str) and value.lower() in _SPOKEN else value
 
 
-def _bytes_of(path: Path) -> bytes:
+def text_of(path: Path) -> str:
+    """The text of a recipe's file; what is no recipe is refused, naming the path that was tried in full."""
     try:
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES + 1)
+            return _decoded(file.read(_MOST_BYTES + 1), str(path))
     except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         found = getattr(error, "strerror", None) or str(error)
         beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         mend = f"give the path of a recipe{nearest(path.name, beside)}"
-        raise UserError(
-            Problem(str(path.absolute()), "", found, "a recipe: a YAML file that can be read", mend)
-        ) from None
+        problem = _fault_at(str(path.absolute()), (), found, "a recipe: a YAML file that can be read", mend)
+        raise UserError(problem) from None
 
 
 def _decoded(raw: bytes, label: str) -> str:
@@ -1343,4 +1397,4 @@ def _decoded(raw: bytes, label: str) -> str:
         except UnicodeDecodeError as error:
             found = f"byte 0x{raw[error.start]:02x} at offset {error.start}, which is not UTF-8"
             place = f"{label}:{raw.count(10, 0, error.start) + 1}"
-    raise UserError(Problem(place, "", found, "a recipe: YAML in UTF-8", "save the recipe as UTF-8 text"))
+    raise UserError(_fault_at(place, (), found, "a recipe: YAML in UTF-8", "save the recipe as UTF-8 text"))

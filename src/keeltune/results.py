@@ -27,7 +27,7 @@ def result(
 ) -> dict[str, Any]:
     """The `result.json` of a run that is done; `before` and `after` hold the scores of each split."""
     recipe, ledger = job.material.recipe, trainer.ledger
-    cross_entropy, divergence = trainer.means(ledger.epoch)
+    cross_entropy, divergence, _ = trainer.means(ledger.epoch)
     examples, tokens, slots, predictions = ledger.work
     seconds = ledger.seconds
     anchored = job.reference is not None

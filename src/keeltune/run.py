@@ -176,6 +176,11 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
     return Run(folder, result)
 
 
+def _line(entry: dict[str, Any]) -> str:
+    """A log entry as a line; its keys sorted, as a checkpoint keeps them, so that a resumed run's log is the same."""
+    return json.dumps(entry, sort_keys=True) + "\n"
+
+
 class Watcher(TrainerCallback):
     """Writes `log.jsonl` and moves the bar. The log is the Trainer's own history, so a resumed run's has no double lines."""
 
@@ -187,14 +192,14 @@ class Watcher(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.main:
-            write_text(self.file, "".join(json.dumps(entry) + "\n" for entry in state.log_history))
+            write_text(self.file, "".join(_line(entry) for entry in state.log_history))
         self._move(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         entry = state.log_history[-1]
         if self.main:
             with self.file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry) + "\n")
+                stream.write(_line(entry))
         if "loss" in entry:
             terms = [f"{name} {entry[name]:.4f}" for name in ("loss", "cross_entropy", "divergence") if name in entry]
             self.note = " · ".join(terms)

@@ -80,13 +80,13 @@ def training_arguments(
 class Ledger(TrainerCallback, ExportableState):
     """What training added up: loss sums and counts of the epoch, and the work done. It travels with each checkpoint.
 
-    `epoch` and `window` (since the last log) hold Σ CE, Σ D, n_CE, n_D; `work` holds examples, tokens, padded slots and
+    `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ loss and n_CE, n_D, steps; `work` holds examples, tokens, padded slots and
     predictions of all ranks. `seconds` runs from fetching a step's batches to its optimizer step, so that evaluation
     and saving are not in it.
     """
 
-    epoch: list[float] = field(default_factory=lambda: [0.0] * 4)
-    window: list[float] = field(default_factory=lambda: [0.0] * 4)
+    epoch: list[float] = field(default_factory=lambda: [0.0] * 6)
+    window: list[float] = field(default_factory=lambda: [0.0] * 6)
     work: list[float] = field(default_factory=lambda: [0.0] * 4)
     seconds: float = 0.0
     started: float | None = None
@@ -99,7 +99,7 @@ class Ledger(TrainerCallback, ExportableState):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if float(state.epoch or 0).is_integer():  # not when a run goes on in the middle of an epoch
-            self.epoch = [0.0] * 4
+            self.epoch = [0.0] * 6
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.started is not None:
@@ -132,7 +132,7 @@ class KeelTrainer(Trainer):
 
     Args:
         plan: the dataset of micro-batches. reference: None for plain fine-tuning.
-        validate: called at each evaluation; returns metrics, the primary one first and `loss` among them.
+        validate: called at each evaluation; returns the task's metrics and `loss`.
         every: steps between evaluations, None for each epoch. best: the file that keeps the best weights; it is none of the rotated checkpoints.
         patience: evaluations without improvement after which training ends, or None.
     """
@@ -193,7 +193,7 @@ class KeelTrainer(Trainer):
         totals = _over_ranks(totals, device)
         counts, work = totals[:2], totals[2:6].tolist()
         ledger.stopping = bool(totals[6] > 0)
-        ledger.add(counts.tolist(), slice(2, 4))
+        ledger.add([*counts.tolist(), 1.0], slice(3, 6))
         ledger.work = [a + b for a, b in zip(ledger.work, work, strict=True)]
         return batches, counts.to(device, torch.float32)
 
@@ -219,7 +219,7 @@ class KeelTrainer(Trainer):
                 f"(Σ CE {cross_entropy}, Σ D {divergence}); no update was made. "
                 f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… Lower learning_rate, or use precision: fp32."
             )
-        self.ledger.add([cross_entropy, divergence], slice(0, 2))
+        self.ledger.add([cross_entropy, divergence, value], slice(0, 3))
         loss = terms.loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
@@ -228,11 +228,12 @@ class KeelTrainer(Trainer):
     ) -> dict[str, float]:
         """Our validation; keeps the best weights (by the primary metric; ties: lower loss, then earlier)."""
         assert self.validate is not None
-        earlier = [m for entry in self.state.log_history if (m := _merit(entry, metric_key_prefix)) is not None]
+        primary = f"{metric_key_prefix}_{self.task.metrics[0]}"
+        loss = f"{metric_key_prefix}_loss"
+        earlier = [(e[primary], -e[loss]) for e in self.state.log_history if primary in e]  # larger is better
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         self.log(metrics)
-        merit = _merit(metrics, metric_key_prefix)
-        assert merit is not None
+        merit = (metrics[primary], -metrics[loss])
         if all(merit > other for other in earlier) and self.best is not None:
             self.keep_best()
         if self.patience is not None and _since_best([*earlier, merit]) >= self.patience:
@@ -241,19 +242,23 @@ class KeelTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the two terms of the loss since the last log, in nats a prediction."""
+        """The loss since the last log, a step's mean, and its two terms in nats a prediction."""
+        if "train_runtime" in logs:
+            return  # the Trainer's closing line counts evaluation and saving in; `result.json` says it without them
         if "loss" in logs:
             ledger = self.ledger
-            logs = {**logs, **dict(zip(("cross_entropy", "divergence"), self.means(ledger.window), strict=True))}
-            if self.reference is None:
-                del logs["divergence"]
-            ledger.window = [0.0] * 4
+            cross_entropy, divergence, loss = self.means(ledger.window)
+            logs = {**logs, "loss": loss, "cross_entropy": cross_entropy}  # the Trainer forgets its sum when it resumes
+            if self.reference is not None:
+                logs["divergence"] = divergence
+            ledger.window = [0.0] * 6
         super().log(logs, start_time)
 
-    def means(self, sums: list[float]) -> tuple[float, float]:
-        """Σ CE / n_CE and Σ D / n_D of a ledger's line, over all ranks (the counts are over all ranks already)."""
-        totals = _over_ranks(torch.tensor(sums[:2], dtype=torch.float64), self.args.device)
-        return tuple(float(s) / n if n else 0.0 for s, n in zip(totals, sums[2:], strict=True))  # type: ignore[return-value]
+    def means(self, sums: list[float]) -> tuple[float, float, float]:
+        """Σ CE / n_CE, Σ D / n_D and the loss of a step, over all ranks (the counts are over all ranks already)."""
+        totals = _over_ranks(torch.tensor(sums[:3], dtype=torch.float64), self.args.device).tolist()
+        cross_entropy, divergence, loss = (s / n if n else 0.0 for s, n in zip(totals, sums[3:], strict=True))
+        return cross_entropy, divergence, loss
 
     def keep_best(self) -> None:
         """The weights that training changes, to the file of the best ones."""
@@ -269,12 +274,6 @@ class KeelTrainer(Trainer):
         """The best weights back into the model; the last ones stay where there was no validation."""
         if self.best is not None and self.best.is_file():
             self.model.load_state_dict(load_file(self.best), strict=False)
-
-
-def _merit(entry: Mapping[str, Any], prefix: str) -> tuple[float, float] | None:
-    """(primary metric, −loss) of an evaluation's log entry: larger is better. None for other entries."""
-    scores = [value for name, value in entry.items() if name.startswith(f"{prefix}_")]
-    return (scores[0], -entry[f"{prefix}_loss"]) if scores and f"{prefix}_loss" in entry else None
 
 
 def _since_best(merits: list[tuple[float, float]]) -> int:

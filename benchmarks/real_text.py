@@ -1,0 +1,231 @@
+"""The three methods on real text, several seeds, as ordinary runs: what the README's table and docs/LOG.md quote.
+
+    python benchmarks/real_text.py DATA_FOLDER OUTPUT_FOLDER [--only sst2 airline students agnews pool]
+
+A finished run is skipped, so the command can be stopped and called again. The last part prints tables from the runs'
+`result.json` alone. DATA_FOLDER holds sentiment-sst2/, sentiment-airline/ and topic-agnews/ as JSON lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import random
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from keeltune import apply, demo, recipe, run
+from keeltune.display import Display
+
+SEEDS = range(3)
+PAIRED_SEEDS = range(5)
+LABELS = 500
+POOL_STEPS = 200
+PARTS = ("sst2", "airline", "students", "agnews", "pool")
+
+
+class Bench:
+    """Where data and runs lie, and how a run is made once."""
+
+    def __init__(self, data: Path, out: Path):
+        self.data, self.out = data.resolve(), out.resolve()
+        self.encoder = demo.encoder_path()
+
+    def file(self, name: str, split: str) -> str:
+        found = sorted((self.data / name).glob(f"{split}.jsonl*"))
+        return str(found[0])
+
+    def splits(self, name: str, *names: str) -> dict[str, str]:
+        return {split: self.file(name, split) for split in names or ("train", "validation", "test")}
+
+    def run(self, name: str, **spec: Any) -> dict[str, Any]:
+        """The run's result; trained now unless it was before."""
+        file = self.out / name / "result.json"
+        if not (file.is_file() and json.loads(file.read_text("utf-8"))["status"] == "completed"):
+            print(f"… {name}", flush=True)
+            values = {"task": "sentiment-analysis", "method": "fine-tuning", **spec, "output": name}
+            run.train(recipe.from_dict(values, self.out), overwrite=file.parent.is_dir(), display=Display(quiet=True))
+        return json.loads(file.read_text("utf-8"))
+
+
+def accuracy(result: dict[str, Any], *where: str) -> float:
+    value: Any = result["metrics"]
+    for step in where or ("test",):
+        value = value[step]
+    return 100 * value["accuracy"]
+
+
+def spread(values: list[float]) -> str:
+    sd = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{sd} ({', '.join(f'{v:.1f}' for v in values)})"
+
+
+def sst2(bench: Bench) -> Iterator[str]:
+    scores = [
+        accuracy(bench.run(f"sst2-{s}", model=bench.encoder, data=bench.splits("sentiment-sst2"), training={"seed": s}))
+        for s in SEEDS
+    ]
+    yield f"SST-2, fine-tuning, 3 epochs, lr 5e-5: test {spread(scores)}"
+
+
+def airline(bench: Bench) -> Iterator[str]:
+    list(sst2(bench))
+    data = {**bench.splits("sentiment-airline"), "source": {"test": bench.file("sentiment-sst2", "test")}}
+    arms: dict[str, dict[str, Any]] = {
+        "plain": {"method": "fine-tuning"},
+        "anchor-0.29": {"method": "cross-domain", "objective": {"weight": 0.29}},
+        "anchor-1": {"method": "cross-domain", "objective": {"weight": 1.0}},
+    }
+    for arm, spec in arms.items():
+        results = [
+            bench.run(f"airline-{arm}-{s}", **spec, model=f"sst2-{s}", data=data, training={"seed": s}) for s in SEEDS
+        ]
+        if arm == "plain":
+            before = [accuracy(r, "before", "test") for r in results]
+            yield f"airline, before: target {spread(before)}; SST-2 {spread([accuracy(r, 'source', 'before') for r in results])}"
+        target, source = ([accuracy(r, *w) for r in results] for w in (("test",), ("source", "after")))
+        yield f"airline, {arm}: target {spread(target)}; SST-2 {spread(source)}"
+
+
+def students(bench: Bench) -> Iterator[str]:
+    list(sst2(bench))
+    data = bench.splits("sentiment-sst2")
+    for arm, origin, spec in (
+        ("no teacher, pretrained layers", "encoder", {"method": "fine-tuning"}),
+        ("reverse KL, weight 1, pretrained layers", "encoder", {"method": "distillation"}),
+        ("no teacher, teacher's layers", "teacher", {"method": "fine-tuning"}),
+        (
+            "forward KL, T = 2, teacher's layers",
+            "teacher",
+            {"method": "distillation", "objective": {"divergence": "forward-kl", "temperature": 2.0}},
+        ),
+    ):
+        scores = []
+        for s in SEEDS:
+            teacher = {"reference": f"sst2-{s}"} if spec["method"] == "distillation" else {}
+            model = {"from": bench.encoder if origin == "encoder" else f"sst2-{s}", "layers": [0, 5]}
+            name = f"student-{arm.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}-{s}"
+            result = bench.run(
+                name, **spec, **teacher, model=model, data=data, training={"seed": s, "learning_rate": 1e-4}
+            )
+            scores.append(accuracy(result))
+        yield f"SST-2, student of layers 0 and 5, lr 1e-4, {arm}: test {spread(scores)}"
+
+
+def agnews(bench: Bench) -> Iterator[str]:
+    data = bench.splits("topic-agnews")
+    scores = [
+        accuracy(
+            bench.run(f"agnews-{s}", task="text-classification", model=bench.encoder, data=data, training={"seed": s})
+        )
+        for s in SEEDS
+    ]
+    yield f"AG News, fine-tuning, 3 epochs, lr 5e-5: test {spread(scores)}"
+
+
+def pool(bench: Bench) -> Iterator[str]:
+    for name, task in (("sentiment-sst2", "sentiment-analysis"), ("topic-agnews", "text-classification")):
+        gains: dict[str, list[float]] = {}
+        seconds: dict[str, list[float]] = {}
+        for s in PAIRED_SEEDS:
+            results = _pool_seed(bench, name, task, s)
+            for arm, result in results.items():
+                gains.setdefault(arm, []).append(accuracy(result))
+                seconds.setdefault(arm, []).append(result["training"]["seconds"])
+        for arm, scores in gains.items():
+            line = f"{name}, {LABELS} labels, {arm}: test {spread(scores)}, {statistics.mean(seconds[arm]):.0f} s"
+            if arm not in ("teacher", "plain"):
+                line += f"; gain over plain {_paired(scores, gains['plain'])}"
+            yield line
+
+
+def _pool_seed(bench: Bench, name: str, task: str, seed: int) -> dict[str, dict[str, Any]]:
+    """The teacher and the students of one draw of 500 labels; every student is the same, and has the same steps."""
+    files = _few_labels(bench, name, seed)
+    test = bench.file(name, "test")
+    short = name.split("-")[1]
+    teacher = bench.run(
+        f"pool-{short}-teacher-{seed}", task=task, model=bench.encoder, data={"train": files["few"], "test": test},
+        training={"seed": seed, "epochs": 10},
+    )  # fmt: skip
+    common: dict[str, Any] = {"task": task, "model": {"from": bench.encoder, "layers": [0, 5]}}
+    training = {"seed": seed, "learning_rate": 1e-4, "max_steps": POOL_STEPS}
+    path = f"pool-{short}-teacher-{seed}"
+    taught = {"method": "distillation", "reference": path}
+    with_pool = {"train": files["few"], "unlabeled": files["rest"], "test": test}
+    results = {"teacher": teacher}
+    results["plain"] = bench.run(
+        f"pool-{short}-plain-{seed}", **common, data={"train": files["few"], "test": test}, training=training
+    )
+    results["plain, 64 rows a step"] = bench.run(
+        f"pool-{short}-plain64-{seed}", **common, data={"train": files["few"], "test": test},
+        training={**training, "batch_size": 64},
+    )  # fmt: skip
+    results["reverse KL + pool"] = bench.run(
+        f"pool-{short}-reverse-{seed}", **common, **taught, data=with_pool, training=training
+    )
+    hard = _pseudo_labels(bench, path, files)
+    results["hard pseudo-labels"] = bench.run(
+        f"pool-{short}-hard-{seed}", **common, data={"train": hard, "test": test},
+        training={**training, "batch_size": 64},
+    )  # fmt: skip
+    return results
+
+
+def _few_labels(bench: Bench, name: str, seed: int) -> dict[str, str]:
+    """500 labelled rows drawn by the seed, and the other texts without their labels."""
+    folder = bench.out / "data" / f"{name}-{seed}"
+    files = {"few": folder / "few.jsonl", "rest": folder / "rest.jsonl"}
+    if not files["rest"].is_file():
+        source = Path(bench.file(name, "train"))
+        opened = gzip.open(source, "rt", encoding="utf-8") if source.suffix == ".gz" else source.open(encoding="utf-8")
+        with opened as stream:
+            rows = [json.loads(line) for line in stream]
+        random.Random(seed).shuffle(rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        files["few"].write_text("".join(json.dumps(r) + "\n" for r in rows[:LABELS]), "utf-8")
+        files["rest"].write_text("".join(json.dumps({"text": r["text"]}) + "\n" for r in rows[LABELS:]), "utf-8")
+    return {key: str(path) for key, path in files.items()}
+
+
+def _pseudo_labels(bench: Bench, teacher: str, files: dict[str, str]) -> str:
+    """The pool with the teacher's answers as labels, and the labelled rows as often as the pool is large: half and half
+    in a step of 64, as in the arm with the pool."""
+    file = Path(files["rest"]).with_name("hard.jsonl")
+    if not file.is_file():
+        answers = apply.predict(bench.out / teacher, files["rest"], display=Display(quiet=True))
+        few = [json.loads(line) for line in Path(files["few"]).read_text("utf-8").splitlines()]
+        rows = [{"text": a["text"], "label": a["prediction"]} for a in answers]
+        rows += [few[i % len(few)] for i in range(len(rows))]
+        file.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    return str(file)
+
+
+def _paired(scores: list[float], plain: list[float]) -> str:
+    """Mean paired difference with its 95 % t-interval over seeds."""
+    differences = [a - b for a, b in zip(scores, plain, strict=True)]
+    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    mean = statistics.mean(differences)
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    options = parser.parse_args()
+    bench = Bench(options.data, options.output)
+    for part in options.only:
+        for line in globals()[part](bench):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
