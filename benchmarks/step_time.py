@@ -20,7 +20,13 @@ from typing import Any
 import torch
 import transformers
 from torch.utils.data import DataLoader, Dataset
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
+from transformers import (
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
 
 from keeltune import build, demo, prepare, recipe
 from keeltune.trainer import KeelTrainer, training_arguments
@@ -80,7 +86,13 @@ def ours(model: Any, job: Any, folder: str) -> float:
         passed={"save_strategy": "no"},
     )  # fmt: skip
     trainer = KeelTrainer(
-        model, arguments, job.plan, task=job.material.task, objective=job.objective, reference=None, autocast=job.autocast
+        model,
+        arguments,
+        job.plan,
+        task=job.material.task,
+        objective=job.objective,
+        reference=None,
+        autocast=job.autocast,
     )
     start = time.perf_counter()
     trainer.train()

@@ -1,7 +1,7 @@
 """Writes docs/reference.md from the code: what it says of a field or an option is said where that is declared.
 
-    python docs/make_reference.py            write it
-    python docs/make_reference.py --check    exit 1 where it is not what the code says
+python docs/make_reference.py            write it
+python docs/make_reference.py --check    exit 1 where it is not what the code says
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def reference() -> str:
             "`objective.divergence` takes one of these names, or `my_package.my_module:function`; a parameter after `*` "
             "is written beside the name: `{name: jensen-shannon, beta: 0.5}`.",
         ),
-        *_folder("References", "references", "What the student is held near; a recipe's `reference` chooses among them."),
+        *_folder(
+            "References", "references", "What the student is held near; a recipe's `reference` chooses among them."
+        ),
         *_library(),
     ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
@@ -81,7 +83,12 @@ def _option(parameter: Any) -> tuple[str, str]:
 def _exits() -> dict[int, str]:
     errors = [c for c in vars(problems).values() if inspect.isclass(c) and issubclass(c, problems.KeeltuneError)]
     ours = {c.exit_status: _summary(c) for c in errors if c.exit_status != 1}
-    return {0: "Done.", 1: "A bug of keeltune; please report it.", 130: "Interrupted (Ctrl-C), the second time.", **ours}
+    return {
+        0: "Done.",
+        1: "A bug of keeltune; please report it.",
+        130: "Interrupted (Ctrl-C), the second time.",
+        **ours,
+    }
 
 
 def _recipe() -> Iterator[str]:
@@ -128,7 +135,13 @@ def _type(field: dict[str, Any]) -> str:
     if kind == "object":
         inner = field.get("additionalProperties")
         return f"mapping to {_type(inner)}" if isinstance(inner, dict) else "mapping"
-    words = {"string": "text", "integer": "whole number", "boolean": "true or false", "null": "null", "any": "any value"}
+    words = {
+        "string": "text",
+        "integer": "whole number",
+        "boolean": "true or false",
+        "null": "null",
+        "any": "any value",
+    }
     return words.get(kind, kind) + _bounds(field)
 
 

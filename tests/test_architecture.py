@@ -16,7 +16,7 @@ FOLDERS = ("tasks", "references", "divergences", "matching")
 LAYERS = [
     ["problems"],
     ["registry", "rows", "display", "formats", "divergences"],
-    ["data", "objective", "references", "recipe", "recipe_text", "reviews"],
+    ["data", "objective", "references", "recipe", "recipe_text", "recipe_fields", "recipe_checks", "reviews"],
     ["audit", "tasks", "models"],
     ["batching"],
     ["evaluation", "trainer"],
@@ -124,7 +124,13 @@ def test_the_trainer_alone_imports_the_trainer():
 def test_the_method_is_a_value():
     """Nothing but the recipe and the report may ask which method it is."""
     branch = re.compile(r"""method\s*(==|!=|\bin\b)|["'](fine-tuning|distillation|cross-domain)["']""")
-    allowed = {"recipe", "recipe_text", "report", "demo"}  # the demo writes recipes, one of each method
+    allowed = {
+        "recipe",
+        "recipe_fields",
+        "recipe_checks",
+        "report",
+        "demo",
+    }  # the demo writes recipes, one of each method
     wrong = [
         m
         for m, p in modules().items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -172,7 +173,7 @@ def test_jensen_shannon_is_continuous_in_value_and_gradient_at_both_ends(beta, e
         close = apply(named("jensen-shannon", beta=abs(beta - step)), z, w)
         errors.append(max(np.abs(close[0] - value).max(), np.abs(close[1] - slope).max()))
     assert errors[0] < 0.5 * np.abs(slope).max() + 0.5 * value.max()
-    assert all(b < a / 3 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b < a / 3 for a, b in itertools.pairwise(errors))
     assert errors[-1] < 1e-3
 
 
@@ -220,7 +221,9 @@ def test_dtype_is_kept_and_equality_gives_zero_with_no_gradient(name, parameters
     assert gradient.abs().max() <= tolerance
 
 
-@pytest.mark.parametrize(("name", "parameters"), [*CASES, ("jensen-shannon", {"beta": 0}), ("jensen-shannon", {"beta": 1})])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [*CASES, ("jensen-shannon", {"beta": 0}), ("jensen-shannon", {"beta": 1})]
+)
 def test_a_choice_impossible_for_both_adds_nothing(name, parameters):
     z, w = logits(4, 5, 13), logits(4, 5, 14)
     padded = [np.insert(x, [0, 2, 5], -np.inf, axis=-1) for x in (z, w)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -104,7 +105,9 @@ def test_projected_is_dense_in_value_and_gradient(name, size):
         head.zero_grad()
         h = hidden.clone().requires_grad_()
         rows = make(h)
-        loss = cross_entropy(rows, targets, size=size) + Objective(name, temperature=2, size=size).total(rows, reference)
+        loss = cross_entropy(rows, targets, size=size) + Objective(name, temperature=2, size=size).total(
+            rows, reference
+        )
         loss.backward()
         return [loss.detach(), h.grad, head.weight.grad.clone(), head.bias.grad.clone()]
 
@@ -170,7 +173,7 @@ def test_coarse_is_a_lower_bound_that_grows_to_the_full_divergence(seed, choices
     values = [Objective(name).total(Dense(student), top(reference, k)).item() for k in range(1, choices + 1)]
     slack = 1e-9 * max(1.0, full)
     assert values[0] >= 0
-    assert all(a <= b + slack for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b + slack for a, b in itertools.pairwise(values))
     assert values[-1] == pytest.approx(full, abs=slack)
 
 

@@ -13,8 +13,8 @@ import torch
 from keeltune import models
 from keeltune.batching import Plan, Stream
 from keeltune.objective import Objective, confidence_weight, named
-from keeltune.prepare import Material
-from keeltune.problems import Problem, UserError, shown
+from keeltune.prepare import Material, no_trained_head
+from keeltune.problems import UserError
 from keeltune.recipe import Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference
@@ -67,7 +67,7 @@ def build(material: Material) -> Job:
     if lora is not None:
         model = models.add_adapter(model, rank=lora.rank, alpha=lora.alpha or 2 * lora.rank, dropout=lora.dropout)
     if switchable:
-        _trained_head(student, recipe.where("method"), "reference")
+        _trained_head(student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, autocast)
     return Job(
         material,
@@ -91,7 +91,7 @@ def _reference(
     if spec is None:
         return None
     if material.from_model:
-        _trained_head(student, recipe.where("method"), "reference")
+        _trained_head(student, recipe.where("method"))
         return Model(copy.deepcopy(student.model).to(device), task.rows, autocast)
     members = []
     for files in material.references:
@@ -103,7 +103,7 @@ def _reference(
             field="reference",
             multi_label=task.settings.multi_label,
         )
-        _trained_head(loaded, recipe.where("reference"), "reference")
+        _trained_head(loaded, recipe.where("reference"))
         if files.companion is not None:
             task.companions[files.companion].processor = loaded.processor
         order = [files.names.index(name) for name in task.settings.labels]
@@ -120,17 +120,9 @@ def _in_order(task: Task, order: list[int]) -> Callable[[Any, Any], Any]:
     return lambda outputs, batch: task.rows(outputs, batch, order)
 
 
-def _trained_head(loaded: models.Loaded, where: str, field_name: str) -> None:
+def _trained_head(loaded: models.Loaded, where: str) -> None:
     if loaded.fresh:
-        raise UserError(
-            Problem(
-                where,
-                field_name,
-                f"{shown(loaded.source)} has no trained head for these labels: {', '.join(loaded.fresh)} would be random",
-                "a reference whose task head was trained; staying near a random head teaches noise",
-                "fine-tune that model on the source domain first (method: fine-tuning), then name its run here",
-            )
-        )
+        raise UserError(no_trained_head(loaded.source, loaded.fresh, where))
 
 
 def _objective(recipe: Recipe) -> Objective:

@@ -27,7 +27,11 @@ from keeltune.problems import Problem, UserError
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SPEED_ROWS = 200
 
-FILMS = {"train": "data/films/train.jsonl", "validation": "data/films/validation.jsonl", "test": "data/films/test.jsonl"}
+FILMS = {
+    "train": "data/films/train.jsonl",
+    "validation": "data/films/validation.jsonl",
+    "test": "data/films/test.jsonl",
+}
 APPLIANCES: dict[str, Any] = {
     "train": "data/appliances/train.jsonl",
     "validation": "data/appliances/validation.jsonl",

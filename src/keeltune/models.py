@@ -94,21 +94,41 @@ def _folder_problem(path: Path, where: str, field: str) -> Problem | None:
 
 
 def _header_problem(file: Path) -> str | None:
-    """Whether a safetensors file is whole, from its header alone (8 bytes of length, then JSON, then the data)."""
+    """Whether a safetensors file is whole, from its header alone."""
     size = file.stat().st_size
+    try:
+        length, header = _header(file)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return str(error) if isinstance(error, ValueError) else "a broken safetensors header"
+    return None if 8 + length + end == size else f"{size} bytes, expected {8 + length + end}: cut or overwritten"
+
+
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
+    """A safetensors file's header: 8 bytes of length, then JSON, name -> dtype, shape, offsets of the data after it."""
     with file.open("rb") as stream:
         start = stream.read(8)
         if start.startswith(b"version "):
-            return "a git-lfs pointer, not the weights"
+            raise ValueError("a git-lfs pointer, not the weights")
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size, 100_000_000):
-            return "no safetensors header"
-        try:
-            header = json.loads(stream.read(length))
-            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return "a broken safetensors header"
-    return None if 8 + length + end == size else f"{size} bytes, expected {8 + length + end}: cut or overwritten"
+        if len(start) < 8 or length > min(file.stat().st_size, 100_000_000):
+            raise ValueError("no safetensors header")
+        header = json.loads(stream.read(length))
+    return length, {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
+    """The head's weights that a local folder does not hold, read from its headers; loading would draw them at random.
+
+    A hub id is not looked into: what it lacks shows when it is loaded.
+    """
+    if not Path(source).is_dir():
+        return []
+    stored = {name for file in Path(source).glob("*.safetensors") for name in _header(file)[1]}
+    model = skeleton(config, auto_model)
+    return sorted(
+        n for n, _ in model.named_parameters() if _is_head(model, n) and ".pooler." not in n and n not in stored
+    )
 
 
 def read_config(source: str, where: str, field: str) -> Any:

@@ -110,9 +110,9 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     names, label_problems, notices = _names(recipe, rows, head)
     problems += [p for p in label_problems if p.severity == "error"]
     warnings += [p for p in label_problems if p.severity == "warning"]
-    labelled = {k: v for k, v in rows.items() if k != "unlabeled" and v}
+    splits = {name: split for name, split in rows.items() if split}
     if names:
-        found, bad = audit.audit(labelled, names, columns, recipe.data.multi_label)
+        found, bad = audit.audit(splits, names, columns, recipe.data.multi_label)
         if recipe.data.bad_rows == "skip" and bad:
             skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
             found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
@@ -127,6 +127,8 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     max_length = reading_length(recipe.max_length, config, processor, task_class, recipe.where("max_length"))
     settings = Settings(names, max_length, recipe.data.multi_label, class_weights)
     own = _from_model(recipe, teachers, source)
+    if own:
+        _own_head(recipe, source, config, head, names, task_class)
     references, companions = _references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     task = task_class(processor, settings, companions)
     examples = {
@@ -334,6 +336,9 @@ def _references(
         config = models.read_config(source, where, "reference")
         theirs = models.read_processor(source, where, "reference")
         names = known_names(models.head_names(config), list(settings.labels)) or models.head_names(config) or []
+        if missing := models.untrained_head(source, config, task_class.auto_model):
+            problems.append(no_trained_head(source, missing, where))
+            continue
         if set(names) != set(settings.labels):
             problems.append(_other_labels(where, source, names, settings.labels))
             continue
@@ -360,6 +365,27 @@ def _references(
     if problems:
         raise UserError(problems)
     return files, companions
+
+
+def _own_head(
+    recipe: Recipe, source: str, config: Any, head: list[str] | None, names: list[str], task_class: type[Task]
+) -> None:
+    """The model as it was before training can be the reference only if its head knows these labels."""
+    where = recipe.where("method")
+    if missing := models.untrained_head(source, config, task_class.auto_model):
+        raise UserError(no_trained_head(source, missing, where))
+    if known_names(head, names) != names:
+        raise UserError(_other_labels(where, source, head or [], names))
+
+
+def no_trained_head(source: str, missing: Sequence[str], where: str) -> Problem:
+    return Problem(
+        where,
+        "reference",
+        f"{shown(source)} has no trained head for these labels: {', '.join(missing)} would be random",
+        "a reference whose task head was trained; staying near a random head teaches noise",
+        "fine-tune that model on the source domain first (method: fine-tuning), then name its run here",
+    )
 
 
 def _other_labels(where: str, source: str, names: Sequence[str], labels: Sequence[str]) -> Problem:

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from keeltune.build import Job
 from keeltune.display import Advance, Display
 from keeltune.prepare import Material
 from keeltune.problems import Diverged, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
-from keeltune.recipe import Recipe, load
+from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
 from keeltune.tasks.task import Prediction
 from keeltune.trainer import SELF_TEST_ROWS, KeelTrainer, self_test, training_arguments
@@ -65,17 +65,21 @@ class Run:
 
 
 def train(
-    recipe: Recipe | str | Path, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
 ) -> Run:
     """Trains and evaluates after a recipe, and writes its run folder.
 
     Args:
-        recipe: a `Recipe`, or a YAML file's path. resume: go on from the newest checkpoint in `output`; the run ends as
+        recipe: a YAML file's path, a `Recipe`, or a mapping as YAML would give it. resume: go on from the newest checkpoint in `output`; the run ends as
             if it had not been interrupted. overwrite: remove an earlier run from `output` first.
     Raises: UserError (recipe, data or call at fault; every problem in it), StateRefused (the checkpoint belongs to
         another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
+    recipe = opened(recipe)
     main = is_main_process()
     display = display or Display(quiet=not main)
     folder = recipe.path(recipe.output)

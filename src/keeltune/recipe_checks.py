@@ -1,0 +1,412 @@
+"""What the method, the objective and the data of a recipe allow together; and what is passed to TrainingArguments.
+
+`cross_faults` finds what no field shows alone. A check never stops at its first fault.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args, get_type_hints
+
+from pydantic import (
+    TypeAdapter,
+    ValidationError,
+)
+
+from keeltune import registry
+from keeltune.problems import Problem, nearest, shown
+from keeltune.recipe_fields import (
+    Generation,
+    NewModel,
+    ObjectiveSpec,
+    Recipe,
+    ReferenceSpec,
+    Training,
+    WeightRule,
+    expectation,
+)
+from keeltune.recipe_text import seen
+
+APPLICATIONS = (
+    "text-classification",
+    "sentiment-analysis",
+    "question-answering",
+    "semantic-role-labeling",
+    "summarization",
+    "translation",
+    "image-captioning",
+    "speech-recognition",
+    "text-generation",
+)
+"""The tasks that keeltune is for; one without a file in `tasks/` is not built yet."""
+
+_PARAMETER_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "beta": ("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "a": ("a number between 0 and 1", lambda value: 0 < value < 1),
+}
+
+
+def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
+    """The faults that no field shows alone. `replaced`: fields that stand-ins hold, whose checks would mislead."""
+    distils = "method" in replaced or recipe.method == "distillation"
+    if recipe.data.train is None and not (distils and recipe.data.unlabeled is not None):
+        mend = "add data.train: FILE; distillation can do with data.unlabeled: FILE alone"
+        yield recipe.problem("data.train", expected="the labelled rows to learn from", mend=mend)
+    yield from _unbuilt(recipe)
+    yield from _data_faults(recipe)
+    yield from _divergence_faults(recipe)
+    yield from _training_faults(recipe)
+    if "task" not in replaced:
+        yield from _task_faults(recipe)
+    if "method" not in replaced:
+        yield from _fine_tuning_faults(recipe) if recipe.method == "fine-tuning" else _anchor_faults(recipe)
+
+
+def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
+    source, mix, objective = recipe.data.source, recipe.data.mix, recipe.objective
+    rule = objective.weight if isinstance(objective.weight, WeightRule) else WeightRule()
+    reference = recipe.reference if isinstance(recipe.reference, ReferenceSpec) else ReferenceSpec()
+    asked = {
+        "model.new": isinstance(recipe.model, NewModel) and "a new model",
+        "reference.from": reference.origin in ("cached", "served") and f"from: {reference.origin}",
+        "reference.cache": reference.cache and "a cached reference",
+        "data.source.train": source.train and "replay of source rows",
+        "data.source.unlabeled": source.unlabeled and "an anchor on source rows",
+        "data.source.validation": source.validation and "a control slice",
+        "data.mix.source": "source" in mix.model_fields_set and "replay of source rows",
+        "data.mix.source_unlabeled": "source_unlabeled" in mix.model_fields_set and "an anchor on source rows",
+        "objective.weight.max_kl": rule.max_kl and "a budget of divergence",
+        "objective.weight.max_source_drop": rule.max_source_drop and "a budget of forgetting",
+        "objective.anchor_on": objective.anchor_on != "target" and f"anchor_on: {objective.anchor_on}",
+        "training.seed": isinstance(recipe.training.seed, list) and "a run of several seeds",
+        "generation": recipe.generation != Generation() and "a task that generates",
+        "target_max_length": recipe.target_max_length and "a task with target texts",
+        "prompt": recipe.prompt and "a task with a prompt",
+        "languages": recipe.languages and "translation",
+        "report.language": recipe.report.language != "en" and "a report in Chinese",
+    }
+    for field, what in asked.items():
+        if what:
+            yield recipe.problem(field, expected=f"what this version has: {what} is not built yet", mend="leave it out")
+
+
+def _task_faults(recipe: Recipe) -> Iterator[Problem]:
+    built, task = registry.names("tasks"), recipe.task
+    if ":" not in task and task not in built:
+        expected = f"one of: {', '.join(built)}; or my_package.my_module:MyTask"
+        mend = f"choose one of them{nearest(task, [*built, *APPLICATIONS])}"
+        if task in APPLICATIONS:
+            expected, mend = f"what this version has: {task} is not built yet; {expected}", "choose one of them"
+        yield recipe.problem("task", expected=expected, mend=mend)
+    if recipe.data.multi_label and task != "text-classification" and ":" not in task:
+        mend = "write task: text-classification, or leave multi_label out"
+        yield recipe.problem("data.multi_label", expected=f"false: {task} gives a row one label", mend=mend)
+
+
+def _data_faults(recipe: Recipe) -> Iterator[Problem]:
+    data, evaluation = recipe.data, recipe.evaluation
+    if isinstance(data.validation, float) and data.train is None:
+        mend = "name a file of validation rows"
+        yield recipe.problem(
+            "data.validation", expected="a file: without data.train there is nothing to split", mend=mend
+        )
+    if data.validation is None:
+        for field, value in (("every", evaluation.every), ("patience", evaluation.patience)):
+            if isinstance(value, int):
+                expected = f"{field} with validation rows: without data.validation nothing is measured while it trains"
+                yield recipe.problem(
+                    f"evaluation.{field}", expected=expected, mend="add data.validation: 0.1, say, or leave it out"
+                )
+    if "unlabeled" in data.mix.model_fields_set and (data.train is None or data.unlabeled is None):
+        missing = "data.train" if data.train is None else "data.unlabeled"
+        mend = f"leave it out, or add {missing}"
+        yield recipe.problem("data.mix.unlabeled", expected=f"two streams to mix: {missing} is missing", mend=mend)
+    if data.labels is None:
+        return
+    names = list(data.labels.values() if isinstance(data.labels, dict) else data.labels)
+    if len(set(names)) < 2 and not data.multi_label:
+        yield recipe.problem("data.labels", expected="two names at least", mend="name every label of the data")
+    for name in (name for name in data.class_weights or () if data.class_weights != "balanced" and name not in names):
+        expected = f"a name of data.labels: {', '.join(map(str, names))}"
+        mend = f"correct the name{nearest(name, map(str, names))}"
+        yield recipe.problem(f"data.class_weights.{name}", found=shown(name), expected=expected, mend=mend)
+
+
+def _divergence_faults(recipe: Recipe) -> Iterator[Problem]:
+    objective, name = recipe.objective, recipe.objective.divergence_name
+    field = "objective.divergence" if isinstance(objective.divergence, str) else "objective.divergence.name"
+    known = registry.names("divergences")
+    if name not in known and ":" not in name:
+        mend = f"choose one of them{nearest(name, known)}"
+        yield recipe.problem(field, expected=f"one of: {', '.join(known)}", mend=mend)
+    elif objective.divergence_parameters:
+        yield from _parameter_faults(recipe)
+    if name == "total-variation" and objective.temperature != 1:
+        mend = "leave objective.temperature out, or choose another divergence"
+        yield recipe.problem("objective.temperature", expected="1.0: total-variation has no T² scaling", mend=mend)
+
+
+def _parameter_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The divergence's own parameters, against its signature: the function is the one place that names them."""
+    name = recipe.objective.divergence_name
+    try:
+        signature = inspect.signature(registry.find("divergences", name))
+    except Exception as error:  # a module outside the package can fail in its own way when it is imported
+        mend = "correct the name, or start the command where the module can be imported"
+        yield recipe.problem(
+            "objective.divergence.name", expected=f"a function that can be imported ({error})", mend=mend
+        )
+        return
+    accepted = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for parameter, value in recipe.objective.divergence_parameters.items():
+        field = f"objective.divergence.{parameter}"
+        expected, holds = _PARAMETER_RANGES.get(parameter, ("a number", math.isfinite))
+        if parameter not in accepted:
+            mend = f"leave it out{nearest(parameter, accepted)}"
+            yield recipe.problem(
+                field, expected=f"a parameter of {name}: {', '.join(accepted) or 'it has none'}", mend=mend
+            )
+        elif not holds(value):
+            yield recipe.problem(field, expected=expected, mend=f"change {parameter}")
+
+
+def _fine_tuning_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Fine-tuning is the formula's first term alone; what belongs to the second would be ignored."""
+    choose = "choose method: distillation (held near a teacher) or cross-domain (near its old self), or leave it out"
+    objective, default = recipe.objective, ObjectiveSpec()
+    if recipe.reference is not None:
+        yield recipe.problem("reference", expected="no reference: fine-tuning is held near nothing", mend=choose)
+    if objective.weight not in (None, 0):
+        yield recipe.problem(
+            "objective.weight", expected="no weight: fine-tuning has no divergence to weigh", mend=choose
+        )
+    for name in ("divergence", "temperature"):
+        if getattr(objective, name) != getattr(default, name):
+            yield recipe.problem(f"objective.{name}", expected=f"no {name}: fine-tuning has no divergence", mend=choose)
+    if recipe.data.unlabeled is not None:
+        expected = "no unlabelled rows: fine-tuning learns from labels alone"
+        yield recipe.problem("data.unlabeled", expected=expected, mend=choose)
+
+
+def _anchor_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The second term of distillation and cross-domain fine-tuning: its reference and its weight."""
+    reference = recipe.reference_spec()
+    if recipe.method == "distillation" and (reference is None or reference.model is None):
+        yield recipe.problem("reference", expected="a teacher: distillation needs one", mend="add reference: TEACHER")
+    if isinstance(recipe.reference, ReferenceSpec):
+        yield from _reference_faults(recipe, recipe.reference)
+    yield from _weight_faults(recipe)
+
+
+def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem]:
+    models = recipe.reference_models()
+    if reference.weight is not None and len(reference.weight) != len(models):
+        expected = f"a weight for each of the {len(models)} models"
+        mend = "they weigh the models in their average; how near the student is held is objective.weight"
+        yield recipe.problem("reference.weight", expected=expected, mend=mend)
+    if reference.origin == "adapter-off" and (recipe.training.lora is None or models != [recipe.model]):
+        expected = "training.lora, and the student's own model as reference: it is the student without its adapter"
+        yield recipe.problem(
+            "reference.from", expected=expected, mend="add training.lora: {rank: 16}, or write from: auto"
+        )
+
+
+def _weight_faults(recipe: Recipe) -> Iterator[Problem]:
+    objective, rule = recipe.objective, recipe.weight_spec()
+    if not isinstance(rule, WeightRule):
+        return
+    if len([value for value in rule.model_dump().values() if value is not None]) != 1:
+        expected = "exactly one of confidence, max_kl, max_source_drop"
+        yield recipe.problem("objective.weight", expected=expected, mend="keep one of them, or write a number")
+    if rule.confidence is None:
+        return
+    found = "nothing, which is {confidence: 0.999} for cross-domain" if objective.weight is None else None
+    if objective.divergence_name not in ("reverse-kl", "forward-kl"):
+        expected = (
+            f"a number: only reverse-kl and forward-kl turn a confidence into one, not {objective.divergence_name}"
+        )
+    elif objective.divergence_name == "forward-kl" and objective.temperature != 1:
+        expected = "a number: forward-kl turns a confidence into one at temperature 1 only"
+    elif recipe.data.train is None:
+        expected = "a number: a confidence weighs the reference against labels, and there are none"
+    else:
+        return
+    yield recipe.problem("objective.weight", found=found, expected=expected, mend="write objective.weight: 1.0, say")
+
+
+def _training_faults(recipe: Recipe) -> Iterator[Problem]:
+    training = recipe.training
+    for ours, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
+        given = [name for name in (ours, other) if getattr(training, name) is not None]
+        if len(given) != 1:
+            place = f" ({ours} stands at {recipe.where(f'training.{ours}')})" if given else ""
+            field = f"training.{other if given else ours}"
+            yield recipe.problem(field, expected=f"either {ours} or {other}{place}", mend="keep exactly one of the two")
+    if training.passed:
+        yield from _passed_faults(recipe)
+
+
+_VOID = {
+    "label_smoothing_factor": "the loss is keeltune's formula, which has no smoothing",
+    "use_liger_kernel": "the loss is not computed inside the model",
+    "liger_kernel_config": "the loss is not computed inside the model",
+    "average_tokens_across_devices": "predictions are always counted over all processes",
+    "train_sampling_strategy": "a step is always made of rows of similar length",
+    "group_by_length": "a step is always made of rows of similar length",
+    "length_column_name": "a step is always made of rows of similar length",
+    "auto_find_batch_size": "the plan of steps does not change while it runs",
+    "remove_unused_columns": "a batch holds what the task puts there",
+    "label_names": "a batch holds what the task puts there",
+    "dataloader_drop_last": "no row is ever dropped",
+    "dataloader_in_order": "the order of rows is a function of the seed and the epoch",
+    "accelerator_config": "keeltune makes the batches",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "include_num_input_tokens_seen": "result.json has the tokens a second",
+    "include_for_metrics": "keeltune has its own evaluation",
+    "prediction_loss_only": "keeltune has its own evaluation",
+    "batch_eval_metrics": "keeltune has its own evaluation",
+    "load_best_model_at_end": "the best model is always kept, by the task's first metric",
+    "metric_for_best_model": "the best model is always kept, by the task's first metric",
+    "greater_is_better": "the best model is always kept, by the task's first metric",
+    "ignore_data_skip": "a resumed run goes on where it stopped, to the bit",
+    "restore_callback_states_from_checkpoint": "a resumed run goes on where it stopped, to the bit",
+    "save_only_model": "a checkpoint must be able to resume",
+    "disable_tqdm": "keeltune shows its own progress",
+    "local_rank": "torchrun sets it",
+    "push_to_hub": "keeltune uploads nothing; the run's model folder is there to be uploaded",
+    "parallelism_config": "sharding is not built yet",
+    "fsdp": "sharding is not built yet",
+    "deepspeed": "sharding is not built yet",
+    "hub_": "keeltune uploads nothing, and a recipe holds no secret",
+    "ddp_": "keeltune sets up the processes",
+    "do_": "the command says what is done",
+    "eval_": "keeltune has its own evaluation, with evaluation.every",
+}
+"""Fields of TrainingArguments (or how some of them start) that a run would have to ignore, with the reason."""
+
+_OURS = {
+    "output_dir": "output",
+    "overwrite_output_dir": "the option --overwrite",
+    "resume_from_checkpoint": "the option --resume",
+    "num_train_epochs": "training.epochs",
+    "lr": "training.learning_rate",
+    "scheduler": "training.lr_scheduler_type",
+    "warmup_ratio": "training.warmup_steps (below 1 it is a share of all steps)",
+    "per_device_train_batch_size": "training.batch_size",
+    "per_device_eval_batch_size": "training.batch_size",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "bf16_full_eval": "training.precision",
+    "fp16_full_eval": "training.precision",
+    "data_seed": "training.seed",
+    "eval_strategy": "evaluation.every",
+    "evaluation_strategy": "evaluation.every",
+    "eval_steps": "evaluation.every",
+    "peft_config": "training.lora",
+}
+"""Fields of other programs, with ours that says the same."""
+
+_UNFIT = ("reduce_lr_on_plateau", "greedy", "best")
+"""Choices that need the stock Trainer's own evaluation."""
+_MORE_THAN_ZERO = ("save_steps", "logging_steps", "save_total_limit", "adam_epsilon", "dataloader_prefetch_factor")
+
+
+def _passed_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The passed fields, first one by one, then together by making the TrainingArguments themselves."""
+    from transformers import TrainingArguments  # here, since it takes seconds and few recipes pass anything
+
+    hints = get_type_hints(TrainingArguments)
+    good: dict[str, Any] = {}
+    for name, value in recipe.training.passed.items():
+        fault = _name_fault(name, hints) or _value_fault(name, value, hints[name])
+        if fault:
+            expected, mend = fault
+            yield recipe.problem(f"training.{name}", found=seen(value), expected=expected, mend=mend)
+        else:
+            good[name] = value
+
+    if not good:
+        return
+
+    class Arguments(TrainingArguments):
+        @property
+        def device(self) -> Any:
+            """None: to look for the device would start the process group."""
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            _try_schedule(Arguments(output_dir=recipe.output, **good))
+    except Exception as error:  # whatever it is, it is how the library refuses these values
+        reason = " ".join(str(error).split())
+        named = [name for name in good if re.search(rf"\b{name}\b", reason)]
+        field = next(name for name in (*named, "lr_scheduler_kwargs", "lr_scheduler_type", *good) if name in good)
+        expected, mend = f"what TrainingArguments accepts: {reason}", "change it, or leave it out"
+        yield recipe.problem(f"training.{field}", expected=expected, mend=mend)
+
+
+def _name_fault(name: str, known: Mapping[str, Any]) -> tuple[str, str] | None:
+    if name in _OURS:
+        return f"no {name}: keeltune has its own field for it", f"use {_OURS[name]}"
+    for void, reason in _VOID.items():
+        if name == void or (name.startswith(void) and name in known):
+            return f"no {name}: {reason}", "leave it out"
+    if name not in known:
+        names = [*Training.model_fields, *(field for field in known if not _name_fault(field, known))]
+        expected = "a field of the recipe's training, or of transformers.TrainingArguments"
+        return expected, f"leave it out{nearest(name, names)}"
+    return None
+
+
+def _value_fault(name: str, value: Any, hint: Any) -> tuple[str, str] | None:
+    names = [choice for choice in _choices(name, hint) if choice not in _UNFIT]
+    if names and value not in names:
+        return f"one of: {', '.join(names)}", f"choose one of them{nearest(value, names)}"
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        return " or ".join(dict.fromkeys(map(expectation, error.errors()))), "write a value of that kind"
+    if isinstance(value, (int, float)) and (not math.isfinite(value) or value < 0):
+        return "a finite number that is not negative", f"change {name}"
+    if name in _MORE_THAN_ZERO and value == 0:
+        return "a number greater than 0", f"change {name}"
+    if name in ("adam_beta1", "adam_beta2") and value >= 1:
+        return "a number less than 1", f"change {name}"
+    return _tracker_fault(value) if name == "report_to" else None
+
+
+def _choices(name: str, hint: Any) -> list[str]:
+    """The words that a field of TrainingArguments takes, where it takes only some."""
+    from transformers import TrainingArguments
+
+    for kind in get_args(hint):
+        if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+            return [str(choice.value) for choice in kind]
+    return list(TrainingArguments.__dataclass_fields__[name].metadata.get("choices", ()))
+
+
+def _tracker_fault(value: Any) -> tuple[str, str] | None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    names = [value] if isinstance(value, str) else value or []
+    for name in (name for name in names if name not in ("none", "all")):
+        if name not in KNOWN:
+            return f"none, all, or one of: {', '.join(KNOWN)}", f"choose one of them{nearest(name, KNOWN)}"
+        if name not in get_available_reporting_integrations():
+            return f"a tracker that is installed: {name} is not", f"install {name}, or leave it out"
+    return None
+
+
+def _try_schedule(arguments: Any) -> None:
+    """Make the learning-rate schedule once: its own keywords are checked nowhere else before training."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    extra = arguments.lr_scheduler_kwargs or {}
+    get_scheduler(arguments.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=extra)

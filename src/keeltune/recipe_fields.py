@@ -1,0 +1,473 @@
+"""The fields of a recipe, each declared once with its type, default and description.
+
+The YAML, the command's help, the JSON Schema and the reference page are made from these declarations.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from keeltune import registry
+from keeltune.problems import Problem
+from keeltune.recipe_text import Document, yaml_of
+
+# A field that takes several kinds of value is a union told apart by the kind of what was found, so that a fault names
+# one field and one expectation, not one for each branch.
+
+T = TypeVar("T")
+Method = Literal["fine-tuning", "distillation", "cross-domain"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+_KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+
+
+def _kind(value: Any) -> str:
+    return f"‹{_KINDS.get(type(value), 'a mapping')}›"
+
+
+def _word_or_kind(word: str) -> Discriminator:
+    """Tells the kinds apart where of all texts only `word` is taken."""
+    return Discriminator(lambda value: f"‹{word}›" if isinstance(value, str) else _kind(value))
+
+
+def _model_kind(value: Any) -> str:
+    if isinstance(value, (dict, BaseModel)):
+        new = isinstance(value, NewModel) or (isinstance(value, dict) and "new" in value)
+        return "‹{new, tokenizer}›" if new else "‹{from, layers}›"
+    return _kind(value)
+
+
+def _text(value: str) -> str:
+    if not value.strip() or "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("text that is not empty and has no NUL or broken character")
+    return value
+
+
+def _distinct(values: list[T]) -> list[T]:
+    if twice := sorted({str(v) for v in values if values.count(v) > 1}):
+        raise ValueError(f"each entry once; twice there: {', '.join(twice)}")
+    return values
+
+
+Text = Annotated[str, AfterValidator(_text)]
+AsText = Annotated[Text, Tag("‹text›")]
+AsNumber = Annotated[T, Tag("‹a number›")]
+AsList = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct), Tag("‹a list›")]
+AsMapping = Annotated[T, Tag("‹a mapping›")]
+ByKind = Discriminator(_kind)
+Label = Annotated[AsText | AsNumber[int], ByKind]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Auto = Annotated[Literal["auto"], Tag("‹auto›")]
+AutoOrKind = _word_or_kind("auto")
+Balanced = Annotated[Literal["balanced"], Tag("‹balanced›")]
+BalancedOrKind = _word_or_kind("balanced")
+Section = Annotated[T, BeforeValidator(lambda value: {} if value is None else value)]
+"""A mapping whose fields all have defaults: `training:` with nothing below it means those."""
+
+
+class Declared(BaseModel):
+    """Fields that are closed (an unknown one is a fault), exact in their types, finite and unchanging."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+_TYPES = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "invalid_key": "text as a name",
+    "none_required": "nothing",
+}
+
+
+def expectation(error: ErrorDetails) -> str:
+    """pydantic's expectation, in the words of a recipe."""
+    if error["type"] == "union_tag_invalid":
+        return " or ".join(re.findall("‹(.*?)›", error.get("ctx", {})["expected_tags"]))
+    if error["type"] == "value_error":
+        return str(error.get("ctx", {})["error"])
+    return _TYPES.get(error["type"]) or error["msg"].removeprefix("Input should be ")
+
+
+class StudentFrom(Declared):
+    """A smaller student, made of some layers of a teacher."""
+
+    teacher: Text = Field(alias="from", description="The model that the layers are taken from: a folder or a hub id.")
+    layers: Annotated[AsNumber[PositiveInt] | AsList[NonNegativeInt], ByKind] = Field(
+        description="How many layers, spread evenly over the teacher's; or the list of them, counted from 0."
+    )
+
+
+class TrainTokenizer(Declared):
+    """A tokenizer trained on the recipe's own data."""
+
+    train: Literal["bpe", "unigram", "wordpiece"] = Field(description="The kind of tokenizer.")
+    size: PositiveInt = Field(description="The size of its vocabulary.")
+
+
+class NewModel(Declared):
+    """A model that starts from random weights."""
+
+    new: dict[Text, Any] = Field(description="Its configuration, with `model_type`.")
+    tokenizer: Annotated[AsText | AsMapping[TrainTokenizer], ByKind] | None = Field(
+        default=None, description="A tokenizer's folder or hub id, or {train: bpe, size: 8000}."
+    )
+
+
+class ReferenceSpec(Declared):
+    """The distribution that the student is held near, with how it is reached."""
+
+    model: Annotated[AsText | AsList[Text], ByKind] | None = Field(
+        default=None, description="A folder or hub id, or a list of them (their probabilities are averaged)."
+    )
+    origin: Literal["auto", "online", "cached", "adapter-off", "served"] = Field(
+        default="auto",
+        alias="from",
+        description="Where its answers come from: online, beside the student; adapter-off: the student without its "
+        "adapter; auto: the one of these that fits.",
+    )
+    weight: list[PositiveFloat] | None = Field(
+        default=None, description="The weight of each of several models in their average; null: all alike."
+    )
+    cache: Text | None = Field(
+        default=None, description="The folder of its cached answers; null: one beside the recipe."
+    )
+
+
+class Source(Declared):
+    """The old domain: forgetting is measured on it, and it can carry the anchor."""
+
+    train: Text | None = Field(default=None, description="Labelled rows, replayed while the new domain is learned.")
+    unlabeled: Text | None = Field(default=None, description="Inputs alone, for `objective.anchor_on: source`.")
+    validation: Text | None = Field(default=None, description="The control slice for budgets and interpolation.")
+    test: Text | None = Field(default=None, description="Scored before and after training, into `metrics.source`.")
+
+
+class Mix(Declared):
+    """Rows of each further stream per labelled row, in the same batch."""
+
+    unlabeled: PositiveFloat = Field(default=1.0, description="Rows of `data.unlabeled` per labelled row.")
+    source_unlabeled: PositiveFloat = Field(
+        default=1.0, description="Rows of `data.source.unlabeled` per labelled row."
+    )
+    source: PositiveFloat = Field(default=0.25, description="Rows of `data.source.train` per labelled row.")
+
+
+class Data(Declared):
+    """The rows. A path is relative to the recipe's folder: jsonl, json, csv, tsv, parquet, each also .gz; a folder; or
+    hub:NAME[@revision][:config]."""
+
+    train: Text | None = Field(default=None, description="The labelled rows to learn from.")
+    validation: Annotated[AsText | AsNumber[Share], ByKind] | None = Field(
+        default=None, description="The rows that choose the best model; or a share of `train`, split off by the seed."
+    )
+    test: Text | None = Field(default=None, description="The rows that are scored once, at the end.")
+    unlabeled: Text | None = Field(
+        default=None, description="Inputs without labels: only D is computed on them. What makes distillation pay."
+    )
+    source: Section[Source] = Field(default_factory=Source, description="The old domain's rows.")
+    mix: Section[Mix] = Field(default_factory=Mix, description="How the streams are mixed.")
+    columns: Section[dict[Text, Text]] = Field(
+        default_factory=dict, description="{our name: the file's name}, where they differ."
+    )
+    labels: Annotated[AsList[Label] | AsMapping[dict[Label, Label]], ByKind] | None = Field(
+        default=None, description="The label names; or a map from names in the data to names of the model."
+    )
+    multi_label: bool = Field(
+        default=False, description="Whether a row's label is a list: a yes or no for each of the names."
+    )
+    class_weights: Annotated[Balanced | AsMapping[dict[Label, PositiveFloat]], BalancedOrKind] | None = Field(
+        default=None, description="balanced, or {name: w}: multiplies a prediction's CE; D is not weighted."
+    )
+    bad_rows: Literal["refuse", "skip"] = Field(
+        default="refuse", description="skip: leave faulty rows out, count and list them."
+    )
+
+
+class WeightRule(Declared):
+    """A weight that is derived, not given. Exactly one of the three."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+        default=None,
+        description="The reference's share between its own choice and the label up to which the label wins.",
+    )
+    max_kl: PositiveFloat | None = Field(default=None, description="A budget of divergence, nats a prediction.")
+    max_source_drop: PositiveFloat | None = Field(default=None, description="A budget of the source metric's fall.")
+
+
+class DivergenceSpec(Declared):
+    """A divergence with parameters of its own: {name: jensen-shannon, beta: 0.5}."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    name: Text = Field(description="A name of `keeltune/divergences/`, or my_package.my_module:function.")
+
+
+class ObjectiveSpec(Declared):
+    """L = Σ CE / n_CE + weight · Σ D / n_D."""
+
+    weight: Annotated[AsNumber[NonNegativeFloat] | AsMapping[WeightRule], ByKind] | None = Field(
+        default=None,
+        description="λ or α: a number, {confidence: c}, {max_kl: b} or {max_source_drop: b}. null is 1.0 for "
+        "distillation; for cross-domain {confidence: 0.999} on target or both, 1.0 on source or generated.",
+    )
+    divergence: Annotated[AsText | AsMapping[DivergenceSpec], ByKind] = Field(
+        default="reverse-kl", description="D: reverse-kl is KL(student ‖ reference); a name, or {name, its parameters}."
+    )
+    temperature: PositiveFloat = Field(
+        default=1.0, description="T of both sides; T² multiplies the value and the gradient."
+    )
+    anchor_on: Literal["target", "source", "both", "generated"] = Field(
+        default="target", description="The rows that carry D in cross-domain fine-tuning; target is the formula."
+    )
+
+    @property
+    def divergence_name(self) -> str:
+        return self.divergence if isinstance(self.divergence, str) else self.divergence.name
+
+    @property
+    def divergence_parameters(self) -> dict[str, float]:
+        return {} if isinstance(self.divergence, str) else dict(self.divergence.__pydantic_extra__)
+
+
+class Lora(Declared):
+    """Low-rank adapters (PEFT) in place of all weights. `lora: {}` means the defaults."""
+
+    rank: PositiveInt = Field(default=16, description="Rank of each adapter.")
+    alpha: PositiveFloat | None = Field(default=None, description="Scale of the update; null: twice the rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Dropout on an adapter's input.")
+    target_modules: Annotated[AsText | AsList[Text], ByKind] = Field(
+        default="all-linear", description="The modules that get an adapter: all-linear, a pattern, or a list of names."
+    )
+
+
+class Training(Declared):
+    """How to train. Fields that are not declared here are passed to transformers.TrainingArguments, checked first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    epochs: PositiveInt | None = Field(
+        default=3,
+        description="Passes over `train` (over `unlabeled` if there is none); null where `max_steps` is given.",
+    )
+    max_steps: PositiveInt | None = Field(default=None, description="Optimizer steps, in place of `epochs`.")
+    learning_rate: PositiveFloat = Field(
+        default=5e-5,
+        description="AdamW's peak; weight decay 0.01, 10 % warm-up, linear decay and clip 1.0 unless given.",
+    )
+    batch_size: PositiveInt | None = Field(
+        default=32,
+        description="Labelled rows of one forward pass on one process; null where `tokens_per_batch` is given.",
+    )
+    tokens_per_batch: PositiveInt | None = Field(
+        default=None, description="Tokens of one forward pass, in place of `batch_size`."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(default=1, description="Forward passes of one optimizer step.")
+    precision: Precision = Field(
+        default="auto",
+        description="bf16: float32 weights under autocast. auto: bf16 where this machine is faster in it.",
+    )
+    lora: Lora | None = Field(default=None, description="{rank: 16, ...}: train low-rank adapters; null: all weights.")
+    seed: Annotated[AsNumber[Seed] | AsList[Seed], ByKind] = Field(
+        default=0, description="One seed, or a list: one run each."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_measure(cls, values: Any) -> Any:
+        """`max_steps` takes the place of the default of `epochs`, and `tokens_per_batch` that of `batch_size`."""
+        if isinstance(values, dict):
+            for ours, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
+                if values.get(other) is not None:
+                    values = {ours: None, **values}
+        return values
+
+    @property
+    def passed(self) -> dict[str, Any]:
+        """The fields that are passed to transformers.TrainingArguments."""
+        return dict(self.model_extra or {})
+
+
+class Evaluation(Declared):
+    """When the student is measured while it trains."""
+
+    every: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] = Field(
+        default="auto", description="Steps; auto: each epoch."
+    )
+    rows: PositiveInt | None = Field(default=None, description="Validation rows to measure on; null: all.")
+    patience: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] | None = Field(
+        default="auto", description="Evaluations without a gain before training stops early; null or auto: never."
+    )
+
+
+class Generation(Declared):
+    """How text is written by the tasks that write some."""
+
+    beams: PositiveInt = Field(default=1, description="Beams; 1 is greedy.")
+    max_new_tokens: PositiveInt = Field(default=64, description="Longest answer, in tokens.")
+
+
+class Languages(Declared):
+    """The languages of a translation, as the model's tokenizer names them."""
+
+    source: Text = Field(description="The language of `source`.")
+    target: Text = Field(description="The language of `target`.")
+
+
+class Report(Declared):
+    """The HTML report of a run."""
+
+    language: Literal["en", "zh"] = Field(default="en", description="Its language.")
+
+
+class Recipe(Declared):
+    """A run of keeltune: what to learn, from what, held near what, and where to write it."""
+
+    task: Text = Field(description="What is predicted: a name of `keeltune/tasks/`, or my_package.my_module:MyTask.")
+    method: Method = Field(
+        description="fine-tuning (no reference), distillation (a teacher), cross-domain (its old self)."
+    )
+    model: Annotated[
+        AsText | Annotated[StudentFrom, Tag("‹{from, layers}›")] | Annotated[NewModel, Tag("‹{new, tokenizer}›")],
+        Discriminator(_model_kind),
+    ] = Field(description="The student: a folder or hub id; {from: TEACHER, layers: 2}; or {new: {...}, tokenizer}.")
+    reference: Annotated[AsText | AsList[Text] | AsMapping[ReferenceSpec], ByKind] | None = Field(
+        default=None,
+        description="What it is held near: a folder or hub id, a list of them, or {model, from, weight, cache}. "
+        "Required for distillation; null for cross-domain: `model` as it was before training.",
+    )
+    data: Data = Field(description="The rows.")
+    objective: Section[ObjectiveSpec] = Field(default_factory=ObjectiveSpec, description="The formula's second term.")
+    training: Section[Training] = Field(default_factory=Training, description="How to train.")
+    evaluation: Section[Evaluation] = Field(default_factory=Evaluation, description="When to measure.")
+    generation: Section[Generation] = Field(default_factory=Generation, description="How to write text.")
+    max_length: PositiveInt | None = Field(
+        default=None, description="Of inputs, in tokens; null: the smaller of the tokenizer's and the model's maximum."
+    )
+    target_max_length: PositiveInt | None = Field(default=None, description="Of targets, in tokens.")
+    prompt: Text | None = Field(default=None, description="The prompt that a decoder gets around a row.")
+    languages: Languages | None = Field(default=None, description="The languages of a translation.")
+    report: Section[Report] = Field(default_factory=Report, description="The report.")
+    output: Text = Field(description="The run folder to write.")
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _document: Document = PrivateAttr(default_factory=lambda: Document("recipe"))
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from: the recipe's own."""
+        return self._folder
+
+    def path(self, value: str) -> Path:
+        """`value` of a field as a path."""
+        return self._folder / os.path.expanduser(value)
+
+    def where(self, field: str = "") -> str:
+        """The place of a dotted field: `recipe.where("data.train") -> "recipe.yaml:7:10"`."""
+        return self._document.where(self._document.key(field))
+
+    def problem(self, field: str, *, expected: str, mend: str, found: str | None = None) -> Problem:
+        """A fault of `field`, at its place; `found` is its value unless it is said."""
+        return self._document.problem(self._document.key(field), expected=expected, mend=mend, found=found)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; of several, the first."""
+        seed = self.training.seed
+        return seed if isinstance(seed, int) else seed[0]
+
+    def weight_spec(self) -> float | WeightRule:
+        """The weight of D: the recipe's, or the method's default; 0.0 for fine-tuning."""
+        if self.method == "fine-tuning":
+            return 0.0
+        if self.objective.weight is not None:
+            return self.objective.weight
+        on_labels = self.method == "cross-domain" and self.objective.anchor_on in ("target", "both")
+        return WeightRule(confidence=0.999) if on_labels else 1.0
+
+    def reference_spec(self) -> ReferenceSpec | None:
+        """The reference in its long form; None for fine-tuning. Its `model` is null where it is the student's start."""
+        if self.method == "fine-tuning" or isinstance(self.reference, ReferenceSpec):
+            return self.reference if isinstance(self.reference, ReferenceSpec) else None
+        return ReferenceSpec(model=self.reference)
+
+    def reference_models(self) -> list[str | StudentFrom | NewModel]:
+        """The models of the reference; `model` itself where cross-domain names none; none for fine-tuning."""
+        spec = self.reference_spec()
+        if spec is None:
+            return []
+        if spec.model is None:
+            return [self.model]
+        return [spec.model] if isinstance(spec.model, str) else list(spec.model)
+
+    def dump(self) -> str:
+        """YAML that makes this run again from any folder: every value, the defaults too, and absolute paths."""
+        values = _written(self)
+        data = values["data"]
+        data["mix"] = self.data.mix.model_dump(exclude_unset=True)
+        for rows in (data, data["source"]):
+            rows |= {name: self._anywhere(rows[name]) for name in Source.model_fields if name in rows}
+        for name in values.keys() & {"model", "reference"}:
+            values[name] = self._model_anywhere(values[name])
+        values["data"] = {name: value for name, value in data.items() if value != {}}
+        values["output"] = self._anywhere(self.output)
+        return yaml_of(values)
+
+    def _anywhere(self, value: Any) -> Any:
+        return str(self.path(value).absolute()) if isinstance(value, str) and not value.startswith("hub:") else value
+
+    def _model_anywhere(self, value: Any) -> Any:
+        """A model's path made absolute; a hub id is left as it is."""
+        if isinstance(value, list):
+            return [self._model_anywhere(v) for v in value]
+        if isinstance(value, dict):
+            name = "from" if "layers" in value else "model"
+            return value | {name: self._model_anywhere(value.get(name))}
+        local = isinstance(value, str) and (value[0] in "./~" or self.path(value).exists())
+        return self._anywhere(value) if local else value
+
+
+def _written(model: BaseModel) -> dict[str, Any]:
+    """A model's values under their YAML names; a null is left out where it is the default."""
+    values: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if value is not None or field.default is not None:
+            values[field.alias or name] = _written(value) if isinstance(value, BaseModel) else value
+    return values | (model.model_extra or {})
+
+
+def json_schema() -> dict[str, Any]:
+    """The recipe as JSON Schema, from which an editor completes and checks a recipe as it is typed."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    schema["properties"]["task"]["examples"] = registry.names("tasks")
+    schema["$defs"]["ObjectiveSpec"]["properties"]["divergence"]["examples"] = registry.names("divergences")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
