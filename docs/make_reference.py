@@ -30,7 +30,7 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Made from the code by `docs/make_reference.py`; do not edit it. What the terms mean is in [the guide](guide.md).",
+        "Made from the code by `docs/make_reference.py`; do not edit it. [The guide](guide.md) explains the terms.",
         "",
         "- [The command](#the-command)",
         "- [The recipe](#the-recipe)",
@@ -43,8 +43,8 @@ def reference() -> str:
         *_folder(
             "Divergences",
             "divergences",
-            "`objective.divergence` takes one of these names, or `my_package.my_module:function`; a parameter after `*` "
-            "is written beside the name: `{name: jensen-shannon, beta: 0.5}`.",
+            "`objective.divergence` takes one of these names, or `my_package.my_module:function`; a parameter after "
+            "`*` is written beside the name: `{name: jensen-shannon, beta: 0.5}`.",
         ),
         *_folder(
             "References", "references", "What the student is held near; a recipe's `reference` chooses among them."
@@ -86,7 +86,7 @@ def _exits() -> dict[int, str]:
     return {
         0: "Done.",
         1: "A bug of keeltune; please report it.",
-        130: "Interrupted (Ctrl-C), the second time.",
+        130: "Interrupted (Ctrl-C) a second time.",
         **ours,
     }
 

@@ -1,4 +1,4 @@
-"""The plan: every row once, the same rows in a step however it is cut, and an order that depends on (seed, epoch) alone."""
+"""The plan: every row once, steps that are the same however cut, in an order that depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_a_function_is_a_divergence_too():
 
 
 def label_at_optimum(reference: list[float], weight: float, divergence: str) -> Tensor:
-    """The student's probabilities where CE(label 0) + weight · D is least, found by gradient descent on the objective."""
+    """Probabilities of the student where CE(label 0) + weight · D is least, by descent on the objective."""
     z = torch.zeros(1, len(reference), dtype=torch.float64, requires_grad=True)
     w, y = torch.tensor([reference], dtype=torch.float64).log(), torch.tensor([0])
     descent = torch.optim.LBFGS([z], lr=1.0, max_iter=300, tolerance_grad=1e-13, tolerance_change=0,

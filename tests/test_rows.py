@@ -130,7 +130,6 @@ def saved_elements(compute) -> tuple[int, int]:
     return max(kept.values()), sum(kept.values())
 
 
-KEEPS_ALL = pytest.mark.xfail(strict=True, reason="what compares the slices keeps [n, C] of each until backward")
 MEASURES = ["cross-entropy", "divergence"]
 
 
@@ -152,7 +151,6 @@ def test_projected_keeps_no_tensor_of_n_times_c(measure):
     assert largest <= whole / 8
 
 
-@KEEPS_ALL
 @pytest.mark.parametrize("measure", MEASURES)
 def test_projected_keeps_less_than_n_times_c_in_all(measure):
     _, together, whole = projected_memory(measure)

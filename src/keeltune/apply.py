@@ -108,6 +108,7 @@ def predict(
     return table
 
 
+@models.quietly()
 def open_model(model: str | Path, task: str | None) -> Opened:
     """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given."""
     folder = Path(model)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,8 +67,8 @@ class Plan(Dataset[Any]):
         self.steps = max(1, len(examples) // self.step_size)
         self.epoch = 0
         self._lengths = np.array([example.length for example in examples])
-        self._order = lru_cache(maxsize=2)(self._epoch_order)
-        self._round = lru_cache(maxsize=2 * max(1, len(self.streams)))(self._stream_round)
+        self._orders: dict[int, list[np.ndarray]] = {}
+        self._rounds: dict[tuple[int, int], np.ndarray] = {}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -83,14 +82,17 @@ class Plan(Dataset[Any]):
 
     def micro_batch(self, epoch: int, step: int, cut: int) -> list[Example]:
         """The examples of micro-batch `cut` of `step` (from 0) of `epoch`: the labelled ones first, then each stream's."""
-        rows = [self.examples[i] for i in np.array_split(self._order(epoch)[step], self.cuts)[cut]]
+        rows = [self.examples[i] for i in np.array_split(self._epoch_order(epoch)[step], self.cuts)[cut]]
         for number, stream in enumerate(self.streams):
             positions = np.array_split(self._positions(stream, epoch * self.steps + step + 1), self.cuts)[cut]
             rows += [self._at(number, int(position)) for position in positions]
         return rows
 
     def _epoch_order(self, epoch: int) -> list[np.ndarray]:
-        return steps_of_similar_length(self._lengths, self.step_size, np.random.default_rng([self.seed, 0, epoch]))
+        if epoch not in self._orders:
+            random = np.random.default_rng([self.seed, 0, epoch])
+            self._orders = {epoch: steps_of_similar_length(self._lengths, self.step_size, random)}
+        return self._orders[epoch]
 
     @staticmethod
     def _positions(stream: Stream, step: int) -> np.ndarray:
@@ -100,13 +102,18 @@ class Plan(Dataset[Any]):
     def _at(self, number: int, position: int) -> Example:
         examples = self.streams[number].examples
         round_number, place = divmod(position, len(examples))
-        return examples[self._round(number, round_number)[place]]
+        return examples[self._stream_round(number, round_number)[place]]
 
     def _stream_round(self, number: int, round_number: int) -> np.ndarray:
-        stream = self.streams[number]
-        lengths = np.array([example.length for example in stream.examples])
-        random = np.random.default_rng([self.seed, 1, *stream.name.encode(), round_number])
-        return np.concatenate(steps_of_similar_length(lengths, max(1, round(stream.per_step)), random))
+        key = (number, round_number)
+        if key not in self._rounds:
+            stream = self.streams[number]
+            lengths = np.array([example.length for example in stream.examples])
+            random = np.random.default_rng([self.seed, 1, *stream.name.encode(), round_number])
+            order = np.concatenate(steps_of_similar_length(lengths, max(1, round(stream.per_step)), random))
+            earlier = {k: v for k, v in self._rounds.items() if k[0] != number or k[1] == round_number - 1}
+            self._rounds = {**earlier, key: order}  # a step may reach from one round into the next
+        return self._rounds[key]
 
 
 def steps_of_similar_length(lengths: np.ndarray, size: int, random: np.random.Generator) -> list[np.ndarray]:

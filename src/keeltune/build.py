@@ -62,10 +62,17 @@ def build(material: Material) -> Job:
     half = stored if stored in (torch.float16, torch.bfloat16) else None
     model = student.model.to(device)
     lora = recipe.training.lora
-    switchable = lora is not None and material.from_model
+    spec = recipe.reference_spec()
+    switchable = lora is not None and material.from_model and spec is not None and spec.origin != "online"
     reference = None if switchable else _reference(material, student, autocast, device)
     if lora is not None:
-        model = models.add_adapter(model, rank=lora.rank, alpha=lora.alpha or 2 * lora.rank, dropout=lora.dropout)
+        model = models.add_adapter(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha or 2 * lora.rank,
+            dropout=lora.dropout,
+            modules=lora.target_modules,
+        )
     if switchable:
         _trained_head(student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, autocast)

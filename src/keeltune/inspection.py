@@ -26,6 +26,7 @@ EFFICIENCY = 0.3
 """Share of a matrix product's speed that a whole training step reaches; measured with MiniLM on two cores."""
 
 
+@models.quietly()
 def check(recipe: Recipe, console: Console) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
@@ -105,6 +106,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+@models.quietly()
 def show(recipe: Recipe, number: int, console: Console) -> None:
     """Prints the journey of training row `number` (from 1): fields -> tensors -> predictions -> loss terms."""
     display = Display()

@@ -10,8 +10,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,22 @@ from torch import nn
 from keeltune.problems import Problem, UserError, shown
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Holds back transformers' own bars and warnings: what matters of them is said by us, once and in our words."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -317,20 +333,13 @@ def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], whe
     import transformers
 
     teacher, config = loaded.model, loaded.model.config.__class__.from_dict(loaded.model.config.to_dict())
+    chosen = chosen_layers(config, layers, where, field)
     total = int(config.num_hidden_layers)
-    chosen = (
-        list(layers) if not isinstance(layers, int) else torch.linspace(0, total - 1, layers).round().int().tolist()
-    )
     stacks = [name for name, m in teacher.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total]
-    if not stacks or len(set(chosen)) != len(chosen) or not all(0 <= i < total for i in chosen):
+    if not stacks:
+        found = f"{config.model_type}, whose {total} layers lie in no ModuleList"
         raise UserError(
-            Problem(
-                where,
-                field,
-                f"layers {layers} of a model of {total}" + ("" if stacks else ", none of them in a ModuleList"),
-                f"different layers from 0 to {total - 1}, or how many of them (at most {total})",
-                "correct `model.layers`",
-            )
+            Problem(where, field, found, "an architecture with its layers in a ModuleList", "train a whole model")
         )
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == total:  # one entry a layer, such as `layer_types`
@@ -348,8 +357,29 @@ def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], whe
     return Loaded(student, loaded.processor, loaded.source, loaded.fresh, (*loaded.notes, note))
 
 
-def add_adapter(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
-    """LoRA on every linear layer of the base model; the head is trained whole. Starts at zero: the model is unchanged.
+def chosen_layers(config: Any, layers: int | Sequence[int], where: str, field: str) -> list[int]:
+    """The layers of a student, counted from 0: those of a list, or so many of them, evenly spaced."""
+    total = int(config.num_hidden_layers)
+    chosen = (
+        list(layers) if not isinstance(layers, int) else torch.linspace(0, total - 1, layers).round().int().tolist()
+    )
+    if len(set(chosen)) != len(chosen) or not all(0 <= i < total for i in chosen):
+        raise UserError(
+            Problem(
+                where,
+                field,
+                f"layers {layers} of a model of {total}",
+                f"different layers from 0 to {total - 1}, or how many of them (at most {total})",
+                "correct `model.layers`",
+            )
+        )
+    return chosen
+
+
+def add_adapter(model: Any, *, rank: int, alpha: float, dropout: float, modules: str | list[str] = "all-linear") -> Any:
+    """LoRA on linear layers of the base model, all of them unless `modules` names some; the head is trained whole.
+
+    The adapter starts at zero: the model computes what it did.
 
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
     """
@@ -363,7 +393,7 @@ def add_adapter(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=linear,
+        target_modules=linear if modules == "all-linear" else modules,
         modules_to_save=heads,
         task_type="SEQ_CLS",
     )

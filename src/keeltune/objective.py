@@ -95,13 +95,18 @@ class Objective:
             raise ValueError(
                 f"found {len(reference)} predictions of the reference, expected the student's {len(student)}"
             )
-        total = torch.zeros(())
-        for part in slices(student, self.size):
-            theirs = reference.log_probs(part, self.temperature).detach()
-            ours = reference.comparable(student.log_probs(part, self.temperature), part)
+
+        def compare(log_probs: Tensor, part: slice) -> Tensor:
+            ours = reference.comparable(log_probs, part)
+            theirs = reference.log_probs(part, self.temperature).detach().to(ours.dtype)
             if anchored is not None:
                 ours, theirs = ours[anchored[part]], theirs[anchored[part]]
-            total = total.to(ours.device) + self.function(ours, theirs.to(ours.dtype)).sum()
+            return self.function(ours, theirs).sum()
+
+        parts = [
+            student.use(part, partial(compare, part=part), self.temperature) for part in slices(student, self.size)
+        ]
+        total = torch.stack(parts).sum()
         return total * self.temperature**2
 
     @property
@@ -112,7 +117,7 @@ class Objective:
     def _step_weight(self, counts: Counts) -> Tensor | float:
         if not self.per_label:
             return self.weight
-        labelled, anchored = (torch.as_tensor(count, dtype=torch.float32) for count in counts)
+        labelled, anchored = (torch.as_tensor(count, dtype=torch.float64) for count in counts)
         return self.weight * torch.where(labelled > 0, anchored / labelled, 1.0).clamp_max(1.0)
 
 

@@ -126,6 +126,8 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     progress("encoding")
     max_length = reading_length(recipe.max_length, config, processor, task_class, recipe.where("max_length"))
     settings = Settings(names, max_length, recipe.data.multi_label, class_weights)
+    if isinstance(recipe.model, StudentFrom):
+        models.chosen_layers(config, recipe.model.layers, recipe.where("model.layers"), "model.layers")
     own = _from_model(recipe, teachers, source)
     if own:
         _own_head(recipe, source, config, head, names, task_class)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Rows(ABC):
         """log softmax(logits / temperature) of the predictions in `part`: [n, C], float32 (float64 stays float64)."""
 
     @abstractmethod
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        """`function(log_probs(part, temperature))`, with what the backward pass needs kept as small as these rows can."""
+
+    @abstractmethod
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         """`log_probs` [n, C] of other rows, brought to the outcomes that these rows distinguish."""
 
@@ -47,6 +52,9 @@ class Dense(Rows):
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         return _log_softmax(self.logits[part], temperature)
 
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return function(self.log_probs(part, temperature))
+
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         return log_probs
 
@@ -54,8 +62,8 @@ class Dense(Rows):
 class Projected(Rows):
     """Rows as the input [N, H] of a vocabulary head, projected to [n, C] only when a slice is read.
 
-    A slice's logits are computed again in the backward pass, so that peak memory grows with the slice and not with
-    N × C; the value and the gradient are those of `Dense(head(hidden))`.
+    What is made of a slice's log-probabilities (`use`) is computed again in the backward pass, so that peak memory grows
+    with the slice and not with N × C; the value and the gradient are those of `Dense(head(hidden))`.
     """
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor]):
@@ -66,7 +74,13 @@ class Projected(Rows):
         return len(self.hidden)
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return checkpoint(lambda h: _log_softmax(self.head(h), temperature), self.hidden[part], use_reentrant=False)
+        return _log_softmax(self.head(self.hidden[part]), temperature)
+
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        def whole(hidden: Tensor) -> Tensor:
+            return function(_log_softmax(self.head(hidden), temperature))
+
+        return checkpoint(whole, self.hidden[part], use_reentrant=False)
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         return log_probs
@@ -101,6 +115,9 @@ class Coarse(Rows):
             )
         return _full_precision(self._log_probs[part])
 
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return function(self.log_probs(part, temperature))
+
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         ids = self.ids[part]
         rest = log_probs.scatter(-1, ids, -torch.inf)
@@ -120,12 +137,12 @@ def nll(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int = 
 
     Args: `targets` [N], IGNORED where there is no label; `weights` [N] or None for ones.
     """
-    parts = []
-    for part in slices(rows, size):
-        log_probs, target = rows.log_probs(part), targets[part]
+
+    def of_slice(log_probs: Tensor, target: Tensor) -> Tensor:
         picked = log_probs.gather(-1, target.clamp_min(0)[:, None]).squeeze(-1)
-        parts.append(torch.where(target == IGNORED, 0.0, -picked))
-    losses = torch.cat(parts)
+        return torch.where(target == IGNORED, 0.0, -picked)
+
+    losses = torch.cat([rows.use(part, partial(of_slice, target=targets[part])) for part in slices(rows, size)])
     return losses if weights is None else losses * weights
 
 

@@ -64,6 +64,7 @@ class Run:
         return self.folder / "model"
 
 
+@models.quietly()
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     *,
@@ -83,8 +84,6 @@ def train(
     main = is_main_process()
     display = display or Display(quiet=not main)
     folder = recipe.path(recipe.output)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     if resume and (finished := _finished(folder)):
         display.say(f"{folder} holds a finished run; nothing is left to do")
         return finished
@@ -95,14 +94,14 @@ def train(
         display.say(f"warning: {warning}")
     identity = _identity(material)
     checkpoint = _checkpoint(folder, identity, display) if resume else None
+    transformers.set_seed(recipe.seed)
+    job = build.build(material)
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
         write_text(folder / "recipe.yaml", recipe.dump())
         write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
         _write_skipped(folder, material)
-    transformers.set_seed(recipe.seed)
-    job = build.build(material)
     for note in (*material.notices, *job.student.notes):
         display.say(note)
     display.say(_headline(job))

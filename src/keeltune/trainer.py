@@ -315,12 +315,14 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     log C − H(student)) and moves the loss by weight × that. 3. The counts are those of the encoded rows, and a reference
     gives as many predictions as the student.
     """
-    training, batch = model.training, {**batch, "anchored": torch.ones_like(batch["anchored"])}
+    batch = {**batch, "anchored": torch.ones_like(batch["anchored"])}
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         student = task.rows(model(**batch["inputs"]), batch)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     n = len(student)
     expected = [float(w) for w, t in zip(batch["weights"], batch["targets"], strict=True) if t != IGNORED]
     labelled, anchored = _counts(batch)
@@ -339,7 +341,7 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     away = objective.total(student, Dense(uniform)).item() / n
     by_hand = objective.function(frozen.double(), uniform.double().log_softmax(-1)).mean().item()
     if objective.divergence == "reverse-kl":
-        by_hand = (math.log(frozen.shape[-1]) - entropy).mean().item()
+        by_hand = ((frozen > -torch.inf).sum(-1).log() - entropy).mean().item()
     _hold("divergence of the student from uniform", away, by_hand * objective.temperature**2)
     counts = Counts(max(labelled, 1.0), float(n))
     cross_entropy = task.cross_entropy(student, batch)

@@ -4,7 +4,7 @@ from keeltune.divergences.divergence import kl
 
 
 def reverse_kl(student: Tensor, reference: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ p · log(p / q), p the student, q the reference: the mission's formula.
+    """KL(p ‖ q) = Σ p · log(p / q), p the student, q the reference: keeltune's formula.
 
     Mode-seeking: the student is punished where it puts mass that the reference does not. The gradient with respect to
     the student's logits is p · (log(p / q) − KL).
