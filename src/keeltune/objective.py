@@ -86,7 +86,8 @@ class Objective:
         divergence = cross_entropy * 0.0 if reference is None else self.total(student, reference, anchored)
         loss = _per(cross_entropy, counts.cross_entropy)
         if reference is not None and self.weight:
-            loss = loss + self._step_weight(counts) * _per(divergence, counts.divergence)
+            held = self._step_weight(counts) * _per(divergence, counts.divergence)
+            loss = loss + held.to(loss.dtype)
         return Terms(loss, cross_entropy.detach(), divergence.detach())
 
     def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
@@ -103,11 +104,9 @@ class Objective:
                 ours, theirs = ours[anchored[part]], theirs[anchored[part]]
             return self.function(ours, theirs).sum()
 
-        parts = [
-            student.use(part, partial(compare, part=part), self.temperature) for part in slices(student, self.size)
-        ]
-        total = torch.stack(parts).sum()
-        return total * self.temperature**2
+        t = self.temperature
+        parts = [student.use(part, partial(compare, part=part), t) for part in slices(student, self.size)]
+        return torch.stack(parts).sum() * t**2
 
     @property
     def function(self) -> Callable[[Tensor, Tensor], Tensor]:

@@ -288,7 +288,7 @@ class Training(Declared):
         description="Labelled rows of one forward pass on one process; null where `tokens_per_batch` is given.",
     )
     tokens_per_batch: PositiveInt | None = Field(
-        default=None, description="Tokens of one forward pass, in place of `batch_size`."
+        default=None, description="Tokens of one forward pass on average, in place of `batch_size`."
     )
     gradient_accumulation_steps: PositiveInt = Field(default=1, description="Forward passes of one optimizer step.")
     precision: Precision = Field(

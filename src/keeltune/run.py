@@ -75,8 +75,9 @@ def train(
     """Trains and evaluates after a recipe, and writes its run folder.
 
     Args:
-        recipe: a YAML file's path, a `Recipe`, or a mapping as YAML would give it. resume: go on from the newest checkpoint in `output`; the run ends as
-            if it had not been interrupted. overwrite: remove an earlier run from `output` first.
+        recipe: a YAML file's path, a `Recipe`, or a mapping as YAML would give it.
+        resume: go on from the newest checkpoint in `output`; the run ends as if it had not been interrupted.
+        overwrite: remove an earlier run from `output` first.
     Raises: UserError (recipe, data or call at fault; every problem in it), StateRefused (the checkpoint belongs to
         another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
     """
