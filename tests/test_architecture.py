@@ -15,9 +15,10 @@ FOLDERS = ("tasks", "references", "divergences", "matching")
 # Lower never imports higher. Files of a line may import those of the lines above it and, without a cycle, each other.
 LAYERS = [
     ["problems"],
-    ["registry", "rows", "display", "formats", "divergences"],
+    ["registry", "rows", "display", "formats", "machine", "divergences"],
     ["data", "objective", "references", "recipe", "recipe_text", "recipe_fields", "recipe_checks", "reviews"],
     ["audit", "tasks", "models"],
+    ["surgery"],
     ["batching"],
     ["evaluation", "trainer"],
     ["prepare"],

@@ -49,6 +49,11 @@ def test_trained_head_wins_where_it_covers():
     assert names(rows("pos"), given=["neg", "pos"], head=["pos", "other", "neg"])[0] == ["pos", "other", "neg"]
 
 
+def test_a_label_near_a_name_of_the_head_may_be_a_class_of_its_own():
+    train = rows(*["entailment", "not_entailment"] * 20)
+    assert names(train, head=["entailment", "neutral", "contradiction"])[0] == ["entailment", "not_entailment"]
+
+
 def test_head_that_does_not_cover_gives_way_with_a_note():
     found, problems, (note,) = names(rows("neutral", "neg", "pos"), head=["neg", "pos"])
     assert found == ["neg", "neutral", "pos"] and problems == []
@@ -75,7 +80,7 @@ def test_label_n_is_no_name_but_may_be_a_number(labels: list[str], head: list[st
     assert names(rows(*labels), head=head) == (expected, [], [])
 
 
-@pytest.mark.parametrize("train", [rows("pos", "neg", "postive"), rows(*["pos", "neg"] * 200, "rubbish")])
+@pytest.mark.parametrize("train", [rows("pos", "neg", "postive"), rows(*["pos", "neg"] * 200, "posittive")])
 def test_slips_do_not_cost_a_trained_head(train: list[Row]):
     head = ["pos", "neg", "positive"]
     found, problems, _ = names(train, head=head)

@@ -25,7 +25,9 @@ def test_sentiment_is_learned_and_the_anchor_forgets_less(real_data, minilm, tmp
     base = {"task": "sentiment-analysis", "training": {"epochs": 2, "learning_rate": 1e-4}}
 
     def train(output: str, **spec) -> dict:
-        return run.train(recipe.from_dict({**base, **spec, "output": output}, tmp_path), display=Display(quiet=True)).result
+        return run.train(
+            recipe.from_dict({**base, **spec, "output": output}, tmp_path), display=Display(quiet=True)
+        ).result
 
     source = train("films", method="fine-tuning", model=str(minilm), data=data)
     assert source["metrics"]["test"]["accuracy"] > 0.80  # chance is 0.5

@@ -158,3 +158,9 @@ def test_gradient_checkpointing_changes_nothing(spec, tmp_path):
     plain = saved(train(spec, tmp_path))
     checkpointed = saved(train({**spec, "output": "again"}, tmp_path, activation_checkpointing=True))
     assert all(torch.allclose(plain[k], checkpointed[k], atol=1e-6) for k in plain)
+
+
+def test_trackers_through_report_to(spec, tmp_path):
+    pytest.importorskip("tensorboard", reason="comes with keeltune[tracking]")
+    train(spec, tmp_path, epochs=1, report_to="tensorboard")
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))

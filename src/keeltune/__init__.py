@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keeltune.objective import Terms as Terms
     from keeltune.problems import UserError as UserError
     from keeltune.recipe import Recipe as Recipe
-    from keeltune.recipe import load as load_recipe
+    from keeltune.recipe import load as load_recipe  # noqa: F401
     from keeltune.rows import Coarse as Coarse
     from keeltune.rows import Dense as Dense
     from keeltune.rows import Projected as Projected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keeltune import audit, data, evaluation, models, recipe, registry
+from keeltune import audit, data, evaluation, machine, models, recipe, registry
 from keeltune.data import Column, Row
 from keeltune.display import Display
-from keeltune.prepare import known_names, reading_length
+from keeltune.prepare import find_task, known_names, reading_length
 from keeltune.problems import Problem, UserError, shown
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction, Settings, Task
@@ -61,7 +62,7 @@ def evaluate(
         display.say(f"warning: {warning}")
     if errors := [p for p in problems if p.severity == "error"]:
         raise UserError(errors)
-    scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring"), rows)
+    scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring", labelled=True), rows)
     return {
         "metrics": scores.metrics,
         "intervals": {name: list(pair) for name, pair in scores.intervals.items()},
@@ -97,7 +98,7 @@ def predict(
         raise UserError(problems)
     theirs = {**opened.mapping, **(columns or {})}
     table = []
-    for row, answer in zip(rows, _answers(opened, rows, display, "predicting"), strict=True):
+    for row, answer in zip(rows, _answers(opened, rows, display, "predicting", labelled=False), strict=True):
         line = {theirs.get(name, name): value for name, value in row.fields.items()}
         line["prediction"] = answer.value
         if answer.probabilities is not None:
@@ -124,9 +125,7 @@ def open_model(model: str | Path, task: str | None) -> Opened:
                 "add --task TASK",
             )
         )
-    if reason := registry.check("tasks", name):
-        raise UserError(Problem(str(model), "--task", shown(name), "a task", reason))
-    task_class: type[Task] = registry.find("tasks", name)
+    task_class = find_task(name, str(model), "--task")
     source = models.locate(str(model), Path, str(model), "model")
     config = models.read_config(source, str(model), "model")
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
@@ -146,7 +145,7 @@ def open_model(model: str | Path, task: str | None) -> Opened:
     labels = known_names(names, digits) or names
     asked = past.max_length if past else None
     length = reading_length(asked, config, loaded.processor, task_class, str(model))
-    device = models.device_type()
+    device = machine.this_device()
     columns = [Column(c.name, "labels", c.required, True) if c.label and multi_label else c for c in task_class.columns]
     given = past.data.labels if past else None
     return Opened(
@@ -169,21 +168,15 @@ def read_rows(
     )
 
 
-def _answers(opened: Opened, rows: Sequence[Row], display: Display, label: str) -> list[Prediction]:
-    examples = [e for row in rows for e in opened.task.encode(row, labelled=_labelled(opened, row))]
+def _answers(opened: Opened, rows: Sequence[Row], display: Display, label: str, *, labelled: bool) -> list[Prediction]:
+    examples = [e for row in rows for e in opened.task.encode(row, labelled=labelled)]
     with display.bar(label, len(examples)) as advance:
         return evaluation.predict(opened.model, opened.task, examples, device=opened.device, progress=advance)
 
 
-def _labelled(opened: Opened, row: Row) -> bool:
-    """Whether a row's label is one that the model knows: `predict` takes rows with other labels, or none, too."""
-    label, names = row.fields.get("label"), set(opened.task.settings.labels)
-    return all(x in names for x in label) if isinstance(label, list) else label in names
-
-
 def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
     if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in table))
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=_plain) + "\n" for line in table))
         return
     names = list(dict.fromkeys(name for line in table for name in line))
     lines: list[str] = []
@@ -191,9 +184,17 @@ def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     for line in table:
         writer.writerow(
-            {k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for k, v in line.items()}
+            {
+                k: json.dumps(v, ensure_ascii=False, default=_plain) if isinstance(v, dict | list) else v
+                for k, v in line.items()
+            }
         )
     write_text(path, "".join(lines))
+
+
+def _plain(value: Any) -> str:
+    """A value that JSON has no form for (a date, bytes of a Parquet column), as text."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 class _Lines:

@@ -107,10 +107,10 @@ def _head_names(head: Sequence[str] | None, labels: Iterable[str]) -> list[str] 
 
 
 def _only_slips(counts: Counter[str], own: Sequence[str]) -> bool:
-    """Whether the labels that a head lacks are slips in few rows or near its own names, not classes of their own."""
+    """Whether the labels that a head lacks are slips, rare and near its own names, and not classes of their own."""
     lacking = [label for label in counts if label not in own]
-    rare = sum(counts[label] for label in lacking) <= 0.01 * counts.total()
-    return rare or all(_near(label, own) for label in lacking)
+    rare = sum(counts[label] for label in lacking) <= max(2, 0.01 * counts.total())
+    return rare and all(_near(label, own) for label in lacking)
 
 
 def _near(label: str, names: Iterable[str]) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from keeltune import models
+from keeltune import machine, models, surgery
 from keeltune.batching import Plan, Stream
 from keeltune.objective import Objective, confidence_weight, named
-from keeltune.prepare import Material, no_trained_head
+from keeltune.prepare import Material, no_trained_head, world_size
 from keeltune.problems import UserError
 from keeltune.recipe import Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
@@ -40,9 +40,9 @@ class Job:
 def build(material: Material) -> Job:
     """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit."""
     recipe, task = material.recipe, material.task
-    device = models.device_type()
-    precision = models.choose_precision(recipe.training.precision, device)
-    autocast = models.autocast(precision, device)
+    device = machine.this_device()
+    precision = machine.choose_precision(recipe.training.precision, device, world_size())
+    autocast = machine.autocast(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
     student = models.load(
         material.source,
@@ -54,19 +54,18 @@ def build(material: Material) -> Job:
         new_head=material.new_head,
     )
     if isinstance(recipe.model, StudentFrom):
-        student = models.cut_layers(
+        student = surgery.cut_layers(
             student, task.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
     task.processor = student.processor  # with its padding token
-    stored = getattr(material.config, "dtype", None)
-    half = stored if stored in (torch.float16, torch.bfloat16) else None
+    half = models.half_precision(material.source, material.config)
     model = student.model.to(device)
     lora = recipe.training.lora
     spec = recipe.reference_spec()
     switchable = lora is not None and material.from_model and spec is not None and spec.origin != "online"
     reference = None if switchable else _reference(material, student, autocast, device)
     if lora is not None:
-        model = models.add_adapter(
+        model = surgery.add_adapter(
             model,
             rank=lora.rank,
             alpha=lora.alpha or 2 * lora.rank,

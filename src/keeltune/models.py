@@ -6,12 +6,12 @@ ever run. What a folder lacks is said before training, by name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ from torch import nn
 
 from keeltune.problems import Problem, UserError, shown
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ENDS = 1 << 20
+"""Bytes at each end of a file that its fingerprint reads: every training run changes some of them."""
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "spiece*")
+"""Any one of them holds a vocabulary; without one transformers makes up a tokenizer that knows no word."""
 
 
 @contextmanager
@@ -98,9 +102,14 @@ def _folder_problem(path: Path, where: str, field: str) -> Problem | None:
         pickled = [p.name for p in path.glob("*.bin")]
         found = f"weights only as pickle ({', '.join(pickled)})" if pickled else "no *.safetensors"
         return problem(found, "save the model once more with safe_serialization (save_pretrained does)")
+    if not any(any(path.glob(pattern)) for pattern in TOKENIZER_FILES):
+        return problem(f"no tokenizer ({', '.join(TOKENIZER_FILES)})", "save the model's tokenizer there too")
     index = path / "model.safetensors.index.json"
     if index.is_file() and not (path / "model.safetensors").is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return problem(f"{index.name} names no shards", "copy the model folder again")
         if absent := sorted(shard for shard in shards if not (path / shard).is_file()):
             return problem(f"the index names {', '.join(absent)}, which is not there", "copy the model folder again")
     for file in weights:
@@ -131,6 +140,31 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
             raise ValueError("no safetensors header")
         header = json.loads(stream.read(length))
     return length, {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def half_precision(source: str, config: Any) -> torch.dtype | None:
+    """The half precision in which a model is stored, or None: from its weights where they are here, else as it says."""
+    if Path(source).is_dir():
+        stored = {e["dtype"] for file in Path(source).glob("*.safetensors") for e in _header(file)[1].values()}
+        floats = {name for name in stored if name in {"F16", "BF16", "F32", "F64"}}
+        return {frozenset({"F16"}): torch.float16, frozenset({"BF16"}): torch.bfloat16}.get(frozenset(floats))
+    stated = getattr(config, "dtype", None)
+    return stated if stated in (torch.float16, torch.bfloat16) else None
+
+
+def fingerprint(source: str) -> str:
+    """What a checkpoint's identity says of a model: a digest of its files' heads and tails, or a hub id as it is."""
+    if not Path(source).is_dir():
+        return source
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(source).iterdir() if p.is_file() and p.suffix != ".md"):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(ENDS))
+            stream.seek(max(ENDS, size - ENDS))
+            digest.update(stream.read())
+    return digest.hexdigest()
 
 
 def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
@@ -164,7 +198,7 @@ def read_processor(source: str, where: str, field: str) -> Any:
 def _try(load: Callable[[], Any], source: str, where: str, field: str) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # whatever transformers raises over a folder, the folder is what the user can mend
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         local = Path(source).is_dir()
         raise UserError(
@@ -227,14 +261,15 @@ def load(
         where,
         field,
     )
-    missing = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
+    shapes = {str(name): f"{name} {list(ours)} for {list(theirs)}" for name, ours, theirs in info["mismatched_keys"]}
+    missing = sorted({*info["missing_keys"], *shapes})
     head = [name for name in missing if _is_head(model, name)]
     if lost := sorted(set(missing) - set(head)):
         raise UserError(
             Problem(
                 where,
                 field,
-                f"{shown(source)} lacks, or holds in another shape: {', '.join(lost[:5])}"
+                f"{shown(source)} lacks, or holds in another shape: {', '.join(shapes.get(n, n) for n in lost[:5])}"
                 + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
                 "every weight of the pretrained model (only the task's head may be new)",
                 "save the whole model there again",
@@ -274,13 +309,22 @@ def _is_head(model: nn.Module, name: str) -> bool:
 
 
 def _reset_head(model: Any) -> list[str]:
-    """Starts the modules outside the base model afresh, as transformers initialises them; names their weights."""
+    """Starts the modules outside the base model afresh; names their weights.
+
+    Not by the model's own initialiser: it passes over weights that were loaded.
+    """
     fresh = []
     for name, child in model.named_children():
-        if name != model.base_model_prefix:
-            for module in child.modules():
-                model._init_weights(module)
-            fresh += [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
+        if name == model.base_model_prefix:
+            continue
+        for module in child.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        fresh += [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
     return fresh
 
 
@@ -295,7 +339,8 @@ def _padding(model: Any, processor: Any) -> list[str]:
         else:
             processor.add_special_tokens({"pad_token": "<|pad|>"})
             notes.append(f'the tokenizer had no padding token; "<|pad|>" was added (id {processor.pad_token_id})')
-    if len(processor) > model.get_input_embeddings().weight.shape[0] and notes:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(processor) == rows + 1 and processor.pad_token_id == rows:  # ours, or one that the tokenizer's class adds
         model.resize_token_embeddings(len(processor), mean_resizing=False)
     model.config.pad_token_id = processor.pad_token_id
     return notes
@@ -307,7 +352,7 @@ def positions(model: nn.Module) -> int | None:
     RoBERTa-type models count positions from after the padding index, so their table is longer than what they read.
     """
     bound = getattr(model.config, "max_position_embeddings", None)
-    if bound is None:
+    if bound is None or bound <= 0:
         return None
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -315,138 +360,18 @@ def positions(model: nn.Module) -> int | None:
     return int(bound)
 
 
-def skeleton(config: Any, auto_model: str) -> Any:
-    """The model without its weights (on the meta device): sizes and bounds, for nothing."""
-    import transformers
+def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model") -> Any:
+    """The model without its weights (on the meta device): sizes and bounds, for nothing.
 
-    with torch.device("meta"):
-        return getattr(transformers, auto_model).from_config(config)
-
-
-def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], where: str, field: str) -> Loaded:
-    """A student made of some of a model's layers, with its embeddings and head.
-
-    A number k takes evenly spaced layers, round(linspace(0, L − 1, k)); a list takes those (from 0). Works for every
-    architecture whose layers are a ModuleList. Source: the initialisation of DistilBART and Distil-Whisper,
-    https://arxiv.org/abs/2010.13002.
+    UserError where the configuration does not make a model with this head.
     """
     import transformers
 
-    teacher, config = loaded.model, loaded.model.config.__class__.from_dict(loaded.model.config.to_dict())
-    chosen = chosen_layers(config, layers, where, field)
-    total = int(config.num_hidden_layers)
-    stacks = [name for name, m in teacher.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total]
-    if not stacks:
-        found = f"{config.model_type}, whose {total} layers lie in no ModuleList"
-        raise UserError(
-            Problem(where, field, found, "an architecture with its layers in a ModuleList", "train a whole model")
-        )
-    for name, value in config.to_dict().items():
-        if isinstance(value, list) and len(value) == total:  # one entry a layer, such as `layer_types`
-            setattr(config, name, [value[i] for i in chosen])
-    config.num_hidden_layers = len(chosen)
-    student = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
-    weights = teacher.state_dict()
-    for stack in stacks:
-        old = {k: weights.pop(k) for k in list(weights) if k.startswith(f"{stack}.")}
-        for new, place in enumerate(chosen):
-            start = f"{stack}.{place}."
-            weights |= {f"{stack}.{new}.{k.removeprefix(start)}": w for k, w in old.items() if k.startswith(start)}
-    student.load_state_dict(weights)
-    note = f"student of layers {', '.join(map(str, chosen))} of {total} of {loaded.source}"
-    return Loaded(student, loaded.processor, loaded.source, loaded.fresh, (*loaded.notes, note))
+    def build() -> Any:
+        with torch.device("meta"):
+            return getattr(transformers, auto_model).from_config(config)
 
-
-def chosen_layers(config: Any, layers: int | Sequence[int], where: str, field: str) -> list[int]:
-    """The layers of a student, counted from 0: those of a list, or so many of them, evenly spaced."""
-    total = int(config.num_hidden_layers)
-    chosen = (
-        list(layers) if not isinstance(layers, int) else torch.linspace(0, total - 1, layers).round().int().tolist()
-    )
-    if len(set(chosen)) != len(chosen) or not all(0 <= i < total for i in chosen):
-        raise UserError(
-            Problem(
-                where,
-                field,
-                f"layers {layers} of a model of {total}",
-                f"different layers from 0 to {total - 1}, or how many of them (at most {total})",
-                "correct `model.layers`",
-            )
-        )
-    return chosen
-
-
-def add_adapter(model: Any, *, rank: int, alpha: float, dropout: float, modules: str | list[str] = "all-linear") -> Any:
-    """LoRA on linear layers of the base model, all of them unless `modules` names some; the head is trained whole.
-
-    The adapter starts at zero: the model computes what it did.
-
-    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
-    """
-    from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
-
-    base = f"{model.base_model_prefix}."
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(base)]
-    heads = [n for n, m in model.named_children() if f"{n}." != base and any(True for _ in m.parameters())]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=linear if modules == "all-linear" else modules,
-        modules_to_save=heads,
-        task_type="SEQ_CLS",
-    )
-    return get_peft_model(model, config)
-
-
-def same_encoding(ours: Any, theirs: Any, texts: Sequence[str]) -> bool:
-    """Whether two tokenizers read text alike: the same token for every id, and the same ids for `texts`.
-
-    Equal sizes prove nothing: two vocabularies of 50 257 tokens may share hardly one id.
-    """
-    if ours.get_vocab() != theirs.get_vocab() or ours.pad_token_id != theirs.pad_token_id:
-        return False
-    return ours.padding_side == theirs.padding_side and all(
-        ours(text)["input_ids"] == theirs(text)["input_ids"] for text in texts
-    )
-
-
-def choose_precision(asked: str, device: str) -> str:
-    """`fp32` or `bf16`: for `auto`, bf16 where a matrix product of this machine is faster in it, else fp32."""
-    if asked != "auto":
-        return asked
-    times = {name: _matmul_seconds(dtype, device) for name, dtype in DTYPES.items()}
-    return "bf16" if times["bf16"] < 0.8 * times["fp32"] else "fp32"
-
-
-def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: int = 5) -> float:
-    """The best of a few timed products [size, size] @ [size, size]; one before them is not counted."""
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        if repeat:
-            best = min(best, time.perf_counter() - start)
-    return best
-
-
-def matmul_flops(precision: str, device: str) -> float:
-    """Floating-point operations a second of a matrix product of this machine, for estimates."""
-    size = 768
-    return 2 * size**3 / _matmul_seconds(DTYPES[precision], device, size)
-
-
-def autocast(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """Makes the context for a forward pass: float32 weights, and bf16 products where the precision says so."""
-    if precision == "fp32":
-        return nullcontext
-    return lambda: torch.autocast(device, dtype=DTYPES[precision])
-
-
-def device_type() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return _try(build, config.name_or_path, where, field)
 
 
 def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None = None) -> None:
@@ -457,9 +382,9 @@ def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None =
     staging = folder.with_name(f".staging-{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     stored = {k: v.to(half) if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
-    dtype = model.config.dtype
-    model.config.dtype = half or torch.float32
     model.save_pretrained(staging, state_dict=stored, max_shard_size="5GB")
+    dtype, model.config.dtype = model.config.dtype, half or torch.float32  # it wrote that of the live weights
+    model.config.save_pretrained(staging)
     model.config.dtype = dtype
     processor.save_pretrained(staging)
     old = folder.with_name(f".old-{folder.name}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keeltune import audit, data, models, registry
+from keeltune import audit, data, models, registry, surgery
 from keeltune.data import Column, Row
 from keeltune.problems import Problem, UserError, nearest, shown
 from keeltune.recipe import NewModel, Recipe, StudentFrom
@@ -89,7 +89,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     """Reads and checks all that a recipe names. Raises UserError with every problem found."""
     problems: list[Problem] = []
     warnings: list[Problem] = []
-    task_class = _task_class(recipe)
+    task_class = find_task(recipe.task, recipe.where("task"))
     columns = task_columns(task_class, recipe)
 
     progress("models")
@@ -110,6 +110,8 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     names, label_problems, notices = _names(recipe, rows, head)
     problems += [p for p in label_problems if p.severity == "error"]
     warnings += [p for p in label_problems if p.severity == "warning"]
+    if isinstance(recipe.data.validation, float) and rows["train"]:  # named first: a small split may lack a label
+        rows["train"], rows["validation"] = data.split_share(rows["train"], recipe.data.validation, recipe.seed)
     splits = {name: split for name, split in rows.items() if split}
     if names:
         found, bad = audit.audit(splits, names, columns, recipe.data.multi_label)
@@ -119,6 +121,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
             rows = {k: [r for r in v if (r.file, r.line) not in bad] for k, v in rows.items()}
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
+    problems += _emptied(recipe, rows, skipped)
     class_weights = _class_weights(recipe, rows["train"], names, problems)
     if problems or source is None or config is None or processor is None:
         raise UserError(problems)
@@ -127,7 +130,12 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     max_length = reading_length(recipe.max_length, config, processor, task_class, recipe.where("max_length"))
     settings = Settings(names, max_length, recipe.data.multi_label, class_weights)
     if isinstance(recipe.model, StudentFrom):
-        models.chosen_layers(config, recipe.model.layers, recipe.where("model.layers"), "model.layers")
+        place = recipe.where("model.layers")
+        surgery.student_config(config, task_class.auto_model, recipe.model.layers, place, "model.layers")
+    if lora := recipe.training.lora:
+        place = recipe.where("training.lora.target_modules")
+        if problem := surgery.adapter_problem(config, task_class.auto_model, lora.target_modules, place):
+            raise UserError(problem)
     own = _from_model(recipe, teachers, source)
     if own:
         _own_head(recipe, source, config, head, names, task_class)
@@ -159,18 +167,14 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     return material
 
 
-def _task_class(recipe: Recipe) -> type[Task]:
+def find_task(name: str, where: str, field_name: str = "task") -> type[Task]:
+    """The task `name` stands for; UserError where there is none, or where its module cannot be imported."""
     try:
-        found = registry.find("tasks", recipe.task)
+        found: type[Task] = registry.find("tasks", name)
     except (LookupError, ImportError, AttributeError) as error:
+        known = ", ".join(registry.names("tasks"))
         raise UserError(
-            Problem(
-                recipe.where("task"),
-                "task",
-                shown(recipe.task),
-                f"a task ({', '.join(registry.names('tasks'))}) or my_package.my_module:MyTask",
-                str(error),
-            )
+            Problem(where, field_name, shown(name), f"a task ({known}) or my_package.my_module:MyTask", str(error))
         ) from error
     return found
 
@@ -241,20 +245,29 @@ def _rows(
         "unlabeled": read(spec.unlabeled, "data.unlabeled", "train", labelled=False),
         "source": read(spec.source.test, "data.source.test", "test"),
     }
-    if isinstance(spec.validation, float) and rows["train"]:
-        rows["train"], rows["validation"] = data.split_share(rows["train"], spec.validation, recipe.seed)
     return rows, skipped
+
+
+def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Problem]) -> list[Problem]:
+    """Splits of which `bad_rows: skip` left nothing."""
+    spec = recipe.data
+    sources = {"train": spec.train, "validation": spec.validation, "test": spec.test, "unlabeled": spec.unlabeled}
+    return [
+        Problem(recipe.where(f"data.{name}"), f"data.{name}", f"{shown(source)}, every row of which is skipped", "rows",
+                "mend the rows; what is wrong with them: bad_rows: refuse")
+        for name, source in sources.items()
+        if skipped and isinstance(source, str) and not rows[name]
+    ]  # fmt: skip
 
 
 def _names(
     recipe: Recipe, rows: dict[str, list[Row]], head: list[str] | None
 ) -> tuple[list[str], list[Problem], list[str]]:
-    if rows["train"]:
-        names, problems, notes = audit.label_names(
-            rows["train"], given=recipe.data.labels, head=head, multi_label=recipe.data.multi_label
-        )
-        return names, problems, notes
-    return head or [], [], []
+    """The label names of the run; without labelled training rows the teacher's, in the sense that the others show."""
+    labelled = rows["train"] or [*rows["validation"], *rows["test"], *rows["source"]]
+    if not labelled:
+        return head or [], [], []
+    return audit.label_names(labelled, given=recipe.data.labels, head=head, multi_label=recipe.data.multi_label)
 
 
 def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:
@@ -292,7 +305,8 @@ def _class_weights(
 
 def reading_length(asked: int | None, config: Any, processor: Any, task_class: type[Task], where: str) -> int | None:
     """The smaller of the tokenizer's and the model's maximum, or what is asked for, which must not be larger."""
-    bounds = [models.positions(models.skeleton(config, task_class.auto_model)), processor.model_max_length]
+    shape = models.skeleton(config, task_class.auto_model, where, "model")
+    bounds = [models.positions(shape), processor.model_max_length]
     bound = min((int(b) for b in bounds if b is not None and b < 1_000_000), default=None)
     if asked is not None and bound is not None and asked > bound:
         raise UserError(
@@ -328,9 +342,7 @@ def _references(
     rows: dict[str, list[Row]],
 ) -> tuple[list[ReferenceFiles], dict[str, Task]]:
     """The reference's models, checked by label name; those that read text otherwise get an encoding of their own."""
-    texts = [
-        str(row.fields[c.name]) for row in [*rows["train"], *rows["unlabeled"]][:PROBES] for c in task_class.columns[:1]
-    ]
+    probes = [*rows["train"], *rows["unlabeled"]][:PROBES]
     files, companions = [], {}
     problems: list[Problem] = []
     where = recipe.where("reference")
@@ -358,15 +370,31 @@ def _references(
             continue
         reach = reading_length(None, config, theirs, task_class, where)
         short = reach is not None and (settings.max_length is None or reach < settings.max_length)
+        bounds = [b for b in (reach, settings.max_length) if b is not None]
+        reader = task_class(theirs, replace(settings, max_length=min(bounds, default=None)))
         companion = None
-        if short or not models.same_encoding(processor, theirs, texts):
+        if short or not _same_encoding(task_class(processor, settings), reader, probes):
             companion = f"reference_{number}"
-            bounds = [b for b in (reach, settings.max_length) if b is not None]
-            companions[companion] = task_class(theirs, replace(settings, max_length=min(bounds, default=None)))
+            companions[companion] = reader
         files.append(ReferenceFiles(source, names, companion))
     if problems:
         raise UserError(problems)
     return files, companions
+
+
+def _same_encoding(ours: Task, theirs: Task, probes: Sequence[Row]) -> bool:
+    """Whether two models read rows alike: the same token for every id, and the same inputs for the probes.
+
+    Equal sizes prove nothing: two vocabularies of 50 257 tokens may share hardly one id. Nor do equal ids: one model may
+    want the segments of a pair, where the other has none.
+    """
+    a, b = ours.processor, theirs.processor
+    if a.get_vocab() != b.get_vocab() or (a.pad_token_id, a.padding_side) != (b.pad_token_id, b.padding_side):
+        return False
+    return all(
+        [e.inputs for e in ours.encode(row, labelled=False)] == [e.inputs for e in theirs.encode(row, labelled=False)]
+        for row in probes
+    )
 
 
 def _own_head(

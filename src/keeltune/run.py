@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from keeltune import __version__, build, data, evaluation, models, prepare, repo
 from keeltune.build import Job
 from keeltune.display import Advance, Display
 from keeltune.prepare import Material
-from keeltune.problems import Diverged, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
+from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
 from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
 from keeltune.tasks.task import Prediction
@@ -49,6 +49,13 @@ OURS = (
 
 SCORED = ("validation", "test", "source")
 """The splits that are scored before and after training."""
+
+
+NO_SPACE = (27, 28, 122)
+"""Errors of the system: file too large, no space left, quota exceeded."""
+
+FULL_DISK = ("no space left", "os error 28", "disk quota", "file write failed", "pytorchstreamwriter failed writing")
+NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 @dataclass(frozen=True)
@@ -85,29 +92,31 @@ def train(
     main = is_main_process()
     display = display or Display(quiet=not main)
     folder = recipe.path(recipe.output)
-    if resume and (finished := _finished(folder)):
-        display.say(f"{folder} holds a finished run; nothing is left to do")
-        return finished
-    _claim(folder, resume=resume, overwrite=overwrite, main=main)
-
-    material = prepare.gather(recipe, progress=lambda what: display.say(f"reading {what} …"))
-    for warning in material.warnings:
-        display.say(f"warning: {warning}")
-    identity = _identity(material)
-    checkpoint = _checkpoint(folder, identity, display) if resume else None
-    transformers.set_seed(recipe.seed)
-    job = build.build(material)
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        write_text(folder / "recipe.yaml", recipe.dump())
-        write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
-        _write_skipped(folder, material)
-    for note in (*material.notices, *job.student.notes):
-        display.say(note)
-    display.say(_headline(job))
-    with _failures(folder, recipe, main):
-        return _train(job, folder, checkpoint, display, main)
+    if main:  # the others would find what this process has already made
+        _claim(folder, resume=resume, overwrite=overwrite)
+    with _resources(folder):
+        material = prepare.gather(recipe, progress=lambda what: display.say(f"reading {what} …"))
+        for warning in material.warnings:
+            display.say(f"warning: {warning}")
+        if material.skipped:
+            display.say(f"warning: {len(material.skipped)} rows skipped; they are listed in {folder / 'skipped.jsonl'}")
+        identity = _identity(material)
+        checkpoint = _checkpoint(folder, identity, display) if resume else None
+        if resume and (finished := _finished(folder)):
+            display.say(f"{folder} holds a finished run; nothing is left to do")
+            return finished
+        transformers.set_seed(recipe.seed)
+        job = build.build(material)
+        if main:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_text(folder / "recipe.yaml", recipe.dump())
+            write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
+            _write_skipped(folder, material)
+        for note in (*material.notices, *job.student.notes):
+            display.say(note)
+        display.say(_headline(job))
+        with _status(folder, recipe, main):
+            return _train(job, folder, checkpoint, display, main)
 
 
 def is_main_process() -> bool:
@@ -165,10 +174,15 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         )
     trainer.load_best()
     model = job.model
+    if broken := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
+        raise Diverged(f"{broken[0]} and {len(broken) - 1} more weights are not finite; lower learning_rate")
     if spec.lora is not None:
         if main:
             model.save_pretrained(folder / "adapter")
         model = model.merge_and_unload()
+    if job.half is not None:
+        for weight in model.parameters():  # what is scored is what is stored
+            weight.data = weight.data.to(job.half).float()
     after = {split: _score(job, model, split, folder / "predictions", display, main) for split in SCORED}
     result = results.result(job, trainer, before, after)
     if main:
@@ -240,8 +254,8 @@ def _signals(trainer: KeelTrainer) -> Iterator[None]:
 
 
 @contextmanager
-def _failures(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
-    """A run that ends early says so in its `result.json`; a full disk or memory becomes a message of ours."""
+def _status(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
+    """A run that ends early says so in its `result.json`."""
     status = "failed"
     try:
         yield
@@ -252,25 +266,33 @@ def _failures(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
     except Diverged:
         status = "diverged"
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfResources(
-            f"out of memory ({error}); lower training.batch_size and raise gradient_accumulation_steps by the same "
-            "factor: the result is the same"
-        ) from error
-    except OSError as error:
-        if error.errno not in (28, 122):  # no space left, quota exceeded
-            raise
-        free = shutil.disk_usage(folder).free
-        raise OutOfResources(
-            f"the disk of {folder} is full ({free} bytes free); make room and go on with --resume"
-        ) from error
     finally:
         if main and sys.exc_info()[0] is not None:
             unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
-            try:
+            with suppress(OSError):  # on a full disk the message counts, not the file
                 write_json(folder / "result.json", {**empty(), **unfinished})
-            except OSError:
-                pass  # the disk is full: the message counts, not the file
+
+
+@contextmanager
+def _resources(folder: Path) -> Iterator[None]:
+    """A full disk or memory, whichever library meets it, becomes a message of ours."""
+    try:
+        yield
+    except KeeltuneError:
+        raise
+    except Exception as error:
+        text = f"{error} {error.__cause__ or ''}".lower()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in NO_MEMORY):
+            raise OutOfResources(
+                f"out of memory ({error}); lower training.batch_size and raise gradient_accumulation_steps by the same "
+                "factor: the result is the same"
+            ) from error
+        if (isinstance(error, OSError) and error.errno in NO_SPACE) or any(sign in text for sign in FULL_DISK):
+            free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+            raise OutOfResources(
+                f"the disk of {folder} is full ({free} bytes free; {error}); make room and go on with --resume"
+            ) from error
+        raise
 
 
 def _finished(folder: Path) -> Run | None:
@@ -281,26 +303,28 @@ def _finished(folder: Path) -> Run | None:
     return Run(folder, result) if result.get("status") == "completed" else None
 
 
-def _claim(folder: Path, *, resume: bool, overwrite: bool, main: bool) -> None:
+def _claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a used output folder, or one that cannot be written, before anything is read."""
+
+    def refuse(found: str, mend: str, expected: str = "an empty or a new folder") -> UserError:
+        return UserError(Problem(str(folder), "output", found, expected, mend))
+
+    if resume and overwrite:
+        raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start anew")
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir():
+        raise refuse(f"{there}, which is a file", "name another folder in `output`")
+    if not os.access(there, os.W_OK):
+        raise refuse(f"no permission to write to {there}", "name a folder that you may write to")
     used = folder.is_dir() and any(folder.iterdir())
-    ours = (folder / "recipe.yaml").is_file()
-
-    def refuse(found: str, mend: str) -> UserError:
-        return UserError(Problem(str(folder), "output", found, "an empty or a new folder", mend))
-
-    if folder.exists() and not folder.is_dir():
-        raise refuse("a file", "name another folder in `output`")
+    ours = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))
     if used and overwrite and not ours:
         raise refuse("files that no run wrote", "name another folder; --overwrite only removes runs of keeltune")
     if used and not (resume or overwrite):
         raise refuse(
             "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
         )
-    nearest_parent = next(p for p in (folder, *folder.parents) if p.exists())
-    if not os.access(nearest_parent, os.W_OK):
-        raise refuse(f"no permission to write to {nearest_parent}", "name a folder that you may write to")
-    if overwrite and main:
+    if overwrite:
         for name in OURS:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -312,6 +336,8 @@ def _identity(material: Material) -> dict[str, Any]:
     return {
         "recipe": shaping,
         "data": {name: data.fingerprint(rows) for name, rows in material.rows.items()},
+        "model": models.fingerprint(material.source),
+        "reference": [models.fingerprint(files.source) for files in material.references],
         "world_size": prepare.world_size(),
     }
 
@@ -382,7 +408,7 @@ def _score(job: Job, model: Any, split: str, folder: Path, display: Display, mai
     predictions = _predict(job, model, split, display)
     if main:
         lines = evaluation.prediction_rows(job.material.task, predictions, rows)
-        write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     return evaluation.score(job.material.task, predictions, rows)
 
 

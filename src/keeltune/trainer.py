@@ -232,6 +232,10 @@ class KeelTrainer(Trainer):
         loss = f"{metric_key_prefix}_loss"
         earlier = [(e[primary], -e[loss]) for e in self.state.log_history if primary in e]  # larger is better
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
+        if not math.isfinite(metrics[loss]):
+            raise Diverged(
+                f"after step {self.state.global_step} the validation loss is {metrics[loss]}; lower learning_rate"
+            )
         self.log(metrics)
         merit = (metrics[primary], -metrics[loss])
         if all(merit > other for other in earlier) and self.best is not None:

@@ -29,7 +29,9 @@ def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> 
         ends.append(_apart(y_of(y), ends))
         mark = f'<circle class="s{number % 4}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"/>'
         parts.append(f'<polyline class="s{number % 4}" points="{path}"/>{mark}')
-        parts.append(f'<text class="t{number % 4}" x="{WIDTH - RIGHT + 8}" y="{ends[-1] + 4:.1f}">{escape(name)}</text>')
+        parts.append(
+            f'<text class="t{number % 4}" x="{WIDTH - RIGHT + 8}" y="{ends[-1] + 4:.1f}">{escape(name)}</text>'
+        )
     return _svg("".join(parts), y_label)
 
 

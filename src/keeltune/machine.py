@@ -1,0 +1,65 @@
+"""This machine: its device, how fast it multiplies in which precision, and the context of a forward pass."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_precision(asked: str, device: str, world_size: int = 1) -> str:
+    """`fp32` or `bf16`: for `auto`, bf16 where a matrix product of this machine is faster in it, else fp32.
+
+    Several processes ask the hardware instead of the clock: all of them must come to the same answer.
+    """
+    if asked != "auto":
+        return asked
+    if world_size > 1:
+        able = torch.cuda.is_bf16_supported(False) if device != "cpu" else _cpu_has_bf16()
+        return "bf16" if able else "fp32"
+    times = {name: _matmul_seconds(dtype, device) for name, dtype in DTYPES.items()}
+    return "bf16" if times["bf16"] < 0.8 * times["fp32"] else "fp32"
+
+
+def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: int = 5) -> float:
+    """The best of a few timed products [size, size] @ [size, size]; one before them is not counted."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for repeat in range(repeats + 1):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        if repeat:
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def matmul_flops(precision: str, device: str) -> float:
+    """Floating-point operations a second of a matrix product of this machine, for estimates."""
+    size = 768
+    return 2 * size**3 / _matmul_seconds(DTYPES[precision], device, size)
+
+
+def autocast(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes the context for a forward pass: float32 weights, and bf16 products where the precision says so."""
+    if precision == "fp32":
+        return nullcontext
+    return lambda: torch.autocast(device.split(":")[0], dtype=DTYPES[precision])
+
+
+def this_device() -> str:
+    """The device of this process: the GPU of its rank, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 in hardware (AMX or AVX-512 BF16)."""
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
+    return "amx_bf16" in text or "avx512_bf16" in text

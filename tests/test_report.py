@@ -1,0 +1,195 @@
+"""The run's page: whole in one file, nothing from outside, and every word of the user's data stays text."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from keeltune import recipe, report, run
+from keeltune.display import Display
+from keeltune.report import charts
+from tests.test_run import lines, make_data, write_rows
+
+CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+HOSTILE = ['"onerror=alert(1) x="', "<script>alert(1)</script>", "{{ 7 * 7 }} &lt;b&gt; ' ]]>"]
+NAME = "<img src=x onerror=alert(1)>"
+FORBIDDEN = {"script", "link", "iframe", "object", "embed", "base", "form", "img", "foreignobject", "use", "a"}
+
+
+class Page(HTMLParser):
+    """A page's tags with their attributes, its text, and that every tag is closed."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "input", "link"})
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+def check_page(html: str) -> Page:
+    page = Page(html)
+    assert page.open == []
+    assert not {tag for tag, _ in page.tags} & FORBIDDEN
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("href", "src", "xlink:href", "action", "srcset", "background"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:image/")), value
+        assert "url(" not in (attributes.get("style") or "")
+    policies = [a for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    assert [policy["content"] for policy in policies] == [CSP]
+    assert "svg" in {tag for tag, _ in page.tags}
+    assert "@import" not in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert ("nan" in page.text.lower().split()) is False
+    return page
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> run.Run:
+    """A run whose labels, texts and folder would be markup if anything forgot to escape them."""
+    folder = make_data(tmp_path_factory.mktemp("report"))
+    for name in ("train", "validation", "test"):
+        rows = lines(folder / f"{name}.jsonl")
+        write_rows(
+            folder / f"{name}.jsonl",
+            [
+                {"text": f"{row['text']} <script>alert(2)</script>", "label": HOSTILE[i % 3]}
+                for i, row in enumerate(rows)
+            ],
+        )
+    spec = {
+        "task": "text-classification", "method": "fine-tuning", "model": str(tiny("bert")), "output": NAME,
+        "data": {name: f"{name}.jsonl" for name in ("train", "validation", "test")},
+        "training": {"epochs": 1, "batch_size": 8, "precision": "fp32", "logging_steps": 1},
+    }  # fmt: skip
+    return run.train(recipe.from_dict(spec, folder), display=Display(quiet=True))
+
+
+def test_the_page_is_whole_and_asks_for_nothing(finished):
+    page = check_page((finished.folder / "report.html").read_text(encoding="utf-8"))
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3  # intervals, losses, validation scores
+
+
+def test_hostile_names_stay_text(finished):
+    html = (finished.folder / "report.html").read_text(encoding="utf-8")
+    text = check_page(html).text
+    for word in (*HOSTILE, NAME):
+        assert word in text
+    assert "<script" not in html
+
+
+def test_it_says_what_result_json_says(finished):
+    page = Page((finished.folder / "report.html").read_text(encoding="utf-8"))
+    for split in ("validation", "test"):
+        for name, value in finished.result["metrics"][split].items():
+            if name != "by_label":
+                assert f"{value:.4f}" in page.text
+                low, high = finished.result["intervals"][split][name]
+                assert f"{low:.4f} to {high:.4f}" in page.text
+    assert "–" in page.text  # nothing before: the head is new
+    assert finished.result["data"]["train"]["fingerprint"][:16] in page.text
+    assert (finished.folder / "recipe.yaml").read_text() in page.text
+
+
+def test_the_surest_mistakes_come_first(finished):
+    wrong = [p for p in lines(finished.folder / "predictions" / "test.jsonl") if p["score"] < 1]
+    surest = max(wrong, key=lambda p: max(p["probabilities"].values()))
+    words = Page((finished.folder / "report.html").read_text(encoding="utf-8")).words
+    cells = [word for word in words[words.index("Surest mistakes (test)") + 1 :] if word.strip()]
+    assert cells[:4] == ["row", "predicted", "right", "probability"]
+    first = [str(surest["row"]), surest["prediction"], surest["gold"], f"{max(surest['probabilities'].values()):.3f}"]
+    assert cells[4:8] == first
+
+
+def test_hostile_results_stay_text(finished, tmp_path):
+    """What a crafted folder says is not believed either."""
+    folder = tmp_path / NAME
+    (folder / "predictions").mkdir(parents=True)
+    for name in ("recipe.yaml", "log.jsonl"):
+        (folder / name).write_text(
+            (finished.folder / name).read_text() + ("# <script>x</script>\n" if name[0] == "r" else "")
+        )
+    line = {
+        "row": NAME,
+        "prediction": [HOSTILE[1]],
+        "gold": HOSTILE[0],
+        "score": 0.0,
+        "probabilities": {HOSTILE[1]: 1.0},
+    }
+    (folder / "predictions" / "test.jsonl").write_text(json.dumps(line) + "\n")
+    result = json.loads(json.dumps(finished.result))
+    for field in ("task", "keeltune"):
+        result[field] = HOSTILE[1]
+    result["environment"]["device"] = NAME
+    result["metrics"]["test"] = {
+        NAME: 0.5,
+        "by_label": {HOSTILE[1]: {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 1}},
+    }
+    result["intervals"]["test"] = {NAME: [0.4, 0.6]}
+    result["objective"] |= {"weight": 1.0, "divergence_name": HOSTILE[1]}
+    check_page(report.page(folder, result))
+
+
+def test_a_run_without_validation_and_test_has_a_page(finished, tmp_path):
+    result = json.loads(json.dumps(finished.result))
+    result["metrics"]["validation"] = result["metrics"]["test"] = None
+    result["intervals"]["validation"] = result["intervals"]["test"] = None
+    (tmp_path / "recipe.yaml").write_text("task: x\n")
+    page = check_page(report.page(tmp_path, result))
+    assert "nothing was logged" in page.text
+
+
+@pytest.mark.parametrize(
+    "series", [{"a": [(1.0, 2.0)]}, {"a": [(1, 2), (2, 2)], "b": []}, {"a": [(0, 1e9), (1e6, -1e-9)]}]
+)
+def test_lines_lie_within_their_picture(series: dict):
+    svg = charts.lines(series, "x", "y")
+    points = [a["points"] for tag, a in Page(svg).tags if tag == "polyline"]
+    assert len(points) == sum(bool(p) for p in series.values())
+    for pair in " ".join(points).split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= charts.WIDTH
+        assert 0 <= y <= charts.HEIGHT
+
+
+def test_a_higher_value_lies_higher():
+    (line,) = [
+        a["points"] for tag, a in Page(charts.lines({"a": [(0, 1.0), (1, 3.0)]}, "x", "y")).tags if tag == "polyline"
+    ]
+    (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in line.split())
+    assert x1 > x0
+    assert y1 < y0
+
+
+def test_the_model_card_names_the_scores(finished):
+    card = (finished.model / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert f"| accuracy | {finished.result['metrics']['test']['accuracy']:.4f} |" in card
+    assert str(Path(finished.folder).parent) not in card
