@@ -88,7 +88,8 @@ def airline(bench: Bench) -> Iterator[str]:
         ]
         if arm == "plain":
             before = [accuracy(r, "before", "test") for r in results]
-            yield f"airline, before: target {spread(before)}; SST-2 {spread([accuracy(r, 'source', 'before') for r in results])}"
+            source = [accuracy(r, "source", "before") for r in results]
+            yield f"airline, before: target {spread(before)}; SST-2 {spread(source)}"
         target, source = ([accuracy(r, *w) for r in results] for w in (("test",), ("source", "after")))
         yield f"airline, {arm}: target {spread(target)}; SST-2 {spread(source)}"
 
@@ -180,9 +181,9 @@ def _few_labels(bench: Bench, name: str, seed: int) -> dict[str, str]:
     files = {"few": folder / "few.jsonl", "rest": folder / "rest.jsonl"}
     if not files["rest"].is_file():
         source = Path(bench.file(name, "train"))
-        opened = gzip.open(source, "rt", encoding="utf-8") if source.suffix == ".gz" else source.open(encoding="utf-8")
-        with opened as stream:
-            rows = [json.loads(line) for line in stream]
+        raw = source.read_bytes()
+        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
         random.Random(seed).shuffle(rows)
         folder.mkdir(parents=True, exist_ok=True)
         files["few"].write_text("".join(json.dumps(r) + "\n" for r in rows[:LABELS]), "utf-8")

@@ -101,8 +101,9 @@ def ours(model: Any, job: Any, folder: str) -> float:
 
 def stock(model: Any, data: Any, folder: str, collate: Any, **options: Any) -> float:
     arguments = TrainingArguments(
-        output_dir=folder, num_train_epochs=1, learning_rate=RATE, weight_decay=0.01, warmup_steps=0.1, save_strategy="no",
-        report_to="none", disable_tqdm=True, logging_steps=10, **{"per_device_train_batch_size": 32, "bf16": True, "use_cpu": True, **options},
+        output_dir=folder, num_train_epochs=1, learning_rate=RATE, weight_decay=0.01, warmup_steps=0.1,
+        save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=10,
+        **{"per_device_train_batch_size": 32, "bf16": True, "use_cpu": True, **options},
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
@@ -145,10 +146,9 @@ def main() -> None:
         steps, rows = len(job.plan), len(job.plan.examples)
         for name, times in seconds.items():
             ratio = [a / b for a, b in zip(times, seconds["hand-written loop"], strict=True)]
-            print(
-                f"{name}: {1000 * statistics.median(times) / steps:.1f} ms a step, {rows / statistics.median(times):.0f} rows/s, "
-                f"ratio to the loop {statistics.median(ratio):.3f} ({min(ratio):.3f} to {max(ratio):.3f})"
-            )
+            middle = statistics.median(times)
+            print(f"{name}: {1000 * middle / steps:.1f} ms a step, {rows / middle:.0f} rows/s, ", end="")
+            print(f"ratio to the loop {statistics.median(ratio):.3f} ({min(ratio):.3f} to {max(ratio):.3f})")
         encoded = [{**e.inputs, "labels": e.targets[0]} for e in job.plan.examples]
         collate = DataCollatorWithPadding(job.material.task.processor)
         for name, how in {

@@ -1,4 +1,4 @@
-"""The command as a user meets it: exit status, one message a problem, no traceback, nothing loaded when input is bad."""
+"""The command as a user meets it: exit status, one message a problem, no traceback, nothing loaded over bad input."""
 
 from __future__ import annotations
 

@@ -27,8 +27,16 @@ from keeltune.trainer import KeelTrainer, training_arguments
 from tests.conftest import ARCHITECTURES, save_tiny
 
 LABELS = ["negative", "positive"]
-TEXTS = ["the film is good", "a very long and dull plot but not bad", "bad", "it was fine and short and good in it",
-         "not good", "i was in the film", "dull dull dull film of a plot", "the plot of the film is very very good"]  # fmt: skip
+TEXTS = [
+    "the film is good",
+    "a very long and dull plot but not bad",
+    "bad",
+    "it was fine and short and good in it",
+    "not good",
+    "i was in the film",
+    "dull dull dull film of a plot",
+    "the plot of the film is very very good",
+]
 RATE = 0.1
 
 

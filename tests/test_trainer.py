@@ -152,7 +152,7 @@ def test_the_defaults_are_those_of_the_design_unless_given(tmp_path):
 
 
 def test_gradient_checkpointing_changes_nothing(spec, tmp_path):
-    """With a reference that switches the adapter off: the forward pass runs again in backward and must meet its mode."""
+    """With a reference that switches the adapter off: backward runs the forward pass again and must meet its mode."""
     spec |= {"method": "cross-domain"}
     spec["training"] |= {"lora": {"rank": 2, "dropout": 0.1}, "epochs": 1}
     plain = saved(train(spec, tmp_path))

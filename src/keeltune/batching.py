@@ -81,7 +81,7 @@ class Plan(Dataset[Any]):
         return self.collate(self.micro_batch(self.epoch, step, cut))
 
     def micro_batch(self, epoch: int, step: int, cut: int) -> list[Example]:
-        """The examples of micro-batch `cut` of `step` (from 0) of `epoch`: the labelled ones first, then each stream's."""
+        """The examples of micro-batch `cut` of `step` (from 0) of `epoch`: the epoch's own, then each stream's."""
         rows = [self.examples[i] for i in np.array_split(self._epoch_order(epoch)[step], self.cuts)[cut]]
         for number, stream in enumerate(self.streams):
             positions = np.array_split(self._positions(stream, epoch * self.steps + step + 1), self.cuts)[cut]
@@ -124,6 +124,6 @@ def steps_of_similar_length(lengths: np.ndarray, size: int, random: np.random.Ge
 
 
 def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
-    """Places of `examples` in batches of at most `size`, longest first, so that memory peaks at once and padding is small."""
+    """Places of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
     order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
     return [order[start : start + size] for start in range(0, len(order), size)]

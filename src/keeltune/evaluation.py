@@ -19,7 +19,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Scores:
-    """A split's metrics (the primary first, the loss last), their 95 % intervals, and what is worth more than a number."""
+    """A split's metrics (the primary first, the loss last), their 95 % intervals, and details such as `by_label`."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]

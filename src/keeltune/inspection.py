@@ -156,7 +156,8 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     lines = {"Σ CE / n_CE": f"{cross_entropy:.6f} / {n_ce:g} nats"}
     if reference is not None:
         lines |= {
-            "Σ D / n_D": f"{divergence:.6f} / {n_d:g} nats ({recipe.objective.divergence_name}, T = {objective.temperature:g})",
+            "Σ D / n_D": f"{divergence:.6f} / {n_d:g} nats",
+            "D": f"{recipe.objective.divergence_name} at temperature {objective.temperature:g}",
             "weight": f"{objective.weight:.6g}" + (" · min(1, n_D / n_CE)" if objective.per_label else ""),
         }
     lines["loss"] = f"{terms.loss.item():.6f}"

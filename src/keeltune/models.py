@@ -46,7 +46,7 @@ def quietly() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its processor. `fresh` names the weights that its checkpoint did not hold; `notes` are for the log."""
+    """A model with its processor. `fresh` names the weights that no checkpoint held; `notes` are for the log."""
 
     model: Any
     processor: Any

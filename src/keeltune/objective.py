@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What one micro-batch adds to a step: the loss to call `backward` on, and its two sums before any division, in nats."""
+    """What one micro-batch adds to a step: the loss to call `backward` on, and its two undivided sums in nats."""
 
     loss: Tensor
     cross_entropy: Tensor

@@ -280,7 +280,7 @@ def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:
 def _class_weights(
     recipe: Recipe, train: Sequence[Row], names: Sequence[str], problems: list[Problem]
 ) -> dict[str, float] | None:
-    """Each label's weight: the recipe's, or for `balanced` rows / (labels × rows of the label), as scikit-learn has it."""
+    """Each label's weight: the recipe's, or for `balanced` rows / (labels × rows of the label), as in scikit-learn."""
     given = recipe.data.class_weights
     if given is None or not names:
         return None
@@ -385,8 +385,8 @@ def _references(
 def _same_encoding(ours: Task, theirs: Task, probes: Sequence[Row]) -> bool:
     """Whether two models read rows alike: the same token for every id, and the same inputs for the probes.
 
-    Equal sizes prove nothing: two vocabularies of 50 257 tokens may share hardly one id. Nor do equal ids: one model may
-    want the segments of a pair, where the other has none.
+    Equal sizes prove nothing: two vocabularies of 50 257 tokens may share hardly one id. Nor do equal ids: one model
+    may want the segments of a pair, where the other has none.
     """
     a, b = ours.processor, theirs.processor
     if a.get_vocab() != b.get_vocab() or (a.pad_token_id, a.padding_side) != (b.pad_token_id, b.padding_side):

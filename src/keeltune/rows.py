@@ -33,7 +33,7 @@ class Rows(ABC):
 
     @abstractmethod
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        """`function(log_probs(part, temperature))`, with what the backward pass needs kept as small as these rows can."""
+        """`function(log_probs(part, temperature))`, keeping as little for the backward pass as these rows can."""
 
     @abstractmethod
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
@@ -62,8 +62,8 @@ class Dense(Rows):
 class Projected(Rows):
     """Rows as the input [N, H] of a vocabulary head, projected to [n, C] only when a slice is read.
 
-    What is made of a slice's log-probabilities (`use`) is computed again in the backward pass, so that peak memory grows
-    with the slice and not with N × C; the value and the gradient are those of `Dense(head(hidden))`.
+    What is made of a slice's log-probabilities (`use`) is computed again in the backward pass, so that peak memory
+    grows with the slice and not with N × C; the value and the gradient are those of `Dense(head(hidden))`.
     """
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor]):

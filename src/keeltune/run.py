@@ -200,7 +200,7 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 class Watcher(TrainerCallback):
-    """Writes `log.jsonl` and moves the bar. The log is the Trainer's own history, so a resumed run's has no double lines."""
+    """Writes `log.jsonl` and moves the bar. The log is the Trainer's history: a resumed run's has no double lines."""
 
     def __init__(self, file: Path, display: Display, main: bool):
         self.file, self.display, self.main = file, display, main
@@ -400,7 +400,7 @@ def _before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, e
 
 
 def _score(job: Job, model: Any, split: str, folder: Path, display: Display, main: bool) -> evaluation.Scores | None:
-    """A split's scores, its predictions written to `folder`. In float32: what stock transformers computes from `model/`."""
+    """A split's scores, its predictions in `folder`; float32, as stock transformers computes them from `model/`."""
     rows = job.material.rows[split]
     if not rows:
         return None

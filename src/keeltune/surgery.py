@@ -121,10 +121,8 @@ def adapter_problem(config: Any, auto_model: str, modules: str | list[str], wher
     linear = _linear(skeleton(config, auto_model, where, "training.lora.target_modules"))
     asked = [modules] if isinstance(modules, str) else modules
     try:
-        lost = [
-            m for m in asked
-            if not any(n == m or n.endswith(f".{m}") or (isinstance(modules, str) and re.fullmatch(m, n)) for n in linear)
-        ]  # fmt: skip
+        patterns = [m if isinstance(modules, str) else rf"(.*\.)?{re.escape(m)}" for m in asked]
+        lost = [m for m, p in zip(asked, patterns, strict=True) if not any(re.fullmatch(p, name) for name in linear)]
     except re.error:
         lost = asked
     if not lost:

@@ -80,9 +80,9 @@ def training_arguments(
 class Ledger(TrainerCallback, ExportableState):
     """What training added up: loss sums and counts of the epoch, and the work done. It travels with each checkpoint.
 
-    `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ loss and n_CE, n_D, steps; `work` holds examples, tokens, padded slots and
-    predictions of all ranks. `seconds` runs from fetching a step's batches to its optimizer step, so that evaluation
-    and saving are not in it.
+    `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ loss and n_CE, n_D, steps; `work` holds examples,
+    tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's batches to
+    its optimizer step, so that evaluation and saving are not in it.
     """
 
     epoch: list[float] = field(default_factory=lambda: [0.0] * 6)
@@ -133,7 +133,8 @@ class KeelTrainer(Trainer):
     Args:
         plan: the dataset of micro-batches. reference: None for plain fine-tuning.
         validate: called at each evaluation; returns the task's metrics and `loss`.
-        every: steps between evaluations, None for each epoch. best: the file that keeps the best weights; it is none of the rotated checkpoints.
+        every: steps between evaluations, None for each epoch.
+        best: the file that keeps the best weights; it is none of the rotated checkpoints.
         patience: evaluations without improvement after which training ends, or None.
     """
 
@@ -217,7 +218,8 @@ class KeelTrainer(Trainer):
             raise Diverged(
                 f"step {self.state.global_step + 1}: the loss is {value} "
                 f"(Σ CE {cross_entropy}, Σ D {divergence}); no update was made. "
-                f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… Lower learning_rate, or use precision: fp32."
+                f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… "
+                "Lower learning_rate, or use precision: fp32."
             )
         self.ledger.add([cross_entropy, divergence, value], slice(0, 3))
         loss = terms.loss * self.args.world_size
@@ -316,8 +318,8 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     """Three facts that must hold before the first step; eval mode, no gradient, the random state untouched.
 
     1. reference := student gives |D| ≤ 1e-6. 2. reference := uniform gives the divergence's own value (reverse KL:
-    log C − H(student)) and moves the loss by weight × that. 3. The counts are those of the encoded rows, and a reference
-    gives as many predictions as the student.
+    log C − H(student)) and moves the loss by weight × that. 3. The counts are those of the encoded rows, and the
+    reference gives as many predictions as the student.
     """
     batch = {**batch, "anchored": torch.ones_like(batch["anchored"])}
     modes = [(module, module.training) for module in model.modules()]

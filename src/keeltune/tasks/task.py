@@ -1,6 +1,6 @@
 """The contract of a task: from a row of data to predictions, and from predictions to a score.
 
-    row  -> encode -> examples -> collate -> batch -> model(**batch["inputs"]) -> rows -> cross_entropy | decode -> score
+    row -> encode -> examples -> collate -> batch -> model(**batch["inputs"]) -> rows -> cross_entropy | decode -> score
 
 A family (`families.py`) supplies targets, aligned rows, cross-entropy and decoding once; a task file adds columns,
 encoding and metric. Labels never enter a model: its own loss would be a mean, and the wrong one.
@@ -92,7 +92,7 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, and `others`' entries."""
+        """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, and the others."""
 
     @abstractmethod
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class Task(ABC):
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
         """A model's outputs as N predictions, aligned with the targets (shift, spans and frames live here only).
 
-        `order[i]` is the place of our label i among the model's own, for a reference that lists the same names otherwise.
+        `order[i]` is the place of our label i among the model's own, for a reference with the same names otherwise.
         """
 
     @abstractmethod
