@@ -19,7 +19,7 @@ demo: setup
 
 # checks first, then the fast tests, then the slow ones: the sooner something fails, the better
 test: check
-	$(BIN)/python -m pytest -m "not slow and not realdata"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not realdata"
 	$(BIN)/python -m pytest -m "slow or realdata" -rs
 
 check: setup

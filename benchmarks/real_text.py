@@ -26,7 +26,10 @@ from keeltune.display import Display
 SEEDS = range(3)
 PAIRED_SEEDS = range(5)
 LABELS = 500
-POOL_STEPS = 200
+POOLS: dict[str, dict[str, Any]] = {
+    "sentiment-sst2": {"task": "sentiment-analysis", "steps": 200, "max_length": None},
+    "topic-agnews": {"task": "text-classification", "steps": 120, "max_length": 64},
+}
 PARTS = ("sst2", "airline", "students", "agnews", "pool")
 
 
@@ -131,11 +134,11 @@ def agnews(bench: Bench) -> Iterator[str]:
 
 
 def pool(bench: Bench) -> Iterator[str]:
-    for name, task in (("sentiment-sst2", "sentiment-analysis"), ("topic-agnews", "text-classification")):
+    for name in POOLS:
         gains: dict[str, list[float]] = {}
         seconds: dict[str, list[float]] = {}
         for s in PAIRED_SEEDS:
-            results = _pool_seed(bench, name, task, s)
+            results = _pool_seed(bench, name, s)
             for arm, result in results.items():
                 gains.setdefault(arm, []).append(accuracy(result))
                 seconds.setdefault(arm, []).append(result["training"]["seconds"])
@@ -146,17 +149,18 @@ def pool(bench: Bench) -> Iterator[str]:
             yield line
 
 
-def _pool_seed(bench: Bench, name: str, task: str, seed: int) -> dict[str, dict[str, Any]]:
+def _pool_seed(bench: Bench, name: str, seed: int) -> dict[str, dict[str, Any]]:
     """The teacher and the students of one draw of 500 labels; every student is the same, and has the same steps."""
     files = _few_labels(bench, name, seed)
     test = bench.file(name, "test")
     short = name.split("-")[1]
+    how = {"task": POOLS[name]["task"], "max_length": POOLS[name]["max_length"]}
     teacher = bench.run(
-        f"pool-{short}-teacher-{seed}", task=task, model=bench.encoder, data={"train": files["few"], "test": test},
+        f"pool-{short}-teacher-{seed}", **how, model=bench.encoder, data={"train": files["few"], "test": test},
         training={"seed": seed, "epochs": 8},
     )  # fmt: skip
-    common: dict[str, Any] = {"task": task, "model": {"from": bench.encoder, "layers": [0, 5]}}
-    training = {"seed": seed, "learning_rate": 1e-4, "max_steps": POOL_STEPS}
+    common: dict[str, Any] = {**how, "model": {"from": bench.encoder, "layers": [0, 5]}}
+    training = {"seed": seed, "learning_rate": 1e-4, "max_steps": POOLS[name]["steps"]}
     path = f"pool-{short}-teacher-{seed}"
     taught = {"method": "distillation", "reference": path}
     with_pool = {"train": files["few"], "unlabeled": files["rest"], "test": test}

@@ -44,8 +44,6 @@ WORDS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2")
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
-
 
 def word_tokenizer(*, pad: bool = True, words: list[str] | None = None) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words, with BERT's special tokens."""
