@@ -226,6 +226,7 @@ def test_truncation_counts_rows():
     assert truncation([10, 20], 20) is None and truncation([], 20) is None
 
 
+@pytest.mark.realdata
 @pytest.mark.parametrize("name", ["sentiment-airline", "intent-clinc150"])
 def test_real_data_has_no_error(name: str, real_data: Path):
     def load(split: str) -> list[Row]:

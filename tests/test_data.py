@@ -414,6 +414,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.realdata
 @pytest.mark.parametrize("name", COUNTS)
 def test_real_data_is_read_whole(name: str, real_data: Path):
     for split, expected in zip(("train", "validation", "test"), COUNTS[name], strict=True):
