@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy import stats
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from keeltune import apply, demo, recipe, run
 from keeltune.display import Display
@@ -27,9 +29,17 @@ SEEDS = range(3)
 PAIRED_SEEDS = range(5)
 LABELS = 500
 POOLS: dict[str, dict[str, Any]] = {
-    "sentiment-sst2": {"task": "sentiment-analysis", "steps": 200, "max_length": None},
-    "topic-agnews": {"task": "text-classification", "steps": 120, "max_length": 64},
+    "sst2": {"data": "sentiment-sst2", "task": "sentiment-analysis", "steps": 200, "rate": 1e-4, "max_length": None},
+    "agnews": {"data": "topic-agnews", "task": "text-classification", "steps": 120, "rate": 1e-4, "max_length": 64},
+    "agnews-small": {
+        "data": "topic-agnews",
+        "task": "text-classification",
+        "steps": 150,
+        "rate": 1e-3,
+        "max_length": 64,
+    },
 }
+"""The students: two of MiniLM's layers; for `-small` a BERT of two layers, 128 wide, from random weights."""
 PARTS = ("sst2", "airline", "students", "agnews", "pool")
 
 
@@ -103,7 +113,6 @@ def students(bench: Bench) -> Iterator[str]:
     for arm, origin, spec in (
         ("no teacher, pretrained layers", "encoder", {"method": "fine-tuning"}),
         ("reverse KL, weight 1, pretrained layers", "encoder", {"method": "distillation"}),
-        ("no teacher, teacher's layers", "teacher", {"method": "fine-tuning"}),
         (
             "forward KL, T = 2, teacher's layers",
             "teacher",
@@ -151,32 +160,43 @@ def pool(bench: Bench) -> Iterator[str]:
 
 def _pool_seed(bench: Bench, name: str, seed: int) -> dict[str, dict[str, Any]]:
     """The teacher and the students of one draw of 500 labels; every student is the same, and has the same steps."""
-    files = _few_labels(bench, name, seed)
-    test = bench.file(name, "test")
-    short = name.split("-")[1]
-    how = {"task": POOLS[name]["task"], "max_length": POOLS[name]["max_length"]}
-    teacher = bench.run(
-        f"pool-{short}-teacher-{seed}", **how, model=bench.encoder, data={"train": files["few"], "test": test},
-        training={"seed": seed, "epochs": 8},
-    )  # fmt: skip
-    common: dict[str, Any] = {**how, "model": {"from": bench.encoder, "layers": [0, 5]}}
-    training = {"seed": seed, "learning_rate": 1e-4, "max_steps": POOLS[name]["steps"]}
-    path = f"pool-{short}-teacher-{seed}"
-    taught = {"method": "distillation", "reference": path}
-    with_pool = {"train": files["few"], "unlabeled": files["rest"], "test": test}
-    results = {"teacher": teacher}
-    results["plain"] = bench.run(
-        f"pool-{short}-plain-{seed}", **common, data={"train": files["few"], "test": test}, training=training
-    )
-    results["reverse KL + pool"] = bench.run(
-        f"pool-{short}-reverse-{seed}", **common, **taught, data=with_pool, training=training
-    )
-    hard = _pseudo_labels(bench, path, files)
-    results["hard pseudo-labels"] = bench.run(
-        f"pool-{short}-hard-{seed}", **common, data={"train": hard, "test": test},
-        training={**training, "batch_size": 64},
-    )  # fmt: skip
+    spec = POOLS[name]
+    files = _few_labels(bench, spec["data"], seed)
+    test = bench.file(spec["data"], "test")
+    how = {"task": spec["task"], "max_length": spec["max_length"]}
+    taught_by = f"pool-{name.removesuffix('-small')}-teacher-{seed}"
+    labelled = {"train": files["few"], "test": test}
+    results = {
+        "teacher": bench.run(taught_by, **how, model=bench.encoder, data=labelled, training={"seed": seed, "epochs": 8})
+    }
+    student = _small_student(bench) if name.endswith("-small") else {"from": bench.encoder, "layers": [0, 5]}
+    training = {"seed": seed, "learning_rate": spec["rate"], "max_steps": spec["steps"]}
+    hard = _pseudo_labels(bench, taught_by, files)
+    arms: dict[str, dict[str, Any]] = {
+        "plain": {"data": labelled, "training": training},
+        "reverse": {
+            "method": "distillation",
+            "reference": taught_by,
+            "data": {**labelled, "unlabeled": files["rest"]},
+            "training": training,
+        },
+        "hard": {"data": {"train": hard, "test": test}, "training": {**training, "batch_size": 64}},
+    }
+    names = {"plain": "plain", "reverse": "reverse KL + pool", "hard": "hard pseudo-labels"}
+    for arm, made in arms.items():
+        results[names[arm]] = bench.run(f"pool-{name}-{arm}-{seed}", **how, model=student, **made)
     return results
+
+
+def _small_student(bench: Bench) -> str:
+    """A BERT of two layers, 128 wide, with random weights and MiniLM's tokenizer."""
+    folder = bench.out / "data" / "small-student"
+    if not folder.is_dir():
+        torch.manual_seed(0)
+        config = BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
+        BertModel(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(bench.encoder).save_pretrained(folder)
+    return str(folder)
 
 
 def _few_labels(bench: Bench, name: str, seed: int) -> dict[str, str]:
