@@ -30,7 +30,7 @@ EFFICIENCY = 0.3
 def check(recipe: Recipe, console: Console) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
-    material = gather(recipe, progress=lambda what: display.say(f"checking {what} …"))
+    material = gather(recipe, progress=lambda what: display.say(f"{what} …"))
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():
         if rows:
@@ -110,7 +110,7 @@ def _duration(seconds: float) -> str:
 def show(recipe: Recipe, number: int, console: Console) -> None:
     """Prints the journey of training row `number` (from 1): fields -> tensors -> predictions -> loss terms."""
     display = Display()
-    material = gather(recipe, progress=lambda what: display.say(f"reading {what} …"))
+    material = gather(recipe, progress=lambda what: display.say(f"{what} …"))
     rows = material.rows["train"] or material.rows["unlabeled"]
     if number > len(rows):
         raise UserError(

@@ -92,11 +92,11 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     task_class = find_task(recipe.task, recipe.where("task"))
     columns = task_columns(task_class, recipe)
 
-    progress("models")
+    progress("reading models")
     source = _collect(problems, lambda: _source(recipe))
     teachers = _collect(problems, lambda: _reference_sources(recipe)) or []
 
-    progress("data")
+    progress("reading data")
     rows, skipped = _rows(recipe, columns, problems)
     config = processor = None
     if source is not None:
@@ -126,7 +126,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     if problems or source is None or config is None or processor is None:
         raise UserError(problems)
 
-    progress("encoding")
+    progress("encoding rows")
     max_length = reading_length(recipe.max_length, config, processor, task_class, recipe.where("max_length"))
     settings = Settings(names, max_length, recipe.data.multi_label, class_weights)
     if isinstance(recipe.model, StudentFrom):

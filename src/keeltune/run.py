@@ -95,7 +95,7 @@ def train(
     if main:  # the others would find what this process has already made
         _claim(folder, resume=resume, overwrite=overwrite)
     with _resources(folder):
-        material = prepare.gather(recipe, progress=lambda what: display.say(f"reading {what} …"))
+        material = prepare.gather(recipe, progress=lambda what: display.say(f"{what} …"))
         for warning in material.warnings:
             display.say(f"warning: {warning}")
         if material.skipped:
