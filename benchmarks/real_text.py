@@ -132,14 +132,14 @@ def students(bench: Bench) -> Iterator[str]:
 
 
 def agnews(bench: Bench) -> Iterator[str]:
-    data = bench.splits("topic-agnews")
-    scores = [
-        accuracy(
-            bench.run(f"agnews-{s}", task="text-classification", model=bench.encoder, data=data, training={"seed": s})
-        )
-        for s in SEEDS
-    ]
-    yield f"AG News, fine-tuning, 3 epochs, lr 5e-5: test {spread(scores)}"
+    common = {
+        "task": "text-classification",
+        "model": bench.encoder,
+        "data": bench.splits("topic-agnews"),
+        "max_length": 64,
+    }
+    scores = [accuracy(bench.run(f"agnews-{s}", **common, training={"seed": s, "epochs": 1})) for s in SEEDS]
+    yield f"AG News, fine-tuning, 1 epoch, lr 5e-5, 64 tokens: test {spread(scores)}"
 
 
 def pool(bench: Bench) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.audit import apply_label_map, audit, is_row_problem, label_names, truncation
+from keeltune.audit import apply_label_map, audit, is_row_problem, label_names
 from keeltune.data import Column, Row, read, row_key
 from keeltune.formats import RowProblem
 from keeltune.problems import Problem
@@ -217,13 +217,6 @@ def test_conflicts_and_repeats():
     several = rows(["a", "b"], ["b", "a"], texts=["1", "1"])
     assert set(warned(audit({"train": several}, ["a", "b"], COLUMNS, True)[0])) == {"repeated rows"}
     assert audit({"train": rows("a", "b"), "test": train}, ["a", "b"], COLUMNS, False)[0][0].kind == "conflicts in test"
-
-
-def test_truncation_counts_rows():
-    problem = truncation([10, 20, 21, 300], 20, where="recipe.yaml:3")
-    assert problem and problem.severity == "warning" and problem.where == "recipe.yaml:3"
-    assert "2 of 4 rows (50.0 %)" in problem.found and "300 tokens" in problem.found
-    assert truncation([10, 20], 20) is None and truncation([], 20) is None
 
 
 @pytest.mark.realdata

@@ -18,7 +18,7 @@ from keeltune.data import Column, Row, row_key
 from keeltune.formats import RowProblem, quoted
 from keeltune.problems import Problem, nearest, shown
 
-__all__ = ["apply_label_map", "audit", "is_row_problem", "label_names", "truncation"]
+__all__ = ["apply_label_map", "audit", "is_row_problem", "label_names"]
 
 SIMILAR = 0.8
 """difflib's ratio from which a rare label counts as a misspelling of another."""
@@ -265,25 +265,6 @@ def _repeated(split: str, rows: Sequence[Row], keys: Sequence[str], field: str) 
         mend = "delete them, unless they should weigh more"
         warnings.append(_warning(copies, "", found, "each row once", mend, "repeated rows"))
     return warnings
-
-
-# -------------------------------------------------------------------------------------------------------------- lengths
-
-
-def truncation(
-    lengths: Sequence[int], max_length: int, *, where: str = "", field: str = "max_length"
-) -> Problem | None:
-    """A warning where encoded rows are longer than `max_length` tokens, so that their ends are cut off; else None.
-
-    lengths    tokens of each row before it is cut
-    """
-    cut = [length for length in lengths if length > max_length]
-    if not cut:
-        return None
-    share = f"{100 * len(cut) / len(lengths):.1f} %"
-    found = f"{len(cut)} of {len(lengths)} rows ({share}) are longer, the longest has {max(cut)} tokens"
-    mend = "raise max_length where the model allows it, or shorten the rows"
-    return Problem(where, field, found, f"at most {max_length} tokens", mend, "rows cut off", severity="warning")
 
 
 def _warning(rows: Sequence[Row], field: str, found: str, expected: str, mend: str, kind: str) -> Problem:
