@@ -113,6 +113,7 @@ def students(bench: Bench) -> Iterator[str]:
     for arm, origin, spec in (
         ("no teacher, pretrained layers", "encoder", {"method": "fine-tuning"}),
         ("reverse KL, weight 1, pretrained layers", "encoder", {"method": "distillation"}),
+        ("no teacher, teacher's layers", "teacher", {"method": "fine-tuning"}),
         (
             "forward KL, T = 2, teacher's layers",
             "teacher",

@@ -164,6 +164,7 @@ folder, out, *names = sys.argv[1:]
 for name in names:
     trainer = build(Path(folder), Path(out) / "run", batch=2, accumulation=1, world=2, objective=objective_of(name))
     steps = gradients_of(trainer)
+    trainer.release()
     if trainer.args.process_index == 0:
         torch.save(steps, Path(out) / f"{name}.pt")
 """

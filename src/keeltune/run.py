@@ -164,9 +164,12 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
         callbacks=[watcher],
     )
-    with display.bar("training", material.steps) as advance, _signals(trainer):
-        watcher.advance = advance
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        with display.bar("training", material.steps) as advance, _signals(trainer):
+            watcher.advance = advance
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        trainer.release()
     if trainer.ledger.stopping and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "

@@ -8,6 +8,7 @@ accumulation and world size) never runs.
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import time
@@ -55,6 +56,8 @@ def training_arguments(
         "save_total_limit": 2,
         **({} if every is None else {"save_steps": every}),
     }
+    atexit.unregister(leave_group)
+    atexit.register(leave_group)
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
@@ -276,10 +279,26 @@ class KeelTrainer(Trainer):
             save_file(state, staging)
             staging.replace(self.best)
 
+    def release(self) -> None:
+        """Lets go of the DDP wrapper, which holds the process group, and of the optimizer; the model stays."""
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+
     def load_best(self) -> None:
         """The best weights back into the model; the last ones stay where there was no validation."""
         if self.best is not None and self.best.is_file():
             self.model.load_state_dict(load_file(self.best), strict=False)
+
+
+def leave_group() -> None:
+    """Ends the process group while the interpreter still stands, in every process that trained.
+
+    gloo's threads let go of Python objects. One that does so while the interpreter ends takes the process with it
+    ("terminate called without an active exception", exit status -6), after a run that was fine. They are joined only
+    when nothing holds the group any more, which is why `release` comes first.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _since_best(merits: list[tuple[float, float]]) -> int:
