@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, XLNetConfig
 
 from keeltune import machine, models, prepare, surgery
 from keeltune.data import Row
@@ -445,3 +445,30 @@ def test_precision():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with machine.autocast("fp32", "cpu")():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_padding_at_the_left_is_mended_where_it_would_change_a_row(tmp_path):
+    """Positions are counted from the start, and the first token may stand for the text; XLNet reads the last."""
+    xlnet = XLNetConfig(vocab_size=25, d_model=32, n_layer=2, n_head=2, d_inner=64, num_labels=2, pad_token_id=0)
+    for architecture in (*ARCHITECTURES, "xlnet"):
+        folder = save_tiny(tmp_path / architecture, "bert" if architecture == "xlnet" else architecture)
+        if architecture == "xlnet":
+            AutoModelForSequenceClassification.from_config(xlnet).save_pretrained(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+        loaded = open_folder(folder)
+        with torch.no_grad():  # fresh weights are so small that no input matters
+            for parameter in loaded.model.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        task = find("tasks", "text-classification")(loaded.processor, Settings(LABELS))
+        rows = [
+            Row({"text": t, "label": LABELS[0]}, "f", 1, t) for t in ("bad", "a very long and dull plot but not bad")
+        ]
+        examples = [e for row in rows for e in task.encode(row)]
+        loaded.model.eval()
+        together = task.rows(loaded.model(**task.collate(examples)["inputs"]), {}).log_probs(slice(None))
+        alone = [task.rows(loaded.model(**task.collate([e])["inputs"]), {}).log_probs(slice(None)) for e in examples]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+        side = "left" if architecture == "xlnet" else "right"
+        assert loaded.processor.padding_side == side
+        assert any("pads at the left" in note for note in loaded.notes) is (side == "right")

@@ -239,3 +239,9 @@ def test_the_weights_of_the_table():
 def test_other_divergences_have_no_such_weight(divergence):
     with pytest.raises(ValueError, match="expected reverse-kl or forward-kl"):
         confidence_weight(0.9, divergence)
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+def test_another_number_of_choices_is_refused(choices):
+    with pytest.raises(ValueError, match=f"{choices} choices"):
+        Objective().total(Dense(torch.zeros(4, 3)), Dense(torch.zeros(4, choices)))

@@ -122,3 +122,18 @@ def test_rows_of_another_number_are_seen(tiny, monkeypatch):
     monkeypatch.setattr(type(task), "rows", lambda self, outputs, b, order=None: Dense(outputs.logits[1:]))
     with pytest.raises(AssertionError, match=r"predictions of the student is 3, expected 4"):
         self_test(model, task, Objective(), None, batch)
+
+
+def test_a_dropped_reference_is_seen_where_the_student_is_uniform(tiny, monkeypatch):
+    """A head that starts at zero is uniform: nothing would move the loss towards uniform, right or wrong."""
+    model, task, reference, batch = build(tiny)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.zero_()
+    self_test(model, task, Objective(weight=0.01), reference, batch)
+    original = Objective.__call__
+    monkeypatch.setattr(
+        Objective, "__call__", lambda self, ce, student, *_, counts: original(self, ce, student, counts=counts)
+    )
+    with pytest.raises(AssertionError, match="moved"):
+        self_test(model, task, Objective(weight=0.01), reference, batch)

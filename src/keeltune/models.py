@@ -330,8 +330,18 @@ def _reset_head(model: Any) -> list[str]:
 
 def _padding(model: Any, processor: Any) -> list[str]:
     """Gives tokenizer and model a padding token; decoders often have none. A token of its own, never the end of text:
-    one that stood for both would be masked where the text really ends."""
+    one that stood for both would be masked where the text really ends.
+
+    And the side at which padding changes nothing: the right, where positions are counted from the start and the first
+    token may stand for the text; the left for models that read the text off the last position (XLNet).
+    """
     notes = []
+    side = "left" if getattr(model.config, "summary_type", None) == "last" else "right"
+    if processor.padding_side != side:
+        notes.append(
+            f"the tokenizer pads at the {processor.padding_side}, where a row's neighbours would change it: {side}"
+        )
+        processor.padding_side = side
     if processor.pad_token_id is None:
         stored = model.config.pad_token_id
         if stored is not None and 0 <= stored < len(processor):

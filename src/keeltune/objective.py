@@ -100,6 +100,10 @@ class Objective:
         def compare(log_probs: Tensor, part: slice) -> Tensor:
             ours = reference.comparable(log_probs, part)
             theirs = reference.log_probs(part, self.temperature).detach().to(ours.dtype)
+            if ours.shape != theirs.shape:  # one choice would be broadcast, and compared in silence
+                raise ValueError(
+                    f"found {theirs.shape[-1]} choices of the reference, expected the student's {ours.shape[-1]}"
+                )
             if anchored is not None:
                 ours, theirs = ours[anchored[part]], theirs[anchored[part]]
             return self.function(ours, theirs).sum()

@@ -337,8 +337,8 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     """Three facts that must hold before the first step; eval mode, no gradient, the random state untouched.
 
     1. reference := student gives |D| ≤ 1e-6. 2. reference := uniform gives the divergence's own value (reverse KL:
-    log C − H(student)) and moves the loss by weight × that. 3. The counts are those of the encoded rows, and the
-    reference gives as many predictions as the student.
+    log C − H(student)); it and a tilted one, as a new head is all but uniform, move the loss by weight × their
+    divergence. 3. The counts are those of the encoded rows, and the reference gives as many predictions as the student.
     """
     batch = {**batch, "anchored": torch.ones_like(batch["anchored"])}
     modes = [(module, module.training) for module in model.modules()]
@@ -370,10 +370,13 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     _hold("divergence of the student from uniform", away, by_hand * objective.temperature**2)
     counts = Counts(max(labelled, 1.0), float(n))
     cross_entropy = task.cross_entropy(student, batch)
-    moved = objective(cross_entropy, student, Dense(uniform), batch["anchored"], counts=counts).loss
     plain = objective(cross_entropy, student, None, counts=counts).loss
     share = min(1.0, n / max(labelled, 1.0)) if objective.per_label else 1.0
-    _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away)
+    tilt = torch.linspace(0, 4, frozen.shape[-1], dtype=frozen.dtype, device=frozen.device)
+    for other in (uniform, (uniform + tilt).log_softmax(-1)):
+        away = objective.total(student, Dense(other)).item() / n
+        moved = objective(cross_entropy, student, Dense(other), batch["anchored"], counts=counts).loss
+        _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away)
 
 
 def _same(student: Rows) -> Rows:
