@@ -41,15 +41,16 @@ def table(predictions) -> np.ndarray:
 def test_answers_depend_on_neither_batch_size_nor_padding(tiny, architecture):
     model, task = opened(tiny(architecture))
     rows = rows_of(17)
-    examples = [e for row in rows for e in task.encode(row)]
-    alone = predict(model, task, examples, batch_size=1)
+    encoded = [task.encode(row) for row in rows]
+    examples = [e for row in encoded for e in row]
+    alone = predict(model, task, encoded, batch_size=1)
     with torch.no_grad():
         for example, found in zip(examples, alone, strict=True):
             inputs = {name: torch.tensor([value]) for name, value in example.inputs.items()}
             expected = model.eval()(**inputs).logits[0].softmax(-1)
             np.testing.assert_allclose(list(found.probabilities.values()), expected, atol=1e-6)
     for size in (2, 5, 64):
-        found = predict(model, task, examples, batch_size=size)
+        found = predict(model, task, encoded, batch_size=size)
         np.testing.assert_allclose(table(found), table(alone), atol=1e-6)
         assert [p.loss for p in found] == pytest.approx([p.loss for p in alone], abs=1e-5)
 
@@ -58,7 +59,7 @@ def test_answers_depend_on_neither_batch_size_nor_padding(tiny, architecture):
 def test_it_restores_the_mode_and_leaves_the_random_state(tiny, training):
     model, task = opened(tiny("bert"))
     model.train(training)
-    examples = [e for row in rows_of(5) for e in task.encode(row)]
+    examples = [task.encode(row) for row in rows_of(5)]
     before = torch.get_rng_state()
     first, second = (table(predict(model, task, examples)) for _ in range(2))
     assert np.array_equal(first, second)  # no dropout
@@ -74,7 +75,7 @@ def test_it_restores_the_mode_and_leaves_the_random_state(tiny, training):
 def test_progress_counts_every_example(tiny):
     model, task = opened(tiny("bert"))
     done: list[int] = []
-    predict(model, task, [e for r in rows_of(10) for e in task.encode(r)], batch_size=4, progress=done.append)
+    predict(model, task, [task.encode(r) for r in rows_of(10)], batch_size=4, progress=done.append)
     assert done == [4, 4, 2]
 
 

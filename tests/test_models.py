@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, XLNetConfig
 
-from keeltune import machine, models, prepare, surgery
+from keeltune import fitting, machine, models, surgery
 from keeltune.data import Row
 from keeltune.problems import UserError
 from keeltune.registry import find
@@ -236,10 +236,10 @@ def test_a_new_head_leaves_the_body(tiny, architecture):
 def test_label_names():
     assert models.head_names(tiny_config("bert", ["b", "a"])) == ["b", "a"]
     generic = ["LABEL_0", "LABEL_1"]
-    assert prepare.known_names(generic, ["0", "1"]) == ["0", "1"]
-    assert prepare.known_names(generic, ["negative", "positive"]) is None
-    assert prepare.known_names(["negative", "positive"], ["0", "1"]) == ["negative", "positive"]
-    assert prepare.known_names(None, ["0"]) is None
+    assert fitting.known_names(generic, ["0", "1"]) == ["0", "1"]
+    assert fitting.known_names(generic, ["negative", "positive"]) is None
+    assert fitting.known_names(["negative", "positive"], ["0", "1"]) == ["negative", "positive"]
+    assert fitting.known_names(None, ["0"]) is None
 
 
 @pytest.mark.parametrize(("architecture", "bound"), [("bert", 64), ("roberta", 62), ("distilbert", 64), ("gpt2", 64)])
@@ -378,7 +378,7 @@ def test_an_adapter_starts_at_nothing_and_merges_exactly(tiny, architecture):
 def same_encoding(ours, theirs, texts=TEXTS) -> bool:
     task = find("tasks", "text-classification")
     rows = [Row({"text": text, "text_pair": "fine"}, "f", i + 1, str(i)) for i, text in enumerate(texts)]
-    return prepare._same_encoding(task(ours, Settings(LABELS)), task(theirs, Settings(LABELS)), rows)
+    return fitting._same_encoding(task(ours, Settings(LABELS)), task(theirs, Settings(LABELS)), rows)
 
 
 def test_equal_sizes_are_not_the_same_encoding():

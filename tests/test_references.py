@@ -128,7 +128,7 @@ def test_a_reference_gets_every_input_the_student_gets(bench, kind):
 def test_a_reference_with_an_encoding_of_its_own_reads_that(bench):
     model, task, batch = bench
     other = {**batch["inputs"], "input_ids": batch["inputs"]["input_ids"].flip(0)}
-    mine = log_probs(Model(model, task.rows, inputs="theirs").rows({**batch, "theirs": other}))
+    mine = log_probs(Model(model, task.rows, entry="theirs").rows({**batch, "theirs": {**batch, "inputs": other}}))
     assert torch.equal(mine, log_probs(Model(model, task.rows).rows({**batch, "inputs": other})))
 
 

@@ -210,11 +210,11 @@ def test_companions_give_a_reference_ids_of_its_own():
     theirs = word_tokenizer(words=WORDS[::-1])
     task = make(["a", "b"], companions={"reference_0": make(["a", "b"], tokenizer=theirs)})
     rows = [row(text, "a") for text in TEXTS]
-    examples = [e for r in rows for e in prepare._encode(task, r, labelled=True)]
+    examples = [e for r in rows for e in prepare._encode(task, r, "train")]
     batch = task.collate(examples)
     expected = theirs(TEXTS, padding=True, return_tensors="pt")
-    assert all(torch.equal(batch["reference_0"][name], value) for name, value in expected.items())
-    assert not torch.equal(batch["reference_0"]["input_ids"], batch["inputs"]["input_ids"])
+    assert all(torch.equal(batch["reference_0"]["inputs"][name], value) for name, value in expected.items())
+    assert not torch.equal(batch["reference_0"]["inputs"]["input_ids"], batch["inputs"]["input_ids"])
     plain = make(["a", "b"])
     without = plain.collate([e for r in rows for e in plain.encode(r)])["inputs"]
     assert all(torch.equal(batch["inputs"][name], value) for name, value in without.items())

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, pad
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from keeltune import batching, build, divergences, objective, prepare, recipe, registry, rows, trainer
+from keeltune import batching, build, divergences, fitting, objective, prepare, recipe, registry, rows, trainer
 from keeltune.batching import Plan
 from keeltune.data import Row
+from keeltune.families.causal import Causal
 from keeltune.objective import Objective
 from keeltune.references import Model
 from keeltune.rows import IGNORED, Coarse, Dense
@@ -43,6 +44,7 @@ from tests import (
     test_run,
     test_self_test,
     test_trainer,
+    test_writing,
 )
 
 bench, data = test_references.bench, test_run.data  # fixtures of those files
@@ -51,10 +53,9 @@ resumable, trainable = test_resume.spec, test_trainer.spec
 NOT_YET = {
     14: "no cache of a reference's distributions is built, so that none can be paired with the wrong rows",
     15: "the same: there is no cache that could belong to another teacher or tokenizer",
-    21: "a classifier is trained on one prediction a row, and no prompt token is one",
 }
-"""Traps that nothing built today can fall into. Of 8 (first answer token) and 16 (pixels) the part that applies to a
-classifier is below; the shift of a sequence and the pictures of a caption come with the tasks that have them."""
+"""Traps that nothing built today can fall into. Of 16 (pixels) the part that applies to texts is below; the pictures of
+a caption come with the task that has them."""
 
 
 # Checks that no other file has
@@ -199,6 +200,15 @@ both_ends = partial(
 
 
 Patch = pytest.MonkeyPatch
+
+
+def one_token_late(original, self, prompt, ids, trained, *others):
+    first = trained.index(True) if True in trained else 0
+    return original(self, prompt, ids, [own and i != first for i, own in enumerate(trained)], *others)
+
+
+def all_of_it_trained(original, self, prompt, ids, trained, *others):
+    return original(self, prompt, ids, [True] * len(ids), *others)
 
 
 def around(owner: object, name: str, wrong: Callable) -> Callable[[Patch], None]:
@@ -398,10 +408,10 @@ TRAPS = [
          another_number_of_choices_is_refused, "of 4 choices was compared"),
     Trap(5, "labels paired by their place", around(build, "_in_order", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
-    Trap(6, "as many tokens taken for the same tokens", around(prepare, "_same_encoding", lambda original, a, b, probes:
+    Trap(6, "as many tokens taken for the same tokens", around(fitting, "_same_encoding", lambda original, a, b, probes:
          len(a.processor) == len(b.processor)), references_that_are_equal_agree, "tokenizer: "),
     Trap(6, "as many labels taken for the same labels", around(
-         prepare, "known_names", lambda original, head, names: names), other_labels, "DID NOT RAISE"),
+         fitting, "known_names", lambda original, head, names: names), other_labels, "DID NOT RAISE"),
     Trap(7, "top-k renormalised on both sides", all_of(around(Coarse, "comparable", kept_choices_renormalised),
          around(Coarse, "log_probs", no_tail_renormalised)),
          test_rows.test_the_top_k_is_not_renormalised_and_the_tail_not_dropped, r"assert .* == .* ±"),
@@ -447,6 +457,10 @@ TRAPS = [
     Trap(19, "an order of the global generator", around(
          batching, "steps_of_similar_length", an_order_of_the_global_generator),
          test_batching.test_order_is_a_function_of_seed_and_epoch_and_nothing_else, "assert "),
+    Trap(8, "the first answer token is not predicted", around(Causal, "marked", one_token_late),
+         test_writing.test_a_target_is_predicted_from_its_first_token_to_its_end, "assert "),
+    Trap(21, "the prompt is trained on", around(Causal, "marked", all_of_it_trained),
+         test_writing.test_a_target_is_predicted_from_its_first_token_to_its_end, "assert "),
     Trap(20, "the best weights rotated away", around(KeelTrainer, "keep_best", best_in_a_checkpoint),
          the_best_weights_are_exported, r"where False = equal\("),
 ]  # fmt: skip

@@ -13,7 +13,8 @@ from typing import Any
 from keeltune import audit, data, evaluation, machine, models, recipe, registry
 from keeltune.data import Column, Row
 from keeltune.display import Display
-from keeltune.prepare import find_task, known_names, reading_length
+from keeltune.fitting import known_names, reading_length, writing_length
+from keeltune.prepare import find_task, sound_rows
 from keeltune.problems import Problem, UserError, shown
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction, Settings, Task
@@ -56,7 +57,10 @@ def evaluate(
         rows, unknown = audit.apply_label_map(rows, opened.label_map)
         problems += unknown
     names = list(opened.task.settings.labels)
-    found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label)
+    rows, faulty = sound_rows(type(opened.task), rows)
+    problems += faulty
+    labels_of = None if any(c.name == "label" for c in opened.columns) else opened.task.labels_of
+    found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
     problems += found
     for warning in (p for p in problems if p.severity == "warning"):
         display.say(f"warning: {warning}")
@@ -129,8 +133,11 @@ def open_model(model: str | Path, task: str | None) -> Opened:
     source = models.locate(str(model), Path, str(model), "model")
     config = models.read_config(source, str(model), "model")
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
-    names = models.head_names(config) or []
-    loaded = models.load(source, task_class.auto_model, names, where=str(model), field="model", multi_label=multi_label)
+    auto_model = models.pick(task_class.auto_models, config, str(model), "model")
+    names = (models.head_names(config) or []) if task_class.choices == "labels" else []
+    loaded = models.load(
+        source, auto_model, names, where=str(model), field="model", reads=task_class.reads, multi_label=multi_label
+    )
     if loaded.fresh:
         raise UserError(
             Problem(
@@ -144,13 +151,26 @@ def open_model(model: str | Path, task: str | None) -> Opened:
     digits = [str(i) for i in range(len(names))]
     labels = known_names(names, digits) or names
     asked = past.max_length if past else None
-    length = reading_length(asked, config, loaded.processor, task_class, str(model))
+    length = reading_length(asked, config, loaded.processor, task_class, auto_model, str(model))
+    settings = Settings(
+        labels,
+        length,
+        multi_label,
+        None,
+        loaded.model.config,
+        auto_model,
+        writing_length(past.target_max_length if past else None, config, length),
+        past.prompt if past else None,
+        (past.languages.source, past.languages.target) if past and past.languages else None,
+        past.generation.beams if past else 1,
+        past.generation.max_new_tokens if past else 64,
+    )
     device = machine.this_device()
     columns = [Column(c.name, "labels", c.required, True) if c.label and multi_label else c for c in task_class.columns]
     given = past.data.labels if past else None
     return Opened(
         loaded.model.to(device),
-        task_class(loaded.processor, Settings(labels, length, multi_label)),
+        task_class(loaded.processor, settings),
         columns,
         dict(past.data.columns) if past else {},
         given if isinstance(given, dict) else None,
@@ -169,9 +189,9 @@ def read_rows(
 
 
 def _answers(opened: Opened, rows: Sequence[Row], display: Display, label: str, *, labelled: bool) -> list[Prediction]:
-    examples = [e for row in rows for e in opened.task.encode(row, labelled=labelled)]
-    with display.bar(label, len(examples)) as advance:
-        return evaluation.predict(opened.model, opened.task, examples, device=opened.device, progress=advance)
+    encoded = [opened.task.encode_scored(row, labelled=labelled) for row in rows]
+    with display.bar(label, sum(map(len, encoded))) as advance:
+        return evaluation.predict(opened.model, opened.task, encoded, device=opened.device, progress=advance)
 
 
 def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -64,6 +64,7 @@ def label_names(
     given: Sequence[Any] | Mapping[Any, Any] | None,
     head: Sequence[str] | None,
     multi_label: bool,
+    labels_of: Callable[[Row], Sequence[str]] | None = None,
 ) -> tuple[list[str], list[Problem], list[str]]:
     """(names, problems, notes): the label names of a run, in the order of the model's outputs.
 
@@ -72,7 +73,8 @@ def label_names(
     number n where the data's labels are numbers. Call it after `apply_label_map`. Rows whose label is not among the
     names are found by `audit`, in every split alike.
     """
-    counts = Counter(label for row in rows_train for label in _labels(row))
+    labels_of = labels_of or _labels
+    counts = Counter(label for row in rows_train for label in labels_of(row))
     own = _head_names(head, counts)
     if own and (counts.keys() <= set(own) or (given is None and _only_slips(counts, own))):
         return own, [], []
@@ -87,7 +89,7 @@ def label_names(
         return [], [Problem(rows_train[0].file, "label", found, "labels to learn", mend, "no label")], notes
     if all(label.isdecimal() for label in counts):
         return sorted(counts, key=int), [], notes
-    return sorted(counts), _misspellings(rows_train, counts), notes
+    return sorted(counts), _misspellings(rows_train, counts) if labels_of is _labels else [], notes
 
 
 def _labels(row: Row, field: str = "label") -> list[str]:
@@ -164,25 +166,34 @@ def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
 
 
 def audit(
-    splits: Mapping[str, Sequence[Row]], names: Sequence[str], columns: Sequence[Column], multi_label: bool
+    splits: Mapping[str, Sequence[Row]],
+    names: Sequence[str],
+    columns: Sequence[Column],
+    multi_label: bool,
+    labels_of: Callable[[Row], Sequence[str]] | None = None,
 ) -> tuple[list[Problem], set[tuple[str, int]]]:
     """What is wrong with a run's rows as a whole, and the (file, line) of the rows that have an error.
 
     splits     "train", "validation", "test", "unlabeled", "source", …; a row without a label has none to be wrong
     names      the label names of the run
     columns    the task's columns: two rows are the same input where all columns but the label agree
+    labels_of  a row's labels, where they are not its column `label`; one that no training row has is then a warning,
+               as it can only be missed. A task without label names has none
     """
+    own = labels_of is None
+    labels_of = labels_of or _labels
     inputs = [column.name for column in columns if not column.label]
     field = next((column.name for column in columns if column.label), "label")
     problems: list[Problem] = []
     for rows in splits.values():
-        problems += _outside(rows, names, field)
+        problems += _outside(rows, names, field) if own else _never_learnt(rows, names, field, labels_of)
     bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
     keys = {split: [row_key(row.fields, inputs) for row in rows] for split, rows in splits.items()}
-    problems += _classes(splits, names, field, multi_label)
+    if names and own:
+        problems += _classes(splits, names, field, multi_label)
     problems += _shared(splits, keys)
     for split, rows in splits.items():
-        problems += _repeated(split, rows, keys[split], field)
+        problems += _repeated(split, rows, keys[split], field, labels_of if names else None)
     return problems, bad
 
 
@@ -190,6 +201,24 @@ def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Prob
     known, listed = set(names), tuple(names)
     mend = "correct it, or list every label in data.labels"
     return [_unknown(row, field, one, listed, mend) for row in rows for one in _labels(row, field) if one not in known]
+
+
+def _never_learnt(
+    rows: Sequence[Row], names: Sequence[str], field: str, labels_of: Callable[[Row], Sequence[str]]
+) -> list[Problem]:
+    """Labels of evaluation rows that no training row has: they count as missed."""
+    if not names:
+        return []
+    places: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for label in set(labels_of(row)) - set(names):
+            places[label].append(row)
+    return [
+        _warning(there, field, f"{shown(label)} in {len(there)} rows, in no training row: {_places(there)}",
+                 "labels that can be learnt", "add training rows with it; until then it counts as missed",
+                 "label never learnt")
+        for label, there in sorted(places.items())
+    ]  # fmt: skip
 
 
 def _unknown(row: Row, field: str, label: str, names: tuple[str, ...], mend: str) -> RowProblem:
@@ -244,7 +273,13 @@ def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str
     return warnings
 
 
-def _repeated(split: str, rows: Sequence[Row], keys: Sequence[str], field: str) -> list[Problem]:
+def _repeated(
+    split: str,
+    rows: Sequence[Row],
+    keys: Sequence[str],
+    field: str,
+    labels_of: Callable[[Row], Sequence[str]] | None,
+) -> list[Problem]:
     """The same input with different answers; and, in training, the same row several times."""
     same: dict[str, list[Row]] = defaultdict(list)
     for row, key in zip(rows, keys, strict=True):
@@ -252,8 +287,8 @@ def _repeated(split: str, rows: Sequence[Row], keys: Sequence[str], field: str) 
     conflicts: list[Row] = []
     copies: list[Row] = []
     for group in same.values():
-        answers = {frozenset(_labels(row, field)) for row in group}
-        conflicts += group if len(answers) > 1 else []
+        answers = {frozenset(labels_of(row)) if labels_of else row.key for row in group}
+        conflicts += group if len(answers) > 1 and labels_of else []  # a text may well have several translations
         copies += group[1:] if len(answers) == 1 and split == "train" else []
     warnings: list[Problem] = []
     if conflicts:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from keeltune import machine, models, surgery
+from keeltune import machine, models, newborn, surgery
 from keeltune.batching import Plan, Stream
+from keeltune.fitting import NEW, no_trained_head
 from keeltune.objective import Objective, confidence_weight, named
-from keeltune.prepare import Material, no_trained_head, world_size
+from keeltune.prepare import Material, world_size
 from keeltune.problems import UserError
-from keeltune.recipe import Recipe, StudentFrom
+from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference
 from keeltune.tasks.task import Task
@@ -44,21 +45,27 @@ def build(material: Material) -> Job:
     precision = machine.choose_precision(recipe.training.precision, device, world_size())
     autocast = machine.autocast(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
-    student = models.load(
-        material.source,
-        task.auto_model,
-        task.settings.labels,
-        where=recipe.where("model"),
-        field="model",
-        multi_label=task.settings.multi_label,
-        new_head=material.new_head,
-    )
+    if isinstance(recipe.model, NewModel):
+        student = newborn.load(
+            recipe.model, recipe, material.config, material.processor, material.auto_model, task.settings.labels
+        )
+    else:
+        student = models.load(
+            material.source,
+            material.auto_model,
+            task.settings.labels,
+            where=recipe.where("model"),
+            field="model",
+            reads=task.reads,
+            multi_label=task.settings.multi_label,
+            new_head=material.new_head and task.choices == "labels",
+        )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(
-            student, task.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
+            student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
     task.processor = student.processor  # with its padding token
-    half = models.half_precision(material.source, material.config)
+    half = None if material.source == NEW else models.half_precision(material.source, material.config)
     model = student.model.to(device)
     lora = recipe.training.lora
     spec = recipe.reference_spec()
@@ -71,10 +78,11 @@ def build(material: Material) -> Job:
             alpha=lora.alpha or 2 * lora.rank,
             dropout=lora.dropout,
             modules=lora.target_modules,
+            train_head=task.choices != "tokens",
         )
     if switchable:
         _trained_head(student, recipe.where("method"))
-        reference = AdapterOff(model, task.rows, autocast)
+        reference = AdapterOff(model, task.rows, autocast, task.forward)
     return Job(
         material,
         student,
@@ -98,23 +106,25 @@ def _reference(
         return None
     if material.from_model:
         _trained_head(student, recipe.where("method"))
-        return Model(copy.deepcopy(student.model).to(device), task.rows, autocast)
+        return Model(copy.deepcopy(student.model).to(device), task.rows, autocast, forward=task.forward)
     members = []
     for files in material.references:
         loaded = models.load(
             files.source,
-            task.auto_model,
+            files.auto_model,
             files.names,
             where=recipe.where("reference"),
             field="reference",
+            reads=task.reads,
             multi_label=task.settings.multi_label,
         )
         _trained_head(loaded, recipe.where("reference"))
+        reader = task if files.companion is None else task.companions[files.companion]
         if files.companion is not None:
-            task.companions[files.companion].processor = loaded.processor
+            reader.processor = loaded.processor
         order = [files.names.index(name) for name in task.settings.labels]
         members.append(
-            Model(loaded.model.to(device), _in_order(task, order), autocast, inputs=files.companion or "inputs")
+            Model(loaded.model.to(device), _in_order(reader, order), autocast, files.companion, reader.forward)
         )
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 

@@ -33,6 +33,16 @@ class Column:
     label: bool = False
 
 
+class Media(str):
+    """A picture's or a recording's path as the data has it, with the file that it names and the digest of its content.
+
+    The digest stands for the path in a row's key: the same picture under another name is the same row.
+    """
+
+    path: Path
+    digest: str
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of data: `fields` by our names, the file's other columns beside them under their own.
@@ -52,7 +62,9 @@ def row_key(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
     It does not depend on file, order, split or further columns.
     """
-    return hashlib.sha256(_canonical({n: fields[n] for n in names if n in fields}).encode()).hexdigest()
+    known = {n: fields[n] for n in names if n in fields}
+    plain = {n: value.digest if isinstance(value, Media) else value for n, value in known.items()}
+    return hashlib.sha256(_canonical(plain).encode()).hexdigest()
 
 
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -289,6 +301,8 @@ def _rows(records: Iterator[Record], log: Log, wanted: Sequence[Column], renamed
                 continue
             try:
                 fields[name] = checked(_cell(value, column) if log.cells_are_text else value)
+                if column.kind in MEDIA:
+                    fields[name] = _media(fields[name], Path(log.file).parent)
             except _Refused as refused:
                 log.row(line, refused.kind, shown(value), refused.expected, refused.mend, name)
                 sound = False
@@ -351,7 +365,7 @@ class _Refused(Exception):
 
 def _cell(value: Any, column: Column) -> Any:
     """A CSV cell as the value that JSON would have there: a list is written as JSON."""
-    if column.kind == "labels":
+    if column.kind in STRUCTURED:
         try:
             return json.loads(value)
         except ValueError:
@@ -403,5 +417,97 @@ def _labels(value: Any) -> list[str]:
     return names
 
 
-KINDS: dict[str, Callable[[Any], Any]] = {"text": _text, "label": _label, "labels": _labels}
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value:
+        raise _Refused("not a list of texts", "a list with at least one text", 'write it as a list, as in ["…"]')
+    return [_text(one) for one in value]
+
+
+def _words(value: Any) -> list[str]:
+    """Tokens or tags of a sentence."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
+        raise _Refused("not a list of words", "a list of words, none of them empty", 'write it as in ["the", "cat"]')
+    return list(value)
+
+
+def _index(value: Any) -> int:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _Refused("not an index", "a whole number from 0", "count the words from 0")
+    return value
+
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    mend = 'write it as [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+    if not isinstance(value, list) or not value:
+        raise _Refused("not a conversation", "a list of messages", mend)
+    for message in value:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise _Refused("not a message", "messages with role and content", mend)
+        if message["role"] not in ROLES:
+            near = nearest(message["role"], ROLES)
+            raise _Refused("unknown role", f"one of the roles {', '.join(ROLES)}{near}", "correct the role")
+        _text(message["content"])
+    return value
+
+
+def _answers(value: Any) -> dict[str, list[Any]]:
+    mend = 'write it as {"text": ["…"], "answer_start": [0]}, with empty lists where there is no answer'
+    if not isinstance(value, dict) or not {"text", "answer_start"} <= value.keys():
+        raise _Refused("not answers", "a mapping with the lists text and answer_start", mend)
+    texts, starts = value["text"], value["answer_start"]
+    if not isinstance(texts, list) or not isinstance(starts, list):
+        raise _Refused("not answers", "two lists, text and answer_start", mend)
+    if len(texts) != len(starts):
+        expected = f"lists of one length, not {len(texts)} and {len(starts)}"
+        raise _Refused("lists of unequal length", expected, "give each answer its place")
+    for text in texts:
+        _text(text)
+    for start in starts:
+        _index(start)
+    return value
+
+
+def _media(value: str, folder: Path) -> Media:
+    """A path in the data: below the data file's folder after resolving, links too, and there."""
+    root = folder.resolve()
+    try:
+        path = (root / value).resolve()
+        inside = path.is_relative_to(root)
+    except (OSError, ValueError):
+        inside = False
+    if not inside or Path(value).is_absolute():
+        expected = f"a path below {bare(str(root), 200)}, the data file's folder"
+        raise _Refused("path outside the data", expected, "put the file there, and write its path from there")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _Refused("missing file", f"a file that can be read ({error.strerror})", "put it there") from None
+    if not content:
+        raise _Refused("empty file", "a file with content", "copy it again")
+    made = Media(value)
+    made.path, made.digest = path, hashlib.sha256(content).hexdigest()
+    return made
+
+
+MEDIA = ("image", "audio")
+STRUCTURED = ("labels", "texts", "words", "messages", "answers")
+"""Kinds that a CSV cell holds as JSON."""
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "text": _text,
+    "label": _label,
+    "labels": _labels,
+    "texts": _texts,
+    "words": _words,
+    "index": _index,
+    "messages": _messages,
+    "answers": _answers,
+    "image": _text,
+    "audio": _text,
+}
 """How the values of a column are checked: from what the file holds to what a row holds, or `_Refused`."""

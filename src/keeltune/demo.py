@@ -119,13 +119,13 @@ def _speed(model: Path, file: Path) -> float:
     """Rows a second of prediction, reading and encoding left out: the better of two passes over the same rows."""
     opened = apply.open_model(model, None)
     rows = apply.read_rows(opened, str(file), opened.columns, None)[0][:SPEED_ROWS]
-    examples = [example for row in rows for example in opened.task.encode(row)]
+    encoded = [opened.task.encode(row) for row in rows]
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()
-        evaluation.predict(opened.model, opened.task, examples, device=opened.device)
+        evaluation.predict(opened.model, opened.task, encoded, device=opened.device)
         best = min(best, time.perf_counter() - start)
-    return len(examples) / best
+    return len(encoded) / best
 
 
 def _print(lines: list[dict[str, Any]], folder: Path, seconds: float, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,31 +30,31 @@ class Scores:
 def predict(
     model: Any,
     task: Task,
-    examples: Sequence[Example],
+    encoded: Sequence[Sequence[Example]],
     *,
     batch_size: int = 64,
     device: str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
-    """The model's answer to each example, in their order; eval mode, restored afterwards.
+    """The model's answer to each row, in their order; eval mode, restored afterwards.
 
-    `progress` is called with the number of examples of each batch that is done.
+    `encoded` holds the examples of each row. `progress` is called with the number of examples of each finished batch.
     """
+    examples = [example for row in encoded for example in row]
     answers: list[Prediction | None] = [None] * len(examples)
     training = model.training
     model.eval()
     try:
         for places in by_length(examples, batch_size):
-            batch = to_device(task.collate([examples[i] for i in places]), device)
-            with autocast():
-                outputs = model(**batch["inputs"])
-            for place, answer in zip(places, task.decode(task.rows(outputs, batch), batch), strict=True):
+            found = task.predict(model, [examples[i] for i in places], device=device, autocast=autocast)
+            for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
             progress(len(places))
     finally:
         model.train(training)
-    return [answer for answer in answers if answer is not None]
+    each = iter(answer for answer in answers if answer is not None)
+    return [task.combine([next(each) for _ in row]) for row in encoded]
 
 
 def score(task: Task, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = True) -> Scores:
@@ -62,15 +62,20 @@ def score(task: Task, predictions: Sequence[Prediction], rows: Sequence[Row], *,
     statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows])
     losses = np.array([[p.loss, p.count] for p in predictions])
     sums = statistics.sum(0)
-    metrics = {name: float(value) for name, value in task.scores(sums).items()}
-    metrics["loss"] = float(losses[:, 0].sum() / max(losses[:, 1].sum(), 1e-12))
+    metrics = {name: float(value) for name, value in _metrics(task, sums, losses.sum(0)).items()}
     ranges: dict[str, tuple[float, float]] = {}
     if intervals:
         resampled = bootstrap(np.concatenate([statistics, losses], axis=1))
-        samples = task.scores(resampled[:, :-2])
-        samples["loss"] = resampled[:, -2] / np.maximum(resampled[:, -1], 1e-12)
+        samples = _metrics(task, resampled[:, :-2], resampled[:, -2:])
         ranges = {name: _interval(values) for name, values in samples.items()}
     return Scores(metrics, ranges, task.details(sums))
+
+
+def _metrics(task: Task, sums: np.ndarray, losses: np.ndarray) -> dict[str, np.ndarray]:
+    """The task's metrics in its order, and the loss; from summed statistics [..., K] and losses and counts [..., 2]."""
+    loss = losses[..., 0] / np.maximum(losses[..., 1], 1e-12)
+    values = task.scores(sums) | {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
+    return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"])}
 
 
 def bootstrap(statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -86,17 +91,6 @@ def bootstrap(statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0)
 def _interval(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
-
-
-def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
-    """A batch with its tensors, also the nested ones, on `device`."""
-    moved: dict[str, Any] = {}
-    for name, value in batch.items():
-        if isinstance(value, Mapping):
-            moved[name] = to_device(value, device)
-        else:
-            moved[name] = value.to(device) if isinstance(value, torch.Tensor) else value
-    return moved
 
 
 def prediction_rows(

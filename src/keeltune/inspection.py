@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keeltune import build, evaluation, machine, models, registry, results
+from keeltune import build, machine, models, registry, results
 from keeltune.display import Display
 from keeltune.objective import Counts
 from keeltune.prepare import Material, gather, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import Recipe, StudentFrom
+from keeltune.tasks.task import to_device
 
 EFFICIENCY = 0.3
 """Share of a matrix product's speed that a whole training step reaches; measured with MiniLM on two cores."""
@@ -82,15 +83,16 @@ def estimate(material: Material) -> dict[str, float]:
 def _sizes(material: Material) -> tuple[int, int, int, int]:
     """Weights, weights outside the embeddings, layers and width of the student."""
     config = material.config
-    model = models.skeleton(config, material.task.auto_model)
+    model = models.skeleton(config, material.auto_model)
     whole = sum(p.numel() for p in model.parameters())
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
-    depth, body = int(config.num_hidden_layers), whole - embeddings
+    text = config.get_text_config()
+    depth, body = int(getattr(text, "num_hidden_layers", 1)), whole - embeddings
     if isinstance(material.recipe.model, StudentFrom):
         layers = material.recipe.model.layers
         kept = layers if isinstance(layers, int) else len(layers)
         whole, body, depth = whole - body + body * kept // depth, body * kept // depth, kept
-    return whole, body, depth, int(config.hidden_size)
+    return whole, body, depth, int(getattr(text, "hidden_size", 256))
 
 
 def _label_counts(rows: Sequence[Any]) -> str:
@@ -119,35 +121,38 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     job = build.build(material)
     task, row = material.task, rows[number - 1]
     example = next(e for e in job.plan.examples if e.key == row.key)
-    batch = evaluation.to_device(task.collate([example]), job.device)
+    batch = to_device(task.collate([example]), job.device)
     console.rule("1. the row")
     console.print(escape(f"{row.file}, line {row.line}, key {row.key[:16]}…"), soft_wrap=True)
     _pairs(console, {name: repr(value) for name, value in row.fields.items()})
     console.rule("2. what the model reads")
-    tokens = task.processor.convert_ids_to_tokens(example.inputs["input_ids"])
-    console.print(escape(" ".join(tokens)), soft_wrap=True)
+    if "input_ids" in example.inputs:
+        tokens = task.tokenizer.convert_ids_to_tokens(example.inputs["input_ids"])
+        console.print(escape(" ".join(tokens)), soft_wrap=True)
     _pairs(console, {f"inputs.{name}": _tensor(value) for name, value in batch["inputs"].items()})
     _pairs(console, {name: _tensor(batch[name]) for name in ("targets", "weights", "anchored")})
     console.rule("3. predictions (eval mode)")
     job.model.eval()
     with torch.no_grad(), job.autocast():
-        outputs = job.model(**batch["inputs"])
+        outputs = task.forward(job.model, batch)
     student = task.rows(outputs, batch)
     reference = None if job.reference is None else job.reference.rows(batch)
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
     ours = student.log_probs(slice(None), job.objective.temperature).exp()
     theirs = None if reference is None else reference.log_probs(slice(None), job.objective.temperature).exp()
-    choices = ["no", "yes"] if task.settings.multi_label else list(task.settings.labels)
-    for n, line in enumerate(ours.tolist()):
+    for n, line in enumerate(ours[:LISTED]):
         name = task.settings.labels[n] if task.settings.multi_label else str(n)
-        for c, p in enumerate(line):
-            target = "◀" if int(batch["targets"][n]) == c else ""
+        target = int(batch["targets"][n])
+        likely = range(len(line)) if len(line) <= LISTED else line.topk(3).indices.tolist()
+        for c in dict.fromkeys([*likely, *([target] if target >= 0 else [])]):
+            mark = "◀" if target == c else ""
             other = [] if theirs is None else [f"{theirs[n, c].item():.4f}"]
-            table.add_row(escape(name), escape(choices[c]), f"{p:.4f}", *other, target)
+            table.add_row(escape(name), escape(task.choice_name(c)), f"{line[c].item():.4f}", *other, mark)
     console.print(table)
+    if len(ours) > LISTED:
+        console.print(f"… and {len(ours) - LISTED} more predictions")
     console.rule("4. the loss, if this row were the whole step")
-    n_ce = float(((batch["targets"] >= 0) * batch["weights"]).sum())
-    n_d = float(batch["anchored"].sum())
+    n_ce, n_d = task.counts(batch)
     objective = job.objective
     terms = objective(
         task.cross_entropy(student, batch), student, reference, batch["anchored"], counts=Counts(n_ce, n_d)
@@ -170,6 +175,10 @@ def _pairs(console: Console, pairs: Mapping[str, str]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
         console.print(escape(f"  {name:<{width}}  {value}"), soft_wrap=True)
+
+
+LISTED = 12
+"""Predictions that `show` lists, and choices of each up to which it lists all."""
 
 
 def _tensor(value: torch.Tensor) -> str:

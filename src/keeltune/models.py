@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,11 +188,57 @@ def read_config(source: str, where: str, field: str) -> Any:
     return _try(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
 
 
-def read_processor(source: str, where: str, field: str) -> Any:
-    """The model's tokenizer; UserError where it cannot be had."""
-    from transformers import AutoTokenizer
+def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str:
+    """The first of the `transformers` classes that makes a model of this configuration; UserError where none does."""
+    import transformers
 
-    return _try(lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False), source, where, field)
+    for name in auto_models:
+        if type(config) in getattr(transformers, name)._model_mapping:
+            return name
+    kinds = " or ".join(name.removeprefix("AutoModelFor") for name in auto_models)
+    raise UserError(
+        Problem(where, field, f"an architecture of type {config.model_type}", f"one that transformers has for {kinds}",
+                "take a model of another architecture, or another task")
+    )  # fmt: skip
+
+
+class Pair:
+    """A tokenizer with what turns pictures or sound into numbers, where a model has no processor for both."""
+
+    def __init__(self, tokenizer: Any, extractor: Any):
+        self.tokenizer, self.extractor = tokenizer, extractor
+
+    def save_pretrained(self, folder: Any) -> None:
+        self.tokenizer.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The part of a processor that reads and writes text."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def extractor_of(processor: Any) -> Any:
+    """The part of a processor that turns pictures or sound into numbers, or None."""
+    names = ("extractor", "image_processor", "feature_extractor")
+    return next((getattr(processor, name) for name in names if getattr(processor, name, None) is not None), None)
+
+
+def read_processor(source: str, where: str, field: str, reads: str = "text") -> Any:
+    """The model's tokenizer, with what reads pictures or sound beside it; UserError where it cannot be had."""
+    import transformers as t
+
+    def load(auto: Any) -> Any:
+        return auto.from_pretrained(source, trust_remote_code=False)
+
+    if reads == "text":
+        return _try(lambda: load(t.AutoTokenizer), source, where, field)
+    with suppress(Exception):  # many models have no processor for both parts; then the parts are read one by one
+        processor = load(t.AutoProcessor)
+        if hasattr(processor, "tokenizer") and extractor_of(processor) is not None:
+            return processor
+    extractor = t.AutoImageProcessor if reads == "image" else t.AutoFeatureExtractor
+    return _try(lambda: Pair(load(t.AutoTokenizer), load(extractor)), source, where, field)
 
 
 def _try(load: Callable[[], Any], source: str, where: str, field: str) -> Any:
@@ -232,10 +278,11 @@ def load(
     *,
     where: str,
     field: str,
+    reads: str = "text",
     multi_label: bool = False,
     new_head: bool = False,
 ) -> Loaded:
-    """The model with a head for `labels`, in float32, with its processor and a padding token.
+    """The model with a head for `labels` (none: its own head), in float32, with its processor and a padding token.
 
     `new_head` starts the head afresh though the checkpoint may hold one (for other labels). Weights missing outside
     the head, weights of another shape and weights that are no numbers are refused.
@@ -243,10 +290,12 @@ def load(
     import transformers
 
     config = read_config(source, where, field)
-    processor = read_processor(source, where, field)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: i for i, name in enumerate(labels)}
-    config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    processor = read_processor(source, where, field, reads)
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: i for i, name in enumerate(labels)}
+    if auto_model == "AutoModelForSequenceClassification":
+        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
     model, info = _try(
         lambda: getattr(transformers, auto_model).from_pretrained(
             source,
@@ -287,14 +336,14 @@ def load(
         )
     if new_head:
         head = sorted({*head, *_reset_head(model)})
-    notes = _padding(model, processor)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(processor) > rows:
+    notes = padding(model, processor)
+    rows, tokens = _vocabulary_rows(model), len(tokenizer_of(processor))
+    if rows is not None and tokens > rows:
         raise UserError(
             Problem(
                 where,
                 field,
-                f"a tokenizer of {len(processor)} tokens for {rows} embeddings",
+                f"a tokenizer of {tokens} tokens for {rows} embeddings",
                 "an embedding for every token",
                 "use the tokenizer that the model was trained with",
             )
@@ -302,9 +351,12 @@ def load(
     return Loaded(model, processor, source, tuple(head), tuple(notes))
 
 
-def _is_head(model: nn.Module, name: str) -> bool:
+def _is_head(model: Any, name: str) -> bool:
     """Whether a weight belongs to the task's head (or to the pooler that only a head reads)."""
     prefix = getattr(model, "base_model_prefix", "")
+    if not hasattr(model, prefix):  # T5 and its kin: the head is what makes logits
+        output = model.get_output_embeddings()
+        return any(name.startswith(f"{n}.") for n, m in model.named_modules() if m is output)
     return not name.startswith(f"{prefix}.") or ".pooler." in name
 
 
@@ -328,31 +380,55 @@ def _reset_head(model: Any) -> list[str]:
     return fresh
 
 
-def _padding(model: Any, processor: Any) -> list[str]:
-    """Gives tokenizer and model a padding token; decoders often have none. A token of its own, never the end of text:
-    one that stood for both would be masked where the text really ends.
+def prepare_tokenizer(config: Any, processor: Any) -> list[str]:
+    """Gives a tokenizer a padding token where it has none, and the side at which padding changes nothing; says so.
 
-    And the side at which padding changes nothing: the right, where positions are counted from the start and the first
-    token may stand for the text; the left for models that read the text off the last position (XLNet).
+    The token is one of its own, never the end of text: one that stood for both would be masked where the text really
+    ends. The side is the right, where positions are counted from the start and the first token may stand for the text;
+    the left for models that read the text off the last position (XLNet).
     """
     notes = []
-    side = "left" if getattr(model.config, "summary_type", None) == "last" else "right"
-    if processor.padding_side != side:
+    tokenizer = tokenizer_of(processor)
+    side = "left" if getattr(config, "summary_type", None) == "last" else "right"
+    if tokenizer.padding_side != side:
         notes.append(
-            f"the tokenizer pads at the {processor.padding_side}, where a row's neighbours would change it: {side}"
+            f"the tokenizer pads at the {tokenizer.padding_side}, where a row's neighbours would change it: {side}"
         )
-        processor.padding_side = side
-    if processor.pad_token_id is None:
-        stored = model.config.pad_token_id
-        if stored is not None and 0 <= stored < len(processor):
-            processor.pad_token = processor.convert_ids_to_tokens(stored)
+        tokenizer.padding_side = side
+    if tokenizer.pad_token_id is None:
+        stored = getattr(config, "pad_token_id", None)
+        if stored is not None and 0 <= stored < len(tokenizer):
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stored)
         else:
-            processor.add_special_tokens({"pad_token": "<|pad|>"})
-            notes.append(f'the tokenizer had no padding token; "<|pad|>" was added (id {processor.pad_token_id})')
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(processor) == rows + 1 and processor.pad_token_id == rows:  # ours, or one that the tokenizer's class adds
-        model.resize_token_embeddings(len(processor), mean_resizing=False)
-    model.config.pad_token_id = processor.pad_token_id
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+            notes.append(f'the tokenizer had no padding token; "<|pad|>" was added (id {tokenizer.pad_token_id})')
+    return notes
+
+
+def vocabulary_size(config: Any) -> int | None:
+    """V as a configuration says it, of its text part where it has several."""
+    text = config.get_text_config(decoder=True)
+    return getattr(text, "vocab_size", None)
+
+
+def _vocabulary_rows(model: Any) -> int | None:
+    """How many tokens a model knows; None for one that reads no tokens and writes none."""
+    with suppress(NotImplementedError, AttributeError):
+        for module in (model.get_output_embeddings(), model.get_input_embeddings()):
+            weight = getattr(module, "weight", None)
+            if weight is not None and weight.dim() == 2:
+                return int(weight.shape[0])
+    return None
+
+
+def padding(model: Any, processor: Any) -> list[str]:
+    """Gives tokenizer and model a padding token, and the model an embedding for it."""
+    notes = prepare_tokenizer(model.config, processor)
+    tokenizer = tokenizer_of(processor)
+    rows = _vocabulary_rows(model)
+    if len(tokenizer) == (rows or 0) + 1 and tokenizer.pad_token_id == rows:  # ours, or one that its class adds
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
     return notes
 
 
@@ -361,13 +437,21 @@ def positions(model: nn.Module) -> int | None:
 
     RoBERTa-type models count positions from after the padding index, so their table is longer than what they read.
     """
-    bound = getattr(model.config, "max_position_embeddings", None)
+    config = getattr(model.config, "encoder", None) or model.config
+    bound = getattr(config, "max_position_embeddings", None)
     if bound is None or bound <= 0:
         return None
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return int(bound) - module.padding_idx - 1
     return int(bound)
+
+
+def target_positions(config: Any) -> int | None:
+    """How many tokens a decoder beside an encoder can write, or None where nothing bounds it."""
+    decoder = getattr(config, "decoder", None) or config
+    names = ("max_target_positions", "max_position_embeddings")
+    return next((int(n) for name in names if (n := getattr(decoder, name, None)) and n > 0), None)
 
 
 def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model") -> Any:

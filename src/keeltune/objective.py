@@ -52,7 +52,7 @@ class Objective:
     `temperature` T divides the logits of both sides; T² multiplies value and gradient, which keeps the gradient's size
     (Hinton et al. 2015, https://arxiv.org/abs/1503.02531). `per_label` is for a weight that was derived from a labelled
     row's own ratio of the two terms: it is held by multiplying the weight by min(1, n_D / n_CE) of the step.
-    `size` predictions are compared at a time; it bounds memory and changes no value.
+    `size` predictions are compared at a time (None: as many as hold 2^24 numbers); it bounds memory, changes no value.
 
         objective = kt.Objective("reverse-kl", weight=0.29)
         student = kt.Dense(model(**inputs).logits)                                                  # [N, C]
@@ -64,7 +64,7 @@ class Objective:
     weight: float = 1.0
     temperature: float = 1.0
     per_label: bool = False
-    size: int = 4096
+    size: int | None = None
 
     def __call__(
         self,

@@ -6,28 +6,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from keeltune import audit, data, models, registry, surgery
+from keeltune import audit, data, models, newborn, registry, surgery
 from keeltune.data import Column, Row
+from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
+from keeltune.formats import RowProblem
 from keeltune.problems import Problem, UserError, nearest, shown
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.tasks.task import Example, Settings, Task
 
-PROBES = 200
-"""Texts on which two tokenizers must agree before they count as the same."""
-
-
-@dataclass(frozen=True)
-class ReferenceFiles:
-    """One model of the reference, not loaded yet: where it lies, its label names in its order, how it reads a row."""
-
-    source: str
-    names: list[str]
-    companion: str | None
+SCORED = ("validation", "test", "source")
+"""The splits that are scored before and after training."""
 
 
 @dataclass
@@ -38,14 +31,21 @@ class Material:
     task: Task
     source: str
     config: Any
+    auto_model: str
+    processor: Any
     new_head: bool
     from_model: bool
     rows: dict[str, list[Row]]
-    examples: dict[str, list[Example]]
+    encoded: dict[str, list[list[Example]]]
     references: list[ReferenceFiles]
     notices: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
+
+    @cached_property
+    def examples(self) -> dict[str, list[Example]]:
+        """Each split's examples, row by row."""
+        return {name: [example for row in split for example in row] for name, split in self.encoded.items()}
 
     @property
     def batch_size(self) -> int:
@@ -97,24 +97,31 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     teachers = _collect(problems, lambda: _reference_sources(recipe)) or []
 
     progress("reading data")
-    rows, skipped = _rows(recipe, columns, problems)
-    config = processor = None
-    if source is not None:
-        config = _collect(problems, lambda: models.read_config(source, recipe.where("model"), "model"))
-        processor = _collect(problems, lambda: models.read_processor(source, recipe.where("model"), "model"))
-    head = models.head_names(config) if config is not None else None
+    rows, skipped = _rows(recipe, task_class, columns, problems)
+    config = processor = auto_model = None
+    place = recipe.where("model")
+    if isinstance(recipe.model, NewModel):
+        made = _collect(problems, lambda: newborn.files(recipe.model, recipe, task_class, rows["train"]))  # type: ignore[arg-type]
+        config, processor = made or (None, None)
+    elif source is not None:
+        config = _collect(problems, lambda: models.read_config(source, place, "model"))
+        processor = _collect(problems, lambda: models.read_processor(source, place, "model", task_class.reads))
+    if config is not None:
+        auto_model = _collect(problems, lambda: models.pick(task_class.auto_models, config, place, "model"))
+    has_labels = task_class.choices == "labels"
+    head = models.head_names(config) if config is not None and has_labels else None
     if (
-        not rows["train"] and teachers and config is not None
+        has_labels and not rows["train"] and teachers and config is not None
     ):  # nothing but unlabelled rows: the teacher names the labels
         head = models.head_names(models.read_config(teachers[0], recipe.where("reference"), "reference")) or head
-    names, label_problems, notices = _names(recipe, rows, head)
+    names, label_problems, notices = _names(recipe, task_class, rows, head) if has_labels else ([], [], [])
     problems += [p for p in label_problems if p.severity == "error"]
     warnings += [p for p in label_problems if p.severity == "warning"]
     if isinstance(recipe.data.validation, float) and rows["train"]:  # named first: a small split may lack a label
         rows["train"], rows["validation"] = data.split_share(rows["train"], recipe.data.validation, recipe.seed)
     splits = {name: split for name, split in rows.items() if split}
-    if names:
-        found, bad = audit.audit(splits, names, columns, recipe.data.multi_label)
+    if names or not has_labels:
+        found, bad = audit.audit(splits, names, columns, recipe.data.multi_label, _labels_of(task_class))
         if recipe.data.bad_rows == "skip" and bad:
             skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
             found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
@@ -123,42 +130,64 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         warnings += [p for p in found if p.severity == "warning"]
     problems += _emptied(recipe, rows, skipped)
     class_weights = _class_weights(recipe, rows["train"], names, problems)
-    if problems or source is None or config is None or processor is None:
+    if problems or source is None or config is None or processor is None or auto_model is None:
         raise UserError(problems)
 
     progress("encoding rows")
-    max_length = reading_length(recipe.max_length, config, processor, task_class, recipe.where("max_length"))
-    settings = Settings(names, max_length, recipe.data.multi_label, class_weights)
+    max_length = reading_length(
+        recipe.max_length, config, processor, task_class, auto_model, recipe.where("max_length")
+    )
+    settings = Settings(
+        names,
+        max_length,
+        recipe.data.multi_label,
+        class_weights,
+        config,
+        auto_model,
+        writing_length(recipe.target_max_length, config, max_length),
+        recipe.prompt,
+        (recipe.languages.source, recipe.languages.target) if recipe.languages else None,
+        recipe.generation.beams,
+        recipe.generation.max_new_tokens,
+    )
     if isinstance(recipe.model, StudentFrom):
         place = recipe.where("model.layers")
-        surgery.student_config(config, task_class.auto_model, recipe.model.layers, place, "model.layers")
+        surgery.student_config(config, auto_model, recipe.model.layers, place, "model.layers")
     if lora := recipe.training.lora:
         place = recipe.where("training.lora.target_modules")
-        if problem := surgery.adapter_problem(config, task_class.auto_model, lora.target_modules, place):
+        if problem := surgery.adapter_problem(config, auto_model, lora.target_modules, place):
             raise UserError(problem)
     own = _from_model(recipe, teachers, source)
     if own:
-        _own_head(recipe, source, config, head, names, task_class)
-    references, companions = _references(recipe, [] if own else teachers, processor, settings, task_class, rows)
+        own_head(recipe, source, config, head, names, auto_model)
+    files, companions = references(recipe, [] if own else teachers, processor, settings, task_class, rows)
+    models.prepare_tokenizer(config, processor)  # rows are encoded with the padding token that training will have
     task = task_class(processor, settings, companions)
-    examples = {
-        name: [example for row in split for example in _encode(task, row, labelled=name != "unlabeled")]
-        for name, split in rows.items()
-    }
-    for name, split in examples.items():
-        if cut := sum(example.truncated for example in split):
+    problems += task_problems(task, recipe)
+    encoded = {name: [_encode(task, row, name) for row in split] for name, split in rows.items()}
+    for name, split in encoded.items():
+        if cut := sum(any(example.truncated for example in row) for row in split):
             warnings.append(_truncation(name, cut, len(split), max_length, recipe))
+    if rows["unlabeled"] and not any(e.predictions for row in encoded["unlabeled"] for e in row):
+        said = "rows without a target, in which this task predicts nothing"
+        wanted = "what this version has: a teacher that writes the targets is not built yet"
+        problems.append(Problem(recipe.where("data.unlabeled"), "data.unlabeled", said, wanted, "leave it out"))
+    if problems:
+        raise UserError(problems)
+    notices += task.notices([example for row in encoded["train"] for example in row])
     trained_head = names == known_names(head, names)
     material = Material(
         recipe,
         task,
         source,
         config,
+        auto_model,
+        processor,
         not trained_head,
         own,
         rows,
-        examples,
-        references,
+        encoded,
+        files,
         notices,
         warnings,
         skipped,
@@ -189,7 +218,8 @@ def _collect(problems: list[Problem], step: Callable[[], Any]) -> Any:
 
 
 def _source(recipe: Recipe) -> str:
-    assert not isinstance(recipe.model, NewModel)  # refused by the recipe: not built yet
+    if isinstance(recipe.model, NewModel):
+        return NEW
     name = recipe.model.teacher if isinstance(recipe.model, StudentFrom) else recipe.model
     return models.locate(name, recipe.path, recipe.where("model"), "model")
 
@@ -209,7 +239,7 @@ def _from_model(recipe: Recipe, teachers: Sequence[str], source: str) -> bool:
 
 
 def _rows(
-    recipe: Recipe, columns: Sequence[Column], problems: list[Problem]
+    recipe: Recipe, task_class: type[Task], columns: Sequence[Column], problems: list[Problem]
 ) -> tuple[dict[str, list[Row]], list[Problem]]:
     """Every split's rows; the problems that stop the run go to `problems`, those of skipped rows are returned."""
     spec = recipe.data
@@ -231,6 +261,9 @@ def _rows(
             if fault.severity == "error":
                 skip = spec.bad_rows == "skip" and audit.is_row_problem(fault)
                 (skipped if skip else problems).append(fault)
+        if labelled:
+            found, faulty = sound_rows(task_class, found)
+            (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
         if isinstance(spec.labels, dict) and labelled:
             found, unknown = audit.apply_label_map(found, spec.labels)
             (skipped if spec.bad_rows == "skip" else problems).extend(unknown)
@@ -248,6 +281,33 @@ def _rows(
     return rows, skipped
 
 
+def sound_rows(task_class: type[Task], rows: Sequence[Row]) -> tuple[list[Row], list[RowProblem]]:
+    """The rows without those that the task finds fault with, and their faults."""
+    sound: list[Row] = []
+    problems: list[RowProblem] = []
+    for row in rows:
+        found = [
+            RowProblem(
+                f"{row.file}:{row.line}", f.field, f.found, f.expected, f.mend, f.kind, file=row.file, line=row.line
+            )
+            for f in task_class.faults(row)
+        ]
+        problems += found
+        if not found:
+            sound.append(row)
+    return sound, problems
+
+
+def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
+    """What the task, now that its model is known, cannot do with the recipe."""
+    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.mend, f.kind) for f in task.recipe_faults()]
+
+
+def _labels_of(task_class: type[Task]) -> Callable[[Row], list[str]] | None:
+    """How the audit finds a row's labels; None where they are the column `label`."""
+    return None if any(c.name == "label" for c in task_class.columns) else task_class.labels_of
+
+
 def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Problem]) -> list[Problem]:
     """Splits of which `bad_rows: skip` left nothing."""
     spec = recipe.data
@@ -261,20 +321,20 @@ def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Probl
 
 
 def _names(
-    recipe: Recipe, rows: dict[str, list[Row]], head: list[str] | None
+    recipe: Recipe, task_class: type[Task], rows: dict[str, list[Row]], head: list[str] | None
 ) -> tuple[list[str], list[Problem], list[str]]:
     """The label names of the run; without labelled training rows the teacher's, in the sense that the others show."""
     labelled = rows["train"] or [*rows["validation"], *rows["test"], *rows["source"]]
     if not labelled:
         return head or [], [], []
-    return audit.label_names(labelled, given=recipe.data.labels, head=head, multi_label=recipe.data.multi_label)
-
-
-def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:
-    """A head's names; `LABEL_n` is no name, but where the data's labels are whole numbers it stands for n."""
-    if head and all(re.fullmatch(r"LABEL_\d+", name) for name in head):
-        return [name.removeprefix("LABEL_") for name in head] if all(n.isdigit() for n in names) else None
-    return head
+    names, problems, notices = audit.label_names(
+        labelled,
+        given=recipe.data.labels,
+        head=head,
+        multi_label=recipe.data.multi_label,
+        labels_of=_labels_of(task_class),
+    )
+    return names if names == head else task_class.closed(names), problems, notices
 
 
 def _class_weights(
@@ -303,129 +363,19 @@ def _class_weights(
     return weights
 
 
-def reading_length(asked: int | None, config: Any, processor: Any, task_class: type[Task], where: str) -> int | None:
-    """The smaller of the tokenizer's and the model's maximum, or what is asked for, which must not be larger."""
-    shape = models.skeleton(config, task_class.auto_model, where, "model")
-    bounds = [models.positions(shape), processor.model_max_length]
-    bound = min((int(b) for b in bounds if b is not None and b < 1_000_000), default=None)
-    if asked is not None and bound is not None and asked > bound:
-        raise UserError(
-            Problem(
-                where,
-                "max_length",
-                shown(asked),
-                f"at most {bound}, which is what the model and its tokenizer can read",
-                f"max_length: {bound}, or a model that reads longer texts",
-            )
-        )
-    return bound if asked is None else asked
-
-
-def _encode(task: Task, row: Row, *, labelled: bool) -> list[Example]:
+def _encode(task: Task, row: Row, split: str) -> list[Example]:
     """A row's examples, with the encodings that other readers of the same row need."""
+    if split in SCORED:
+        return task.encode_scored(row)
+    labelled = split != "unlabeled"
     examples = task.encode(row, labelled=labelled)
     if not task.companions:
         return examples
-    others = {name: companion.encode(row, labelled=False) for name, companion in task.companions.items()}
+    others = {name: companion.encode(row, labelled=labelled) for name, companion in task.companions.items()}
     return [
-        replace(example, others={name: encoded[i].inputs for name, encoded in others.items()})
+        replace(example, others={name: encoded[i] for name, encoded in others.items()})
         for i, example in enumerate(examples)
     ]
-
-
-def _references(
-    recipe: Recipe,
-    sources: Sequence[str],
-    processor: Any,
-    settings: Settings,
-    task_class: type[Task],
-    rows: dict[str, list[Row]],
-) -> tuple[list[ReferenceFiles], dict[str, Task]]:
-    """The reference's models, checked by label name; those that read text otherwise get an encoding of their own."""
-    probes = [*rows["train"], *rows["unlabeled"]][:PROBES]
-    files, companions = [], {}
-    problems: list[Problem] = []
-    where = recipe.where("reference")
-    for number, source in enumerate(sources):
-        config = models.read_config(source, where, "reference")
-        theirs = models.read_processor(source, where, "reference")
-        names = known_names(models.head_names(config), list(settings.labels)) or models.head_names(config) or []
-        if missing := models.untrained_head(source, config, task_class.auto_model):
-            problems.append(no_trained_head(source, missing, where))
-            continue
-        if set(names) != set(settings.labels):
-            problems.append(_other_labels(where, source, names, settings.labels))
-            continue
-        kinds = {True: "multi_label_classification", False: "single_label_classification"}
-        if getattr(config, "problem_type", None) == kinds[not settings.multi_label]:
-            problems.append(
-                Problem(
-                    where,
-                    "reference",
-                    f"{shown(source)} was trained as {config.problem_type}",
-                    f"{kinds[settings.multi_label]}, as this recipe trains",
-                    "take a reference trained with the same multi_label",
-                )
-            )
-            continue
-        reach = reading_length(None, config, theirs, task_class, where)
-        short = reach is not None and (settings.max_length is None or reach < settings.max_length)
-        bounds = [b for b in (reach, settings.max_length) if b is not None]
-        reader = task_class(theirs, replace(settings, max_length=min(bounds, default=None)))
-        companion = None
-        if short or not _same_encoding(task_class(processor, settings), reader, probes):
-            companion = f"reference_{number}"
-            companions[companion] = reader
-        files.append(ReferenceFiles(source, names, companion))
-    if problems:
-        raise UserError(problems)
-    return files, companions
-
-
-def _same_encoding(ours: Task, theirs: Task, probes: Sequence[Row]) -> bool:
-    """Whether two models read rows alike: the same token for every id, and the same inputs for the probes.
-
-    Equal sizes prove nothing: two vocabularies of 50 257 tokens may share hardly one id. Nor do equal ids: one model
-    may want the segments of a pair, where the other has none.
-    """
-    a, b = ours.processor, theirs.processor
-    if a.get_vocab() != b.get_vocab() or (a.pad_token_id, a.padding_side) != (b.pad_token_id, b.padding_side):
-        return False
-    return all(
-        [e.inputs for e in ours.encode(row, labelled=False)] == [e.inputs for e in theirs.encode(row, labelled=False)]
-        for row in probes
-    )
-
-
-def _own_head(
-    recipe: Recipe, source: str, config: Any, head: list[str] | None, names: list[str], task_class: type[Task]
-) -> None:
-    """The model as it was before training can be the reference only if its head knows these labels."""
-    where = recipe.where("method")
-    if missing := models.untrained_head(source, config, task_class.auto_model):
-        raise UserError(no_trained_head(source, missing, where))
-    if known_names(head, names) != names:
-        raise UserError(_other_labels(where, source, head or [], names))
-
-
-def no_trained_head(source: str, missing: Sequence[str], where: str) -> Problem:
-    return Problem(
-        where,
-        "reference",
-        f"{shown(source)} has no trained head for these labels: {', '.join(missing)} would be random",
-        "a reference whose task head was trained; staying near a random head teaches noise",
-        "fine-tune that model on the source domain first (method: fine-tuning), then name its run here",
-    )
-
-
-def _other_labels(where: str, source: str, names: Sequence[str], labels: Sequence[str]) -> Problem:
-    return Problem(
-        where,
-        "reference",
-        f"{shown(source)} with the labels {', '.join(names[:20]) or 'none'}",
-        f"the labels {', '.join(labels[:20])} (in any order)",
-        "take a reference trained on these labels, or map the data's names to its names with data.labels",
-    )
 
 
 def _enough_rows(material: Material) -> None:

@@ -45,6 +45,9 @@ APPLICATIONS = (
 )
 """The tasks that keeltune is for; one without a file in `tasks/` is not built yet."""
 
+WRITING = ("summarization", "translation", "image-captioning", "speech-recognition", "text-generation")
+"""Those of them whose answer is a text."""
+
 _PARAMETER_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "beta": ("a number from 0 to 1", lambda value: 0 <= value <= 1),
     "a": ("a number between 0 and 1", lambda value: 0 < value < 1),
@@ -58,6 +61,9 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
         mend = "add data.train: FILE; distillation can do with data.unlabeled: FILE alone"
         yield recipe.problem("data.train", expected="the labelled rows to learn from", mend=mend)
     yield from _unbuilt(recipe)
+    if isinstance(recipe.model, NewModel) and recipe.model.tokenizer is None:
+        expected = "a tokenizer: its folder or hub id, or {train: bpe, size: 8000}"
+        yield recipe.problem("model.tokenizer", expected=expected, mend="add model.tokenizer")
     yield from _data_faults(recipe)
     yield from _divergence_faults(recipe)
     yield from _training_faults(recipe)
@@ -72,7 +78,6 @@ def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
     rule = objective.weight if isinstance(objective.weight, WeightRule) else WeightRule()
     reference = recipe.reference if isinstance(recipe.reference, ReferenceSpec) else ReferenceSpec()
     asked = {
-        "model.new": isinstance(recipe.model, NewModel) and "a new model",
         "reference.from": reference.origin in ("cached", "served") and f"from: {reference.origin}",
         "reference.cache": reference.cache and "a cached reference",
         "data.source.train": source.train and "replay of source rows",
@@ -84,10 +89,6 @@ def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
         "objective.weight.max_source_drop": rule.max_source_drop and "a budget of forgetting",
         "objective.anchor_on": objective.anchor_on != "target" and f"anchor_on: {objective.anchor_on}",
         "training.seed": isinstance(recipe.training.seed, list) and "a run of several seeds",
-        "generation": recipe.generation != Generation() and "a task that generates",
-        "target_max_length": recipe.target_max_length and "a task with target texts",
-        "prompt": recipe.prompt and "a task with a prompt",
-        "languages": recipe.languages and "translation",
         "report.language": recipe.report.language != "en" and "a report in Chinese",
     }
     for field, what in asked.items():
@@ -103,6 +104,17 @@ def _task_faults(recipe: Recipe) -> Iterator[Problem]:
         if task in APPLICATIONS:
             expected, mend = f"what this version has: {task} is not built yet; {expected}", "choose one of them"
         yield recipe.problem("task", expected=expected, mend=mend)
+    asked = {
+        "generation": recipe.generation != Generation(),
+        "target_max_length": recipe.target_max_length is not None,
+        "prompt": recipe.prompt is not None,
+        "languages": recipe.languages is not None,
+    }
+    for field in (field for field, there in asked.items() if there and ":" not in task):
+        if task not in WRITING:
+            yield recipe.problem(field, expected=f"no {field}: {task} writes no text", mend="leave it out")
+        elif field == "languages" and task != "translation":
+            yield recipe.problem(field, expected=f"no languages: {task} has one language", mend="leave it out")
     if recipe.data.multi_label and task != "text-classification" and ":" not in task:
         mend = "write task: text-classification, or leave multi_label out"
         yield recipe.problem("data.multi_label", expected=f"false: {task} gives a row one label", mend=mend)

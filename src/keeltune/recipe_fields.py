@@ -128,7 +128,9 @@ class StudentFrom(Declared):
 class TrainTokenizer(Declared):
     """A tokenizer trained on the recipe's own data."""
 
-    train: Literal["bpe", "unigram", "wordpiece"] = Field(description="The kind of tokenizer.")
+    train: Literal["bpe", "unigram", "wordpiece", "characters"] = Field(
+        description="The kind of tokenizer; characters for CTC."
+    )
     size: PositiveInt = Field(description="The size of its vocabulary.")
 
 
@@ -322,7 +324,10 @@ class Evaluation(Declared):
     every: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] = Field(
         default="auto", description="Steps; auto: each epoch."
     )
-    rows: PositiveInt | None = Field(default=None, description="Validation rows to measure on; null: all.")
+    rows: PositiveInt | None = Field(
+        default=None,
+        description="Validation rows to measure on while training; null: all, or 200 where text is written.",
+    )
     patience: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] | None = Field(
         default="auto", description="Evaluations without a gain before training stops early; null or auto: never."
     )

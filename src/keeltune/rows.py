@@ -27,6 +27,11 @@ class Rows(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def choices(self) -> int:
+        """C."""
+
     @abstractmethod
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         """log softmax(logits / temperature) of the predictions in `part`: [n, C], float32 (float64 stays float64)."""
@@ -49,6 +54,10 @@ class Dense(Rows):
     def __len__(self) -> int:
         return len(self.logits)
 
+    @property
+    def choices(self) -> int:
+        return self.logits.shape[-1]
+
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         return _log_softmax(self.logits[part], temperature)
 
@@ -66,12 +75,20 @@ class Projected(Rows):
     grows with the slice and not with N × C; the value and the gradient are those of `Dense(head(hidden))`.
     """
 
-    def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor]):
+    def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor], choices: int | None = None):
         self.hidden = hidden
         self.head = head
+        self._choices = choices
 
     def __len__(self) -> int:
         return len(self.hidden)
+
+    @property
+    def choices(self) -> int:
+        if self._choices is None:
+            with torch.no_grad():
+                self._choices = self.head(self.hidden[:1]).shape[-1]
+        return self._choices
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         return _log_softmax(self.head(self.hidden[part]), temperature)
@@ -107,6 +124,10 @@ class Coarse(Rows):
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def choices(self) -> int:
+        return self._log_probs.shape[-1]
+
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         if temperature != self.temperature:
             raise ValueError(
@@ -126,13 +147,21 @@ class Coarse(Rows):
         return torch.cat([log_probs.gather(-1, ids), tail], dim=-1)
 
 
-def slices(rows: Rows, size: int) -> Iterator[slice]:
-    """0…N in slices of at most `size` predictions; one empty slice where N is 0, so that a sum keeps its graph."""
+SLICE = 2**24
+"""Numbers of a slice [n, C] where nobody says its size: 64 MiB in float32."""
+
+
+def slices(rows: Rows, size: int | None = None) -> Iterator[slice]:
+    """0…N in slices of at most `size` predictions; one empty slice where N is 0, so that a sum keeps its graph.
+
+    Without a size, as many as hold `SLICE` numbers.
+    """
+    size = size or max(1, SLICE // max(1, rows.choices))
     for start in range(0, max(len(rows), 1), size):
         yield slice(start, start + size)
 
 
-def nll(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int = 4096) -> Tensor:
+def nll(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int | None = None) -> Tensor:
     """−w · log P(y|x) of each prediction, [N] nats; 0 where there is no label.
 
     Args: `targets` [N], IGNORED where there is no label; `weights` [N] or None for ones.
@@ -146,7 +175,7 @@ def nll(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int = 
     return losses if weights is None else losses * weights
 
 
-def cross_entropy(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int = 4096) -> Tensor:
+def cross_entropy(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int | None = None) -> Tensor:
     """Σ −w · log P(y|x) over the labelled predictions: a sum in nats, never a mean, with a graph even where it is 0."""
     return nll(rows, targets, weights, size).sum()
 

@@ -27,11 +27,12 @@ from transformers import TrainerCallback
 from keeltune import __version__, build, data, evaluation, models, prepare, report, results
 from keeltune.build import Job
 from keeltune.display import Advance, Display
-from keeltune.prepare import Material
+from keeltune.fitting import NEW
+from keeltune.prepare import SCORED, Material
 from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
 from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
-from keeltune.tasks.task import Prediction
+from keeltune.tasks.task import Prediction, to_device
 from keeltune.trainer import SELF_TEST_ROWS, KeelTrainer, self_test, training_arguments
 
 OURS = (
@@ -47,9 +48,8 @@ OURS = (
 )
 """What a run writes into its folder, and all that `--overwrite` removes."""
 
-SCORED = ("validation", "test", "source")
-"""The splits that are scored before and after training."""
-
+WRITTEN = 200
+"""Validation rows that are scored while training where answers are written token by token; all of them at the end."""
 
 NO_SPACE = (27, 28, 122)
 """Errors of the system: file too large, no space left, quota exceeded."""
@@ -146,7 +146,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         material.task,
         job.objective,
         job.reference,
-        evaluation.to_device(material.task.collate(small), job.device),
+        to_device(material.task.collate(small), job.device),
     )
     before = _before(job, folder, display, main)
     watcher = Watcher(folder / "log.jsonl", display, main)
@@ -339,7 +339,7 @@ def _identity(material: Material) -> dict[str, Any]:
     return {
         "recipe": shaping,
         "data": {name: data.fingerprint(rows) for name, rows in material.rows.items()},
-        "model": models.fingerprint(material.source),
+        "model": NEW if material.source == NEW else models.fingerprint(material.source),
         "reference": [models.fingerprint(files.source) for files in material.references],
         "world_size": prepare.world_size(),
     }
@@ -419,28 +419,26 @@ def _predict(
     job: Job, model: Any, split: str, display: Display, *, places: Sequence[int] | None = None, fast: bool = False
 ) -> list[Prediction]:
     """A split's predictions; several processes share the rows."""
-    examples = job.material.examples[split]
-    examples = examples if places is None else [examples[i] for i in places]
+    encoded = job.material.encoded[split]
+    encoded = encoded if places is None else [encoded[i] for i in places]
     rank, world = int(os.environ.get("RANK", "0")), prepare.world_size()
-    mine = examples[rank::world]
+    mine = encoded[rank::world]
     options = {"autocast": job.autocast} if fast else {}
-    with display.bar(f"scoring {split}", len(mine)) as advance:
+    with display.bar(f"scoring {split}", sum(map(len, mine))) as advance:
         answers = evaluation.predict(model, job.material.task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
     if world == 1:
         return answers
     shares: list[list[Prediction]] = [[] for _ in range(world)]
     torch.distributed.all_gather_object(shares, answers)
-    return [shares[i % world][i // world] for i in range(len(examples))]
+    return [shares[i % world][i // world] for i in range(len(encoded))]
 
 
 def _validator(job: Job, display: Display) -> Any:
     """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
     rows = job.material.rows["validation"]
-    limit = job.material.recipe.evaluation.rows
+    limit = job.material.recipe.evaluation.rows or (WRITTEN if job.material.task.generates else None)
     generator = torch.Generator().manual_seed(0)
-    places = (
-        sorted(torch.randperm(len(rows), generator=generator)[:limit].tolist()) if limit else list(range(len(rows)))
-    )
+    places = sorted(torch.randperm(len(rows), generator=generator)[: limit or len(rows)].tolist())
 
     def validate() -> dict[str, float]:
         predictions = _predict(job, job.model, "validation", Display(quiet=True), places=places, fast=True)

@@ -83,35 +83,50 @@ def _stacks(model: nn.Module, total: int) -> list[str]:
     return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
 
 
-def add_adapter(model: Any, *, rank: int, alpha: float, dropout: float, modules: str | list[str] = "all-linear") -> Any:
-    """LoRA on linear layers of the base model, all of them unless `modules` names some; the head is trained whole.
+def add_adapter(
+    model: Any,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    modules: str | list[str] = "all-linear",
+    train_head: bool = True,
+) -> Any:
+    """LoRA on linear layers of the base model, all of them unless `modules` names some.
+
+    With `train_head` the modules outside the base model, a task's head, are trained whole; a vocabulary head is not.
 
     The adapter starts at zero: the model computes what it did.
 
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
     """
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     linear = _linear(model)
     base = model.base_model_prefix
-    heads = [n for n, m in model.named_children() if n != base and any(True for _ in m.parameters())]
+    heads = [n for n, m in model.named_children() if train_head and n != base and any(True for _ in m.parameters())]
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=linear if modules == "all-linear" else modules,
-        modules_to_save=heads,
-        task_type="SEQ_CLS",
+        modules_to_save=heads or None,
+        fan_in_fan_out=any(isinstance(m, Conv1D) for n, m in model.named_modules() if n in linear),
+        task_type="SEQ_CLS" if classifies else None,
     )
     return get_peft_model(model, config)
 
 
 def _linear(model: Any) -> list[str]:
-    """The linear layers of the base model, by name."""
+    """The linear layers of the base model, by name; of all but the vocabulary head where there is no base model."""
     from transformers.pytorch_utils import Conv1D
 
-    base = f"{model.base_model_prefix}."
-    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(base)]
+    base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    head = model.get_output_embeddings()
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    return [n for n, m in linear if n.startswith(base) and m is not head]
 
 
 def adapter_problem(config: Any, auto_model: str, modules: str | list[str], where: str) -> Problem | None:

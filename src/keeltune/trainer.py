@@ -31,10 +31,11 @@ from keeltune.batching import Plan
 from keeltune.objective import Counts, Objective
 from keeltune.problems import Diverged
 from keeltune.references.reference import Reference
-from keeltune.rows import IGNORED, Dense, Rows
+from keeltune.rows import Dense, Rows
 from keeltune.tasks.task import Task
 
 SELF_TEST_ROWS = 4
+SELF_TEST_PREDICTIONS = 256
 
 
 def training_arguments(
@@ -192,7 +193,7 @@ class KeelTrainer(Trainer):
         ledger = self.ledger
         ledger.started = time.perf_counter()
         batches = list(islice(epoch_iterator, num_batches))
-        totals = torch.tensor([_counts(b) + _work(b) for b in batches], dtype=torch.float64).sum(0)
+        totals = torch.tensor([[*self.task.counts(b), *_work(b)] for b in batches], dtype=torch.float64).sum(0)
         totals = torch.cat([totals, torch.tensor([float(ledger.stop_asked)])])
         totals = _over_ranks(totals, device)
         counts, work = totals[:2], totals[2:6].tolist()
@@ -206,7 +207,7 @@ class KeelTrainer(Trainer):
     ) -> Any:
         """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks."""
         with self.autocast():
-            outputs = model(**inputs["inputs"])
+            outputs = self.task.forward(model, inputs)
         rows = self.task.rows(outputs, inputs)
         reference = None if self.reference is None else self.reference.rows(inputs)
         terms = self.objective(
@@ -235,14 +236,15 @@ class KeelTrainer(Trainer):
         assert self.validate is not None
         primary = f"{metric_key_prefix}_{self.task.metrics[0]}"
         loss = f"{metric_key_prefix}_loss"
-        earlier = [(e[primary], -e[loss]) for e in self.state.log_history if primary in e]  # larger is better
+        sign = self.task.primary_sign
+        earlier = [(sign * e[primary], -e[loss]) for e in self.state.log_history if primary in e]  # larger is better
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         if not math.isfinite(metrics[loss]):
             raise Diverged(
                 f"after step {self.state.global_step} the validation loss is {metrics[loss]}; lower learning_rate"
             )
         self.log(metrics)
-        merit = (metrics[primary], -metrics[loss])
+        merit = (sign * metrics[primary], -metrics[loss])
         if all(merit > other for other in earlier) and self.best is not None:
             self.keep_best()
         if self.patience is not None and _since_best([*earlier, merit]) >= self.patience:
@@ -310,18 +312,9 @@ def _only(items: list[Any]) -> Any:
     return item
 
 
-def _counts(batch: Mapping[str, Any]) -> list[float]:
-    """A micro-batch's labelled predictions (the sum of their class weights) and its anchored ones."""
-    labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
-    return [float(labelled), float(batch["anchored"].sum())]
-
-
 def _work(batch: Mapping[str, Any]) -> list[float]:
     """Examples, tokens, slots (tokens and padding) and predictions of a micro-batch."""
-    ids = batch["inputs"]["input_ids"]
-    mask = batch["inputs"].get("attention_mask")
-    tokens = ids.numel() if mask is None else int(mask.sum())
-    return [len(batch["keys"]), tokens, ids.numel(), len(batch["targets"])]
+    return [len(batch["keys"]), *batch["work"], len(batch["targets"])]
 
 
 def _over_ranks(values: Tensor, device: Any) -> Tensor:
@@ -344,19 +337,21 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        student = task.rows(model(**batch["inputs"]), batch)
+        student = task.rows(task.forward(model, batch), batch)
     finally:
         for module, training in modes:
             module.training = training
     n = len(student)
-    expected = [float(w) for w, t in zip(batch["weights"], batch["targets"], strict=True) if t != IGNORED]
-    labelled, anchored = _counts(batch)
-    _hold("labelled predictions", labelled, sum(expected))
-    _hold("anchored predictions", anchored, len(batch["targets"]))
-    _hold("predictions of the student", n, len(batch["targets"]))
-    if reference is None:
+    labelled, anchored = task.counts(batch)
+    _hold("labelled predictions", labelled, batch["encoded"][0])
+    _hold("anchored predictions", anchored, batch["encoded"][1])
+    _hold("predictions of the student", n, batch["encoded"][1])
+    if reference is None or n == 0:
         return
     _hold("predictions of the reference", len(reference.rows(batch)), n)
+    cross_entropy = task.cross_entropy(student, batch)
+    student = Dense(student.log_probs(slice(0, SELF_TEST_PREDICTIONS)))  # of a large vocabulary a few are enough
+    n = len(student)
     frozen = student.log_probs(slice(None), objective.temperature)
     itself = objective.total(student, _same(student)).item() / n
     _hold("divergence of the student from itself", itself, 0.0)
@@ -369,13 +364,12 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
         by_hand = ((frozen > -torch.inf).sum(-1).log() - entropy).mean().item()
     _hold("divergence of the student from uniform", away, by_hand * objective.temperature**2)
     counts = Counts(max(labelled, 1.0), float(n))
-    cross_entropy = task.cross_entropy(student, batch)
     plain = objective(cross_entropy, student, None, counts=counts).loss
     share = min(1.0, n / max(labelled, 1.0)) if objective.per_label else 1.0
     tilt = torch.linspace(0, 4, frozen.shape[-1], dtype=frozen.dtype, device=frozen.device)
     for other in (uniform, (uniform + tilt).log_softmax(-1)):
         away = objective.total(student, Dense(other)).item() / n
-        moved = objective(cross_entropy, student, Dense(other), batch["anchored"], counts=counts).loss
+        moved = objective(cross_entropy, student, Dense(other), batch["anchored"][:n], counts=counts).loss
         _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from keeltune.references.reference import Autocast, Batch, Reference, ToRows
+from keeltune.references.reference import Autocast, Batch, Forward, Reference, ToRows, call
 from keeltune.rows import Rows
 
 
@@ -19,10 +19,11 @@ class AdapterOff(Reference):
 
     kind = "adapter-off"
 
-    def __init__(self, model: Any, to_rows: ToRows, autocast: Autocast = nullcontext):
+    def __init__(self, model: Any, to_rows: ToRows, autocast: Autocast = nullcontext, forward: Forward = call):
         self.model = model  # a peft.PeftModel
         self.to_rows = to_rows
         self.autocast = autocast
+        self.forward = forward
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:
@@ -30,7 +31,7 @@ class AdapterOff(Reference):
         self.model.eval()
         try:
             with self.model.disable_adapter(), self.autocast():
-                outputs = self.model(**batch["inputs"])
+                outputs = self.forward(self.model, batch)
         finally:
             for module, training in modes:
                 module.training = training

@@ -15,6 +15,9 @@ Batch: TypeAlias = Mapping[str, Any]
 ToRows: TypeAlias = Callable[[Any, Batch], Rows]
 """A task's `rows(outputs, batch)`: a model's outputs as predictions."""
 
+Forward: TypeAlias = Callable[[Any, Batch], Any]
+"""A task's `forward(model, batch)`: how a batch is put to a model."""
+
 Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which a model runs, so that a reference runs in the student's precision."""
 
@@ -31,3 +34,8 @@ class Reference(ABC):
     @abstractmethod
     def rows(self, batch: Batch) -> Rows:
         """The reference's N predictions for `batch`, [N, C] when read."""
+
+
+def call(model: Any, batch: Batch) -> Any:
+    """The plainest `Forward`."""
+    return model(**batch["inputs"])

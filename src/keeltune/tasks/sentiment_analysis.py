@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from keeltune.tasks.families import Classify
+from keeltune.families.classify import Classify
 
 
 class SentimentAnalysis(Classify):

@@ -1,44 +1,61 @@
 """The contract of a task: from a row of data to predictions, and from predictions to a score.
 
-    row -> encode -> examples -> collate -> batch -> model(**batch["inputs"]) -> rows -> cross_entropy | decode -> score
+    row -> encode -> examples -> collate -> batch -> forward -> rows -> cross_entropy | predict -> score
 
-A family (`families.py`) supplies targets, aligned rows, cross-entropy and decoding once; a task file adds columns,
-encoding and metric. Labels never enter a model: its own loss would be a mean, and the wrong one.
+A family (`keeltune/families/`) supplies targets, aligned rows, cross-entropy and decoding once; a task file adds
+columns, encoding and metric. Labels never enter a model: its own loss would be a mean, and the wrong one.
 
-Shapes: B examples of a batch, N predictions, C choices, K statistics a row, L labels.
+Shapes: B examples of a batch, N predictions, C choices, K statistics a row, L labels, S and T source and target tokens.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from keeltune.data import Column, Row
-from keeltune.rows import Rows
+from keeltune.rows import IGNORED, Rows, cross_entropy
+
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task is built with besides its processor: the recipe's choices and the model's label names."""
+    """What a task is built with besides its processor: the recipe's choices, and what the model says of itself."""
 
     labels: Sequence[str] = ()
     max_length: int | None = None
     multi_label: bool = False
     class_weights: Mapping[str, float] | None = None
+    config: Any = None
+    auto_model: str = ""
+    target_max_length: int | None = None
+    prompt: str | None = None
+    languages: tuple[str, str] | None = None
+    beams: int = 1
+    max_new_tokens: int = 64
 
 
 @dataclass(frozen=True)
 class Example:
-    """One encoded row (or one stride of it): what the model reads, and what it should predict.
+    """One encoded row (or one part of it: a stride, a picture with one caption).
 
-    `targets` and `weights` hold one entry a prediction, IGNORED where there is no label. `anchored` tells whether the
-    row carries D; that is a property of its stream. `others` holds the inputs made for references that read the same
-    row in their own encoding, by the name of their batch entry.
+    inputs     what the model reads, by the names of its `forward`
+    targets    one entry a prediction, IGNORED where there is no label; for CTC the labels of the whole text
+    weights    one entry a target: what its cross-entropy is multiplied by
+    places     which of the model's output positions are predictions; empty where the task's head has just one
+    count      N, where it is not the number of targets (CTC: frames)
+    length     what the plan groups by: tokens or frames of input and target
+    anchored   whether it carries D, which is a property of its stream
+    others     the same row as references read it that have an encoding of their own, by the name of their batch entry
+    notes      what decoding needs to know of the row, by names of the family's own
     """
 
     inputs: Mapping[str, Any]
@@ -46,19 +63,47 @@ class Example:
     weights: Sequence[float]
     key: str
     length: int
+    places: Sequence[bool] = ()
+    count: int | None = None
     truncated: bool = False
     anchored: bool = False
-    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    others: Mapping[str, Example] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def predictions(self) -> int:
+        """N of this example."""
+        return len(self.targets) if self.count is None else self.count
+
+    @property
+    def labelled(self) -> float:
+        """What it adds to n_CE: the weights of its labelled targets."""
+        return float(sum(w for w, t in zip(self.weights, self.targets, strict=True) if t != IGNORED))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's answer to one example, and its loss: Σ CE in nats over `count` labelled predictions."""
+    """The model's answer to one example, and its loss: Σ CE in nats over `count` labelled predictions.
+
+    `merit` ranks the answers of several examples of one row (the strides of a long text).
+    """
 
     value: Any
     probabilities: Mapping[str, float] | None
     loss: float
     count: float
+    merit: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row as a whole, though each of its columns is sound."""
+
+    field: str
+    kind: str
+    found: str
+    expected: str
+    mend: str
 
 
 class Task(ABC):
@@ -67,8 +112,21 @@ class Task(ABC):
     columns: ClassVar[tuple[Column, ...]]
     """The columns a row must have, under our names."""
 
-    auto_model: ClassVar[str]
-    """The `transformers` class that loads a model with this task's head."""
+    auto_models: ClassVar[tuple[str, ...]]
+    """The `transformers` classes that load a model for this task; the first that knows the architecture does."""
+
+    reads: ClassVar[Literal["text", "image", "sound"]] = "text"
+    """What a row's input is made of, which says what processor a model needs."""
+
+    choices: ClassVar[Literal["labels", "tokens", "positions"]] = "labels"
+    """What a prediction chooses among. Labels fit a reference by name, however it reads the text; tokens and positions
+    are the tokenizer's own, so a reference must have the very same."""
+
+    generates: ClassVar[bool] = False
+    """Whether an answer is written token by token: evaluation while training then looks at a subset."""
+
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity", "wer", "cer"})
+    """Metrics whose smaller values are the better ones."""
 
     def __init__(self, processor: Any, settings: Settings, companions: Mapping[str, Task] | None = None):
         self.processor = processor
@@ -78,25 +136,98 @@ class Task(ABC):
         self.setup()
 
     @property
+    def tokenizer(self) -> Any:
+        """The part of the processor that reads and writes text."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
         """The names that `scores` returns, the primary one first."""
 
-    @abstractmethod
-    def setup(self) -> None:
+    @property
+    def primary_sign(self) -> float:
+        """+1 where more of the primary metric is better, −1 where less is."""
+        return -1.0 if self.metrics[0] in self.lower_is_better else 1.0
+
+    def setup(self) -> None:  # noqa: B027  (most tasks derive nothing)
         """What the family derives from its processor and settings."""
+
+    def recipe_faults(self) -> Iterable[Fault]:
+        """What this task, with this model, cannot do with its settings; `field` is the recipe's."""
+        return ()
+
+    # rows of the data
+
+    @classmethod
+    def labels_of(cls, row: Row) -> list[str]:
+        """The label names that a row uses; none for a task without labels."""
+        return []
+
+    @classmethod
+    def closed(cls, names: Sequence[str]) -> list[str]:
+        """The label inventory that the names of the training rows span."""
+        return list(names)
+
+    @classmethod
+    def faults(cls, row: Row) -> Iterable[Fault]:
+        """What is wrong with a row, beyond what its columns' kinds check one by one."""
+        return ()
 
     @abstractmethod
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as examples, keyed by the row's key (+ index where there are several). Pure: no randomness."""
 
-    @abstractmethod
+    def encode_scored(self, row: Row, *, labelled: bool = True) -> list[Example]:
+        """A row as it is scored; differs from `encode` where training makes several examples of one question."""
+        return self.encode(row, labelled=labelled)
+
+    def notices(self, examples: Sequence[Example]) -> list[str]:
+        """What users should know of the encoded training rows."""
+        return []
+
+    # batches
+
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, and the others."""
+        """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, the others.
+
+        `places` [B, T] bool marks the output positions that are the N predictions, row by row. `work` is what the
+        forward pass reads: tokens, and slots (tokens and padding). `encoded` is what the examples say of n_CE and N,
+        for the self-test.
+        """
+        counts = torch.tensor([e.predictions for e in examples])
+        batch: dict[str, Any] = {
+            "inputs": self.pad([e.inputs for e in examples]),
+            "targets": torch.tensor([t for e in examples for t in e.targets], dtype=torch.long),
+            "weights": torch.tensor([w for e in examples for w in e.weights], dtype=torch.float32),
+            "anchored": torch.tensor([e.anchored for e in examples]).repeat_interleave(counts),
+            "counts": counts,
+            "keys": [e.key for e in examples],
+            "notes": [e.notes for e in examples],
+            "encoded": [sum(e.labelled for e in examples), sum(e.predictions for e in examples)],
+            "work": [sum(e.length for e in examples), len(examples) * max(e.length for e in examples)],
+        }
+        if any(e.places for e in examples):
+            batch["places"] = stack([e.places for e in examples], fill=False)
+        for name, companion in self.companions.items():
+            if name in examples[0].others:
+                batch[name] = companion.collate([e.others[name] for e in examples])
+        return batch
 
     @abstractmethod
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Encoded inputs of uneven length as a model's tensors [B, S]."""
+
+    def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+        """n_CE and n_D of a batch: its labelled predictions (their weights' sum), and its anchored ones."""
+        labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
+        return float(labelled), float(batch["anchored"].sum())
+
+    # predictions
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        """The model's outputs. Families with a vocabulary head let the head see the predictions alone."""
+        return model(**batch["inputs"])
 
     @abstractmethod
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
@@ -105,17 +236,36 @@ class Task(ABC):
         `order[i]` is the place of our label i among the model's own, for a reference with the same names otherwise.
         """
 
-    @abstractmethod
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         """Σ w · −log P(y|x): a sum in nats, never a mean."""
+        return cross_entropy(rows, batch["targets"], batch["weights"])
 
-    @abstractmethod
+    def predict(
+        self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext
+    ) -> list[Prediction]:
+        """The model's answers, one an example."""
+        batch = to_device(self.collate(examples), device)
+        with autocast():
+            outputs = self.forward(model, batch)
+        return self.decode(self.rows(outputs, batch), batch)
+
     def decode(self, rows: Rows, batch: Mapping[str, Any]) -> list[Prediction]:
-        """The answers, one an example."""
+        """The answers that predictions stand for, one an example. Tasks that write override `predict` instead."""
+        raise NotImplementedError
+
+    def combine(self, predictions: Sequence[Prediction]) -> Prediction:
+        """The answer to a row of several examples: the one of the highest merit, with the loss of all."""
+        best = max(predictions, key=lambda p: p.merit)
+        if len(predictions) == 1:
+            return best
+        loss, count = sum(p.loss for p in predictions), sum(p.count for p in predictions)
+        return Prediction(best.value, best.probabilities, loss, count, best.merit)
+
+    # scores
 
     @abstractmethod
     def gold(self, row: Row) -> Any:
-        """The right answer of a row, in the form of `Prediction.value`."""
+        """The right answer of a row (or all of them), as plain JSON."""
 
     @abstractmethod
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
@@ -123,12 +273,46 @@ class Task(ABC):
 
     @abstractmethod
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        """Summed statistics [..., K] as metrics [...], each in its unit (scores 0..1)."""
+        """Summed statistics [..., K] as metrics [...], each in its unit (0..1; BLEU and chrF 0..100; CIDEr from 0).
 
-    @abstractmethod
+        `loss` and `perplexity` are not made here: evaluation has the losses.
+        """
+
     def details(self, sums: np.ndarray) -> dict[str, Any]:
         """What is worth more than a number: `{"by_label": {...}}`, from summed statistics [K]."""
+        return {}
 
     @abstractmethod
     def row_score(self, value: Any, gold: Any) -> float:
-        """One row's own score, 0..1."""
+        """One row's own score; more is better, 1 (or the metric's best) where nothing is wrong."""
+
+    def choice_name(self, choice: int) -> str:
+        """A choice for people: a label, a token, a position."""
+        if self.choices == "tokens":
+            return str(self.tokenizer.convert_ids_to_tokens(choice))
+        if self.choices == "positions":
+            return f"position {choice}"
+        return ("no", "yes")[choice] if self.settings.multi_label else self.settings.labels[choice]
+
+
+def stack(rows: Sequence[Sequence[Any]], *, fill: Any, left: bool = False) -> Tensor:
+    """Sequences of uneven length as one tensor [B, longest], padded with `fill` at the right (or the left)."""
+    tensors = [torch.as_tensor(row) for row in rows]
+    longest = max(len(row) for row in tensors)
+    dtype = torch.bool if isinstance(fill, bool) else tensors[0].dtype
+    table = torch.full((len(rows), longest, *tensors[0].shape[1:]), fill, dtype=dtype)
+    for i, row in enumerate(tensors):
+        start = longest - len(row) if left else 0
+        table[i, start : start + len(row)] = row
+    return table
+
+
+def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
+    """A batch with its tensors, also the nested ones, on `device`."""
+    moved: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Mapping):
+            moved[name] = to_device(value, device)
+        else:
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+    return moved

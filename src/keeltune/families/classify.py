@@ -1,4 +1,4 @@
-"""What applications share: how a kind of head is trained, decoded and scored."""
+"""One choice, or several yes/no choices, for a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from keeltune.data import Column, Row
-from keeltune.rows import IGNORED, Dense, Rows, cross_entropy, nll
+from keeltune.families.tokens import pad_tokens
+from keeltune.rows import IGNORED, Dense, Rows, nll
 from keeltune.tasks.task import Example, Prediction, Task
 
 
@@ -21,12 +22,17 @@ class Classify(Task):
     Statistics of a label: how often right, predicted, gold; and one column of rows that are right as a whole.
     """
 
-    auto_model = "AutoModelForSequenceClassification"
+    auto_models = ("AutoModelForSequenceClassification",)
     columns = (
         Column("text", "text"),
         Column("text_pair", "text", required=False),
         Column("label", "label", label=True),
     )
+
+    @classmethod
+    def labels_of(cls, row: Row) -> list[str]:
+        value = row.fields.get("label", [])
+        return [value] if isinstance(value, str) else list(value)
 
     def setup(self) -> None:
         self.names = list(self.settings.labels)
@@ -43,23 +49,7 @@ class Classify(Task):
         )
         targets, weights = self._targets(row) if labelled else self._no_targets()
         truncated = bool(inputs.encodings and inputs.encodings[0].overflowing)
-        return [Example(dict(inputs), targets, weights, row.key, len(inputs["input_ids"]), truncated)]
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        predictions = len(examples[0].targets)
-        others = {
-            name: task.pad([e.others[name] for e in examples])
-            for name, task in self.companions.items()
-            if name in examples[0].others
-        }
-        return {
-            "inputs": self.pad([e.inputs for e in examples]),
-            "targets": torch.tensor([t for e in examples for t in e.targets]),
-            "weights": torch.tensor([w for e in examples for w in e.weights], dtype=torch.float32),
-            "anchored": torch.tensor([e.anchored for e in examples]).repeat_interleave(predictions),
-            "keys": [e.key for e in examples],
-            **others,
-        }
+        return [Example(dict(inputs), targets, weights, row.key, len(inputs["input_ids"]), truncated=truncated)]
 
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         return pad_tokens(self.processor, inputs)
@@ -69,9 +59,6 @@ class Classify(Task):
         if self.settings.multi_label:
             logits = torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(0, 1)  # [B × L, 2]
         return Dense(logits)
-
-    def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
-        return cross_entropy(rows, batch["targets"], batch["weights"])
 
     def decode(self, rows: Rows, batch: Mapping[str, Any]) -> list[Prediction]:
         probs = rows.log_probs(slice(None)).exp()
@@ -150,24 +137,6 @@ class Classify(Task):
     def _split(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         n = len(self.names)
         return sums[..., :n], sums[..., n : 2 * n], sums[..., 2 * n : 3 * n], sums[..., 3 * n], sums[..., 3 * n + 1]
-
-
-def pad_tokens(tokenizer: Any, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Token sequences of uneven length as tensors [B, S], padded at the tokenizer's side.
-
-    `tokenizer.pad` does the same three times slower, as it builds a Python list of every padding token.
-    """
-    length = max(len(item["input_ids"]) for item in inputs)
-    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
-    batch = {}
-    for name in inputs[0]:
-        table = torch.full((len(inputs), length), fill.get(name, 0), dtype=torch.long)
-        for i, item in enumerate(inputs):
-            values = torch.as_tensor(item[name])
-            start = length - len(values) if tokenizer.padding_side == "left" else 0
-            table[i, start : start + len(values)] = values
-        batch[name] = table
-    return batch
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What applications share: how a kind of head, or a kind of model that writes, is trained, read and scored."""

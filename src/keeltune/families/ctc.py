@@ -1,0 +1,99 @@
+"""CTC: every frame of sound chooses a letter or nothing, and any alignment of the text counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from keeltune.data import Row
+from keeltune.families.form import Form
+from keeltune.rows import IGNORED, Dense, Rows
+from keeltune.tasks.task import Example, to_device
+
+
+class Ctc(Form):
+    """−log P(y|x) = −log Σ over the alignments of y of Π P(frame). N = frames, C = letters and the blank.
+
+    Cross-entropy is a sum over texts, no sum over frames: n_CE counts label characters, n_D frames. A text that cannot
+    fit into its frames has probability 0; it is refused with the data, never zeroed.
+    Source: Graves et al. 2006, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
+    """
+
+    def encode(self, row: Row, target: str | None) -> Example:
+        inputs, length, cut = self.task.source_inputs(row)
+        labels = [] if target is None else list(self.task.tokenizer(target, add_special_tokens=False)["input_ids"])
+        frames = self.task.frames(length)
+        return Example(
+            inputs,
+            labels,
+            [1.0] * len(labels),
+            row.key,
+            length,
+            places=[True] * frames,
+            count=frames,
+            truncated=cut,
+            notes={"labels": labels},
+        )
+
+    def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:
+        """`labels` [B, longest] and their lengths; the frames themselves have no target."""
+        lengths = [len(e.targets) for e in examples]
+        labels = torch.full((len(examples), max(1, *lengths)), IGNORED)
+        for i, example in enumerate(examples):
+            labels[i, : lengths[i]] = torch.as_tensor(list(example.targets), dtype=torch.long)
+        frames = sum(e.predictions for e in examples)
+        batch |= {
+            "labels": labels,
+            "label_lengths": torch.tensor(lengths),
+            "targets": torch.full((frames,), IGNORED),
+            "weights": torch.ones(frames),
+        }
+
+    def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+        return float(batch["label_lengths"].sum()), float(batch["anchored"].sum())
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        return model(**batch["inputs"])
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
+        places = batch["places"]
+        return Dense(outputs.logits[:, : places.shape[1]][places])
+
+    def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
+        return self.each(rows, batch).sum()
+
+    def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
+        return [float(value) for value in self.each(rows, batch)]
+
+    def each(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
+        """−log P(y|x) of each example [B] in nats; 0 for one without labels."""
+        log_probs = rows.log_probs(slice(None))  # [N, C]
+        counts = batch["counts"]
+        padded = torch.nn.utils.rnn.pad_sequence(log_probs.split(counts.tolist()))  # [F, B, C]
+        labels, lengths = batch["labels"], batch["label_lengths"]
+        value = functional.ctc_loss(
+            padded, labels.clamp_min(0), counts, lengths, blank=self.blank, reduction="none", zero_infinity=False
+        )
+        return torch.where(lengths > 0, value, value.detach() * 0.0 + padded.sum() * 0.0)
+
+    @property
+    def blank(self) -> int:
+        """The choice "no letter": the padding token of a CTC tokenizer."""
+        return int(self.task.tokenizer.pad_token_id)
+
+    def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+        batch = to_device(self.task.collate(examples), device)
+        rows = self.rows(self.forward(model, batch), batch)
+        best = rows.log_probs(slice(None)).argmax(-1).split(batch["counts"].tolist())
+        return [self.spell(line.tolist()) for line in best]
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Repeats merged, blanks dropped: the text of the best frame choices."""
+        merged = [i for n, i in enumerate(ids) if (n == 0 or ids[n - 1] != i) and i != self.blank]
+        tokenizer = self.task.tokenizer
+        return str(tokenizer.decode(merged, group_tokens=False) if hasattr(tokenizer, "word_delimiter_token")
+                   else tokenizer.decode(merged)).strip()  # fmt: skip

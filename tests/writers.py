@@ -1,0 +1,81 @@
+"""Small random models that write, of many architectures, with the tokenizers that such models have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from keeltune import newborn
+from keeltune.data import Row
+from keeltune.recipe_fields import TrainTokenizer
+from keeltune.registry import find
+from keeltune.tasks.task import Settings, Task
+
+PAIRS = [
+    ("the film is good", "der Film ist gut"),
+    ("a very long and dull plot but not bad", "eine sehr lange und fade Handlung, aber nicht schlecht"),
+    ("bad", "schlecht"),
+    ("it was fine and short", "es war gut und kurz"),
+    ("not good", "nicht gut"),
+    ("i was in the film", "ich war im Film"),
+    ("dull dull dull film of a plot", "fader fader fader Film einer Handlung"),
+    ("the plot of the film is very very good", "die Handlung des Films ist sehr sehr gut"),
+]
+SIZES: dict[str, dict[str, Any]] = {
+    "marian": {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+               "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+               "max_position_embeddings": 64},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "initializer_factor": 0.1},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 96},
+    "llama": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "num_key_value_heads": 1, "max_position_embeddings": 96},
+}  # fmt: skip
+SIZES |= dict.fromkeys(("bart", "mbart", "pegasus", "m2m_100"), SIZES["marian"])
+SIZES |= dict.fromkeys(("mt5", "umt5"), SIZES["t5"])
+SIZES |= dict.fromkeys(("mistral", "qwen2", "gemma", "olmo", "cohere"), SIZES["llama"])
+SIZES |= {
+    "gemma2": {**SIZES["llama"], "head_dim": 8, "final_logit_softcapping": 2.0},
+    "gpt_neox": {k: v for k, v in SIZES["llama"].items() if k != "num_key_value_heads"},
+    "opt": {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "max_position_embeddings": 96},
+}  # fmt: skip
+ENCODER_DECODERS = ("marian", "bart", "mbart", "pegasus", "m2m_100", "t5", "mt5", "umt5")
+DECODERS = ("gpt2", "llama", "mistral", "qwen2", "gemma", "gemma2", "olmo", "cohere", "gpt_neox", "opt")
+
+
+def tokenizer(*, ends: bool = True, size: int = 300) -> Any:
+    texts = [text for pair in PAIRS for text in pair]
+    return newborn.train(TrainTokenizer(train="bpe", size=size), texts, ends=ends)
+
+
+def writer(architecture: str, seed: int = 0, task: str = "translation", **settings: Any) -> tuple[Any, Task]:
+    """(model, task) of a small random model of this architecture."""
+    words = tokenizer(ends=architecture in ENCODER_DECODERS)
+    config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture])
+    newborn._fit(config, words, {})
+    found = find("tasks", task)
+    from keeltune import models
+
+    auto = models.pick(found.auto_models, config, "", "model")
+    torch.manual_seed(seed)
+    model = getattr(transformers, auto).from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # fresh weights are so small that no input matters
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.eval()
+    return model, found(words, Settings(config=config, auto_model=auto, max_new_tokens=12, **settings))
+
+
+def rows(task: str = "translation") -> list[Row]:
+    names = {"translation": ("source", "target"), "summarization": ("document", "summary"),
+             "text-generation": ("prompt", "completion")}[task]  # fmt: skip
+    return [Row(dict(zip(names, pair, strict=True)), "f", i + 1, f"k{i}") for i, pair in enumerate(PAIRS)]
+
+
+def folder_of(model: Any, task: Task, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    task.processor.save_pretrained(folder)
+    return folder
