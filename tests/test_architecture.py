@@ -15,13 +15,14 @@ FOLDERS = ("tasks", "references", "divergences", "matching")
 # Lower never imports higher. Files of a line may import those of the lines above it and, without a cycle, each other.
 LAYERS = [
     ["problems"],
-    ["registry", "rows", "display", "formats", "machine", "language", "divergences"],
+    ["registry", "rows", "display", "formats", "machine", "language", "divergences", "pictures"],
     ["data", "objective", "references", "recipe", "recipe_text", "recipe_fields", "recipe_checks", "reviews"],
     ["audit", "tasks", "families", "models"],
     ["surgery"],
     ["batching"],
     ["evaluation", "trainer"],
     ["newborn", "fitting"],
+    ["written"],
     ["prepare"],
     ["build"],
     ["results", "report"],

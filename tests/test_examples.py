@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from keeltune import recipe, registry, reviews
-from tests import writers
+from tests import captioners, writers
+from tests import test_question_answering as answerers
+from tests import test_semantic_role_labeling as labellers
 from tests.conftest import save_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -52,12 +54,38 @@ def writing(architecture: str, task: str) -> Callable[[Path, Path, Path], Path]:
     return make
 
 
+def labelling(folder: Path, data: Path, path: Path) -> Path:
+    lines = [row.fields for row in labellers.rows()]
+    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        labellers.write(data / name, lines)
+    return labellers.folder(folder, "bert")
+
+
+def answering(folder: Path, data: Path, path: Path) -> Path:
+    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        answerers.write(data / name, answerers.rows(answered=True))
+    answerers.folder_of(folder, "bert", 0)
+    return folder
+
+
+def captioning(folder: Path, data: Path, path: Path) -> Path:
+    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        captioners.write((data / name).parent, Path(name).name)
+    return captioners.save("vit gpt2", folder)
+
+
 MAKERS: dict[str, Callable[[Path, Path, Path], Path]] = {
     "text-classification": classifier,
     "sentiment-analysis": classifier,
     "translation": writing("marian", "translation"),
     "summarization": writing("bart", "summarization"),
     "text-generation": writing("llama", "text-generation"),
+    "semantic-role-labeling": labelling,
+    "question-answering": answering,
+    "image-captioning": captioning,
 }
 """A small model and small data for each task, in the place of those that a recipe names."""
 

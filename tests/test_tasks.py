@@ -302,7 +302,7 @@ def test_balanced_weights_are_scikit_learns(tmp_path):
     labels = ["b"] * 7 + ["a"] * 2 + ["c"]
     problems: list[Problem] = []
     found = prepare._class_weights(
-        with_weights("balanced", tmp_path), [row("t", x) for x in labels], ["c", "b", "a"], problems
+        with_weights("balanced", tmp_path), TextClassification, [row("t", x) for x in labels], ["c", "b", "a"], problems
     )
     expected = compute_class_weight("balanced", classes=np.array(["c", "b", "a"]), y=labels)
     assert found == pytest.approx(dict(zip(["c", "b", "a"], expected, strict=True)), rel=1e-12)
@@ -311,7 +311,9 @@ def test_balanced_weights_are_scikit_learns(tmp_path):
 
 def test_a_weight_of_an_unknown_label_is_named(tmp_path):
     problems: list[Problem] = []
-    prepare._class_weights(with_weights({"postive": 2.0}, tmp_path), [], ["negative", "positive"], problems)
+    prepare._class_weights(
+        with_weights({"postive": 2.0}, tmp_path), TextClassification, [], ["negative", "positive"], problems
+    )
     assert 'did you mean "positive"' in str(UserError(problems))
 
 

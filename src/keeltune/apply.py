@@ -14,7 +14,7 @@ from keeltune import audit, data, evaluation, machine, models, recipe, registry
 from keeltune.data import Column, Row
 from keeltune.display import Display
 from keeltune.fitting import known_names, reading_length, writing_length
-from keeltune.prepare import find_task, sound_rows
+from keeltune.prepare import find_task, row_problem, sound_rows
 from keeltune.problems import Problem, UserError, shown
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction, Settings, Task
@@ -190,6 +190,11 @@ def read_rows(
 
 def _answers(opened: Opened, rows: Sequence[Row], display: Display, label: str, *, labelled: bool) -> list[Prediction]:
     encoded = [opened.task.encode_scored(row, labelled=labelled) for row in rows]
+    if labelled:
+        pairs = zip(rows, encoded, strict=True)
+        faulty = [row_problem(row, fault) for row, found in pairs for fault in opened.task.row_faults(row, found)]
+        if faulty:
+            raise UserError(faulty)
     with display.bar(label, sum(map(len, encoded))) as advance:
         return evaluation.predict(opened.model, opened.task, encoded, device=opened.device, progress=advance)
 

@@ -12,14 +12,17 @@ import torch
 
 from keeltune import machine, models, newborn, surgery
 from keeltune.batching import Plan, Stream
+from keeltune.display import Display
+from keeltune.families.writing import Writing
 from keeltune.fitting import NEW, no_trained_head
 from keeltune.objective import Objective, confidence_weight, named
 from keeltune.prepare import Material, world_size
-from keeltune.problems import UserError
+from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference
-from keeltune.tasks.task import Task
+from keeltune.tasks.task import DRAWN, Task
+from keeltune.written import Targets
 
 
 @dataclass
@@ -38,8 +41,11 @@ class Job:
     device: str
 
 
-def build(material: Material) -> Job:
-    """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit."""
+def build(material: Material, display: Display | None = None) -> Job:
+    """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit.
+
+    Where the teacher writes targets, it does so here, ahead of training; `display` shows it.
+    """
     recipe, task = material.recipe, material.task
     device = machine.this_device()
     precision = machine.choose_precision(recipe.training.precision, device, world_size())
@@ -65,6 +71,7 @@ def build(material: Material) -> Job:
             student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
     task.processor = student.processor  # with its padding token
+    task.mark(student.model.config, material.examples["train"])
     half = None if material.source == NEW else models.half_precision(material.source, material.config)
     model = student.model.to(device)
     lora = recipe.training.lora
@@ -83,6 +90,7 @@ def build(material: Material) -> Job:
     if switchable:
         _trained_head(student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, autocast, task.forward)
+    _write_targets(material, reference, autocast, device, display or Display(quiet=True))
     return Job(
         material,
         student,
@@ -129,6 +137,37 @@ def _reference(
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 
 
+def _write_targets(
+    material: Material,
+    reference: Reference | None,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: str,
+    display: Display,
+) -> None:
+    """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack."""
+    recipe, task = material.recipe, material.task
+    origin = recipe.generation.targets
+    wanted = {"unlabeled": material.rows["unlabeled"], "train": material.rows["train"] if origin != "data" else []}
+    if reference is None or not isinstance(task, Writing) or not any(wanted.values()):
+        return
+    teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
+    assert isinstance(teacher, Model)
+    for split, rows in wanted.items():
+        if not rows:
+            continue
+        interpolated = split == "train" and origin == "interpolated"
+        targets = Targets(recipe, task, material.references[0], interpolated)
+        missing = len({targets.key(row) for row in rows} - targets.texts.keys())
+        if missing and world_size() > 1:
+            found, expected = f"{missing} texts of {split} that the teacher has not written", "all of them in its file"
+            mend = "start once with one process (it may be stopped when training begins), then with several"
+            raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, mend))
+        if missing:
+            with display.bar(f"the teacher writes {split}", missing) as advance:
+                targets.write(teacher.model, rows, device, autocast, advance)
+        material.encoded[split] = [targets.examples([row], learnt=split == "train") for row in rows]
+
+
 def _in_order(task: Task, order: list[int]) -> Callable[[Any, Any], Any]:
     """The task's `rows`, for a model that lists the labels in another order."""
     if order == sorted(order):
@@ -158,9 +197,22 @@ def _plan(material: Material, reference: Reference | None) -> Plan:
     anchored = reference is not None
     main = [replace(example, anchored=anchored) for example in material.main_stream]
     pool = [replace(example, anchored=True) for example in material.examples["unlabeled"] if material.examples["train"]]
+    streams = [Stream("unlabeled", pool, recipe.data.mix.unlabeled * step_size)]
+    if share := recipe.generation.on_policy:
+        asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
+                 material.task.encode_scored(row, labelled=False)]  # fmt: skip
+        drawn = [replace(e, anchored=True, notes={**e.notes, DRAWN: True}) for e in asked]
+        return Plan(
+            main,
+            [*streams, Stream("on-policy", drawn, share * step_size)],
+            batch_size=material.batch_size,
+            cuts=material.cuts,
+            seed=recipe.seed,
+            collate=lambda examples: {"examples": list(examples)},  # the trainer collates when they are drawn
+        )
     return Plan(
         main,
-        [Stream("unlabeled", pool, recipe.data.mix.unlabeled * step_size)],
+        streams,
         batch_size=material.batch_size,
         cuts=material.cuts,
         seed=recipe.seed,

@@ -430,11 +430,11 @@ def _words(value: Any) -> list[str]:
     return list(value)
 
 
-def _index(value: Any) -> int:
+def _index(value: Any, mend: str = "count the words from 0") -> int:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _Refused("not an index", "a whole number from 0", "count the words from 0")
+        raise _Refused("not an index", "a whole number from 0", mend)
     return value
 
 
@@ -467,9 +467,8 @@ def _answers(value: Any) -> dict[str, list[Any]]:
         raise _Refused("lists of unequal length", expected, "give each answer its place")
     for text in texts:
         _text(text)
-    for start in starts:
-        _index(start)
-    return value
+    mend = "count characters from 0; where there is no answer, both lists are empty"
+    return value | {"answer_start": [_index(start, mend) for start in starts]}
 
 
 def _media(value: str, folder: Path) -> Media:

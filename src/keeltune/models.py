@@ -55,8 +55,10 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
-def locate(value: str, resolve: Callable[[str], Path], where: str, field: str) -> str:
+def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *, writes: bool = True) -> str:
     """A recipe's model as a folder's absolute path (a run folder stands for its `model/`), or as a hub id.
+
+    `writes`: it has a tokenizer; an encoder of pictures or sound needs none.
 
     Raises UserError where it is a path and no model lies there, naming what is missing in the folder.
     """
@@ -64,7 +66,7 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str) -
     if (path / "result.json").is_file() and (path / "model").is_dir():
         path = path / "model"
     if path.is_dir():
-        if problem := _folder_problem(path, where, field):
+        if problem := _folder_problem(path, where, field, writes):
             raise UserError(problem)
         return str(path)
     looks_like_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) and not value.startswith(".") and not path.exists()
@@ -81,7 +83,7 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str) -
     )
 
 
-def _folder_problem(path: Path, where: str, field: str) -> Problem | None:
+def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> Problem | None:
     """What a local model folder lacks, or None. Only names and headers are read."""
 
     def problem(found: str, mend: str) -> Problem:
@@ -102,7 +104,7 @@ def _folder_problem(path: Path, where: str, field: str) -> Problem | None:
         pickled = [p.name for p in path.glob("*.bin")]
         found = f"weights only as pickle ({', '.join(pickled)})" if pickled else "no *.safetensors"
         return problem(found, "save the model once more with safe_serialization (save_pretrained does)")
-    if not any(any(path.glob(pattern)) for pattern in TOKENIZER_FILES):
+    if writes and not any(any(path.glob(pattern)) for pattern in TOKENIZER_FILES):
         return problem(f"no tokenizer ({', '.join(TOKENIZER_FILES)})", "save the model's tokenizer there too")
     index = path / "model.safetensors.index.json"
     if index.is_file() and not (path / "model.safetensors").is_file():
@@ -176,9 +178,9 @@ def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
         return []
     stored = {name for file in Path(source).glob("*.safetensors") for name in _header(file)[1]}
     model = skeleton(config, auto_model)
-    return sorted(
-        n for n, _ in model.named_parameters() if _is_head(model, n) and ".pooler." not in n and n not in stored
-    )
+    head = [n for n, _ in model.named_parameters() if _is_head(model, n) and ".pooler." not in n]
+    # some architectures are stored under an older, longer name
+    return sorted(n for n in head if n not in stored and not any(s.endswith(f".{n}") for s in stored))
 
 
 def read_config(source: str, where: str, field: str) -> Any:
@@ -237,8 +239,17 @@ def read_processor(source: str, where: str, field: str, reads: str = "text") -> 
         processor = load(t.AutoProcessor)
         if hasattr(processor, "tokenizer") and extractor_of(processor) is not None:
             return processor
-    extractor = t.AutoImageProcessor if reads == "image" else t.AutoFeatureExtractor
-    return _try(lambda: Pair(load(t.AutoTokenizer), load(extractor)), source, where, field)
+    tokenizer = _try(lambda: load(t.AutoTokenizer), source, where, field)
+    return Pair(tokenizer, read_extractor(source, where, field, reads))
+
+
+def read_extractor(source: str, where: str, field: str, reads: str) -> Any:
+    """What a model reads pictures or sound with; UserError where it cannot be had."""
+    import transformers as t
+
+    auto = t.AutoImageProcessor if reads == "image" else t.AutoFeatureExtractor
+    pil = {"backend": "pil"} if reads == "image" else {}  # with or without torchvision the same numbers
+    return _try(lambda: auto.from_pretrained(source, trust_remote_code=False, **pil), source, where, field)
 
 
 def _try(load: Callable[[], Any], source: str, where: str, field: str) -> Any:

@@ -9,11 +9,17 @@ is new. A part may be a configuration of its own in place of a folder.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from keeltune import models
 from keeltune.data import Row
@@ -40,10 +46,14 @@ def files(spec: NewModel, recipe: Recipe, task_class: type[Task], rows: Sequence
         models.prepare_tokenizer(config, tokenizer)
     else:
         assert spec.tokenizer is not None  # the recipe has been checked
-        tokenizer = train(spec.tokenizer, list(_texts(task_class, rows)), ends=not decodes)
+        spells = decodes and task_class.reads == "sound"
+        tokenizer = train(spec.tokenizer, list(_texts(task_class, rows)), ends=not decodes, spells=spells)
     _fit(config, tokenizer, spec.new)
     if task_class.reads == "text":
         return config, tokenizer
+    if isinstance(encoder := spec.new.get("encoder"), str):
+        source = models.locate(encoder, recipe.path, where, "model.new.encoder", writes=False)
+        return config, Pair(tokenizer, models.read_extractor(source, where, "model.new.encoder", task_class.reads))
     return config, Pair(tokenizer, _extractor(config, task_class.reads, str(kind), where))
 
 
@@ -57,17 +67,17 @@ def load(spec: NewModel, recipe: Recipe, config: Any, processor: Any, auto_model
     model = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
     for part in PARTS:
         if isinstance(origin := spec.new.get(part), str):
-            source = models.locate(origin, recipe.path, recipe.where("model.new"), f"model.new.{part}")
-            _warm(getattr(model, part), source)
+            place, name = recipe.where("model.new"), f"model.new.{part}"
+            _warm(getattr(model, part), models.locate(origin, recipe.path, place, name, writes=False), place, name)
     models.padding(model, processor)
     return Loaded(model, processor, "a new model", tuple(name for name, _ in model.named_parameters()))
 
 
-def train(spec: TrainTokenizer, texts: Sequence[str], *, ends: bool) -> Any:
+def train(spec: TrainTokenizer, texts: Sequence[str], *, ends: bool, spells: bool = False) -> Any:
     """A tokenizer of `spec.size` tokens at most, trained on `texts`; the same texts give the same one.
 
     `ends`: an end token is put behind every text (what an encoder-decoder reads and writes). wordpiece is BERT's form,
-    with [CLS] and [SEP]; characters are for CTC, whose padding token is the blank.
+    with [CLS] and [SEP]. `spells`: characters get the form that CTC models have, whose padding token is the blank.
     """
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
     from tokenizers import models as kinds
@@ -76,21 +86,33 @@ def train(spec: TrainTokenizer, texts: Sequence[str], *, ends: bool) -> Any:
     special = [PAD, START, END, UNKNOWN]
     names = {"pad_token": PAD, "bos_token": START, "eos_token": END, "unk_token": UNKNOWN}
     if spec.train == "characters":
-        letters = sorted({letter for text in texts for letter in text.replace(" ", "|")})[: spec.size - 2]
-        made = Tokenizer(kinds.WordLevel({t: i for i, t in enumerate([PAD, UNKNOWN, *letters])}, unk_token=UNKNOWN))
-        made.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split("", "isolated")]
-        )
-        made.normalizer = normalizers.Replace(" ", "|")
-        made.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("|", " ")])
-        return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=PAD, unk_token=UNKNOWN)
+        first = [PAD, UNKNOWN, "|"] if spells else special
+        counts = Counter(unicodedata.normalize("NFC", " ".join(" ".join(text.split()) for text in texts)))
+        letters = sorted(letter for letter, _ in counts.most_common() if not spells or letter not in " |")
+        if len(letters) > spec.size - len(first):  # the rarest are left out
+            kept = sorted(letters, key=lambda letter: (-counts[letter], letter))[: max(0, spec.size - len(first))]
+            letters = sorted(kept)
+        vocabulary = {token: i for i, token in enumerate([*first, *letters])}
+        if spells:
+            return _speller(vocabulary)
+        made = Tokenizer(kinds.WordLevel(vocabulary, unk_token=UNKNOWN))
+        made.normalizer = normalizers.NFC()
+        made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        made.decoder = decoders.Fuse()
+        if ends:
+            made.post_processor = _ended(made)
+        return PreTrainedTokenizerFast(tokenizer_object=made, **names)
     if spec.train == "wordpiece":
         names, special = dict(BERT), list(BERT.values())
         made = Tokenizer(kinds.WordPiece(unk_token=BERT["unk_token"]))
         made.normalizer = normalizers.BertNormalizer(lowercase=False)
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         made.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(vocab_size=spec.size, special_tokens=special, show_progress=False)
+        # letters within words get their places here: the trainer's own order of them changes from call to call
+        inner = sorted({f"##{letter}" for text in texts for word in _words(made, text) for letter in word[1:]})
+        trainer: Any = trainers.WordPieceTrainer(
+            vocab_size=spec.size, special_tokens=[*special, *inner], show_progress=False
+        )
     elif spec.train == "unigram":
         made = Tokenizer(kinds.Unigram())
         made.normalizer = normalizers.NFKC()
@@ -110,16 +132,67 @@ def train(spec: TrainTokenizer, texts: Sequence[str], *, ends: bool) -> Any:
             show_progress=False,
         )
     made.train_from_iterator(texts, trainer)
+    if spec.train in ("wordpiece", "unigram"):
+        made = _settled(made, len(special))
     if spec.train == "wordpiece":
         pair = [(t, made.token_to_id(t)) for t in (BERT["cls_token"], BERT["sep_token"])]
         made.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=pair
         )
     elif ends:
-        made.post_processor = processors.TemplateProcessing(
-            single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, made.token_to_id(END))]
-        )
+        made.post_processor = _ended(made)
     return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+def _ended(tokenizer: Any) -> Any:
+    """Puts an end token behind every text."""
+    from tokenizers import processors
+
+    return processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
+    )
+
+
+def _speller(vocabulary: Mapping[str, int]) -> Any:
+    """A tokenizer of letters as CTC models have it: "|" between words, repeats merged where frames are decoded."""
+    import tempfile
+
+    from transformers import Wav2Vec2CTCTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/vocab.json"
+        with open(file, "w", encoding="utf-8") as stream:
+            json.dump(vocabulary, stream, ensure_ascii=False)
+        return Wav2Vec2CTCTokenizer(file, bos_token=None, eos_token=None, pad_token=PAD, unk_token=UNKNOWN)
+
+
+def _words(tokenizer: Any, text: str) -> list[str]:
+    """What a tokenizer takes for words, before it cuts them."""
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
+
+
+def _settled(trained: Any, special: int) -> Any:
+    """The tokenizer with its vocabulary as a function of the texts alone.
+
+    Of a WordPiece only the vocabulary is kept: its trainer holds the letters for special tokens. A Unigram's trainer
+    numbers rare letters, and so scores them, in an order that changes from call to call: they get one score, and
+    pieces stand by score and name behind the `special` first ones.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers import models as kinds
+
+    kind = json.loads(trained.to_str())["model"]
+    if kind["type"] == "WordPiece":
+        made = Tokenizer(kinds.WordPiece(kind["vocab"], unk_token=kind["unk_token"]))
+    else:
+        first, pieces = kind["vocab"][:special], kind["vocab"][special:]
+        lowest = min(score for _, score in pieces)
+        rare = lowest + 1e-4 * (1 + sum(len(piece) == 1 for piece, _ in pieces))  # its step from letter to letter
+        scores = {p: round(lowest if len(p) == 1 and score <= rare else score, 6) for p, score in pieces}
+        ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+        made = Tokenizer(kinds.Unigram([(p, score) for p, score in [*first, *ordered]], unk_id=kind["unk_id"]))
+    made.normalizer, made.pre_tokenizer, made.decoder = trained.normalizer, trained.pre_tokenizer, trained.decoder
+    return made
 
 
 def _texts(task_class: type[Task], rows: Sequence[Row]) -> Iterator[str]:
@@ -156,7 +229,7 @@ def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
         for part in PARTS:
             value = given[part]
             if isinstance(value, str):
-                source = models.locate(value, recipe.path, where, f"model.new.{part}")
+                source = models.locate(value, recipe.path, where, f"model.new.{part}", writes=False)
                 given[part] = models.read_config(source, where, f"model.new.{part}").to_dict()
             else:
                 given[part] = _config(value, recipe, where).to_dict()
@@ -195,13 +268,18 @@ def _fit(config: Any, tokenizer: Any, given: Mapping[str, Any]) -> None:
             if hasattr(part, name):
                 setattr(part, name, len(tokenizer))
         for name, value in ids.items():
-            setattr(part, name, value)
+            with suppress(StrictDataclassFieldValidationError):  # one that wants a number keeps its own for none
+                setattr(part, name, value)
     if isinstance(given.get("encoder"), dict) and hasattr(getattr(config, "encoder", None), "vocab_size"):
         config.encoder.vocab_size = len(tokenizer)
         config.encoder.pad_token_id = ids["pad_token_id"]
     if getattr(config, "is_encoder_decoder", False) and "decoder_start_token_id" not in given:
         start = ids["bos_token_id"] if ids["bos_token_id"] is not None else ids["pad_token_id"]
         config.decoder_start_token_id = start
+    for part in (config, getattr(config, "encoder", None)):
+        for name in ("mask_time_prob", "mask_feature_prob"):  # SpecAugment, drawn from numpy's global random state
+            if getattr(part, name, 0) and name not in given:
+                setattr(part, name, 0.0)
     for name in ("forced_eos_token_id", "forced_bos_token_id", "begin_suppress_tokens", "suppress_tokens"):
         if getattr(config, name, None) is not None and name not in given:
             setattr(config, name, None)
@@ -215,44 +293,83 @@ def _extractor(config: Any, reads: str, kind: str, where: str) -> Any:
 
     part = next((p for n in ("encoder", "vision_config") if (p := getattr(config, n, None)) is not None), config)
     mapping = IMAGE_PROCESSOR_MAPPING if reads == "image" else FEATURE_EXTRACTOR_MAPPING
-    try:
-        found = mapping[type(part)]
-    except KeyError as error:
+    found = next((mapping[type(c)] for c in (config, part) if type(c) in mapping), None)
+    if found is None:
         raise UserError(
             Problem(where, "model.new", f"{kind}, which has no processor for {reads}",
                     f"an architecture that reads {reads}", "choose another model_type")
-        ) from error  # fmt: skip
-    if isinstance(found, dict):
-        made = next(c for c in (found.get("torchvision"), found.get("pil")) if c is not None)
+        )  # fmt: skip
+    if isinstance(found, dict):  # by library: with Pillow's, the same picture gives the same numbers everywhere
+        made = next(c for c in (found.get("pil"), found.get("torchvision")) if c is not None)
     else:
         made = next(c for c in reversed(found) if c is not None) if isinstance(found, tuple) else found
     sizes: dict[str, Any] = {}
     if reads == "image" and (size := getattr(part, "image_size", None)):
-        side = [size, size] if isinstance(size, int) else list(size)
-        sizes["size"] = {"height": side[0], "width": side[1]}
-    if reads == "sound" and (bins := getattr(part, "num_mel_bins", None)):
-        sizes["feature_size"] = bins
-    if reads == "sound" and (frames := getattr(part, "max_source_positions", None)) and kind == "whisper":
-        sizes["chunk_length"] = frames * 2 // 100  # the encoder halves frames of 10 ms
+        height, width = [size, size] if isinstance(size, int) else list(size)
+        usual = made()
+        sizes["size"] = {"height": height, "width": width}
+        if "shortest_edge" in dict(usual.size):
+            sizes["size"] = {"shortest_edge": max(height, width)}
+        if getattr(usual, "do_center_crop", False):
+            sizes["crop_size"] = {"height": height, "width": width}
+    if reads == "sound":
+        return _hearing(made, part, where)
     return made(**sizes)
 
 
-def _warm(part: Any, source: str) -> None:
-    """A pretrained part's weights, as far as it has them; what it lacks (cross-attention, a head) stays new."""
-    from pathlib import Path
+def _hearing(made: Any, config: Any, where: str) -> Any:
+    """An extractor of sound in the sizes of an encoder's configuration."""
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
-    from safetensors.torch import load_file
+    sizes: dict[str, Any] = {}
+    if wide := getattr(config, "feature_projection_input_dim", None):  # two mel frames side by side: w2v-BERT's kind
+        made, sizes = SeamlessM4TFeatureExtractor, {"feature_size": wide // 2, "num_mel_bins": wide // 2}
+    elif bins := getattr(config, "input_feat_per_channel", None):
+        sizes = {"feature_size": bins, "num_mel_bins": bins}
+    elif bins := getattr(config, "num_mel_bins", None):
+        sizes = {"feature_size": bins}
+    if issubclass(made, Wav2Vec2FeatureExtractor):  # a norm over the whole length hears the padding, mask or not
+        sizes["return_attention_mask"] = getattr(config, "feat_extract_norm", "layer") == "layer"
+    extractor = made(**sizes)
+    frames, hop = getattr(config, "max_source_positions", None), getattr(extractor, "hop_length", None)
+    if frames and hop and hasattr(extractor, "chunk_length"):  # one length for all, which the encoder halves
+        seconds = frames * 2 * hop / extractor.sampling_rate
+        if seconds != int(seconds):
+            whole = extractor.sampling_rate // (2 * hop)
+            raise UserError(
+                Problem(where, "model.new.max_source_positions", shown(frames), f"a multiple of {whole}: whole seconds",
+                        f"write {max(1, round(frames / whole)) * whole}")
+            )  # fmt: skip
+        extractor = made(**sizes, chunk_length=int(seconds))
+    return extractor
 
-    folder = Path(source)
-    stored: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        stored |= load_file(file)
-    own = part.state_dict()
-    prefix = getattr(part, "base_model_prefix", "")
-    fitting = {}
-    for name, value in stored.items():
-        for candidate in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
-            if candidate in own and own[candidate].shape == value.shape:
-                fitting[candidate] = value
-                break
-    part.load_state_dict(fitting, strict=False)
+
+def _warm(part: Any, source: str, where: str, field: str) -> None:
+    """A pretrained part's weights. New is only what it cannot have: cross-attention, a head, the pooler of one.
+
+    UserError where it lacks more, or has other shapes: then it would be no warm start.
+    """
+    pretrained, config = models.read_config(source, where, field), copy.deepcopy(part.config)
+    tokens = models.vocabulary_size(pretrained)
+    if tokens is not None and models.vocabulary_size(config) == tokens + 1:  # the padding token that it lacked
+        config.vocab_size = tokens
+    loaded, info = models._try(
+        lambda: type(part).from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        ),
+        source, where, field,
+    )  # fmt: skip
+    prefix = f"{part.base_model_prefix}."
+    plain = {n for n, _ in models.skeleton(pretrained, "AutoModel").named_parameters()}
+    lost = sorted(n for n in info["missing_keys"] if n.removeprefix(prefix) in plain and "pooler." not in n)
+    shapes = {str(name): f"{name} {list(theirs)}, not {list(ours)}" for name, theirs, ours in info["mismatched_keys"]}
+    if lost or shapes:
+        raise UserError(
+            Problem(where, field, f"{shown(source)} lacks, or holds in another shape: "
+                    f"{', '.join([*shapes.values(), *lost][:5])}", "all weights of the pretrained part",
+                    "name a whole model; and as the tokenizer, the one of the part that writes")
+        )  # fmt: skip
+    if models.vocabulary_size(config) != models.vocabulary_size(part.config):
+        loaded.resize_token_embeddings(models.vocabulary_size(part.config), mean_resizing=False)
+    part.load_state_dict(loaded.state_dict())

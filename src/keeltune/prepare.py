@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from keeltune import audit, data, models, newborn, registry, surgery
@@ -17,7 +17,7 @@ from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading
 from keeltune.formats import RowProblem
 from keeltune.problems import Problem, UserError, nearest, shown
 from keeltune.recipe import NewModel, Recipe, StudentFrom
-from keeltune.tasks.task import Example, Settings, Task
+from keeltune.tasks.task import Example, Fault, Settings, Task
 
 SCORED = ("validation", "test", "source")
 """The splits that are scored before and after training."""
@@ -42,7 +42,7 @@ class Material:
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
 
-    @cached_property
+    @property
     def examples(self) -> dict[str, list[Example]]:
         """Each split's examples, row by row."""
         return {name: [example for row in split for example in row] for name, split in self.encoded.items()}
@@ -129,7 +129,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
     problems += _emptied(recipe, rows, skipped)
-    class_weights = _class_weights(recipe, rows["train"], names, problems)
+    class_weights = _class_weights(recipe, task_class, rows["train"], names, problems)
     if problems or source is None or config is None or processor is None or auto_model is None:
         raise UserError(problems)
 
@@ -164,13 +164,16 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     models.prepare_tokenizer(config, processor)  # rows are encoded with the padding token that training will have
     task = task_class(processor, settings, companions)
     problems += task_problems(task, recipe)
-    encoded = {name: [_encode(task, row, name) for row in split] for name, split in rows.items()}
+    encoded, faulty = _encoded(task, rows)
+    (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)
+    problems += _emptied(recipe, rows, faulty) if recipe.data.bad_rows == "skip" else []
     for name, split in encoded.items():
         if cut := sum(any(example.truncated for example in row) for row in split):
             warnings.append(_truncation(name, cut, len(split), max_length, recipe))
-    if rows["unlabeled"] and not any(e.predictions for row in encoded["unlabeled"] for e in row):
+    silent = rows["unlabeled"] and not any(e.predictions for row in encoded["unlabeled"] for e in row)
+    if silent and not (task.generates and files):  # with a teacher at hand, that writes the targets
         said = "rows without a target, in which this task predicts nothing"
-        wanted = "what this version has: a teacher that writes the targets is not built yet"
+        wanted = "what this version has: without a teacher no one writes the targets"
         problems.append(Problem(recipe.where("data.unlabeled"), "data.unlabeled", said, wanted, "leave it out"))
     if problems:
         raise UserError(problems)
@@ -244,6 +247,11 @@ def _rows(
     """Every split's rows; the problems that stop the run go to `problems`, those of skipped rows are returned."""
     spec = recipe.data
     skipped: list[Problem] = []
+    mapped_in_vain = isinstance(spec.labels, dict) and _labels_of(task_class) is not None
+    if mapped_in_vain:
+        found, expected = "a map from names to names", "a list of names: only a column `label` can be mapped"
+        place = recipe.where("data.labels")
+        problems.append(Problem(place, "data.labels", found, expected, "rename them in the data", "labels mapped"))
 
     def read(value: str | None, where: str, split: str, labelled: bool = True) -> list[Row]:
         if value is None:
@@ -264,7 +272,7 @@ def _rows(
         if labelled:
             found, faulty = sound_rows(task_class, found)
             (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
-        if isinstance(spec.labels, dict) and labelled:
+        if isinstance(spec.labels, dict) and labelled and not mapped_in_vain:
             found, unknown = audit.apply_label_map(found, spec.labels)
             (skipped if spec.bad_rows == "skip" else problems).extend(unknown)
         return found
@@ -286,12 +294,7 @@ def sound_rows(task_class: type[Task], rows: Sequence[Row]) -> tuple[list[Row], 
     sound: list[Row] = []
     problems: list[RowProblem] = []
     for row in rows:
-        found = [
-            RowProblem(
-                f"{row.file}:{row.line}", f.field, f.found, f.expected, f.mend, f.kind, file=row.file, line=row.line
-            )
-            for f in task_class.faults(row)
-        ]
+        found = [row_problem(row, fault) for fault in task_class.faults(row)]
         problems += found
         if not found:
             sound.append(row)
@@ -338,17 +341,15 @@ def _names(
 
 
 def _class_weights(
-    recipe: Recipe, train: Sequence[Row], names: Sequence[str], problems: list[Problem]
+    recipe: Recipe, task_class: type[Task], train: Sequence[Row], names: Sequence[str], problems: list[Problem]
 ) -> dict[str, float] | None:
     """Each label's weight: the recipe's, or for `balanced` rows / (labels × rows of the label), as in scikit-learn."""
     given = recipe.data.class_weights
     if given is None or not names:
         return None
     if given == "balanced":
-        labels = [
-            x for row in train for x in (row.fields["label"] if recipe.data.multi_label else [row.fields["label"]])
-        ]
-        return {name: len(labels) / (len(names) * max(labels.count(name), 1)) for name in names}
+        labels = Counter(label for row in train for label in task_class.labels_of(row))
+        return {name: labels.total() / (len(names) * max(labels[name], 1)) for name in names}
     weights = {str(name): weight for name, weight in given.items()}
     for name in set(weights) - set(names):
         problems.append(
@@ -361,6 +362,35 @@ def _class_weights(
             )
         )
     return weights
+
+
+def _encoded(task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, list[list[Example]]], list[RowProblem]]:
+    """Each split's rows as examples; rows that this model cannot take leave `rows`, with their problems."""
+    encoded: dict[str, list[list[Example]]] = {}
+    problems: list[RowProblem] = []
+    for name, split in rows.items():
+        pairs = []
+        for row in split:
+            found: list[Problem | Fault] = []
+            examples: list[Example] = []
+            try:
+                examples = _encode(task, row, name)
+                found += task.row_faults(row, examples)
+            except UserError as error:  # of this row alone, such as a recording too short to be heard
+                found += error.problems
+            problems += [row_problem(row, fault) for fault in found]
+            if not found:
+                pairs.append((row, examples))
+        rows[name], encoded[name] = [row for row, _ in pairs], [examples for _, examples in pairs]
+    return encoded, problems
+
+
+def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:
+    """A fault as a problem of its row."""
+    place = f"{row.file}:{row.line}"
+    return RowProblem(
+        place, fault.field, fault.found, fault.expected, fault.mend, fault.kind, file=row.file, line=row.line
+    )
 
 
 def _encode(task: Task, row: Row, split: str) -> list[Example]:

@@ -113,8 +113,17 @@ def _task_faults(recipe: Recipe) -> Iterator[Problem]:
     for field in (field for field, there in asked.items() if there and ":" not in task):
         if task not in WRITING:
             yield recipe.problem(field, expected=f"no {field}: {task} writes no text", mend="leave it out")
-        elif field == "languages" and task != "translation":
+        elif field == "languages" and task not in ("translation", "speech-recognition"):
             yield recipe.problem(field, expected=f"no languages: {task} has one language", mend="leave it out")
+    if recipe.method == "fine-tuning":
+        asks = {"targets": recipe.generation.targets != "data", "on_policy": recipe.generation.on_policy > 0}
+        for field, there in asks.items():
+            if there:
+                expected = f"no {field}: fine-tuning has no reference to write texts or to score them"
+                yield recipe.problem(f"generation.{field}", expected=expected, mend="choose method: distillation")
+    elif recipe.method == "cross-domain" and recipe.generation.targets != "data":
+        expected = "data: what the source model would write of the new domain is what it knew before"
+        yield recipe.problem("generation.targets", expected=expected, mend="choose method: distillation")
     if recipe.data.multi_label and task != "text-classification" and ":" not in task:
         mend = "write task: text-classification, or leave multi_label out"
         yield recipe.problem("data.multi_label", expected=f"false: {task} gives a row one label", mend=mend)

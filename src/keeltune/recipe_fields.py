@@ -334,10 +334,19 @@ class Evaluation(Declared):
 
 
 class Generation(Declared):
-    """How text is written by the tasks that write some."""
+    """How text is written by the tasks that write some, and who writes the texts that are learnt."""
 
     beams: PositiveInt = Field(default=1, description="Beams; 1 is greedy.")
     max_new_tokens: PositiveInt = Field(default=64, description="Longest answer, in tokens.")
+    targets: Literal["data", "reference", "interpolated"] = Field(
+        default="data",
+        description="Who writes the targets of `train`: data; reference: the teacher, ahead, to a file (sequence-level "
+        "distillation); interpolated: of the teacher's beams the one nearest to the data's target.",
+    )
+    on_policy: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Rows per labelled row whose text the student draws itself, in each step; they carry D alone.",
+    )
 
 
 class Languages(Declared):

@@ -106,7 +106,7 @@ def train(
             display.say(f"{folder} holds a finished run; nothing is left to do")
             return finished
         transformers.set_seed(recipe.seed)
-        job = build.build(material)
+        job = build.build(material, display)
         if main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_text(folder / "recipe.yaml", recipe.dump())

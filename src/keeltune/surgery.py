@@ -23,64 +23,113 @@ DEPTHS = (
 )
 """The names under which configurations hold the number of layers of a stack."""
 
+PARTS = ("encoder", "decoder", "text_config", "vision_config", "audio_config")
+"""The names under which a configuration of several parts holds them."""
+
 
 def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], where: str, field: str) -> Loaded:
     """A student made of some of a model's layers, with its embeddings and head.
 
-    A number k takes evenly spaced layers, round(linspace(0, L − 1, k)); a list takes those (from 0). Works for every
-    architecture whose layers are a ModuleList, of both stacks where there are two. Source: the initialisation of
-    DistilBART and Distil-Whisper, https://arxiv.org/abs/2010.13002.
+    A number k takes evenly spaced layers of each stack, round(linspace(0, L − 1, k)), all of a stack that has no more;
+    a list takes those (from 0). Works for every architecture whose layers are a ModuleList, of both stacks where there
+    are two. Source: the initialisation of DistilBART and Distil-Whisper, https://arxiv.org/abs/2010.13002.
     """
     import transformers
 
     chosen, config = student_config(loaded.model.config, auto_model, layers, where, field)
     student = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
     weights = loaded.model.state_dict()
-    for stack in _stacks(loaded.model, int(loaded.model.config.num_hidden_layers)):
+    for stack, places in chosen.items():
         old = {k: weights.pop(k) for k in list(weights) if k.startswith(f"{stack}.")}
-        for new, place in enumerate(chosen):
+        for new, place in enumerate(places):
             start = f"{stack}.{place}."
             weights |= {f"{stack}.{new}.{k.removeprefix(start)}": w for k, w in old.items() if k.startswith(start)}
+    lacking = [name for name in student.state_dict() if name not in weights]
+    if lacking:  # T5 keeps its relative positions in layer 0 alone
+        found = f"layers {layers}, without {', '.join(lacking[:3])}"
+        raise UserError(Problem(where, field, found, "layers that hold all of a model", "take layer 0 too"))
     student.load_state_dict(weights)
-    total = loaded.model.config.num_hidden_layers
-    note = f"student of layers {', '.join(map(str, chosen))} of {total} of {loaded.source}"
+    parts = [f"{', '.join(map(str, places))} of {_length(loaded.model, name)}" for name, places in chosen.items()]
+    listed = parts[0] if len(set(parts)) == 1 else "; ".join(f"{p} ({n})" for n, p in zip(chosen, parts, strict=True))
+    note = f"student of layers {listed} of {loaded.source}"
     return Loaded(student, loaded.processor, loaded.source, loaded.fresh, (*loaded.notes, note))
 
 
 def student_config(
     config: Any, auto_model: str, layers: int | Sequence[int], where: str, field: str
-) -> tuple[list[int], Any]:
-    """The chosen layers and the student's configuration; UserError where the model has no such layers. No weights."""
+) -> tuple[dict[str, list[int]], Any]:
+    """The chosen layers of each stack, by the stack's name, and the student's configuration. No weights.
+
+    UserError where the model has no such layers, or none that can be chosen.
+    """
 
     def refuse(found: str, expected: str) -> UserError:
         return UserError(Problem(where, field, found, expected, "correct `model.layers`, or train a whole model"))
 
-    total = int(config.num_hidden_layers)
-    even = isinstance(layers, int)
-    chosen = torch.linspace(0, total - 1, layers).round().int().tolist() if even else list(layers)  # type: ignore[arg-type]
-    if len(set(chosen)) != len(chosen) or not all(0 <= i < total for i in chosen):
-        expected = f"different layers from 0 to {total - 1}, or how many of them (at most {total})"
-        raise refuse(f"layers {layers} of a model of {total}", expected)
-    teacher = skeleton(config, auto_model, where, field)
-    stacks = _stacks(teacher, total)
-    student = config.__class__.from_dict(config.to_dict())
-    for name, value in config.to_dict().items():
-        if name in DEPTHS and value == total:
-            setattr(student, name, len(chosen))
-        elif "layer" in name and isinstance(value, list) and len(value) == total:  # one entry a layer
-            setattr(student, name, [value[i] for i in chosen])
-    student.num_hidden_layers = len(chosen)
-    made = _stacks(skeleton(student, auto_model, where, field), len(chosen))
-    if not stacks or not set(stacks) <= set(made):
-        found = f"{config.model_type}, whose {total} layers lie in no ModuleList of {total}"
+    stacks = _stacks(skeleton(config, auto_model, where, field))
+    if not stacks:
+        found = f"{config.model_type}, whose layers lie in no ModuleList of the configuration's length"
         raise refuse(found, "an architecture whose layers are a ModuleList")
-    return chosen, student
+    most = max(stacks.values())
+    if isinstance(layers, int):
+        asked = {name: _even(total, min(layers, total)) for name, total in stacks.items()}
+        wrong = layers > most
+    else:
+        asked = {name: list(layers) for name in stacks}
+        wrong = len(set(layers)) != len(layers) or not all(0 <= i < min(stacks.values()) for i in layers)
+    if wrong:
+        total = min(stacks.values()) if not isinstance(layers, int) else most
+        expected = f"different layers from 0 to {total - 1}, or how many of them (at most {most})"
+        raise refuse(f"layers {layers} of a model of {most}", expected)
+    student = config.__class__.from_dict(config.to_dict())
+    lengths = {total: asked[name] for name, total in stacks.items()}
+    for part in (student, *(getattr(student, name, None) for name in PARTS)):
+        if part is None or isinstance(part, dict):
+            continue
+        for name, value in part.to_dict().items():
+            if name in DEPTHS and isinstance(value, int) and value in lengths:
+                setattr(part, name, len(lengths[value]))
+            elif "layer" in name and isinstance(value, list) and len(value) in lengths:  # one entry a layer
+                setattr(part, name, [value[i] for i in lengths[len(value)]])
+    made = _stacks(skeleton(student, auto_model, where, field))
+    if {name: len(places) for name, places in asked.items()} != {n: t for n, t in made.items() if n in asked}:
+        found = f"{config.model_type}, whose stacks of layers {stacks} do not follow its configuration"
+        raise refuse(found, "an architecture whose depth is one number of its configuration")
+    return asked, student
 
 
-def _stacks(model: nn.Module, total: int) -> list[str]:
-    """The names of the outermost lists of `total` layers."""
-    found = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total]
-    return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+def _even(total: int, count: int) -> list[int]:
+    places: list[int] = torch.linspace(0, total - 1, count).round().int().tolist()
+    return places
+
+
+def _stacks(model: Any) -> dict[str, int]:
+    """The outermost lists of layers and their lengths: those whose length is a depth of the configuration.
+
+    A list of convolutions before an encoder is none, nor one inside a layer.
+    """
+    parts = [model.config, *(getattr(model.config, name, None) for name in PARTS)]
+    depths = {getattr(part, name, None) for part in parts if part is not None for name in DEPTHS}
+    found = {name: len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in depths}
+    whole = {name: total for name, total in found.items() if not any(name.startswith(f"{other}.") for other in found)}
+    return {name: total for name, total in whole.items() if _attends(model.get_submodule(name))}
+
+
+def _attends(layers: nn.Module) -> bool:
+    """Whether all modules of a list are of one class and hold a linear layer: layers, not convolutions."""
+    modules = list(layers.children())
+    linear = all(any(_is_linear(inner) for inner in m.modules()) for m in modules)
+    return linear and len({type(m) for m in modules}) == 1
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _length(model: Any, stack: str) -> int:
+    return len(list(model.get_submodule(stack).children()))
 
 
 def add_adapter(
@@ -121,11 +170,9 @@ def add_adapter(
 
 def _linear(model: Any) -> list[str]:
     """The linear layers of the base model, by name; of all but the vocabulary head where there is no base model."""
-    from transformers.pytorch_utils import Conv1D
-
     base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
     head = model.get_output_embeddings()
-    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    linear = [(n, m) for n, m in model.named_modules() if _is_linear(m)]
     return [n for n, m in linear if n.startswith(base) and m is not head]
 
 

@@ -9,6 +9,7 @@ accumulation and world size) never runs.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import math
 import os
 import time
@@ -32,7 +33,7 @@ from keeltune.objective import Counts, Objective
 from keeltune.problems import Diverged
 from keeltune.references.reference import Reference
 from keeltune.rows import Dense, Rows
-from keeltune.tasks.task import Task
+from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
 SELF_TEST_ROWS = 4
 SELF_TEST_PREDICTIONS = 256
@@ -192,7 +193,7 @@ class KeelTrainer(Trainer):
         """A step's micro-batches, and n_CE, n_D of the whole step over all ranks, before any forward pass."""
         ledger = self.ledger
         ledger.started = time.perf_counter()
-        batches = list(islice(epoch_iterator, num_batches))
+        batches = [self._drawn(batch, cut, device) for cut, batch in enumerate(islice(epoch_iterator, num_batches))]
         totals = torch.tensor([[*self.task.counts(b), *_work(b)] for b in batches], dtype=torch.float64).sum(0)
         totals = torch.cat([totals, torch.tensor([float(ledger.stop_asked)])])
         totals = _over_ranks(totals, device)
@@ -201,6 +202,32 @@ class KeelTrainer(Trainer):
         ledger.add([*counts.tolist(), 1.0], slice(3, 6))
         ledger.work = [a + b for a, b in zip(ledger.work, work, strict=True)]
         return batches, counts.to(device, torch.float32)
+
+    def _drawn(self, batch: dict[str, Any], cut: int, device: Any) -> dict[str, Any]:
+        """A batch whose texts the student draws itself, before anything is counted; other batches as they are.
+
+        Eval mode, no gradient: nothing is propagated through the drawing. The draw is a function of the seed, the step,
+        the rank and the micro-batch, and leaves the random state as it was.
+        """
+        if "examples" not in batch:
+            return batch
+        examples: list[Example] = batch["examples"]
+        asked = [i for i, example in enumerate(examples) if DRAWN in example.notes]
+        if asked:
+            place = f"{self.args.seed}:{self.state.global_step}:{self.args.process_index}:{cut}"
+            seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7], "big")
+            modes = [(module, module.training) for module in self.model.modules()]
+            self.model.eval()
+            try:
+                with torch.random.fork_rng(), self.autocast():
+                    torch.manual_seed(seed)
+                    texts = self.task.draw(self.model, [examples[i] for i in asked], str(device))
+            finally:
+                for module, training in modes:
+                    module.training = training
+            for i, example in zip(asked, texts, strict=True):
+                examples[i] = example
+        return to_device(self.task.collate(examples), device)
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -251,6 +278,10 @@ class KeelTrainer(Trainer):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """None are counted: a batch of ours holds mappings, where the Trainer would count a tensor's numbers."""
+        return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The loss since the last log, a step's mean, and its two terms in nats a prediction."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from keeltune.data import Row
-from keeltune.families.form import Form
+from keeltune.families.form import DRAWN, Form, several
+from keeltune.rows import IGNORED
 from keeltune.tasks.task import Example, to_device
 
 
@@ -54,8 +56,21 @@ class Causal(Form):
             return ids[: limit - len(self.end)] + self.end, True
         return ids, False
 
-    def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        ids = self._generated(model, examples, device, **several(count, self.task.settings.beams))
+        return self.texts(ids, count)
+
+    def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        return [self.until_the_end(line) for line in self._generated(model, examples, device, **DRAWN)]
+
+    def answered(self, example: Example, ids: Sequence[int]) -> Example:
+        prompt = example.notes["prompt"]
+        made = self.example({k: v for k, v in prompt.items() if k != "attention_mask"}, ids, example.key, False)
+        return replace(example, inputs=made.inputs, targets=[IGNORED] * len(ids), weights=made.weights,
+                       places=made.places, length=made.length)  # fmt: skip
+
+    def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
         batch = to_device(self.task.pad([e.notes["prompt"] for e in examples], left=True), device)
-        ids = self.generate(model, batch)
-        start = batch["input_ids"].shape[1]
-        return [self.text(line[start:]) for line in ids.tolist()]
+        ids = self.generate(model, batch, **options)
+        lines: list[list[int]] = ids[:, batch["input_ids"].shape[1] :].tolist()
+        return lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional
 from keeltune.data import Row
 from keeltune.families.form import Form
 from keeltune.rows import IGNORED, Dense, Rows
-from keeltune.tasks.task import Example, to_device
+from keeltune.tasks.task import Autocast, Example, Prediction, to_device
 
 
 class Ctc(Form):
@@ -24,15 +26,14 @@ class Ctc(Form):
     """
 
     def encode(self, row: Row, target: str | None) -> Example:
-        inputs, length, cut = self.task.source_inputs(row)
+        inputs, frames, cut = self.task.source_inputs(row)
         labels = [] if target is None else list(self.task.tokenizer(target, add_special_tokens=False)["input_ids"])
-        frames = self.task.frames(length)
         return Example(
             inputs,
             labels,
             [1.0] * len(labels),
             row.key,
-            length,
+            frames,
             places=[True] * frames,
             count=frames,
             truncated=cut,
@@ -41,10 +42,11 @@ class Ctc(Form):
 
     def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:
         """`labels` [B, longest] and their lengths; the frames themselves have no target."""
-        lengths = [len(e.targets) for e in examples]
+        texts = [[t for t in e.targets if t != IGNORED] for e in examples]
+        lengths = [len(text) for text in texts]
         labels = torch.full((len(examples), max(1, *lengths)), IGNORED)
-        for i, example in enumerate(examples):
-            labels[i, : lengths[i]] = torch.as_tensor(list(example.targets), dtype=torch.long)
+        for i, text in enumerate(texts):
+            labels[i, : lengths[i]] = torch.as_tensor(text, dtype=torch.long)
         frames = sum(e.predictions for e in examples)
         batch |= {
             "labels": labels,
@@ -67,7 +69,7 @@ class Ctc(Form):
         return self.each(rows, batch).sum()
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
-        return [float(value) for value in self.each(rows, batch)]
+        return [float(value) for value in self.each(rows, batch).detach()]
 
     def each(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         """−log P(y|x) of each example [B] in nats; 0 for one without labels."""
@@ -85,15 +87,44 @@ class Ctc(Form):
         """The choice "no letter": the padding token of a CTC tokenizer."""
         return int(self.task.tokenizer.pad_token_id)
 
-    def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+    def predict(
+        self, model: Any, examples: Sequence[Example], device: str, autocast: Autocast = nullcontext
+    ) -> list[Prediction]:
+        """The texts and the losses, from one forward pass."""
         batch = to_device(self.task.collate(examples), device)
-        rows = self.rows(self.forward(model, batch), batch)
+        with autocast():
+            outputs = self.task.forward(model, batch)
+        rows = self.rows(outputs, batch)
+        found = zip(self.spelt(rows, batch), self.losses(rows, batch), examples, strict=True)
+        return [Prediction(text, None, loss, example.labelled) for text, loss, example in found]
+
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        batch = to_device(self.task.collate(examples), device)
+        with torch.no_grad():
+            rows = self.rows(self.task.forward(model, batch), batch)
+        return [[text] for text in self.spelt(rows, batch)]
+
+    def spelt(self, rows: Rows, batch: Mapping[str, Any]) -> list[str]:
+        """The text of each example's likeliest frames, one choice a frame."""
         best = rows.log_probs(slice(None)).argmax(-1).split(batch["counts"].tolist())
         return [self.spell(line.tolist()) for line in best]
 
     def spell(self, ids: Sequence[int]) -> str:
         """Repeats merged, blanks dropped: the text of the best frame choices."""
-        merged = [i for n, i in enumerate(ids) if (n == 0 or ids[n - 1] != i) and i != self.blank]
+        options = self._unmerged
+        if options is None:  # the tokenizer does both
+            return str(self.task.tokenizer.decode(list(ids))).strip()
+        kept = [i for n, i in enumerate(ids) if (n == 0 or ids[n - 1] != i) and i != self.blank]
+        decode = self.task.tokenizer.decode
+        return str(decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False, **options)).strip()
+
+    @cached_property
+    def _unmerged(self) -> dict[str, Any] | None:
+        """How the tokenizer is asked to keep repeats, which are merged already; None where it merges them always."""
         tokenizer = self.task.tokenizer
-        return str(tokenizer.decode(merged, group_tokens=False) if hasattr(tokenizer, "word_delimiter_token")
-                   else tokenizer.decode(merged)).strip()  # fmt: skip
+        special = set(tokenizer.all_special_ids)
+        letter = next((i for i in range(len(tokenizer)) if i not in special and tokenizer.decode([i]).strip()), None)
+        for options in ({}, {"group_tokens": False}):
+            if letter is None or tokenizer.decode([letter] * 2, **options) != tokenizer.decode([letter], **options):
+                return options
+        return None

@@ -31,8 +31,9 @@ class Form(ABC):
 
     @property
     def end(self) -> list[int]:
-        """The token that ends a text, as a list: empty where the tokenizer has none."""
-        found = self.task.tokenizer.eos_token_id
+        """The token that ends a text, as a list: empty where the tokenizer has none. BERT's kind ends with [SEP]."""
+        tokenizer = self.task.tokenizer
+        found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         return [] if found is None else [found]
 
     @abstractmethod
@@ -61,8 +62,33 @@ class Form(ABC):
         return [part.sum().item() for part in each]
 
     @abstractmethod
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        """The `count` best texts that the model writes for each example, the likeliest first."""
+
+    def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """Token ids drawn from the model, one text an example, its end among them; torch's random state draws them."""
+        raise NotImplementedError(f"{type(self).__name__} draws no text")
+
+    def answered(self, example: Example, ids: Sequence[int]) -> Example:
+        """The example with `ids` as its text: as many predictions, and no label, so that it carries D alone."""
+        raise NotImplementedError(f"{type(self).__name__} takes no text")
+
     def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
         """What the model writes, one text an example."""
+        return [texts[0] for texts in self.candidates(model, examples, device)]
+
+    def until_the_end(self, ids: Sequence[int]) -> list[int]:
+        """What was written, up to its end and with it; the padding behind it is left out."""
+        end = next(iter(self.end), None)
+        pad = self.task.tokenizer.pad_token_id
+        kept: list[int] = []
+        for i in ids:
+            kept.append(int(i))
+            if i == end:
+                break
+        while end is not None and kept and kept[-1] == pad != end:
+            kept.pop()
+        return kept
 
     def predict(
         self, model: Any, examples: Sequence[Example], device: str, autocast: Autocast = nullcontext
@@ -79,7 +105,7 @@ class Form(ABC):
         return [Prediction(t, None, loss, n) for t, loss, n in zip(texts, losses, counts, strict=True)]
 
     def generate(self, model: Any, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Greedy or beam search by `transformers`, with the token ids [B, T] that came out.
+        """Greedy or beam search by `transformers`, with the token ids [B × texts, T] that came out.
 
         The general method, not the model's own: what a class adds to it (windows of sound, languages found by itself)
         would write other texts than those that the model is trained on.
@@ -94,14 +120,30 @@ class Form(ABC):
             ids: Tensor = GenerationMixin.generate(
                 inner,
                 **inputs,
-                do_sample=False,
-                num_beams=settings.beams,
-                max_new_tokens=settings.max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **options,
+                **{
+                    "do_sample": False,
+                    "num_beams": settings.beams,
+                    "max_new_tokens": settings.max_new_tokens,
+                    "pad_token_id": tokenizer.pad_token_id,
+                    "eos_token_id": next(iter(self.end), None),
+                    **options,
+                },
             )
         return ids
 
+    def texts(self, lines: Sequence[Sequence[int]], count: int) -> list[list[str]]:
+        """Generated token ids as texts, `count` a row."""
+        texts = [self.text(line) for line in lines]
+        return [texts[start : start + count] for start in range(0, len(texts), count)]
+
     def text(self, ids: Sequence[int]) -> str:
         return str(self.task.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def several(count: int, beams: int) -> dict[str, int]:
+    """Options of generation for `count` texts a row: as many beams at least."""
+    return {} if count == 1 else {"num_return_sequences": count, "num_beams": max(count, beams)}
+
+
+DRAWN: dict[str, Any] = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""Options of generation that draw from the model's own distribution, nothing cut off or sharpened."""

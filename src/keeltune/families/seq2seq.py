@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from keeltune.data import Row
-from keeltune.families.form import Form
+from keeltune.families.form import DRAWN, Form, several
+from keeltune.rows import IGNORED
 from keeltune.tasks.task import Example, to_device
 
 
@@ -56,12 +58,31 @@ class Seq2Seq(Form):
             return ids[: limit - len(self.end)] + self.end, True
         return ids, False
 
-    def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        ids = self._generated(model, examples, device, **several(count, self.task.settings.beams))
+        return self.texts(ids, count)
+
+    def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        return [self.until_the_end(line[1:]) for line in self._generated(model, examples, device, **DRAWN)]
+
+    def answered(self, example: Example, ids: Sequence[int]) -> Example:
+        shifted = [self.start, *ids[:-1]]
+        source = example.length - len(example.targets)
+        return replace(
+            example,
+            inputs={**example.inputs, "decoder_input_ids": shifted},
+            targets=[IGNORED] * len(ids),
+            weights=[1.0] * len(ids),
+            places=[True] * len(ids) or [False],
+            length=source + len(ids),
+        )
+
+    def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
         inputs = [{k: v for k, v in e.inputs.items() if k != "decoder_input_ids"} for e in examples]
         batch = to_device(self.task.pad(inputs), device)
         language = self.task.target_language_id()
-        options: dict[str, Any] = {"decoder_start_token_id": self.start}
+        options |= {"decoder_start_token_id": self.start}
         if language is not None and language != self.start:
             options["forced_bos_token_id"] = language
-        ids = self.generate(model, batch, **options)
-        return [self.text(line) for line in ids.tolist()]
+        lines: list[list[int]] = self.generate(model, batch, **options).tolist()
+        return lines

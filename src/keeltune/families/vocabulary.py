@@ -41,7 +41,8 @@ def forward(model: Any, batch: Mapping[str, Any], large: int | None = None) -> A
     """`model(**batch["inputs"])`, its head applied to `batch["places"]` [B, T] bool alone: `Selected`.
 
     `large` (default `LARGE`) is the N × V from which the head is applied in slices. A model without output embeddings,
-    or whose head does not see [B, T] positions, is run as it is and its outputs are returned.
+    or whose head does not see [B, T] positions, is run as it is and its outputs are returned. Positions that a model
+    puts before the text (those of a picture) are no predictions.
     """
     large = LARGE if large is None else large
     inner = getattr(model, "module", model)
@@ -56,9 +57,9 @@ def forward(model: Any, batch: Mapping[str, Any], large: int | None = None) -> A
 
     def select(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden = arguments[0]
-        if hidden.shape[:-1] != places.shape:
+        if hidden.dim() != 3 or len(hidden) != len(places) or hidden.shape[1] < places.shape[1]:
             return None
-        chosen = hidden[places]
+        chosen = hidden[_behind(places, hidden)]
         seen.append(chosen)
         return ((chosen[:1] if sliced else chosen)[None], *arguments[1:])
 
@@ -104,4 +105,9 @@ def rows(outputs: Any, batch: Mapping[str, Any]) -> Rows:
     """The predictions in a model's outputs: selected already, or picked from logits [B, T, V]."""
     if isinstance(outputs, Selected):
         return outputs.rows
-    return Dense(outputs.logits[batch["places"]])
+    return Dense(outputs.logits[_behind(batch["places"], outputs.logits)])
+
+
+def _behind(places: Tensor, seen: Tensor) -> Tensor:
+    """`places` [B, T] among the positions of `seen` [B, K + T, …], of which the first K are before the text."""
+    return torch.nn.functional.pad(places, (seen.shape[1] - places.shape[1], 0), value=False)

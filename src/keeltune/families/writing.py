@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -48,10 +49,15 @@ class Writing(Task):
     def target(self, row: Row) -> str:
         """The text that is to be written."""
 
+    def with_target(self, row: Row, text: str) -> Row:
+        """The row with another text to be written, under the key it had."""
+        (column,) = [c.name for c in self.columns if c.label and c.required]
+        return replace(row, fields={**row.fields, column: text})
+
     # What the forms ask for
 
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
-        """What an encoder reads of a row, its length, and whether it was cut."""
+        """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
         limit = self.settings.max_length
         found = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
         cut = bool(found.encodings and found.encodings[0].overflowing)
@@ -77,10 +83,6 @@ class Writing(Task):
         ids = list(self.tokenizer(text)["input_ids"])
         end = self.form.end
         return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
-
-    def frames(self, length: int) -> int:
-        """How many output frames a CTC model makes of an input of so many samples or frames."""
-        raise NotImplementedError(f"{type(self).__name__} reads no sound")
 
     def target_language_id(self) -> int | None:
         """The token that tells a multilingual decoder which language to write."""
@@ -124,6 +126,10 @@ class Writing(Task):
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return self.form.cross_entropy(rows, batch)
+
+    def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
+        texts = self.form.sample(model, examples, device)
+        return [self.form.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
 
     def predict(
         self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext

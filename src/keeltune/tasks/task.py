@@ -23,6 +23,9 @@ from torch import Tensor
 from keeltune.data import Column, Row
 from keeltune.rows import IGNORED, Rows, cross_entropy
 
+DRAWN = "drawn"
+"""The note of an example whose text the student is to draw in the step that it is in."""
+
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
@@ -174,6 +177,10 @@ class Task(ABC):
         """What is wrong with a row, beyond what its columns' kinds check one by one."""
         return ()
 
+    def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
+        """What is wrong with a row for this model, now that it is encoded: `examples` are what became of it."""
+        return ()
+
     @abstractmethod
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as examples, keyed by the row's key (+ index where there are several). Pure: no randomness."""
@@ -185,6 +192,9 @@ class Task(ABC):
     def notices(self, examples: Sequence[Example]) -> list[str]:
         """What users should know of the encoded training rows."""
         return []
+
+    def mark(self, config: Any, examples: Sequence[Example]) -> None:  # noqa: B027  (most tasks need nothing)
+        """Keeps in the model's configuration what answering must know of the encoded training rows."""
 
     # batches
 
@@ -248,6 +258,10 @@ class Task(ABC):
         with autocast():
             outputs = self.forward(model, batch)
         return self.decode(self.rows(outputs, batch), batch)
+
+    def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
+        """The examples with texts that the model draws itself, as predictions without labels; for tasks that write."""
+        raise NotImplementedError(f"{type(self).__name__} writes no text")
 
     def decode(self, rows: Rows, batch: Mapping[str, Any]) -> list[Prediction]:
         """The answers that predictions stand for, one an example. Tasks that write override `predict` instead."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ class TextGeneration(Writing):
 
     def target(self, row: Row) -> str:
         return str(row.fields["completion"])
+
+    def with_target(self, row: Row, text: str) -> Row:
+        if "messages" not in row.fields:
+            return replace(row, fields={**row.fields, "completion": text})
+        messages = row.fields["messages"]
+        before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return replace(row, fields={**row.fields, "messages": [*before, {"role": "assistant", "content": text}]})
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         if "messages" in row.fields:

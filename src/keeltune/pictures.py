@@ -1,0 +1,146 @@
+"""Pictures from files: checked by their header first, then decoded whole, always as RGB of 8 bits.
+
+Only common raster formats are read: some of Pillow's others start programs. EXIF's orientation is applied, what is
+transparent lies on white, of an animation the first frame counts, 16 bits become 8 and CMYK becomes RGB.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keeltune.problems import Problem, UserError
+
+LIMIT = 100_000_000
+"""Pixels of a picture, by its header, above which it is not decoded: 300 MB in memory, from a file of any size."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+BEGINNINGS = (
+    (b"<!doctype", "an HTML page", "download the picture again: this is a web page, perhaps an error message"),
+    (b"<html", "an HTML page", "download the picture again: this is a web page, perhaps an error message"),
+    (b"version https://git-lfs", "a git-lfs pointer instead of the picture", "run: git lfs pull"),
+)
+"""Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
+
+
+class Unreadable(Exception):
+    """A file that gives no picture: what kind of fault, what was found and expected, how to mend it."""
+
+    def __init__(self, kind: str, found: str, expected: str, mend: str):
+        super().__init__(found)
+        self.kind, self.found, self.expected, self.mend = kind, found, expected, mend
+
+
+def library() -> Any:
+    """Pillow's `Image`; UserError where it is not installed."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        mend = "pip install 'keeltune[vision]'"
+        raise UserError(Problem("this machine", "", "no Pillow", "the library that reads pictures", mend)) from error
+    return Image
+
+
+def read(path: Path) -> Any:
+    """The picture as Pillow has it, RGB, decoded whole. Raises `Unreadable`."""
+    with _opened(path) as image:
+        if image.mode == "F":
+            raise Unreadable(
+                "picture of floating-point numbers", "pixels without a known white", "8 or 16 bits a channel",
+                "save it as PNG or JPEG",
+            )  # fmt: skip
+        image.load()  # of an animation, the first frame
+        return _upright(_rgb(image))
+
+
+def conversion(path: Path) -> str:
+    """What `read` has to change of a picture's kind, from its header alone: "CMYK", "16 bits", …; "" for none."""
+    with _opened(path) as image:
+        found = []
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            found.append("animated")
+        if image.mode.startswith("I"):
+            found.append("16 bits")
+        elif image.mode in ("CMYK", "YCCK"):
+            found.append("CMYK")
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            found.append("transparent")
+        return " and ".join(found)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A picture of which the header is read and found sound; whatever goes wrong inside is `Unreadable`."""
+    image_library = library()
+    whole = "a whole picture (JPEG, PNG, WebP, GIF, BMP, TIFF)"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns where we refuse or convert
+            with image_library.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > LIMIT:
+                    raise _too_large(f"{width} × {height} pixels")
+                yield image
+    except (Unreadable, UserError):
+        raise
+    except image_library.DecompressionBombError as error:
+        raise _too_large(str(error).split(",")[0]) from error
+    except image_library.UnidentifiedImageError as error:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+        for beginning, found, mend in BEGINNINGS:
+            if start.lstrip().lower().startswith(beginning):
+                raise Unreadable("not a picture", found, whole, mend) from error
+        found = f"no picture: it begins with {start[:12]!r}"
+        raise Unreadable("not a picture", found, whole, "save the picture once more in one of these formats") from error
+    except Exception as error:  # each decoder fails in its own words, and each of them means: the file is broken
+        found = f"a broken picture ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+        raise Unreadable("broken picture", found, whole, "copy or download it again") from error
+
+
+def _too_large(found: str) -> Unreadable:
+    return Unreadable("picture too large", found, f"at most {LIMIT:,} pixels", "make it smaller: models read far less")
+
+
+def _rgb(image: Any) -> Any:
+    """8 bits a channel, red, green and blue; what is transparent lies on white."""
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut them off at 255
+        numbers = np.asarray(image).astype(np.int64)
+        image = library().fromarray(np.clip(numbers >> 8, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = library().new("RGBA", image.size, "white")
+        image = library().alpha_composite(ground, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Any) -> Any:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+class Pixels:
+    """A picture as a model reads it, [3, H, W] float32: read when it is wanted, and equal where file and reader are.
+
+    `read` gives the numbers, from memory where they are still there. Examples hold this, not the numbers: a picture's
+    are 600 kB, and its captions share them.
+    """
+
+    def __init__(self, digest: str, read: Callable[[], np.ndarray]):
+        self.digest, self._read = digest, read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._read(), dtype=dtype)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pixels) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)

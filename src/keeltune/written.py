@@ -1,0 +1,119 @@
+"""Texts that the teacher writes ahead of training: sequence-level distillation.
+
+    generation: {targets: reference}       the student learns what the teacher writes, by cross-entropy
+    generation: {targets: interpolated}    … of the teacher's beams the one nearest to the data's own target
+    data.unlabeled                         texts without a target get the teacher's, and carry D there
+
+Token-level distillation matches the teacher at each token of the data's targets; this matches it on the sequences that
+it would write, approximated by its likeliest. Source: Kim & Rush 2016, https://arxiv.org/abs/1606.07947.
+
+The texts lie in `.cache/<identity>/targets.jsonl` beside the recipe: the first line is the identity (the teacher's
+digest, the task, how it writes), each other line a row's key and its text. Rows that are there are not written again,
+whatever their order or split; another teacher has another file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from keeltune import models
+from keeltune.batching import by_length
+from keeltune.data import Row, row_key
+from keeltune.families.writing import Writing
+from keeltune.fitting import ReferenceFiles
+from keeltune.recipe import Recipe
+from keeltune.rows import IGNORED
+from keeltune.tasks.task import Autocast, Example
+
+BATCH, CANDIDATES = 32, 5
+"""Rows written at a time, and beams among which an interpolated target is chosen."""
+
+
+class Targets:
+    """The teacher's texts, by the key of their row; what is not in the file is written by the model.
+
+    `interpolated` texts depend on the data's own target, which their keys hold too.
+    """
+
+    def __init__(self, recipe: Recipe, task: Writing, files: ReferenceFiles, interpolated: bool):
+        self.writer: Writing = task.companions.get(files.companion or "", task)  # type: ignore[assignment]
+        settings = self.writer.settings
+        self.identity = {
+            "version": 1,
+            "teacher": models.fingerprint(files.source),
+            "task": recipe.task,
+            "beams": settings.beams,
+            "max_new_tokens": settings.max_new_tokens,
+            "max_length": settings.max_length,
+            "prompt": settings.prompt,
+            "languages": list(settings.languages or ()),
+            "choice": "interpolated" if interpolated else "likeliest",
+        }
+        self.task, self.interpolated = task, interpolated
+        name = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.file = recipe.folder / ".cache" / name / "targets.jsonl"
+        self.texts = self._read()
+
+    def _read(self) -> dict[str, str]:
+        if not self.file.is_file():
+            return {}
+        first, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
+        if first != json.dumps(self.identity, sort_keys=True):
+            return {}
+        found = {}
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the last line of a run that was killed
+                continue
+            found[entry["key"]] = entry["text"]
+        return found
+
+    def write(
+        self, model: Any, rows: Sequence[Row], device: str, autocast: Autocast, progress: Callable[[int], None]
+    ) -> None:
+        """Writes the texts of rows that have none yet, line by line: a killed run goes on where it was."""
+        unique = {self.key(row): row for row in rows if self.key(row) not in self.texts}
+        if not unique:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps(self.identity, sort_keys=True)
+        lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
+        self.file.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+        missing = list(unique.items())
+        examples = [self.writer.encode_scored(row, labelled=False)[0] for _, row in missing]
+        training = model.training
+        model.eval()
+        with self.file.open("a", encoding="utf-8") as stream, torch.inference_mode():
+            for places in by_length(examples, BATCH):
+                with autocast():
+                    count = CANDIDATES if self.interpolated else 1
+                    found = self.writer.form.candidates(model, [examples[i] for i in places], device, count)
+                for place, texts in zip(places, found, strict=True):
+                    key, row = missing[place]
+                    self.texts[key] = self._chosen(texts, row)
+                    stream.write(json.dumps({"key": key, "text": self.texts[key]}, ensure_ascii=False) + "\n")
+                stream.flush()
+                progress(len(places))
+        model.train(training)
+
+    def _chosen(self, texts: Sequence[str], row: Row) -> str:
+        if not self.interpolated:
+            return texts[0]
+        gold = self.task.gold(row)
+        return max(texts, key=lambda text: self.task.row_score(text, gold))
+
+    def key(self, row: Row) -> str:
+        """The row's input, and with `interpolated` its target too."""
+        return row_key(row.fields, [c.name for c in self.task.columns if not c.label or self.interpolated])
+
+    def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
+        """The rows with the teacher's texts as examples; not `learnt`: they carry D alone."""
+        made = [e for row in rows for e in self.task.encode(self.task.with_target(row, self.texts[self.key(row)]))]
+        return made if learnt else [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
