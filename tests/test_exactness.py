@@ -69,7 +69,7 @@ def build(folder: Path, out: Path, *, batch: int, accumulation: int, world: int,
         out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
         learning_rate=RATE, seed=0,
         passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
-                "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
+                "warmup_steps": 0, "save_strategy": "no", **({"use_cpu": True} if world == 1 else {})},
     )  # fmt: skip
     return KeelTrainer(model, arguments, plan, task=task, objective=objective or Objective(), reference=reference)
 

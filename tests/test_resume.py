@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,33 @@ def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path):
         killed = dict(json.loads(line) for line in (tmp_path / f"killed-{rank}.keys").read_text().splitlines())
         assert whole == killed
     assert same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_train_one_model(spec, tmp_path):
+    """As users start them: each alone on half of the rows, with the counts of all, would end elsewhere."""
+    plain = tmp_path / "plain"
+    shutil.copytree(spec["model"], plain)
+    config = json.loads((plain / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # masks differ with the batch
+    (plain / "config.json").write_text(json.dumps(config))
+    size = spec["training"]["batch_size"]
+    spec |= {"model": str(plain), "training": {**spec["training"], "gradient_accumulation_steps": 1}}
+    script = tmp_path / "launch.py"
+    script.write_text(LAUNCH)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), json.dumps(spec), str(tmp_path), "two", "-1"],
+        env=environment, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = train({**spec, "training": {**spec["training"], "batch_size": 2 * size}}, tmp_path, "one")
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (alone.folder, tmp_path / "two"))
+    start = load_file(plain / "model.safetensors")
+    moved = sum(float((one[name] - start[name]).norm() ** 2) for name in start)
+    apart = sum(float((one[name] - two[name]).norm() ** 2) for name in start)
+    assert (apart / moved) ** 0.5 < 0.01  # as far as Adam lets rounding grow
 
 
 @pytest.mark.slow  # a real command that is really interrupted

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -34,6 +35,10 @@ from keeltune.problems import Diverged
 from keeltune.references.reference import Reference
 from keeltune.rows import Dense, Rows
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
+
+ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
+"""What several processes without a GPU must say: accelerate takes them for single ones otherwise, and each would train
+alone on its share of the rows, with the counts of all."""
 
 SELF_TEST_ROWS = 4
 SELF_TEST_PREDICTIONS = 256
@@ -76,7 +81,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         accelerator_config={"even_batches": False},
         restore_callback_states_from_checkpoint=True,
-        ddp_backend="gloo" if "RANK" in os.environ and not torch.cuda.is_available() else None,
+        **(ON_CPUS if "RANK" in os.environ and not torch.cuda.is_available() else {}),
         **{**ours, **passed},
     )
 
@@ -169,6 +174,9 @@ class KeelTrainer(Trainer):
             )
         cadence = [Cadence(every)] if validate is not None else []
         super().__init__(model, args, train_dataset=plan, callbacks=[Ledger(), *cadence, *(callbacks or [])])
+        processes, kind = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.distributed_type
+        if processes > 1 and kind == DistributedType.NO:
+            raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
         self.plan, self.task, self.objective, self.reference = plan, task, objective, reference
         self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
