@@ -217,7 +217,6 @@ METHODS = [
 ]
 
 UNBUILT = [
-    bad("unbuilt task", FINE_TUNING.replace("sentiment-analysis", "speech-recognition"), "1:7 · task", "not built yet"),
     bad("cached", DISTILLATION.replace("teacher", "{model: t, from: cached}"), "reference.from", "not built yet"),
     bad("cache", DISTILLATION.replace("teacher", "{model: t, cache: c}"), "reference.cache", "not built yet"),
     line("replay", "  source: {train: s.jsonl}", "data.source.train", "not built yet", base=CROSS_DOMAIN),

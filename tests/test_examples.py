@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from keeltune import recipe, registry, reviews
-from tests import captioners, writers
+from tests import captioners, speakers, writers
 from tests import test_question_answering as answerers
 from tests import test_semantic_role_labeling as labellers
 from tests.conftest import save_tiny
@@ -77,6 +77,13 @@ def captioning(folder: Path, data: Path, path: Path) -> Path:
     return captioners.save("vit gpt2", folder)
 
 
+def hearing(folder: Path, data: Path, path: Path) -> Path:
+    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        speakers.write((data / name).parent, Path(name).name, range(12))
+    return speakers.save("whisper", folder)
+
+
 MAKERS: dict[str, Callable[[Path, Path, Path], Path]] = {
     "text-classification": classifier,
     "sentiment-analysis": classifier,
@@ -86,6 +93,7 @@ MAKERS: dict[str, Callable[[Path, Path, Path], Path]] = {
     "semantic-role-labeling": labelling,
     "question-answering": answering,
     "image-captioning": captioning,
+    "speech-recognition": hearing,
 }
 """A small model and small data for each task, in the place of those that a recipe names."""
 

@@ -175,6 +175,10 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         said = "rows without a target, in which this task predicts nothing"
         wanted = "what this version has: without a teacher no one writes the targets"
         problems.append(Problem(recipe.where("data.unlabeled"), "data.unlabeled", said, wanted, "leave it out"))
+    if recipe.generation.on_policy and not task.draws:
+        place, wanted = recipe.where("generation"), "a model that writes token by token"
+        said = f"{auto_model}, which chooses for all frames at once"
+        problems.append(Problem(place, "generation.on_policy", said, wanted, "leave it out"))
     if problems:
         raise UserError(problems)
     notices += task.notices([example for row in encoded["train"] for example in row])

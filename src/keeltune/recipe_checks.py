@@ -32,21 +32,8 @@ from keeltune.recipe_fields import (
 )
 from keeltune.recipe_text import seen
 
-APPLICATIONS = (
-    "text-classification",
-    "sentiment-analysis",
-    "question-answering",
-    "semantic-role-labeling",
-    "summarization",
-    "translation",
-    "image-captioning",
-    "speech-recognition",
-    "text-generation",
-)
-"""The tasks that keeltune is for; one without a file in `tasks/` is not built yet."""
-
 WRITING = ("summarization", "translation", "image-captioning", "speech-recognition", "text-generation")
-"""Those of them whose answer is a text."""
+"""The tasks whose answer is a text."""
 
 _PARAMETER_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "beta": ("a number from 0 to 1", lambda value: 0 <= value <= 1),
@@ -100,9 +87,7 @@ def _task_faults(recipe: Recipe) -> Iterator[Problem]:
     built, task = registry.names("tasks"), recipe.task
     if ":" not in task and task not in built:
         expected = f"one of: {', '.join(built)}; or my_package.my_module:MyTask"
-        mend = f"choose one of them{nearest(task, [*built, *APPLICATIONS])}"
-        if task in APPLICATIONS:
-            expected, mend = f"what this version has: {task} is not built yet; {expected}", "choose one of them"
+        mend = f"choose one of them{nearest(task, built)}"
         yield recipe.problem("task", expected=expected, mend=mend)
     asked = {
         "generation": recipe.generation != Generation(),

@@ -127,6 +127,10 @@ class Writing(Task):
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return self.form.cross_entropy(rows, batch)
 
+    @property
+    def draws(self) -> bool:
+        return type(self.form).sample is not Form.sample
+
     def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
         texts = self.form.sample(model, examples, device)
         return [self.form.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]

@@ -131,6 +131,11 @@ class Task(ABC):
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity", "wer", "cer"})
     """Metrics whose smaller values are the better ones."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether a model of this task can draw texts of its own while it trains."""
+        return False
+
     def __init__(self, processor: Any, settings: Settings, companions: Mapping[str, Task] | None = None):
         self.processor = processor
         self.settings = settings
