@@ -34,7 +34,7 @@ def reference() -> str:
         "",
         "- [The command](#the-command)",
         "- [The recipe](#the-recipe)",
-        "- [Tasks](#tasks), [divergences](#divergences), [references](#references)",
+        "- [Tasks](#tasks), [divergences](#divergences), [matching](#matching), [references](#references)",
         "- [The library](#the-library)",
         "",
         *_commands(),
@@ -45,6 +45,11 @@ def reference() -> str:
             "divergences",
             "`objective.divergence` takes one of these names, or `my_package.my_module:function`; a parameter after "
             "`*` is written beside the name: `{name: jensen-shannon, beta: 0.5}`.",
+        ),
+        *_folder(
+            "Matching",
+            "matching",
+            "`objective.matching` takes these names with a weight each: `{hidden-states: 1.0}`; for distillation.",
         ),
         *_folder(
             "References", "references", "What the student is held near; a recipe's `reference` chooses among them."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from keeltune.batching import Plan
+from keeltune.matching.matching import Matching, Term, asking
 from keeltune.objective import Objective
 from keeltune.references import Model
 from keeltune.tasks.task import Example, Task
@@ -33,9 +34,12 @@ class Noted(TrainerCallback):
 
 def trainer_of(
     model: Any, task: Task, examples: Sequence[Example], out: Path, *, batch: int, accumulation: int = 1,
-    world: int = 1, objective: Objective | None = None,
+    world: int = 1, objective: Objective | None = None, terms: Mapping[Term, float] | None = None,
 ) -> KeelTrainer:  # fmt: skip
-    """A trainer of two epochs with SGD on a copy of `model` without dropout; the reference is the model, moved away."""
+    """A trainer of two epochs with SGD on a copy of `model` without dropout; the reference is the model, moved away.
+
+    `terms` are matched as well.
+    """
     student, teacher = copy.deepcopy(model), copy.deepcopy(model)
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -47,6 +51,11 @@ def trainer_of(
         for parameter in teacher.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
     reference = Model(teacher, task.rows, forward=task.forward) if objective else None
+    matching = None
+    if terms:
+        probe = asking(terms, task.collate(examples[:2]))
+        with torch.no_grad():
+            matching = Matching(terms, task.forward(student.eval(), probe), task.forward(teacher.eval(), probe), probe)
     marked = [replace(example, anchored=reference is not None) for example in examples]
     plan = Plan(marked, [], batch_size=batch, cuts=accumulation * world, seed=3, collate=task.collate)
     arguments = training_arguments(
@@ -55,7 +64,9 @@ def trainer_of(
         passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
                 "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
     )  # fmt: skip
-    return KeelTrainer(student, arguments, plan, task=task, objective=objective or Objective(), reference=reference)
+    return KeelTrainer(
+        student, arguments, plan, task=task, objective=objective or Objective(), reference=reference, matching=matching
+    )
 
 
 def gradients(trainer: KeelTrainer) -> list[torch.Tensor]:
@@ -72,9 +83,10 @@ def difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
 
 
 def error_of_accumulation(
-    model: Any, task: Task, examples: Sequence[Example], out: Path, objective: Objective | None
+    model: Any, task: Task, examples: Sequence[Example], out: Path, objective: Objective | None, **more: Any
 ) -> float:
     """How far the gradients of 2 × 2 accumulated examples are from those of 4; eight examples or so make two steps."""
-    whole = gradients(trainer_of(model, task, examples, out / "whole", batch=4, objective=objective))
-    cut = gradients(trainer_of(model, task, examples, out / "cut", batch=2, accumulation=2, objective=objective))
+    whole = gradients(trainer_of(model, task, examples, out / "whole", batch=4, objective=objective, **more))
+    halves = trainer_of(model, task, examples, out / "cut", batch=2, accumulation=2, objective=objective, **more)
+    cut = gradients(halves)
     return difference(whole, cut)

@@ -149,7 +149,8 @@ def test_a_mean_per_micro_batch_would_be_seen(tiny, tmp_path, monkeypatch):
     def own_counts(self, epoch_iterator, num_batches, device):
         self.ledger.started = 0.0
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        return batches, torch.tensor([float(len(batches[0]["keys"])), 1.0])
+        rows = float(len(batches[0]["keys"]))
+        return batches, torch.tensor([rows, 1.0, rows])
 
     monkeypatch.setattr(KeelTrainer, "get_batch_samples", own_counts)
     cut = gradients(folder, tmp_path / "b", batch=2, accumulation=2, world=1, objective=None)

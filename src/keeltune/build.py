@@ -10,19 +10,23 @@ from typing import Any
 
 import torch
 
-from keeltune import machine, models, newborn, surgery
+from keeltune import machine, models, newborn, registry, surgery
 from keeltune.batching import Plan, Stream
 from keeltune.display import Display
 from keeltune.families.writing import Writing
 from keeltune.fitting import NEW, no_trained_head
+from keeltune.matching.matching import Matching, Unmatched, asking
 from keeltune.objective import Objective, confidence_weight, named
 from keeltune.prepare import Material, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference
-from keeltune.tasks.task import DRAWN, Task
+from keeltune.tasks.task import DRAWN, Task, to_device
 from keeltune.written import Targets
+
+PROBED = 2
+"""Rows on which the layers of student and teacher are paired."""
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Job:
     half: torch.dtype | None
     reference: Reference | None
     objective: Objective
+    matching: Matching | None
     plan: Plan
     precision: str
     autocast: Callable[[], AbstractContextManager[Any]]
@@ -91,6 +96,7 @@ def build(material: Material, display: Display | None = None) -> Job:
         _trained_head(student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, autocast, task.forward)
     _write_targets(material, reference, autocast, device, display or Display(quiet=True))
+    matching = _matching(material, model, reference, autocast, device)
     return Job(
         material,
         student,
@@ -98,11 +104,61 @@ def build(material: Material, display: Display | None = None) -> Job:
         half,
         reference,
         _objective(recipe),
+        matching,
         _plan(material, reference),
         precision,
         autocast,
         device,
     )
+
+
+def _matching(
+    material: Material,
+    student: Any,
+    reference: Reference | None,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: str,
+) -> Matching | None:
+    """The recipe's terms beside D, their projections added to the student (`strip` takes them off again)."""
+    recipe, task = material.recipe, material.task
+    terms = {registry.find("matching", name)(): weight for name, weight in recipe.objective.matching.items()}
+    if not terms:
+        return None
+
+    def refuse(found: str, expected: str) -> UserError:
+        return UserError(Problem(recipe.where("objective"), "objective.matching", found, expected, "leave it out"))
+
+    assert isinstance(reference, Model)
+    if reference.entry is not None:
+        raise refuse("a teacher with another tokenizer", "one that reads the very tokens that the student reads")
+    if attends := any(term.output == "attentions" for term in terms):
+        both: tuple[Any, ...] = (student, reference.model)
+        for model in both:
+            model.set_attn_implementation("eager")  # the others do not say where a head looks
+        surgery.no_attention_dropout(student)
+    batch = asking(terms, to_device(task.collate(material.main_stream[:PROBED]), device))
+    student.eval()
+    with torch.random.fork_rng(), torch.no_grad(), autocast():
+        torch.manual_seed(recipe.seed)
+        ours, theirs = task.forward(student, batch), reference.outputs(batch)
+        try:
+            matching = Matching(terms, ours, theirs, batch)
+        except Unmatched as error:
+            found, expected = str(error).removeprefix("found ").split(", expected ")
+            raise refuse(found, expected) from error
+        if attends:
+            student.train()
+            noisy = task.forward(student, batch)
+            if not matching.distributed(noisy):
+                raise refuse("a student whose attention dropout cannot be switched off", "weights that sum to 1")
+    student.add_module("matching", matching)
+    return matching
+
+
+def strip(model: Any) -> None:
+    """Takes the projections of matching terms off a trained student: they were a means."""
+    if hasattr(model, "matching"):
+        delattr(model, "matching")
 
 
 def _reference(

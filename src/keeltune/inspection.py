@@ -21,6 +21,7 @@ from keeltune.objective import Counts
 from keeltune.prepare import Material, gather, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import Recipe, StudentFrom
+from keeltune.references import Model
 from keeltune.tasks.task import to_device
 
 EFFICIENCY = 0.3
@@ -133,8 +134,9 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     _pairs(console, {name: _tensor(batch[name]) for name in ("targets", "weights", "anchored")})
     console.rule("3. predictions (eval mode)")
     job.model.eval()
+    asked = batch if job.matching is None else job.matching.ask(batch)
     with torch.no_grad(), job.autocast():
-        outputs = task.forward(job.model, batch)
+        outputs = task.forward(job.model, asked)
     student = task.rows(outputs, batch)
     reference = None if job.reference is None else job.reference.rows(batch)
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
@@ -165,9 +167,16 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
             "D": f"{recipe.objective.divergence_name} at temperature {objective.temperature:g}",
             "weight": f"{objective.weight:.6g}" + (" · min(1, n_D / n_CE)" if objective.per_label else ""),
         }
-    lines["loss"] = f"{terms.loss.item():.6f}"
+    loss = terms.loss.item()
+    if job.matching is not None:
+        assert isinstance(job.reference, Model)
+        with torch.no_grad():
+            matched = job.matching(outputs, job.reference.outputs(asked), batch).item()
+        lines["Σ M / n_B"] = f"{matched:.6f} / 1 example, weighted"
+        loss += matched
+    lines["loss"] = f"{loss:.6f}"
     _pairs(console, lines)
-    if not math.isfinite(terms.loss.item()):
+    if not math.isfinite(loss):
         console.print("the loss is not finite")
 
 

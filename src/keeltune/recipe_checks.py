@@ -53,6 +53,7 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
         yield recipe.problem("model.tokenizer", expected=expected, mend="add model.tokenizer")
     yield from _data_faults(recipe)
     yield from _divergence_faults(recipe)
+    yield from _matching_faults(recipe)
     yield from _training_faults(recipe)
     if "task" not in replaced:
         yield from _task_faults(recipe)
@@ -155,6 +156,24 @@ def _divergence_faults(recipe: Recipe) -> Iterator[Problem]:
     if name == "total-variation" and objective.temperature != 1:
         mend = "leave objective.temperature out, or choose another divergence"
         yield recipe.problem("objective.temperature", expected="1.0: total-variation has no T² scaling", mend=mend)
+
+
+def _matching_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Hidden states and attention are compared with one teacher's, by a student whose weights all train."""
+    asked = recipe.objective.matching
+    for name in asked:
+        if reason := registry.check("matching", name):
+            mend = "choose a name that there is, or leave it out"
+            yield recipe.problem(f"objective.matching.{name}", found=shown(name), expected=reason, mend=mend)
+    if not asked:
+        return
+    reasons = {
+        "it is a term of distillation": recipe.method != "distillation",
+        "it compares the student with one teacher": len(recipe.reference_models()) > 1,
+        "it needs all weights of the student": recipe.training.lora is not None,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        yield recipe.problem("objective.matching", expected=f"no matching: {reason}", mend="leave it out")
 
 
 def _parameter_faults(recipe: Recipe) -> Iterator[Problem]:

@@ -250,6 +250,11 @@ class ObjectiveSpec(Declared):
     anchor_on: Literal["target", "source", "both", "generated"] = Field(
         default="target", description="The rows that carry D in cross-domain fine-tuning; target is the formula."
     )
+    matching: Section[dict[Text, PositiveFloat]] = Field(
+        default_factory=dict,
+        description="Extra terms of a distillation and their weights: names of `keeltune/matching/`, such as "
+        "{hidden-states: 1.0}.",
+    )
 
     @property
     def divergence_name(self) -> str:
@@ -483,5 +488,7 @@ def json_schema() -> dict[str, Any]:
     """The recipe as JSON Schema, from which an editor completes and checks a recipe as it is typed."""
     schema = Recipe.model_json_schema(by_alias=True)
     schema["properties"]["task"]["examples"] = registry.names("tasks")
-    schema["$defs"]["ObjectiveSpec"]["properties"]["divergence"]["examples"] = registry.names("divergences")
+    of_objective = schema["$defs"]["ObjectiveSpec"]["properties"]
+    of_objective["divergence"]["examples"] = registry.names("divergences")
+    of_objective["matching"]["examples"] = [{name: 1.0} for name in registry.names("matching")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -27,7 +27,7 @@ def result(
 ) -> dict[str, Any]:
     """The `result.json` of a run that is done; `before` and `after` hold the scores of each split."""
     recipe, ledger = job.material.recipe, trainer.ledger
-    cross_entropy, divergence, _ = trainer.means(ledger.epoch)
+    cross_entropy, divergence, matched, _ = trainer.means(ledger.epoch)
     examples, tokens, slots, predictions = ledger.work
     seconds = ledger.seconds
     anchored = job.reference is not None
@@ -54,6 +54,7 @@ def result(
             "weight": job.objective.weight if anchored else None,
             "divergence_name": name if anchored else None,
             "temperature": job.objective.temperature if anchored else None,
+            **({"matching": matched} if job.matching is not None else {}),
         },
         "reference": {
             "kind": job.reference.kind if job.reference is not None else "none",

@@ -157,6 +157,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         task=material.task,
         objective=job.objective,
         reference=job.reference,
+        matching=job.matching,
         autocast=job.autocast,
         validate=_validator(job, display) if material.rows["validation"] else None,
         every=every,
@@ -177,6 +178,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         )
     trainer.load_best()
     model = job.model
+    build.strip(model)
     if broken := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
         raise Diverged(f"{broken[0]} and {len(broken) - 1} more weights are not finite; lower learning_rate")
     if spec.lora is not None:
@@ -222,7 +224,11 @@ class Watcher(TrainerCallback):
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.write(_line(entry))
         if "loss" in entry:
-            terms = [f"{name} {entry[name]:.4f}" for name in ("loss", "cross_entropy", "divergence") if name in entry]
+            terms = [
+                f"{name} {entry[name]:.4f}"
+                for name in ("loss", "cross_entropy", "divergence", "matching")
+                if name in entry
+            ]
             self.note = " · ".join(terms)
         elif scores := [f"{k.removeprefix('eval_')} {v:.4f}" for k, v in entry.items() if k.startswith("eval_")]:
             self.display.say(f"  step {state.global_step}: validation {' · '.join(scores)}")

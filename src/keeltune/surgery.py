@@ -122,6 +122,17 @@ def _attends(layers: nn.Module) -> bool:
     return linear and len({type(m) for m in modules}) == 1
 
 
+def no_attention_dropout(model: Any) -> None:
+    """Switches off the dropout of attention weights: what it leaves of a head's distribution is none."""
+    for module in (m for m in model.modules() if "attention" in type(m).__name__.lower()):
+        for name in ("dropout", "dropout_p", "dropout_prob", "attention_dropout", "attn_dropout"):
+            found = getattr(module, name, None)
+            if isinstance(found, nn.Dropout):
+                found.p = 0.0
+            elif isinstance(found, float):
+                setattr(module, name, 0.0)
+
+
 def _is_linear(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 

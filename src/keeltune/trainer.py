@@ -30,8 +30,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import ExportableState
 
 from keeltune.batching import Plan
+from keeltune.matching.matching import Matching
 from keeltune.objective import Counts, Objective
 from keeltune.problems import Diverged
+from keeltune.references import Model
 from keeltune.references.reference import Reference
 from keeltune.rows import Dense, Rows
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
@@ -90,13 +92,13 @@ def training_arguments(
 class Ledger(TrainerCallback, ExportableState):
     """What training added up: loss sums and counts of the epoch, and the work done. It travels with each checkpoint.
 
-    `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ loss and n_CE, n_D, steps; `work` holds examples,
-    tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's batches to
-    its optimizer step, so that evaluation and saving are not in it.
+    `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ M, Σ loss and n_CE, n_D, n_B, steps; `work` holds
+    examples, tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's
+    batches to its optimizer step, so that evaluation and saving are not in it.
     """
 
-    epoch: list[float] = field(default_factory=lambda: [0.0] * 6)
-    window: list[float] = field(default_factory=lambda: [0.0] * 6)
+    epoch: list[float] = field(default_factory=lambda: [0.0] * 8)
+    window: list[float] = field(default_factory=lambda: [0.0] * 8)
     work: list[float] = field(default_factory=lambda: [0.0] * 4)
     seconds: float = 0.0
     started: float | None = None
@@ -109,7 +111,7 @@ class Ledger(TrainerCallback, ExportableState):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if float(state.epoch or 0).is_integer():  # not when a run goes on in the middle of an epoch
-            self.epoch = [0.0] * 6
+            self.epoch = [0.0] * 8
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.started is not None:
@@ -142,6 +144,7 @@ class KeelTrainer(Trainer):
 
     Args:
         plan: the dataset of micro-batches. reference: None for plain fine-tuning.
+        matching: the further terms of a distillation, whose projections are the model's own parameters.
         validate: called at each evaluation; returns the task's metrics and `loss`.
         every: steps between evaluations, None for each epoch.
         best: the file that keeps the best weights; it is none of the rotated checkpoints.
@@ -160,6 +163,7 @@ class KeelTrainer(Trainer):
         task: Task,
         objective: Objective,
         reference: Reference | None,
+        matching: Matching | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         validate: Callable[[], dict[str, float]] | None = None,
         every: int | None = None,
@@ -178,7 +182,7 @@ class KeelTrainer(Trainer):
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
-        self.plan, self.task, self.objective, self.reference = plan, task, objective, reference
+        self.plan, self.task, self.objective, self.reference, self.matching = plan, task, objective, reference, matching
         self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
 
     @property
@@ -198,7 +202,7 @@ class KeelTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """A step's micro-batches, and n_CE, n_D of the whole step over all ranks, before any forward pass."""
+        """A step's micro-batches, and n_CE, n_D, n_B of the whole step over all ranks, before any forward pass."""
         ledger = self.ledger
         ledger.started = time.perf_counter()
         batches = [self._drawn(batch, cut, device) for cut, batch in enumerate(islice(epoch_iterator, num_batches))]
@@ -207,9 +211,10 @@ class KeelTrainer(Trainer):
         totals = _over_ranks(totals, device)
         counts, work = totals[:2], totals[2:6].tolist()
         ledger.stopping = bool(totals[6] > 0)
-        ledger.add([*counts.tolist(), 1.0], slice(3, 6))
+        examples = totals[2:3]
+        ledger.add([*counts.tolist(), *examples.tolist(), 1.0], slice(4, 8))
         ledger.work = [a + b for a, b in zip(ledger.work, work, strict=True)]
-        return batches, counts.to(device, torch.float32)
+        return batches, torch.cat([counts, examples]).to(device, torch.float32)
 
     def _drawn(self, batch: dict[str, Any], cut: int, device: Any) -> dict[str, Any]:
         """A batch whose texts the student draws itself, before anything is counted; other batches as they are.
@@ -240,28 +245,37 @@ class KeelTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks."""
+        """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks.
+
+        Where a recipe matches hidden states or attention, + Σ M / n_B.
+        """
+        n_ce, n_d, n_b = num_items_in_batch
+        asked = inputs if self.matching is None else self.matching.ask(inputs)
         with self.autocast():
-            outputs = self.task.forward(model, inputs)
+            outputs = self.task.forward(model, asked)
         rows = self.task.rows(outputs, inputs)
-        reference = None if self.reference is None else self.reference.rows(inputs)
+        matched = torch.zeros((), device=n_b.device)
+        if self.matching is None:
+            reference = None if self.reference is None else self.reference.rows(inputs)
+        else:
+            assert isinstance(self.reference, Model)
+            theirs = self.reference.outputs(asked)
+            reference, matched = self.reference.read(theirs, inputs), self.matching(outputs, theirs, inputs)
         terms = self.objective(
-            self.task.cross_entropy(rows, inputs),
-            rows,
-            reference,
-            inputs["anchored"],
-            counts=Counts(*num_items_in_batch),
+            self.task.cross_entropy(rows, inputs), rows, reference, inputs["anchored"], counts=Counts(n_ce, n_d)
         )
-        value, cross_entropy, divergence = torch.stack(terms).tolist()  # one transfer from the device, not three
+        total = terms.loss + matched / n_b
+        sums = torch.stack([terms.cross_entropy, terms.divergence, matched, total])
+        cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four
         if not math.isfinite(value):
             raise Diverged(
                 f"step {self.state.global_step + 1}: the loss is {value} "
-                f"(Σ CE {cross_entropy}, Σ D {divergence}); no update was made. "
+                f"(Σ CE {cross_entropy}, Σ D {divergence}, Σ M {matched}); no update was made. "
                 f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… "
                 "Lower learning_rate, or use precision: fp32."
             )
-        self.ledger.add([cross_entropy, divergence, value], slice(0, 3))
-        loss = terms.loss * self.args.world_size
+        self.ledger.add([cross_entropy, divergence, matched, value], slice(0, 4))
+        loss = total * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(
@@ -297,18 +311,20 @@ class KeelTrainer(Trainer):
             return  # the Trainer's closing line counts evaluation and saving in; `result.json` says it without them
         if "loss" in logs:
             ledger = self.ledger
-            cross_entropy, divergence, loss = self.means(ledger.window)
+            cross_entropy, divergence, matched, loss = self.means(ledger.window)
             logs = {**logs, "loss": loss, "cross_entropy": cross_entropy}  # the Trainer forgets its sum when it resumes
             if self.reference is not None:
                 logs["divergence"] = divergence
-            ledger.window = [0.0] * 6
+            if self.matching is not None:
+                logs["matching"] = matched
+            ledger.window = [0.0] * 8
         super().log(logs, start_time)
 
-    def means(self, sums: list[float]) -> tuple[float, float, float]:
-        """Σ CE / n_CE, Σ D / n_D and the loss of a step, over all ranks (the counts are over all ranks already)."""
-        totals = _over_ranks(torch.tensor(sums[:3], dtype=torch.float64), self.args.device).tolist()
-        cross_entropy, divergence, loss = (s / n if n else 0.0 for s, n in zip(totals, sums[3:], strict=True))
-        return cross_entropy, divergence, loss
+    def means(self, sums: list[float]) -> tuple[float, float, float, float]:
+        """Σ CE / n_CE, Σ D / n_D, Σ M / n_B and the loss of a step, over all ranks (as the counts are already)."""
+        totals = _over_ranks(torch.tensor(sums[:4], dtype=torch.float64), self.args.device).tolist()
+        cross_entropy, divergence, matched, loss = (s / n if n else 0.0 for s, n in zip(totals, sums[4:], strict=True))
+        return cross_entropy, divergence, matched, loss
 
     def keep_best(self) -> None:
         """The weights that training changes, to the file of the best ones."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,9 +33,19 @@ class Model(Reference):
         self.entry = entry
         self.forward = forward
 
-    @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:
-        batch = batch if self.entry is None else batch[self.entry]
+        return self.read(self.outputs(batch), batch)
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch) -> Any:
+        """All that the model returns for the batch."""
         with self.autocast():
-            outputs = self.forward(self.model, batch)
-        return self.to_rows(outputs, batch)
+            return self.forward(self.model, self._own(batch))
+
+    @torch.no_grad()
+    def read(self, outputs: Any, batch: Batch) -> Rows:
+        """The predictions in what `outputs` returned."""
+        return self.to_rows(outputs, self._own(batch))
+
+    def _own(self, batch: Batch) -> Batch:
+        return batch if self.entry is None else batch[self.entry]

@@ -287,7 +287,8 @@ class SpeechRecognition(Writing):
         if not self._apart(model, batch):
             return super().forward(model, batch)
         groups = _of_one_shape(batch["notes"])
-        parts = [_part(batch["inputs"], places, batch["notes"][places[0]]["shapes"]) for places in groups]
+        inputs = {name: value for name, value in batch["inputs"].items() if isinstance(value, Tensor)}
+        parts = [_part(inputs, places, batch["notes"][places[0]]["shapes"]) for places in groups]
         outputs = _each(model, parts)
         width = max(output.logits.shape[1] for output in outputs)
         logits = torch.cat([functional.pad(o.logits, (0, 0, 0, width - o.logits.shape[1])) for o in outputs])
@@ -332,7 +333,7 @@ class SpeechRecognition(Writing):
             return True
         sizes = [shape[masks[0]][0] for shape in shapes]
         longest = max(range(len(sizes)), key=sizes.__getitem__)
-        whole = {k: v[longest : longest + 1] for k, v in batch["inputs"].items()}
+        whole = {k: v[longest : longest + 1] for k, v in batch["inputs"].items() if isinstance(v, Tensor)}
         whole = {k: v[:, : sizes[longest]] if k in shapes[0] else v for k, v in whole.items()}
         step = sizes[longest] // max(1, self.frames(sizes[longest])) + 1
         tried = [size for k in range(PROBES) if self.frames(size := sizes[longest] - k * step) > 0]
