@@ -409,7 +409,8 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     for other in (uniform, (uniform + tilt).log_softmax(-1)):
         away = objective.total(student, Dense(other)).item() / n
         moved = objective(cross_entropy, student, Dense(other), batch["anchored"][:n], counts=counts).loss
-        _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away)
+        rounding = 1e-6 * max(1.0, abs(plain.item()))  # of the difference of two losses
+        _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away, rounding)
 
 
 def _same(student: Rows) -> Rows:
