@@ -164,6 +164,10 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
         callbacks=[watcher],
     )
+    if checkpoint is not None and (foreign := trainer.foreign(checkpoint)):
+        found = f"{len(foreign)} weights that the model does not have ({foreign[0]}, …)"
+        expected, mend = "the weights of this model, as this version saves them", "start anew with --overwrite"
+        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, mend))
     try:
         with display.bar("training", material.steps) as advance, _signals(trainer):
             watcher.advance = advance
