@@ -37,6 +37,7 @@ from keeltune.objective import Counts, Objective
 from keeltune.problems import Diverged
 from keeltune.references.reference import Reference
 from keeltune.rows import Dense, Rows
+from keeltune.surgery import batch_norms
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
 ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
@@ -181,6 +182,7 @@ class KeelTrainer(Trainer):
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
+        self.norms = batch_norms(model)
         self.plan, self.task, self.objective, self.reference = plan, task, objective, reference
         self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
 
@@ -244,6 +246,8 @@ class KeelTrainer(Trainer):
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks."""
+        for norm in self.norms:
+            norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
         with self.autocast():
             outputs = self.task.forward(model, inputs)
         rows = self.task.rows(outputs, inputs)
