@@ -33,7 +33,7 @@ LLAMA = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 512, "n
          "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512}  # fmt: skip
 WHISPER = {"model_type": "whisper", "d_model": 96, "encoder_layers": 2, "decoder_layers": 2, "num_mel_bins": 40,
            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256,
-           "max_source_positions": 100, "max_target_positions": 32}  # fmt: skip
+           "max_source_positions": 150, "max_target_positions": 32}  # fmt: skip
 CAPTIONER = {
     "model_type": "vision-encoder-decoder",
     "encoder": {"model_type": "vit", "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

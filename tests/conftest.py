@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    DistilBertConfig,
-    GPT2Config,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 WORDS = [
     "the",
@@ -43,6 +37,8 @@ WORDS = [
 ]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2")
+DECODERS = ("gpt2", "llama", "qwen2")
+"""They come without a padding token."""
 
 
 def word_tokenizer(*, pad: bool = True, words: list[str] | None = None) -> PreTrainedTokenizerFast:
@@ -61,26 +57,33 @@ def word_tokenizer(*, pad: bool = True, words: list[str] | None = None) -> PreTr
     )
 
 
+BODY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+        "max_position_embeddings": 64}  # fmt: skip
+SIZES: dict[str, dict[str, Any]] = {
+    "bert": BODY,
+    "roberta": BODY,
+    "electra": {**BODY, "embedding_size": 16},
+    "albert": {**BODY, "embedding_size": 16},
+    "mpnet": BODY,
+    "deberta-v2": {**BODY, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "modernbert": BODY,
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "llama": {**BODY, "num_key_value_heads": 1},
+    "qwen2": {**BODY, "num_key_value_heads": 1},
+}
+
+
 def tiny_config(architecture: str, labels: list[str]):
     """A two-layer configuration of a real architecture, with dropout, as real ones have."""
-    names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
-    size = len(SPECIAL) + len(WORDS)
-    if architecture == "distilbert":
-        return DistilBertConfig(
-            vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64, **names
-        )
-    if architecture == "gpt2":
-        return GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=64, **names)
-    config = {"bert": BertConfig, "roberta": RobertaConfig}[architecture]
-    return config(
-        vocab_size=size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        **names,
+    return AutoConfig.for_model(
+        architecture,
+        vocab_size=len(SPECIAL) + len(WORDS),
+        **SIZES[architecture],
+        **({} if architecture in DECODERS else {"pad_token_id": 0}),
+        id2label=dict(enumerate(labels)),
+        label2id={n: i for i, n in enumerate(labels)},
     )
 
 
@@ -91,7 +94,7 @@ def save_tiny(
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(tiny_config(architecture, list(labels)))
     model.save_pretrained(folder)
-    word_tokenizer(pad=architecture != "gpt2").save_pretrained(folder)
+    word_tokenizer(pad=architecture not in DECODERS).save_pretrained(folder)
     return folder
 
 

@@ -1,10 +1,8 @@
-"""Whether 4 rows are 2 × 2 accumulated rows, for any model and task: what the exactness tests of all families share."""
+"""Whether 4 rows are 2 × 2 accumulated rows, for any model, task and reference."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,12 @@ import torch
 from transformers import TrainerCallback
 
 from keeltune.batching import Plan
-from keeltune.matching.matching import Matching, Term, asking
-from keeltune.objective import Objective
+from keeltune.build import Job
 from keeltune.references import Model
-from keeltune.tasks.task import Example, Task
 from keeltune.trainer import KeelTrainer, training_arguments
 
 RATE = 0.1
+EXAMPLES = 8
 
 
 class Noted(TrainerCallback):
@@ -32,61 +29,58 @@ class Noted(TrainerCallback):
         self.steps.append(torch.cat(used))
 
 
-def trainer_of(
-    model: Any, task: Task, examples: Sequence[Example], out: Path, *, batch: int, accumulation: int = 1,
-    world: int = 1, objective: Objective | None = None, terms: Mapping[Term, float] | None = None,
-) -> KeelTrainer:  # fmt: skip
-    """A trainer of two epochs with SGD on a copy of `model` without dropout; the reference is the model, moved away.
+def doubled(value: Any) -> Any:
+    """A batch whose floating-point numbers are float64."""
+    if isinstance(value, dict):
+        return {name: doubled(inner) for name, inner in value.items()}
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
-    `terms` are matched as well.
-    """
-    student, teacher = copy.deepcopy(model), copy.deepcopy(model)
-    for module in student.modules():
+
+def still(model: Any) -> Any:
+    """A copy in float64 (small random models magnify float32's rounding tenfold from a layer to the next) that drops
+    nothing out: masks differ with the batch; everything else must not."""
+    model = copy.deepcopy(model).double()
+    for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # masks differ with the batch; everything else must not
+            module.p = 0.0
         for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop", "drop_path_rate"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    reference = Model(teacher, task.rows, forward=task.forward) if objective else None
-    matching = None
-    if terms:
-        probe = asking(terms, task.collate(examples[:2]))
-        with torch.no_grad():
-            matching = Matching(terms, task.forward(student.eval(), probe), task.forward(teacher.eval(), probe), probe)
-    marked = [replace(example, anchored=reference is not None) for example in examples]
-    plan = Plan(marked, [], batch_size=batch, cuts=accumulation * world, seed=3, collate=task.collate)
+    return model
+
+
+def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[torch.Tensor]:
+    """The gradients of two epochs of SGD over the job's first examples, a step in each tensor."""
+    task, reference = job.material.task, job.reference
+    if isinstance(reference, Model):
+        reference = Model(still(reference.model), reference.to_rows, entry=reference.entry, forward=reference.forward)
+    plan = Plan(
+        job.plan.examples[:EXAMPLES], [], batch_size=batch, cuts=accumulation, seed=3,
+        collate=lambda examples: doubled(task.collate(examples)),
+    )  # fmt: skip
     arguments = training_arguments(
         out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
         learning_rate=RATE, seed=0,
         passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
                 "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
     )  # fmt: skip
-    return KeelTrainer(
-        student, arguments, plan, task=task, objective=objective or Objective(), reference=reference, matching=matching
+    student, matching = still(job.model), None
+    if job.matching is not None:
+        matching = still(job.matching)
+        student.add_module("matching", matching)  # its projections train too
+    trainer = KeelTrainer(
+        student, arguments, plan, task=task, objective=job.objective, reference=reference, matching=matching
     )
-
-
-def gradients(trainer: KeelTrainer) -> list[torch.Tensor]:
     noted = Noted()
     trainer.add_callback(noted)
     trainer.train()
     return noted.steps
 
 
-def difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
-    """The largest relative error of a step's gradient; later steps start from weights that earlier ones made."""
-    assert len(a) == len(b) > 0
-    return max(float((x - y).norm() / x.norm()) for x, y in zip(a, b, strict=True))
-
-
-def error_of_accumulation(
-    model: Any, task: Task, examples: Sequence[Example], out: Path, objective: Objective | None, **more: Any
-) -> float:
-    """How far the gradients of 2 × 2 accumulated examples are from those of 4; eight examples or so make two steps."""
-    whole = gradients(trainer_of(model, task, examples, out / "whole", batch=4, objective=objective, **more))
-    halves = trainer_of(model, task, examples, out / "cut", batch=2, accumulation=2, objective=objective, **more)
-    cut = gradients(halves)
-    return difference(whole, cut)
+def error_of_accumulation(job: Job, out: Path) -> float:
+    """The largest relative error of a step's gradient where 4 rows are cut into 2 × 2; later steps start from weights
+    that earlier ones made."""
+    whole = gradients(job, out / "whole", batch=4, accumulation=1)
+    cut = gradients(job, out / "cut", batch=2, accumulation=2)
+    assert len(whole) == len(cut) > 1
+    return max(float((x - y).norm() / x.norm()) for x, y in zip(whole, cut, strict=True))

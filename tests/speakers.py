@@ -12,7 +12,7 @@ import soundfile
 import torch
 import transformers
 
-from keeltune import models, newborn, recipe
+from keeltune import models, newborn, recipe, surgery
 from keeltune.data import Media, Row
 from keeltune.recipe_fields import TrainTokenizer
 from keeltune.tasks.speech_recognition import SpeechRecognition
@@ -39,6 +39,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "data2vec-audio": {**WAVE, "conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 2},
     "wav2vec2-bert": {**BODY, **STILL, "feature_projection_input_dim": 40, "conv_depthwise_kernel_size": 3,
                       "left_max_position_embeddings": 8, "right_max_position_embeddings": 4},
+    "wav2vec2-conformer": {**WAVE, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 3},
+    "hubert batch": {**WAVE, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_pos_batch_norm": True},
     "whisper": {**STACK, "num_mel_bins": 20, "max_source_positions": 100, "max_target_positions": 32},
     "speech_to_text": {**STACK, "input_feat_per_channel": 20, "conv_channels": 16, "max_target_positions": 64},
     "moonshine": {"hidden_size": 16, "intermediate_size": 24, "encoder_num_hidden_layers": 2,
@@ -49,11 +51,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "decoder": {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48},
     },
 }  # fmt: skip
-CTC = ("wav2vec2", "wav2vec2 group", "hubert", "wavlm", "unispeech-sat", "data2vec-audio", "wav2vec2-bert")
+CTC = ("wav2vec2", "wav2vec2 group", "hubert", "wavlm", "unispeech-sat", "data2vec-audio", "wav2vec2-bert",
+       "wav2vec2-conformer", "hubert batch")  # fmt: skip
 SEQ2SEQ = ("whisper", "speech_to_text", "moonshine", "speech-encoder-decoder")
 KINDS = (*CTC, *SEQ2SEQ)
-APART = {"wav2vec2 group", "data2vec-audio", "speech_to_text", "moonshine"}
-"""Whose output depends on the padding: normalised over the whole length, or convolved where no mask reaches."""
+APART = {"wav2vec2 group", "data2vec-audio", "wav2vec2-conformer", "hubert batch", "speech_to_text", "moonshine"}
+"""Whose output depends on the padding: normalised over the whole length, or shifted or convolved where no mask
+reaches."""
 
 
 def tone(text: str, number: int, seconds: float) -> np.ndarray:
@@ -67,7 +71,8 @@ def tone(text: str, number: int, seconds: float) -> np.ndarray:
 def save_sound(folder: Path, number: int) -> str:
     name = f"audio/{number}.wav"
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    soundfile.write(folder / name, tone(TEXTS[number], number, 0.5 + 0.03 * number), RATE)
+    seconds = 0.5 + 0.09 * (number // 3)  # three of each length: some of a step share a forward pass, some do not
+    soundfile.write(folder / name, tone(TEXTS[number], number, seconds), RATE)
     return name
 
 
@@ -110,6 +115,9 @@ def speaker(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **sett
     with torch.no_grad():  # fresh weights are so small that no input matters
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
+        for norm in surgery.batch_norms(model):  # as if it had seen batches
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 1.5)
     model.eval().to(dtype)
     given = {"max_new_tokens": 10, **settings}
     return model, SpeechRecognition(processor, Settings(config=config, auto_model=auto, **given))

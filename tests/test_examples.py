@@ -7,16 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from keeltune import recipe, registry, reviews
-from tests import captioners, speakers, writers
-from tests import test_question_answering as answerers
-from tests import test_semantic_role_labeling as labellers
+from keeltune import recipe, registry
 from tests.conftest import save_tiny
+from tests.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -36,66 +33,18 @@ def test_a_recipe_is_named_for_what_it_is(path):
     assert path.stem == f"{loaded.task}-{loaded.method}"
 
 
-def classifier(folder: Path, data: Path, path: Path) -> Path:
-    reviews.write(data, source=24, target=16, unlabeled=16, validation=8, test=8)
-    return save_tiny(folder)
-
-
-def writing(architecture: str, task: str) -> Callable[[Path, Path, Path], Path]:
-    """Makes a small model of an architecture that writes, and rows in every file that the recipe names."""
-
-    def make(folder: Path, data: Path, path: Path) -> Path:
-        lines = [json.dumps(row.fields) + "\n" for row in writers.rows(task)]
-        for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
-            (data / name).parent.mkdir(parents=True, exist_ok=True)
-            (data / name).write_text("".join(lines), encoding="utf-8")
-        return writers.folder_of(*writers.writer(architecture, task=task), folder)
-
-    return make
-
-
-def labelling(folder: Path, data: Path, path: Path) -> Path:
-    lines = [row.fields for row in labellers.rows()]
-    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
-        (data / name).parent.mkdir(parents=True, exist_ok=True)
-        labellers.write(data / name, lines)
-    return labellers.folder(folder, "bert")
-
-
-def answering(folder: Path, data: Path, path: Path) -> Path:
-    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
-        (data / name).parent.mkdir(parents=True, exist_ok=True)
-        answerers.write(data / name, answerers.rows(answered=True))
-    answerers.folder_of(folder, "bert", 0)
-    return folder
-
-
-def captioning(folder: Path, data: Path, path: Path) -> Path:
-    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
-        (data / name).parent.mkdir(parents=True, exist_ok=True)
-        captioners.write((data / name).parent, Path(name).name)
-    return captioners.save("vit gpt2", folder)
-
-
-def hearing(folder: Path, data: Path, path: Path) -> Path:
-    for name in re.findall(r"data/(\S+\.jsonl)", path.read_text(encoding="utf-8")):
-        (data / name).parent.mkdir(parents=True, exist_ok=True)
-        speakers.write((data / name).parent, Path(name).name, range(12))
-    return speakers.save("whisper", folder)
-
-
-MAKERS: dict[str, Callable[[Path, Path, Path], Path]] = {
-    "text-classification": classifier,
-    "sentiment-analysis": classifier,
-    "translation": writing("marian", "translation"),
-    "summarization": writing("bart", "summarization"),
-    "text-generation": writing("llama", "text-generation"),
-    "semantic-role-labeling": labelling,
-    "question-answering": answering,
-    "image-captioning": captioning,
-    "speech-recognition": hearing,
+SMALL = {
+    "text-classification": "bert",
+    "sentiment-analysis": "bert",
+    "translation": "marian",
+    "summarization": "bart",
+    "text-generation": "llama",
+    "semantic-role-labeling": "bert",
+    "question-answering": "bert",
+    "image-captioning": "vit gpt2",
+    "speech-recognition": "whisper",
 }
-"""A small model and small data for each task, in the place of those that a recipe names."""
+"""The architecture of the small model that each task's recipes are run with."""
 
 
 @pytest.mark.slow  # trains
@@ -103,7 +52,12 @@ MAKERS: dict[str, Callable[[Path, Path, Path], Path]] = {
 def test_recipe_trains(path, tmp_path):
     from keeltune import run
 
-    model = MAKERS[recipe.load(path).task](tmp_path / "model", tmp_path / "data", path)
+    task_name = recipe.load(path).task
+    family, model = FAMILIES[task_name], tmp_path / "model"
+    family.save(model, SMALL[task_name], 0)
+    for name in re.findall(r"data/\S+\.jsonl", path.read_text(encoding="utf-8")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        family.write(tmp_path / name)
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())
     plain = recipe.load(copy)

@@ -20,7 +20,6 @@ import keeltune as kt
 from keeltune import build, data, fitting, models, newborn, pictures, prepare, recipe
 from keeltune.display import Display
 from keeltune.families import vocabulary
-from keeltune.objective import Objective
 from keeltune.problems import UserError
 from keeltune.recipe_fields import TrainTokenizer
 from keeltune.references import Model
@@ -29,7 +28,6 @@ from keeltune.tasks.image_captioning import ImageCaptioning, words
 from keeltune.tasks.task import Settings
 from tests import captioners
 from tests.captioners import CAPTIONS, DECODERS, ENCODER_DECODERS, KINDS, PARTS, captioner
-from tests.exact import error_of_accumulation
 
 QUIET = Display(quiet=True)
 
@@ -107,15 +105,6 @@ def test_a_caption_is_cut_to_what_the_decoder_can_write():
 
 
 # Exactness
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("divergence", [None, "reverse-kl"])
-def test_accumulation_changes_nothing(tmp_path, rows, kind, divergence):
-    model, task = captioner(kind)
-    objective = Objective(divergence, weight=0.7) if divergence else None
-    examples = [e for row in rows[:4] for e in task.encode(row)]
-    assert error_of_accumulation(model, task, examples, tmp_path, objective) < 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)

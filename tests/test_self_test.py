@@ -69,6 +69,14 @@ def test_it_passes_for_a_skewed_jensen_shannon(tiny, beta):
     self_test(model, task, Objective(named("jensen-shannon", beta=beta)), reference, batch)
 
 
+def test_a_small_divergence_beside_a_large_cross_entropy_passes(tiny):
+    """The difference of two losses in float32 is only as fine as the larger of them."""
+    model, task, reference, batch = build(tiny)
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([-300.0, 0.0, 300.0]))
+    self_test(model, task, Objective(weight=0.01), reference, batch)
+
+
 def test_a_hidden_cross_entropy_is_seen(tiny):
     model, task, reference, batch = build(tiny)
 

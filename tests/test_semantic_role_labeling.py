@@ -21,13 +21,11 @@ from keeltune import newborn, prepare, recipe
 from keeltune.data import Row
 from keeltune.display import Display
 from keeltune.families.tag import frame_of, legal_path, window
-from keeltune.objective import Objective
 from keeltune.problems import UserError
 from keeltune.recipe_fields import TrainTokenizer
 from keeltune.rows import IGNORED
 from keeltune.tasks.semantic_role_labeling import NEVER_LEARNT, SemanticRoleLabeling, arguments
 from keeltune.tasks.task import Settings
-from tests.exact import error_of_accumulation
 
 QUIET = Display(quiet=True)
 SENTENCES = [
@@ -100,14 +98,6 @@ def log_probs(task: Any, model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 # Losses
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("divergence", [None, "reverse-kl"])
-def test_accumulation_changes_nothing(tmp_path, architecture, divergence):
-    model, task = tagger(architecture)
-    objective = Objective(divergence, weight=0.7) if divergence else None
-    assert error_of_accumulation(model, task, examples_of(task), tmp_path, objective) < 1e-6
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -170,17 +170,21 @@ def fingerprint(source: str) -> str:
 
 
 def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
-    """The head's weights that a local folder does not hold, read from its headers; loading would draw them at random.
+    """The head's weights that a local folder does not hold; loading would draw them at random.
 
-    A hub id is not looked into: what it lacks shows when it is loaded.
+    transformers says it, by loading onto the meta device (no weight is read): many architectures are stored under
+    other names than their live weights have. A hub id is not looked into: what it lacks shows when it is loaded.
     """
+    import transformers
+
     if not Path(source).is_dir():
         return []
-    stored = {name for file in Path(source).glob("*.safetensors") for name in _header(file)[1]}
-    model = skeleton(config, auto_model)
-    head = [n for n, _ in model.named_parameters() if _is_head(model, n) and ".pooler." not in n]
-    # some architectures are stored under an older, longer name
-    return sorted(n for n in head if n not in stored and not any(s.endswith(f".{n}") for s in stored))
+    with quietly():
+        model, info = getattr(transformers, auto_model).from_pretrained(
+            source, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    return sorted(n for n in info["missing_keys"] if _is_head(model, n) and ".pooler." not in n)
 
 
 def read_config(source: str, where: str, field: str) -> Any:

@@ -57,6 +57,23 @@ def files(spec: NewModel, recipe: Recipe, task_class: type[Task], rows: Sequence
     return config, Pair(tokenizer, _extractor(config, task_class.reads, str(kind), where))
 
 
+def check(config: Any, auto_model: str, where: str) -> None:
+    """UserError where transformers cannot build the model; no weights are made. Not every encoder that it has can be
+    part of an encoder-decoder (a ResNet gives a map, where a decoder wants a sequence)."""
+    import transformers
+
+    try:
+        with torch.device("meta"):
+            getattr(transformers, auto_model).from_config(config)
+    except Exception as error:  # whatever its constructor raises over the fields
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise UserError(
+            Problem(where, "model.new", f"{config.model_type}: {type(error).__name__}: {reason}",
+                    "a configuration of which transformers builds a model",
+                    "correct its fields, or choose another model_type (of the encoder or decoder, where it has them)")
+        ) from error  # fmt: skip
+
+
 def load(spec: NewModel, recipe: Recipe, config: Any, processor: Any, auto_model: str, labels: Sequence[str]) -> Loaded:
     """The model with random weights (but for parts that are folders), in float32. The random state draws them."""
     import transformers

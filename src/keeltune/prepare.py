@@ -108,6 +108,8 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         processor = _collect(problems, lambda: models.read_processor(source, place, "model", task_class.reads))
     if config is not None:
         auto_model = _collect(problems, lambda: models.pick(task_class.auto_models, config, place, "model"))
+    if isinstance(recipe.model, NewModel) and auto_model is not None:
+        _collect(problems, lambda: newborn.check(config, auto_model, recipe.where("model.new")))
     has_labels = task_class.choices == "labels"
     head = models.head_names(config) if config is not None and has_labels else None
     if (

@@ -24,7 +24,7 @@ import torch.distributed
 import transformers
 from transformers import TrainerCallback
 
-from keeltune import __version__, build, data, evaluation, models, prepare, report, results
+from keeltune import __version__, build, data, evaluation, models, prepare, report, results, surgery
 from keeltune.build import Job
 from keeltune.display import Advance, Display
 from keeltune.fitting import NEW
@@ -112,7 +112,7 @@ def train(
             write_text(folder / "recipe.yaml", recipe.dump())
             write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
             _write_skipped(folder, material)
-        for note in (*material.notices, *job.student.notes):
+        for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
         display.say(_headline(job))
         with _status(folder, recipe, main):
@@ -165,6 +165,10 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
         callbacks=[watcher],
     )
+    if checkpoint is not None and (foreign := trainer.foreign(checkpoint)):
+        found = f"{len(foreign)} weights that the model does not have ({foreign[0]}, …)"
+        expected, mend = "the weights of this model, as this version saves them", "start anew with --overwrite"
+        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, mend))
     try:
         with display.bar("training", material.steps) as advance, _signals(trainer):
             watcher.advance = advance

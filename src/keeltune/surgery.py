@@ -1,4 +1,4 @@
-"""What is done to a loaded model before it trains: a student cut from its layers, an adapter put on."""
+"""What is done to a loaded model before it trains: a student cut from its layers, an adapter put on, batch norms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from keeltune.models import Loaded, skeleton
 from keeltune.problems import Problem, UserError, nearest, shown
@@ -53,6 +54,32 @@ def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], whe
     listed = parts[0] if len(set(parts)) == 1 else "; ".join(f"{p} ({n})" for n, p in zip(chosen, parts, strict=True))
     note = f"student of layers {listed} of {loaded.source}"
     return Loaded(student, loaded.processor, loaded.source, loaded.fresh, (*loaded.notes, note))
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The modules that normalise by running statistics, y = (x − μ) / √(σ² + ε) · weight + bias.
+
+    They train in eval mode: μ and σ² stay as they are, weight and bias are trained. With the statistics of a
+    micro-batch a row's loss would depend on the rows beside it, and so on how a step is cut; and the student would be
+    another function while training than when it is scored, or held near a reference.
+    """
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def batch_norm_notes(model: nn.Module) -> list[str]:
+    """What a run says of its batch norms; nothing where there are none."""
+    norms = batch_norms(model)
+    if not norms:
+        return []
+    note = f"{len(norms)} batch norms keep their mean and variance while training; their weight and bias are trained"
+    if new := sum(_is_new(norm) for norm in norms):
+        note += f". New, with mean 0 and variance 1, and so no more than a scale and a shift: {new} of them"
+    return [note]
+
+
+def _is_new(norm: _BatchNorm) -> bool:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return not norm.running_mean.any() and bool((norm.running_var == 1).all())
 
 
 def student_config(

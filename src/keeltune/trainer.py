@@ -1,9 +1,9 @@
 """The Hugging Face Trainer, handed our plan, our counts and our formula.
 
-Five public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
-step), `compute_loss` (the objective), `evaluate` and `log`. The loop, saving, resuming, PEFT, DDP and the trackers are
-the Trainer's, tested by others. What its own loss gets wrong (a mean per micro-batch, so that gradients grow with
-accumulation and world size) never runs.
+Six public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
+step), `compute_loss` (the objective), `evaluate`, `log` and `save_model` (the names of the weights). The loop, saving,
+resuming, PEFT, DDP and the trackers are the Trainer's, tested by others. What its own loss gets wrong (a mean per
+micro-batch, so that gradients grow with accumulation and world size) never runs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from typing import Any
 import torch
 import torch.distributed
 from accelerate.utils import DistributedType
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from keeltune.batching import Plan
 from keeltune.matching.matching import Matching
@@ -36,6 +39,7 @@ from keeltune.problems import Diverged
 from keeltune.references import Model
 from keeltune.references.reference import Reference
 from keeltune.rows import Dense, Rows
+from keeltune.surgery import batch_norms
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
 ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
@@ -182,6 +186,7 @@ class KeelTrainer(Trainer):
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
+        self.norms = batch_norms(model)
         self.plan, self.task, self.objective, self.reference, self.matching = plan, task, objective, reference, matching
         self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
 
@@ -249,6 +254,8 @@ class KeelTrainer(Trainer):
 
         Where a recipe matches hidden states or attention, + Σ M / n_B.
         """
+        for norm in self.norms:
+            norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
         n_ce, n_d, n_b = num_items_in_batch
         asked = inputs if self.matching is None else self.matching.ask(inputs)
         with self.autocast():
@@ -335,6 +342,28 @@ class KeelTrainer(Trainer):
             staging = self.best.with_name(f".staging-{self.best.name}")
             save_file(state, staging)
             staging.replace(self.best)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A checkpoint's weights, under the names that the live model has.
+
+        Those of many architectures (GPT-NeoX, ViT, Llava) are saved under the names of their first release. The Trainer
+        does not translate them back: it would find none of its own, and go on from the weights of the start.
+        """
+        attributes = self.model.__dict__
+        if isinstance(self.model, PreTrainedModel):  # an adapter is saved alone, under its own names
+            attributes["save_pretrained"] = partial(self.model.save_pretrained, save_original_format=False)
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            attributes.pop("save_pretrained", None)
+
+    def foreign(self, checkpoint: Path) -> list[str]:
+        """The weights of a checkpoint that this model has no place for; the Trainer would pass over them in silence."""
+        file = checkpoint / SAFE_WEIGHTS_NAME
+        if not file.is_file():  # an adapter's
+            return []
+        with safe_open(file, "pt") as stored:
+            return sorted({*stored.keys()} - {*self.model.state_dict()})
 
     def release(self) -> None:
         """Lets go of the DDP wrapper, which holds the process group, and of the optimizer; the model stays."""
@@ -425,7 +454,8 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     for other in (uniform, (uniform + tilt).log_softmax(-1)):
         away = objective.total(student, Dense(other)).item() / n
         moved = objective(cross_entropy, student, Dense(other), batch["anchored"][:n], counts=counts).loss
-        _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away)
+        rounding = 1e-6 * max(1.0, abs(plain.item()))  # of the difference of two losses
+        _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away, rounding)
 
 
 def _same(student: Rows) -> Rows:
