@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from keeltune.rows import Dense, Projected, Rows
+from keeltune.rows import SLICE, Dense, Projected, Rows
 
-LARGE = 2**26
-"""Numbers of [N, V] from which the head is applied in slices: 256 MiB in float32, several times over in training."""
+LARGE = SLICE
+"""Numbers of [N, V] beyond which the head is applied in slices: where one slice holds them all, nothing is gained."""
 
 _log = logging.getLogger(__name__)
 _uncuttable: WeakSet[Any] = WeakSet()
@@ -60,7 +60,7 @@ def forward(
         return model(**batch["inputs"]) if run is None else run()
     places: Tensor = batch["places"]
     parts = [places] if groups is None else [places[list(group)] for group in groups]
-    width = getattr(head, "out_features", None) or head.weight.shape[0]
+    width = len(head.weight) if hasattr(head, "weight") else head.out_features  # a resized tied head keeps the latter
     n = int(places.sum())
     sliced = n > 1 and n * width > large and inner not in _uncuttable
     seen: list[Tensor] = []
