@@ -52,6 +52,8 @@ def test_padding_changes_nothing(architecture):
 def test_the_head_sees_the_predictions_alone_and_changes_nothing(architecture):
     """Against the model run as it is: values and gradients, selected, and in slices where the head is all there is."""
     model, task = writer(architecture)
+    if hasattr(model, "final_logits_bias"):  # zero when new; Marian's checkpoints have one
+        model.final_logits_bias.normal_()
     batch = task.collate(examples_of(task))
     found = {}
     for how, large in (("whole", None), ("selected", 2**40), ("sliced", 0)):
@@ -67,8 +69,7 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(architecture):
     for how in ("selected", "sliced"):
         torch.testing.assert_close(found[how][0], found["whole"][0], rtol=1e-6, atol=0)
         assert ((found[how][1] - found["whole"][1]).norm() / found["whole"][1].norm()).item() < 1e-6
-    plain = architecture not in ("gemma2", "cohere", "t5", "umt5", "mt5", "marian", "bart", "mbart")
-    assert found["sliced"][2] is Projected or not plain
+    assert found["sliced"][2] is Projected
 
 
 @pytest.mark.parametrize("architecture", WRITERS)

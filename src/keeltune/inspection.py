@@ -140,9 +140,10 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     student = task.rows(outputs, batch)
     reference = None if job.reference is None else job.reference.rows(batch)
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
-    ours = student.log_probs(slice(None), job.objective.temperature).exp()
-    theirs = None if reference is None else reference.log_probs(slice(None), job.objective.temperature).exp()
-    for n, line in enumerate(ours[:LISTED]):
+    listed, temperature = slice(0, LISTED), job.objective.temperature
+    ours = student.log_probs(listed, temperature).exp()
+    theirs = None if reference is None else reference.log_probs(listed, temperature).exp()
+    for n, line in enumerate(ours):
         name = task.settings.labels[n] if task.settings.multi_label else str(n)
         target = int(batch["targets"][n])
         likely = range(len(line)) if len(line) <= LISTED else line.topk(3).indices.tolist()
@@ -151,8 +152,8 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
             other = [] if theirs is None else [f"{theirs[n, c].item():.4f}"]
             table.add_row(escape(name), escape(task.choice_name(c)), f"{line[c].item():.4f}", *other, mark)
     console.print(table)
-    if len(ours) > LISTED:
-        console.print(f"… and {len(ours) - LISTED} more predictions")
+    if len(student) > LISTED:
+        console.print(f"… and {len(student) - LISTED} more predictions")
     console.rule("4. the loss, if this row were the whole step")
     n_ce, n_d = task.counts(batch)
     objective = job.objective

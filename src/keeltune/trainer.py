@@ -47,7 +47,8 @@ ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
 alone on its share of the rows, with the counts of all."""
 
 SELF_TEST_ROWS = 4
-SELF_TEST_PREDICTIONS = 256
+SELF_TEST_NUMBERS = 2**20
+"""Of [N, C] in the self-test, which holds several copies in float64: a few predictions of a large vocabulary."""
 
 
 def training_arguments(
@@ -434,7 +435,7 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
         return
     _hold("predictions of the reference", len(reference.rows(batch)), n)
     cross_entropy = task.cross_entropy(student, batch)
-    student = Dense(student.log_probs(slice(0, SELF_TEST_PREDICTIONS)))  # of a large vocabulary a few are enough
+    student = Dense(student.log_probs(slice(0, max(1, SELF_TEST_NUMBERS // student.choices))))
     n = len(student)
     frozen = student.log_probs(slice(None), objective.temperature)
     itself = objective.total(student, _same(student)).item() / n

@@ -135,8 +135,9 @@ def _pairs(term: Term, student: Any, teacher: Any) -> Iterator[tuple[str, Tensor
 
 
 def _layers(outputs: Any, name: str) -> tuple[Tensor, ...]:
-    """Also of outputs whose logits were selected, which lie one deeper."""
-    return tuple(getattr(getattr(outputs, "outputs", outputs), name, None) or ())
+    """Also of outputs whose logits were selected; none of a batch whose rows did not share a forward pass."""
+    calls = getattr(outputs, "outputs", [outputs])
+    return tuple(getattr(calls[0], name, None) or ()) if len(calls) == 1 else ()
 
 
 def _positions(layer: Tensor) -> int:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from keeltune import language, models, sound
 from keeltune.data import Column, Media, Row
+from keeltune.families import vocabulary
 from keeltune.families.ctc import Ctc
 from keeltune.families.seq2seq import Seq2Seq
 from keeltune.families.writing import Writing
@@ -289,7 +290,12 @@ class SpeechRecognition(Writing):
         groups = _of_one_shape(batch["notes"])
         inputs = {name: value for name, value in batch["inputs"].items() if isinstance(value, Tensor)}
         parts = [_part(inputs, places, batch["notes"][places[0]]["shapes"]) for places in groups]
-        outputs = _each(model, parts)
+        if isinstance(self.form, Ctc):
+            outputs = _each(model, parts)
+        else:
+            outputs = vocabulary.forward(model, batch, groups=groups, run=lambda: _each(model, parts))
+            if isinstance(outputs, vocabulary.Selected):
+                return outputs
         width = max(output.logits.shape[1] for output in outputs)
         logits = torch.cat([functional.pad(o.logits, (0, 0, 0, width - o.logits.shape[1])) for o in outputs])
         order = torch.tensor([place for places in groups for place in places]).argsort()
