@@ -163,3 +163,8 @@ def test_a_temperature_is_applied_to_the_ensemble_not_to_its_members():
 def test_an_ensemble_without_sense_is_refused(members, weights):
     with pytest.raises(ValueError, match="expected"):
         Ensemble([Fixed([[0.5, 0.5]])] * members, weights)
+
+
+def test_members_with_other_predictions_are_refused():
+    with pytest.raises(ValueError, match="found references with other predictions than each other"):
+        Ensemble([Fixed([[0.5, 0.5]]), Fixed([[0.5, 0.5]] * 2)]).rows({})

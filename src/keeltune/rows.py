@@ -10,7 +10,7 @@ Shapes: N predictions, n of them in a slice, C choices, H the width of a head's 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -145,6 +145,38 @@ class Coarse(Rows):
         empty = (rest == -torch.inf).all(-1, keepdim=True)  # k = C: logsumexp of nothing has a NaN gradient
         tail = rest.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
         return torch.cat([log_probs.gather(-1, ids), tail], dim=-1)
+
+
+class Mixture(Rows):
+    """log Σ w_i · R_i of several references' rows, made when a slice is read: [N, C] of none need exist at once.
+
+    Σ w_i = 1. A temperature is applied to the mixture, not to its members. No gradient.
+    """
+
+    def __init__(self, members: Sequence[Rows], log_weights: Sequence[float]):
+        if len({(len(member), member.choices) for member in members}) > 1:
+            found = ", ".join(f"{len(member)} of {member.choices} choices" for member in members)
+            raise ValueError(f"found references with other predictions than each other ({found}), expected the same")
+        self.members = members
+        self.log_weights = log_weights
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    @property
+    def choices(self) -> int:
+        return self.members[0].choices
+
+    @torch.no_grad()
+    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
+        votes = [m.log_probs(part) + log_w for m, log_w in zip(self.members, self.log_weights, strict=True)]
+        return _log_softmax(torch.stack(votes).logsumexp(0), temperature)
+
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return function(self.log_probs(part, temperature))
+
+    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
+        return log_probs
 
 
 SLICE = 2**24

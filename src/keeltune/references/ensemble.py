@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from keeltune.references.reference import Batch, Reference
-from keeltune.rows import Dense, Rows
+from keeltune.rows import Mixture, Rows
 
 
 class Ensemble(Reference):
@@ -32,32 +29,3 @@ class Ensemble(Reference):
 
     def rows(self, batch: Batch) -> Rows:
         return Mixture([member.rows(batch) for member in self.members], self.log_weights)
-
-
-class Mixture(Rows):
-    """log Σ w_i · R_i of several references' rows, made when a slice is read: [N, C] of none of them exists at once."""
-
-    def __init__(self, members: Sequence[Rows], log_weights: Sequence[float]):
-        self.members = members
-        self.log_weights = log_weights
-
-    def __len__(self) -> int:
-        return len(self.members[0])
-
-    @property
-    def choices(self) -> int:
-        return self.members[0].choices
-
-    @torch.no_grad()
-    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        votes = [
-            member.log_probs(part) + log_weight
-            for member, log_weight in zip(self.members, self.log_weights, strict=True)
-        ]
-        return Dense(torch.stack(votes).logsumexp(0)).log_probs(slice(None), temperature)
-
-    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return function(self.log_probs(part, temperature))
-
-    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return log_probs
