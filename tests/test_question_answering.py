@@ -33,7 +33,7 @@ from keeltune.tasks.task import Prediction, Settings
 from tests.exact import error_of_accumulation
 
 QUIET = Display(quiet=True)
-ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart")
+ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart", "t5")
 TEXTS = [
     ("who was dull?", "The film was long, and Ann Lee was dull.", "Ann Lee"),
     ("what was long?", "The film was long, and Ann Lee was dull.", "The film"),
@@ -58,7 +58,7 @@ def rows(answered: bool = False) -> list[Row]:
 
 @cache
 def tokenizer_of(architecture: str) -> Any:
-    """A tokenizer of the architecture's own class: WordPiece with or without segments, or RoBERTa's bytes."""
+    """A tokenizer as the architecture has it: WordPiece with or without segments, bytes (RoBERTa), unigrams (T5)."""
     texts = [part for one in TEXTS for part in one]
     if architecture in ("roberta", "bart"):
         made = tokenizers.ByteLevelBPETokenizer()
@@ -67,6 +67,10 @@ def tokenizer_of(architecture: str) -> Any:
         model = json.loads(made._tokenizer.to_str())["model"]
         merges = [tuple(pair) for pair in model["merges"]]
         return transformers.RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=64)
+    if architecture == "t5":
+        made = newborn.train(TrainTokenizer(train="unigram", size=200), texts, ends=True)
+        made.model_max_length = 64
+        return made
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<mask>"]
     pieces = tokenizers.BertWordPieceTokenizer()
     pieces.train_from_iterator(texts, vocab_size=120, special_tokens=special, show_progress=False)
@@ -80,6 +84,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
     "bart": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
              "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2,
+           "initializer_factor": 0.1},
 }  # fmt: skip
 SIZES |= dict.fromkeys(("roberta", "mpnet"), SIZES["bert"]) | {"electra": {**SIZES["bert"], "embedding_size": 16}}
 
@@ -178,7 +184,7 @@ def test_a_reference_that_is_the_student_costs_nothing_and_has_no_gradient(archi
 def test_segments_are_handed_on_where_the_model_has_them():
     names = {a: set(examples_of(reader(a)[1])[0].inputs) for a in ARCHITECTURES}
     assert names["bert"] == names["electra"] == {"input_ids", "token_type_ids", "attention_mask"}
-    assert all(names[a] == {"input_ids", "attention_mask"} for a in ("roberta", "distilbert", "mpnet", "bart"))
+    assert all(names[a] == {"input_ids", "attention_mask"} for a in ("roberta", "distilbert", "mpnet", "bart", "t5"))
     (example,) = reader("bert", max_length=64)[1].encode(rows()[0])
     sep = example.inputs["input_ids"].index(tokenizer_of("bert").sep_token_id)
     assert example.inputs["token_type_ids"] == [0] * (sep + 1) + [1] * (example.length - sep - 1)

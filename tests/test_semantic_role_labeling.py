@@ -48,6 +48,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
 }  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
+SIZES["t5"] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "initializer_factor": 0.1}
 SIZES["electra"] = {**SIZES["bert"], "embedding_size": 8}
 ARCHITECTURES = tuple(SIZES)
 
@@ -61,8 +62,10 @@ def rows() -> list[Row]:
 
 def pieces_of(kind: str) -> Any:
     """The tokenizer class of an architecture, with a vocabulary trained on the sentences."""
-    spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2") else "wordpiece", size=300)
+    spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2", "t5") else "wordpiece", size=300)
     made = newborn.train(spec, [text for text, _, _ in SENTENCES], ends=True)
+    if kind == "t5":
+        return made
     model = json.loads(made.backend_tokenizer.to_str())["model"]
     if kind in ("roberta", "gpt2"):
         merges = [tuple(merge) for merge in model["merges"]]
