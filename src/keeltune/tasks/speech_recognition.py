@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -24,7 +24,7 @@ from keeltune.families.writing import Writing
 from keeltune.problems import Problem, UserError, shown
 from keeltune.rows import IGNORED
 from keeltune.sound import Heard, Unreadable
-from keeltune.tasks.task import Autocast, Example, Fault, Prediction
+from keeltune.tasks.task import Example, Fault
 
 ROOM = 2**31
 """Bytes of what models read of recordings that a task keeps in memory; those beyond are made from their files again."""
@@ -294,17 +294,11 @@ class SpeechRecognition(Writing):
         order = torch.tensor([place for places in groups for place in places]).argsort()
         return SimpleNamespace(logits=logits[order.to(logits.device)])
 
-    def predict(
-        self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext
-    ) -> list[Prediction]:
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         groups = _of_one_shape([example.notes for example in examples])
         if len(groups) == 1 or isinstance(self.form, Ctc) or not self._apart_for(model, examples, device):
-            return super().predict(model, examples, device=device, autocast=autocast)
-        answers: dict[int, Prediction] = {}
-        for places in groups:
-            found = super().predict(model, [examples[i] for i in places], device=device, autocast=autocast)
-            answers |= dict(zip(places, found, strict=True))
-        return [answers[i] for i in range(len(examples))]
+            return super().groups(model, examples, device)  # a CTC model writes by one call of `forward`
+        return groups
 
     def _apart_for(self, model: Any, examples: Sequence[Example], device: str) -> bool:
         inputs = self.pad([e.inputs for e in examples])
