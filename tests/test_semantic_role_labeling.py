@@ -617,16 +617,19 @@ def test_bad_rows_are_refused_with_file_row_and_field(tmp_path, change, field, s
     assert len(prepare.gather(recipe.from_dict(given, tmp_path)).rows["train"]) == 3
 
 
-def test_a_row_to_predict_whose_predicate_is_past_the_end_is_refused(tmp_path):
+def test_all_rows_to_predict_whose_predicate_is_past_the_end_are_refused(tmp_path):
     folder(tmp_path / "model", "bert")
-    write(tmp_path / "in.jsonl", [{"tokens": ["he", "ran"], "predicate_index": 1}])
+    words = {"tokens": ["he", "ran"]}
+    write(tmp_path / "in.jsonl", [{**words, "predicate_index": 1, "tags": "any"}])
     (line,) = kt.predict(tmp_path / "model", tmp_path / "in.jsonl", task="semantic-role-labeling", display=QUIET)
     assert len(line["prediction"]) == 2
-    write(tmp_path / "in.jsonl", [{"tokens": ["he", "ran"], "predicate_index": 2}])
+    assert line["tags"] == "any"  # what is not read may be anything
+    write(tmp_path / "in.jsonl", [{**words, "predicate_index": place} for place in (2, 0, 7)])
     with pytest.raises(UserError) as refused:
         kt.predict(tmp_path / "model", tmp_path / "in.jsonl", task="semantic-role-labeling", display=QUIET)
-    assert refused.value.problems[0].where.endswith("in.jsonl:1")
-    assert refused.value.problems[0].field == "predicate_index"
+    assert [(p.where.rpartition(":")[2], p.field) for p in refused.value.problems] == [
+        ("1", "predicate_index"), ("3", "predicate_index"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

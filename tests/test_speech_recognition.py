@@ -676,12 +676,33 @@ def test_bad_rows_to_score_are_named_too(tmp_path):
     write(tmp_path, "rows.jsonl", range(2))
     with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"audio": "audio/0.wav", "text": "é"}) + "\n")
-    with pytest.raises(UserError, match=r"rows\.jsonl:3 · text"):
-        kt.evaluate(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
+        file.write(json.dumps({"audio": "audio/1.wav", "text": "zero " * 40}) + "\n")
+    assert refused_rows(kt.evaluate, tmp_path) == ["3 text", "4 text"]
     (tmp_path / "audio" / "bad.wav").write_bytes(wav()[:9000])
-    (tmp_path / "rows.jsonl").write_text('{"audio": "audio/bad.wav"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"rows\.jsonl:1 · audio"):
-        kt.predict(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
+    (tmp_path / "audio" / "short.wav").write_bytes(wav(20))
+    names = ["audio/bad.wav", "audio/0.wav", "audio/short.wav", "audio/none.wav"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"audio": name}) for name in names), encoding="utf-8")
+    assert refused_rows(kt.predict, tmp_path) == ["1 audio", "3 audio", "4 audio"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"audio": "audio/0.wav", "text": ["any"]}), encoding="utf-8")
+    (line,) = kt.predict(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
+    assert line["text"] == ["any"]  # what is not read may be anything
+
+
+def test_what_is_longer_than_the_window_is_refused_when_predicting_too(tmp_path):
+    save("whisper", tmp_path / "model")
+    (tmp_path / "audio").mkdir()
+    for name, seconds in (("a", 1), ("b", 3), ("c", 4)):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", tone("abc", 0, seconds), RATE)
+    lines = [json.dumps({"audio": f"audio/{name}.wav"}) for name in "abc"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert refused_rows(kt.predict, tmp_path) == ["2 audio", "3 audio"]  # the window is of 2 s
+
+
+def refused_rows(apply: Any, folder: Path) -> list[str]:
+    """Line and field of each problem that evaluating or predicting reports."""
+    with pytest.raises(UserError) as caught:
+        apply(folder / "model", folder / "rows.jsonl", task="speech-recognition", display=QUIET)
+    return sorted(f"{p.where.rpartition(':')[2]} {p.field}" for p in caught.value.problems)
 
 
 # Real recordings

@@ -110,7 +110,7 @@ class SpeechRecognition(Writing):
     # Rows
 
     @classmethod
-    def faults(cls, row: Row) -> Iterable[Fault]:
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
             sound.read(row.fields["audio"].path)
         except Unreadable as error:
@@ -124,6 +124,11 @@ class SpeechRecognition(Writing):
         if any(example.truncated for example in examples) and (window := self.window) and samples > window:
             found, expected = f"{media}: {samples / self.rate:.1f} s", f"at most {window / self.rate:g} s, all it hears"
             yield Fault("audio", "recording too long", found, expected, "cut it where its text can be cut too")
+        heard = (e.predictions if isinstance(self.form, Ctc) else e.length - len(e.targets) for e in examples)
+        if not all(heard):
+            short = _too_short(samples / self.rate)
+            yield Fault("audio", short.kind, f"{media}: {short.found}", short.expected, short.mend)
+            return
         text = row.fields.get("text")
         if text is None:
             return
@@ -389,7 +394,7 @@ def _named(row: Row) -> Iterator[None]:
 
 
 def _too_short(seconds: float) -> Unreadable:
-    found = f"{seconds * 1000:.0f} ms of sound, of which the model's extractor makes nothing"
+    found = f"{seconds * 1000:.0f} ms of sound, of which the model makes nothing"
     return Unreadable("recording too short", found, "a longer recording", "record it again, or delete the row")
 
 
