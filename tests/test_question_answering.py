@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoModelForQuestionAnswering
 
 import keeltune as kt
-from keeltune import newborn, recipe
+from keeltune import newborn, prepare, recipe
 from keeltune.data import Row, row_key
 from keeltune.display import Display
 from keeltune.families import span
@@ -533,6 +533,35 @@ def spec(folder: Path, method: str, architecture: str = "bert") -> dict[str, Any
         "max_length": 32,
         "output": "out",
     }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words", "segments"),
+    [("bert", "trained", True), ("distilbert", "trained", False), ("gpt2", "trained", False), ("bert", "bert", True),
+     ("distilbert", "bert", False), ("one segment", "bert", False)],
+)  # fmt: skip
+def test_a_model_from_nothing_tells_question_and_text_apart(tmp_path, architecture, words, segments):
+    """As a BertTokenizer would: segment 0 up to the first [SEP], then 1. GPT-2 would take segments for words."""
+    given = spec(tmp_path, "fine-tuning")
+    sizes = SIZES | {"gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2}}
+    sizes["one segment"] = {**SIZES["bert"], "type_vocab_size": 1}
+    fields = {"model_type": "bert" if architecture == "one segment" else architecture}
+    made = {"train": "wordpiece", "size": 120} if words == "trained" else "student"
+    given["model"] = {"new": fields | sizes[architecture], "tokenizer": made}
+    given["training"]["epochs"] = 1
+    run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    stock = transformers.AutoTokenizer.from_pretrained(run.model)
+    found = stock("who was it?", "it was Bob")
+    assert ("token_type_ids" in found) == segments
+    example = prepare.gather(recipe.from_dict({**given, "output": "other"}, tmp_path)).encoded["test"][0][0]
+    assert ("token_type_ids" in example.inputs) == segments
+    if segments:
+        for inputs in (found, example.inputs):
+            end = inputs["input_ids"].index(stock.sep_token_id) + 1
+            assert inputs["token_type_ids"] == [0] * end + [1] * (len(inputs["input_ids"]) - end)
+    stored = [json.loads(line) for line in (run.folder / "predictions" / "test.jsonl").read_text().splitlines()]
+    again = kt.predict(run.folder, tmp_path / "test.jsonl", display=QUIET)
+    assert [line["prediction"] for line in again] == [line["prediction"] for line in stored]
 
 
 @pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
