@@ -724,12 +724,16 @@ def test_captions_that_are_none_are_refused(tmp_path, captions):
         prepare.gather(recipe.from_dict(given, tmp_path))
 
 
-def test_a_bad_picture_to_predict_on_is_named_too(tmp_path):
+def test_all_bad_pictures_to_predict_on_are_named_at_once(tmp_path):
     captioners.save("vit gpt2", tmp_path / "model")
     (tmp_path / "bad.jpg").write_bytes(jpeg(tmp_path)[:2000])
-    (tmp_path / "rows.jsonl").write_text('{"image": "bad.jpg"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"rows\.jsonl:1 · image"):
+    (tmp_path / "page.png").write_bytes(b"<html>404</html>")
+    names = ["bad.jpg", "whole.jpg", "page.png", "none.png"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"image": name}) for name in names), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
         kt.predict(tmp_path / "model", tmp_path / "rows.jsonl", task="image-captioning", display=QUIET)
+    places = sorted(p.where for p in caught.value.problems)
+    assert places == [f"{tmp_path / 'rows.jsonl'}:{line}" for line in (1, 3, 4)]
 
 
 # Real photographs

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, XLNetConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    XLNetConfig,
+)
 
-from keeltune import fitting, machine, models, surgery
+from keeltune import fitting, machine, models, newborn, surgery
 from keeltune.data import Row
 from keeltune.problems import UserError
 from keeltune.registry import find
 from keeltune.tasks.task import Settings
 from tests.conftest import ARCHITECTURES, WORDS, save_tiny, tiny_config, word_tokenizer
+from tests.writers import SIZES, tokenizer
 
 HEAD = "AutoModelForSequenceClassification"
 LABELS = ["negative", "positive"]
@@ -214,6 +224,47 @@ def test_a_head_that_no_checkpoint_holds_is_named(tiny, tmp_path, architecture):
     config = models.read_config(str(tmp_path), "w", "model")
     assert set(models.untrained_head(str(tmp_path), config, HEAD)) == HEADS[architecture]
     assert HEADS[architecture] <= set(open_folder(tmp_path).fresh)
+
+
+HOLES = {"bart": "encoder.layers.1.fc1.weight"} | dict.fromkeys(
+    ("t5", "umt5"), "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+)
+
+
+@pytest.mark.parametrize("saved", [AutoModel, AutoModelForSeq2SeqLM])
+@pytest.mark.parametrize("task", ["question-answering", "sentiment-analysis", "semantic-role-labeling"])
+@pytest.mark.parametrize("architecture", HOLES)
+def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture, task, saved):
+    """Only the head is new, the body is that of the folder bit for bit, and a hole in the body is refused."""
+    auto = find("tasks", task).auto_models[0]
+    config = AutoConfig.for_model(architecture, **SIZES[architecture])
+    if type(config) not in getattr(transformers, auto)._model_mapping:
+        pytest.skip("transformers has no such class")
+    words = tokenizer()
+    newborn._fit(config, words, {})
+    whole = saved.from_config(config)
+    with models.quietly():
+        whole.save_pretrained(tmp_path)
+        words.save_pretrained(tmp_path)
+        config = models.read_config(str(tmp_path), "w", "model")
+        fresh = models.untrained_head(str(tmp_path), config, auto)
+        labels = LABELS if find("tasks", task).choices == "labels" else []
+        found = models.load(str(tmp_path), auto, labels, where="w", field="model")
+    heads = {"question-answering": "qa_outputs.", "semantic-role-labeling": "classifier."}
+    assert fresh == list(found.fresh)
+    assert {name[: name.index(".") + 1] for name in fresh} == {heads.get(task, "classification_head.")}
+    stored = load_file(tmp_path / "model.safetensors")
+    prefix = f"{found.model.base_model_prefix}."
+    plain = {name.removeprefix(prefix): value for name, value in stored.items()}
+    body = {n.removeprefix(prefix): v for n, v in found.model.state_dict().items() if n not in fresh}
+    same = [name for name, value in body.items() if name in plain and torch.equal(value, plain[name])]
+    assert len(same) > 10
+    assert not {name for name in body if name in plain} - set(same)
+    (lost,) = [name for name in stored if name.endswith(HOLES[architecture])]
+    del stored[lost]
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=re.escape(HOLES[architecture])), models.quietly():
+        models.load(str(tmp_path), auto, labels, where="w", field="model")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoModelForQuestionAnswering
 
 import keeltune as kt
-from keeltune import newborn, recipe
+from keeltune import newborn, prepare, recipe
 from keeltune.data import Row, row_key
 from keeltune.display import Display
 from keeltune.families import span
@@ -32,7 +32,7 @@ from keeltune.tasks.question_answering import QuestionAnswering, _best_match
 from keeltune.tasks.task import Prediction, Settings
 
 QUIET = Display(quiet=True)
-ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart")
+ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart", "t5")
 TEXTS = [
     ("who was dull?", "The film was long, and Ann Lee was dull.", "Ann Lee"),
     ("what was long?", "The film was long, and Ann Lee was dull.", "The film"),
@@ -57,7 +57,7 @@ def rows(answered: bool = False) -> list[Row]:
 
 @cache
 def tokenizer_of(architecture: str) -> Any:
-    """A tokenizer of the architecture's own class: WordPiece with or without segments, or RoBERTa's bytes."""
+    """A tokenizer as the architecture has it: WordPiece with or without segments, bytes (RoBERTa), unigrams (T5)."""
     texts = [part for one in TEXTS for part in one]
     if architecture in ("roberta", "bart"):
         made = tokenizers.ByteLevelBPETokenizer()
@@ -66,6 +66,10 @@ def tokenizer_of(architecture: str) -> Any:
         model = json.loads(made._tokenizer.to_str())["model"]
         merges = [tuple(pair) for pair in model["merges"]]
         return transformers.RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=64)
+    if architecture == "t5":
+        made = newborn.train(TrainTokenizer(train="unigram", size=200), texts, ends=True)
+        made.model_max_length = 64
+        return made
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<mask>"]
     pieces = tokenizers.BertWordPieceTokenizer()
     pieces.train_from_iterator(texts, vocab_size=120, special_tokens=special, show_progress=False)
@@ -79,6 +83,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
     "bart": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
              "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2,
+           "initializer_factor": 0.1},
 }  # fmt: skip
 SIZES |= dict.fromkeys(("roberta", "mpnet"), SIZES["bert"]) | {"electra": {**SIZES["bert"], "embedding_size": 16}}
 
@@ -169,7 +175,7 @@ def test_a_reference_that_is_the_student_costs_nothing_and_has_no_gradient(archi
 def test_segments_are_handed_on_where_the_model_has_them():
     names = {a: set(examples_of(reader(a)[1])[0].inputs) for a in ARCHITECTURES}
     assert names["bert"] == names["electra"] == {"input_ids", "token_type_ids", "attention_mask"}
-    assert all(names[a] == {"input_ids", "attention_mask"} for a in ("roberta", "distilbert", "mpnet", "bart"))
+    assert all(names[a] == {"input_ids", "attention_mask"} for a in ("roberta", "distilbert", "mpnet", "bart", "t5"))
     (example,) = reader("bert", max_length=64)[1].encode(rows()[0])
     sep = example.inputs["input_ids"].index(tokenizer_of("bert").sep_token_id)
     assert example.inputs["token_type_ids"] == [0] * (sep + 1) + [1] * (example.length - sep - 1)
@@ -518,6 +524,35 @@ def spec(folder: Path, method: str, architecture: str = "bert") -> dict[str, Any
         "max_length": 32,
         "output": "out",
     }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words", "segments"),
+    [("bert", "trained", True), ("distilbert", "trained", False), ("gpt2", "trained", False), ("bert", "bert", True),
+     ("distilbert", "bert", False), ("one segment", "bert", False)],
+)  # fmt: skip
+def test_a_model_from_nothing_tells_question_and_text_apart(tmp_path, architecture, words, segments):
+    """As a BertTokenizer would: segment 0 up to the first [SEP], then 1. GPT-2 would take segments for words."""
+    given = spec(tmp_path, "fine-tuning")
+    sizes = SIZES | {"gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2}}
+    sizes["one segment"] = {**SIZES["bert"], "type_vocab_size": 1}
+    fields = {"model_type": "bert" if architecture == "one segment" else architecture}
+    made = {"train": "wordpiece", "size": 120} if words == "trained" else "student"
+    given["model"] = {"new": fields | sizes[architecture], "tokenizer": made}
+    given["training"]["epochs"] = 1
+    run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    stock = transformers.AutoTokenizer.from_pretrained(run.model)
+    found = stock("who was it?", "it was Bob")
+    assert ("token_type_ids" in found) == segments
+    example = prepare.gather(recipe.from_dict({**given, "output": "other"}, tmp_path)).encoded["test"][0][0]
+    assert ("token_type_ids" in example.inputs) == segments
+    if segments:
+        for inputs in (found, example.inputs):
+            end = inputs["input_ids"].index(stock.sep_token_id) + 1
+            assert inputs["token_type_ids"] == [0] * end + [1] * (len(inputs["input_ids"]) - end)
+    stored = [json.loads(line) for line in (run.folder / "predictions" / "test.jsonl").read_text().splitlines()]
+    again = kt.predict(run.folder, tmp_path / "test.jsonl", display=QUIET)
+    assert [line["prediction"] for line in again] == [line["prediction"] for line in stored]
 
 
 @pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])

@@ -246,6 +246,13 @@ def test_paths_start_at_the_recipe_s_folder(tmp_path: Path, monkeypatch: pytest.
     assert dumped.data.train == str(tmp_path / "recipes" / "train.jsonl")
     assert dumped.model == str(tmp_path / "recipes" / "encoder")  # a folder that is there
     assert dumped.reference == "org/teacher"  # a hub id stays one
+    new = "{new: {model_type: encoder-decoder, encoder: encoder, decoder: {model_type: gpt2}}, tokenizer: encoder}"
+    recipe = load("recipes/a.yaml", [f"model={new}"])
+    dumped = parse(recipe.dump(), folder="/elsewhere")
+    there = str(tmp_path / "recipes" / "encoder")
+    assert dumped.model.tokenizer == dumped.model.new["encoder"] == there
+    assert dumped.model.new["decoder"] == {"model_type": "gpt2"}
+    assert dumped.model.new["model_type"] == "encoder-decoder"
 
 
 def test_a_field_knows_its_place():

@@ -46,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
 }  # fmt: skip
 SIZES["roberta"] = {**SIZES["bert"], "type_vocab_size": 1}
+SIZES["t5"] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "initializer_factor": 0.1}
 SIZES["electra"] = {**SIZES["bert"], "embedding_size": 8}
 ARCHITECTURES = tuple(SIZES)
 
@@ -59,8 +60,10 @@ def rows() -> list[Row]:
 
 def pieces_of(kind: str) -> Any:
     """The tokenizer class of an architecture, with a vocabulary trained on the sentences."""
-    spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2") else "wordpiece", size=300)
+    spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2", "t5") else "wordpiece", size=300)
     made = newborn.train(spec, [text for text, _, _ in SENTENCES], ends=True)
+    if kind == "t5":
+        return made
     model = json.loads(made.backend_tokenizer.to_str())["model"]
     if kind in ("roberta", "gpt2"):
         merges = [tuple(merge) for merge in model["merges"]]
@@ -604,16 +607,19 @@ def test_bad_rows_are_refused_with_file_row_and_field(tmp_path, change, field, s
     assert len(prepare.gather(recipe.from_dict(given, tmp_path)).rows["train"]) == 3
 
 
-def test_a_row_to_predict_whose_predicate_is_past_the_end_is_refused(tmp_path):
+def test_all_rows_to_predict_whose_predicate_is_past_the_end_are_refused(tmp_path):
     folder(tmp_path / "model", "bert")
-    write(tmp_path / "in.jsonl", [{"tokens": ["he", "ran"], "predicate_index": 1}])
+    words = {"tokens": ["he", "ran"]}
+    write(tmp_path / "in.jsonl", [{**words, "predicate_index": 1, "tags": "any"}])
     (line,) = kt.predict(tmp_path / "model", tmp_path / "in.jsonl", task="semantic-role-labeling", display=QUIET)
     assert len(line["prediction"]) == 2
-    write(tmp_path / "in.jsonl", [{"tokens": ["he", "ran"], "predicate_index": 2}])
+    assert line["tags"] == "any"  # what is not read may be anything
+    write(tmp_path / "in.jsonl", [{**words, "predicate_index": place} for place in (2, 0, 7)])
     with pytest.raises(UserError) as refused:
         kt.predict(tmp_path / "model", tmp_path / "in.jsonl", task="semantic-role-labeling", display=QUIET)
-    assert refused.value.problems[0].where.endswith("in.jsonl:1")
-    assert refused.value.problems[0].field == "predicate_index"
+    assert [(p.where.rpartition(":")[2], p.field) for p in refused.value.problems] == [
+        ("1", "predicate_index"), ("3", "predicate_index"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

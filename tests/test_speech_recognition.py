@@ -202,6 +202,44 @@ def test_padded_and_unpadded_rows_agree(kind, rows):
     np.testing.assert_allclose([p.loss for p in both], [p.loss for p in single], rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["speech_to_text", "moonshine", "wav2vec2 group"])
+def test_what_is_written_or_drawn_does_not_depend_on_the_other_recordings(kind, rows, monkeypatch):
+    """Whose output depends on the padding: what a teacher writes and what a student draws, in a batch and alone."""
+    model, task = speaker(kind)
+    examples = [e for row in rows for e in task.encode_scored(row, labelled=False)]
+    assert len({tuple(e.notes["shapes"].values()) for e in examples}) > 2
+    alone = [task.form.candidates(model, [example], "cpu", 2)[0] for example in examples]
+    assert task.candidates(model, examples, "cpu", 2) == alone
+    if kind in CTC:
+        return
+    assert task.form.candidates(model, examples, "cpu", 2) != alone  # without care
+    seen: list[set[Any]] = []
+    draw = task.form.sample
+
+    def noting(model, part, device):
+        seen.append({tuple(e.notes["shapes"].values()) for e in part})
+        return draw(model, part, device)
+
+    monkeypatch.setattr(task.form, "sample", noting)
+    drawn = task.draw(model, examples, "cpu")
+    assert [e.key for e in drawn] == [e.key for e in examples]
+    assert len(seen) > 2 and all(len(shapes) == 1 for shapes in seen)
+
+
+def test_a_teacher_writes_what_it_writes_for_each_recording_alone(tmp_path):
+    given = spec(tmp_path, "moonshine", "distillation") | {"generation": {"max_new_tokens": 8, "targets": "reference"}}
+    kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    (file,) = (tmp_path / ".cache").glob("*/targets.jsonl")
+    lines = file.read_text("utf-8").splitlines()[1:]
+    model, task = speaker("moonshine", 1, max_new_tokens=8)
+    read, _ = data.read(
+        str(tmp_path / "train.jsonl"), resolve=Path, columns=task.columns, mapping={}, labelled=False, where="w"
+    )
+    alone = {row.key: task.predict(model, task.encode_scored(row, labelled=False))[0].value for row in read}
+    assert {entry["key"]: entry["text"] for entry in map(json.loads, lines)} == alone
+    assert len(set(alone.values())) > 1
+
+
 def test_without_care_the_padding_would_be_heard(rows):
     """The trap that `_apart` is for: what a group-normalised encoder says of a row hangs on its neighbours."""
     model, task = speaker("wav2vec2 group")
@@ -624,12 +662,33 @@ def test_bad_rows_to_score_are_named_too(tmp_path):
     write(tmp_path, "rows.jsonl", range(2))
     with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"audio": "audio/0.wav", "text": "é"}) + "\n")
-    with pytest.raises(UserError, match=r"rows\.jsonl:3 · text"):
-        kt.evaluate(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
+        file.write(json.dumps({"audio": "audio/1.wav", "text": "zero " * 40}) + "\n")
+    assert refused_rows(kt.evaluate, tmp_path) == ["3 text", "4 text"]
     (tmp_path / "audio" / "bad.wav").write_bytes(wav()[:9000])
-    (tmp_path / "rows.jsonl").write_text('{"audio": "audio/bad.wav"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"rows\.jsonl:1 · audio"):
-        kt.predict(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
+    (tmp_path / "audio" / "short.wav").write_bytes(wav(20))
+    names = ["audio/bad.wav", "audio/0.wav", "audio/short.wav", "audio/none.wav"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"audio": name}) for name in names), encoding="utf-8")
+    assert refused_rows(kt.predict, tmp_path) == ["1 audio", "3 audio", "4 audio"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"audio": "audio/0.wav", "text": ["any"]}), encoding="utf-8")
+    (line,) = kt.predict(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
+    assert line["text"] == ["any"]  # what is not read may be anything
+
+
+def test_what_is_longer_than_the_window_is_refused_when_predicting_too(tmp_path):
+    save("whisper", tmp_path / "model")
+    (tmp_path / "audio").mkdir()
+    for name, seconds in (("a", 1), ("b", 3), ("c", 4)):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", tone("abc", 0, seconds), RATE)
+    lines = [json.dumps({"audio": f"audio/{name}.wav"}) for name in "abc"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert refused_rows(kt.predict, tmp_path) == ["2 audio", "3 audio"]  # the window is of 2 s
+
+
+def refused_rows(apply: Any, folder: Path) -> list[str]:
+    """Line and field of each problem that evaluating or predicting reports."""
+    with pytest.raises(UserError) as caught:
+        apply(folder / "model", folder / "rows.jsonl", task="speech-recognition", display=QUIET)
+    return sorted(f"{p.where.rpartition(':')[2]} {p.field}" for p in caught.value.problems)
 
 
 # Real recordings

@@ -179,6 +179,20 @@ def test_broken_chats_are_refused_with_their_row(tmp_path, messages, said):
     assert said in text
 
 
+def test_all_rows_without_a_prompt_are_refused_when_predicting(tmp_path):
+    given = spec(tmp_path, "text-generation", "gpt2", "fine-tuning")
+    lines = [
+        {"id": 1},
+        {"prompt": "the film"},
+        {"completion": "is good"},
+        {"messages": [{"role": "user", "content": "x"}]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError) as refused:
+        kt.predict(tmp_path / given["model"], tmp_path / "rows.jsonl", task="text-generation", display=QUIET)
+    assert [(p.where.rpartition(":")[2], p.field) for p in refused.value.problems] == [("1", "prompt"), ("3", "prompt")]
+
+
 @pytest.mark.parametrize("architecture", ["t5", "gpt2", "llama"])
 def test_an_adapter_trains_is_its_own_reference_and_merges(tmp_path, architecture):
     """The reference is the model without its adapter: nothing is copied, and the vocabulary head is not trained."""

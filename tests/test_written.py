@@ -137,10 +137,10 @@ def test_texts_without_a_target_get_the_teachers_and_carry_d_alone(tmp_path, mon
 
     monkeypatch.setattr(KeelTrainer, "get_batch_samples", noting)
     train(given, tmp_path)
-    for labelled, anchored in counted:
+    for labelled, anchored, _ in counted:
         assert anchored > labelled > 0
     plain = [sum(e.labelled for e in task_examples()) for _ in range(1)]
-    assert sum(labelled for labelled, _ in counted) == 2 * plain[0]
+    assert sum(labelled for labelled, _, _ in counted) == 2 * plain[0]
 
 
 def task_examples():
@@ -183,7 +183,7 @@ def test_on_policy_rows_reach_the_loss_and_a_resumed_run_draws_the_same(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(KeelTrainer, "get_batch_samples", noting)
         whole = train(given, tmp_path, "whole")
-    assert all(anchored > labelled for labelled, anchored in counted)
+    assert all(anchored > labelled for labelled, anchored, _ in counted)
 
     def dying(self, *args, **kwargs):
         if self.state.global_step == 3:

@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from keeltune import audit, data, evaluation, machine, models, recipe, registry
 from keeltune.data import Column, Row
 from keeltune.display import Display
 from keeltune.fitting import known_names, reading_length, writing_length
-from keeltune.prepare import find_task, row_problem, sound_rows
+from keeltune.prepare import encode_rows, find_task, sound_rows
 from keeltune.problems import Problem, UserError, shown
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction, Settings, Task
@@ -61,11 +62,7 @@ def evaluate(
     problems += faulty
     labels_of = None if any(c.name == "label" for c in opened.columns) else opened.task.labels_of
     found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
-    problems += found
-    for warning in (p for p in problems if p.severity == "warning"):
-        display.say(f"warning: {warning}")
-    if errors := [p for p in problems if p.severity == "error"]:
-        raise UserError(errors)
+    _refuse([*problems, *found], display)
     scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring", labelled=True), rows)
     return {
         "metrics": scores.metrics,
@@ -98,11 +95,11 @@ def predict(
     opened = open_model(model, task)
     inputs = [column for column in opened.columns if not column.label]
     rows, problems = read_rows(opened, str(input_file), inputs, columns)
-    if problems:
-        raise UserError(problems)
+    rows, faulty = sound_rows(type(opened.task), rows, labelled=False)
+    answers = _answers(opened, rows, display, "predicting", labelled=False, problems=[*problems, *faulty])
     theirs = {**opened.mapping, **(columns or {})}
     table = []
-    for row, answer in zip(rows, _answers(opened, rows, display, "predicting", labelled=False), strict=True):
+    for row, answer in zip(rows, answers, strict=True):
         line = {theirs.get(name, name): value for name, value in row.fields.items()}
         line["prediction"] = answer.value
         if answer.probabilities is not None:
@@ -188,15 +185,29 @@ def read_rows(
     )
 
 
-def _answers(opened: Opened, rows: Sequence[Row], display: Display, label: str, *, labelled: bool) -> list[Prediction]:
-    encoded = [opened.task.encode_scored(row, labelled=labelled) for row in rows]
-    if labelled:
-        pairs = zip(rows, encoded, strict=True)
-        faulty = [row_problem(row, fault) for row, found in pairs for fault in opened.task.row_faults(row, found)]
-        if faulty:
-            raise UserError(faulty)
+def _answers(
+    opened: Opened,
+    rows: Sequence[Row],
+    display: Display,
+    label: str,
+    *,
+    labelled: bool,
+    problems: Sequence[Problem] = (),
+) -> list[Prediction]:
+    """The model's answers; UserError with `problems`, and those of the rows that it cannot take."""
+    task = opened.task
+    _, encoded, faulty = encode_rows(task, rows, partial(task.encode_scored, labelled=labelled))
+    _refuse([*problems, *faulty], display)
     with display.bar(label, sum(map(len, encoded))) as advance:
-        return evaluation.predict(opened.model, opened.task, encoded, device=opened.device, progress=advance)
+        return evaluation.predict(opened.model, task, encoded, device=opened.device, progress=advance)
+
+
+def _refuse(problems: Sequence[Problem], display: Display) -> None:
+    """Says the warnings, and raises with the errors where there are any."""
+    for warning in (p for p in problems if p.severity == "warning"):
+        display.say(f"warning: {warning}")
+    if errors := [p for p in problems if p.severity == "error"]:
+        raise UserError(errors)
 
 
 def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:

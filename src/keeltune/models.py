@@ -184,7 +184,7 @@ def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
             source, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    return sorted(n for n in info["missing_keys"] if _is_head(model, n) and ".pooler." not in n)
+    return sorted(name for name in _head(model, sorted(info["missing_keys"])) if ".pooler." not in name)
 
 
 def read_config(source: str, where: str, field: str) -> Any:
@@ -327,7 +327,7 @@ def load(
     )
     shapes = {str(name): f"{name} {list(ours)} for {list(theirs)}" for name, ours, theirs in info["mismatched_keys"]}
     missing = sorted({*info["missing_keys"], *shapes})
-    head = [name for name in missing if _is_head(model, name)]
+    head = _head(model, missing)
     if lost := sorted(set(missing) - set(head)):
         raise UserError(
             Problem(
@@ -366,13 +366,19 @@ def load(
     return Loaded(model, processor, source, tuple(head), tuple(notes))
 
 
-def _is_head(model: Any, name: str) -> bool:
-    """Whether a weight belongs to the task's head (or to the pooler that only a head reads)."""
+def _head(model: Any, names: Sequence[str]) -> list[str]:
+    """Those of a model's weights that belong to the task's head (or to the pooler that only a head reads)."""
+    from transformers import AutoModel
+
     prefix = getattr(model, "base_model_prefix", "")
-    if not hasattr(model, prefix):  # T5 and its kin: the head is what makes logits
-        output = model.get_output_embeddings()
-        return any(name.startswith(f"{n}.") for n, m in model.named_modules() if m is output)
-    return not name.startswith(f"{prefix}.") or ".pooler." in name
+    if hasattr(model, prefix):
+        return [name for name in names if not name.startswith(f"{prefix}.") or ".pooler." in name]
+    if type(model.config) in AutoModel._model_mapping:  # T5 and its kin: what the model without a task does not have
+        plain = skeleton(model.config, "AutoModel").state_dict().keys()
+        return [name for name in names if name not in plain]
+    output = model.get_output_embeddings()  # two models joined: what makes logits
+    heads = tuple(f"{n}." for n, m in model.named_modules() if m is output)
+    return [name for name in names if name.startswith(heads)]
 
 
 def _reset_head(model: Any) -> list[str]:

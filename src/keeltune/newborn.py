@@ -50,6 +50,8 @@ def files(spec: NewModel, recipe: Recipe, task_class: type[Task], rows: Sequence
         tokenizer = train(spec.tokenizer, list(_texts(task_class, rows)), ends=not decodes, spells=spells)
     _fit(config, tokenizer, spec.new)
     if task_class.reads == "text":
+        auto_model = models.pick(task_class.auto_models, config, where, "model.new.model_type")
+        _segments(tokenizer, config, auto_model, trained=not isinstance(spec.tokenizer, str))
         return config, tokenizer
     if isinstance(encoder := spec.new.get("encoder"), str):
         source = models.locate(encoder, recipe.path, where, "model.new.encoder", writes=False)
@@ -300,6 +302,24 @@ def _fit(config: Any, tokenizer: Any, given: Mapping[str, Any]) -> None:
     for name in ("forced_eos_token_id", "forced_bos_token_id", "begin_suppress_tokens", "suppress_tokens"):
         if getattr(config, name, None) is not None and name not in given:
             setattr(config, name, None)
+
+
+def _segments(tokenizer: Any, config: Any, auto_model: str, *, trained: bool) -> None:
+    """Whether the tokenizer numbers the texts of a pair: where the model tells them apart, as BERT's kind does.
+
+    Another model's tokenizer may number them for a model that has no use for it, or only one number.
+    """
+    import transformers
+
+    names, segments = list(tokenizer.model_input_names), "token_type_ids"
+    made = getattr(transformers, auto_model)._model_mapping[type(config)]
+    kinds = getattr(config, "type_vocab_size", None)
+    read = segments in inspect.signature(made.forward).parameters and kinds != 1
+    if trained and read and kinds and BERT["sep_token"] == tokenizer.sep_token:
+        names = [*dict.fromkeys([*names, segments])]
+    elif not read:
+        names = [name for name in names if name != segments]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the one is used, the other saved
 
 
 def _extractor(config: Any, reads: str, kind: str, where: str) -> Any:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from keeltune import audit, data, models, newborn, registry, surgery
@@ -275,9 +276,8 @@ def _rows(
             if fault.severity == "error":
                 skip = spec.bad_rows == "skip" and audit.is_row_problem(fault)
                 (skipped if skip else problems).append(fault)
-        if labelled:
-            found, faulty = sound_rows(task_class, found)
-            (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
+        found, faulty = sound_rows(task_class, found, labelled=labelled)
+        (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
         if isinstance(spec.labels, dict) and labelled and not mapped_in_vain:
             found, unknown = audit.apply_label_map(found, spec.labels)
             (skipped if spec.bad_rows == "skip" else problems).extend(unknown)
@@ -295,12 +295,14 @@ def _rows(
     return rows, skipped
 
 
-def sound_rows(task_class: type[Task], rows: Sequence[Row]) -> tuple[list[Row], list[RowProblem]]:
-    """The rows without those that the task finds fault with, and their faults."""
+def sound_rows(
+    task_class: type[Task], rows: Sequence[Row], *, labelled: bool = True
+) -> tuple[list[Row], list[RowProblem]]:
+    """The rows without those that the task finds fault with, and their faults; not `labelled`: they are only read."""
     sound: list[Row] = []
     problems: list[RowProblem] = []
     for row in rows:
-        found = [row_problem(row, fault) for fault in task_class.faults(row)]
+        found = [row_problem(row, fault) for fault in task_class.faults(row, labelled=labelled)]
         problems += found
         if not found:
             sound.append(row)
@@ -375,20 +377,31 @@ def _encoded(task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, list[lis
     encoded: dict[str, list[list[Example]]] = {}
     problems: list[RowProblem] = []
     for name, split in rows.items():
-        pairs = []
-        for row in split:
-            found: list[Problem | Fault] = []
-            examples: list[Example] = []
-            try:
-                examples = _encode(task, row, name)
-                found += task.row_faults(row, examples)
-            except UserError as error:  # of this row alone, such as a recording too short to be heard
-                found += error.problems
-            problems += [row_problem(row, fault) for fault in found]
-            if not found:
-                pairs.append((row, examples))
-        rows[name], encoded[name] = [row for row, _ in pairs], [examples for _, examples in pairs]
+        rows[name], encoded[name], faulty = encode_rows(task, split, partial(_encode, task, split=name))
+        problems += faulty
     return encoded, problems
+
+
+def encode_rows(
+    task: Task, rows: Sequence[Row], encode: Callable[[Row], list[Example]]
+) -> tuple[list[Row], list[list[Example]], list[RowProblem]]:
+    """The rows that this model can take, their examples, and the problems of the others."""
+    taken: list[Row] = []
+    encoded: list[list[Example]] = []
+    problems: list[RowProblem] = []
+    for row in rows:
+        found: list[Problem | Fault] = []
+        examples: list[Example] = []
+        try:
+            examples = encode(row)
+            found += task.row_faults(row, examples)
+        except UserError as error:  # of this row alone, such as a recording too short to be heard
+            found += error.problems
+        problems += [row_problem(row, fault) for fault in found]
+        if not found:
+            taken.append(row)
+            encoded.append(examples)
+    return taken, encoded, problems
 
 
 def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:

@@ -464,12 +464,12 @@ class Recipe(Declared):
         return str(self.path(value).absolute()) if isinstance(value, str) and not value.startswith("hub:") else value
 
     def _model_anywhere(self, value: Any) -> Any:
-        """A model's path made absolute; a hub id is left as it is."""
+        """A model's path made absolute, and those of the parts of a new one; a hub id is left as it is."""
         if isinstance(value, list):
             return [self._model_anywhere(v) for v in value]
         if isinstance(value, dict):
-            name = "from" if "layers" in value else "model"
-            return value | {name: self._model_anywhere(value.get(name))}
+            names = ("from",) if "layers" in value else ("model", "new", "tokenizer", "encoder", "decoder")
+            return value | {name: self._model_anywhere(value[name]) for name in names if name in value}
         local = isinstance(value, str) and (value[0] in "./~" or self.path(value).exists())
         return self._anywhere(value) if local else value
 

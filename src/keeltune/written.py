@@ -45,7 +45,7 @@ class Targets:
         self.writer: Writing = task.companions.get(files.companion or "", task)  # type: ignore[assignment]
         settings = self.writer.settings
         self.identity = {
-            "version": 1,
+            "version": 2,
             "teacher": models.fingerprint(files.source),
             "task": recipe.task,
             "beams": settings.beams,
@@ -94,7 +94,7 @@ class Targets:
             for places in by_length(examples, BATCH):
                 with autocast():
                     count = CANDIDATES if self.interpolated else 1
-                    found = self.writer.form.candidates(model, [examples[i] for i in places], device, count)
+                    found = self.writer.candidates(model, [examples[i] for i in places], device, count)
                 for place, texts in zip(places, found, strict=True):
                     key, row = missing[place]
                     self.texts[key] = self._chosen(texts, row)

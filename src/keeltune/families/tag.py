@@ -63,8 +63,8 @@ class Tag(Task):
         return [OUTSIDE, *(f"{side}-{kind}" for kind in kinds for side in "BI"), *others]
 
     @classmethod
-    def faults(cls, row: Row) -> Iterable[Fault]:
-        if "tags" not in row.fields:
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
+        if not labelled:
             return
         words, tags = row.fields["tokens"], row.fields["tags"]
         if len(words) != len(tags):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from keeltune.families.seq2seq import Seq2Seq
 from keeltune.families.tokens import cut_text, pad_tokens
 from keeltune.rows import Rows
 from keeltune.tasks.task import Autocast, Example, Prediction, Task
+
+T = TypeVar("T")
 
 
 class Writing(Task):
@@ -131,11 +133,30 @@ class Writing(Task):
     def draws(self) -> bool:
         return type(self.form).sample is not Form.sample
 
+    # What a model writes, whatever other rows it writes for at the same time
+
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """The places of the examples that may share a batch: all, where padding changes nothing of what is written."""
+        return [list(range(len(examples)))]
+
     def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
-        texts = self.form.sample(model, examples, device)
+        texts = self._by_group(model, examples, device, lambda part: self.form.sample(model, part, device))
         return [self.form.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
+
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        """The `count` best texts that the model writes for each example, the likeliest first."""
+        return self._by_group(model, examples, device, lambda part: self.form.candidates(model, part, device, count))
 
     def predict(
         self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext
     ) -> list[Prediction]:
-        return self.form.predict(model, examples, device, autocast)
+        return self._by_group(model, examples, device, lambda part: self.form.predict(model, part, device, autocast))
+
+    def _by_group(
+        self, model: Any, examples: Sequence[Example], device: str, run: Callable[[Sequence[Example]], Sequence[T]]
+    ) -> list[T]:
+        """What `run` makes of each group, in the order of the examples."""
+        found: dict[int, T] = {}
+        for places in self.groups(model, examples, device):
+            found |= dict(zip(places, run([examples[i] for i in places]), strict=True))
+        return [found[i] for i in range(len(examples))]

@@ -103,7 +103,7 @@ class ImageCaptioning(Writing):
         return found
 
     @classmethod
-    def faults(cls, row: Row) -> Iterable[Fault]:
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
             pictures.read(row.fields["image"].path)
         except Unreadable as error:

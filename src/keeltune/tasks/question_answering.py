@@ -37,7 +37,9 @@ class QuestionAnswering(Span):
         return ("f1", "exact_match")
 
     @classmethod
-    def faults(cls, row: Row) -> Iterator[Fault]:
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterator[Fault]:
+        if not labelled:
+            return
         answers = row.fields["answers"]
         flag = row.fields.get("is_impossible")
         if isinstance(flag, bool) and flag == bool(answers["text"]):

@@ -8,7 +8,6 @@ import numpy as np
 
 from keeltune.data import Column, Row
 from keeltune.families.tag import OUTSIDE, Reading, Tag, frame_of, special_token, window
-from keeltune.problems import Problem, UserError
 from keeltune.tasks.task import Example, Fault
 
 PREDICATE = "V"
@@ -52,8 +51,8 @@ class SemanticRoleLabeling(Tag):
         return ("f1", "precision", "recall")
 
     @classmethod
-    def faults(cls, row: Row) -> Iterable[Fault]:
-        yield from super().faults(row)
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
+        yield from super().faults(row, labelled=labelled)
         place, words = row.fields["predicate_index"], len(row.fields["tokens"])
         if place >= words:
             expected = f"a word of the sentence: 0 to {words - 1}"
@@ -75,11 +74,6 @@ class SemanticRoleLabeling(Tag):
 
     def read(self, row: Row) -> Reading:
         words, place = row.fields["tokens"], row.fields["predicate_index"]
-        if place >= len(words):  # rows without tags are not searched for faults
-            raise UserError(
-                Problem(f"{row.file}:{row.line}", f.field, f.found, f.expected, f.mend, f.kind)
-                for f in self.faults(row)
-            )
         pieces = self.pieces(words)
         predicate, first, kept = pieces[place], 0, pieces
         if self.settings.max_length is not None:

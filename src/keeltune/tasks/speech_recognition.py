@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -25,7 +25,7 @@ from keeltune.families.writing import Writing
 from keeltune.problems import Problem, UserError, shown
 from keeltune.rows import IGNORED
 from keeltune.sound import Heard, Unreadable
-from keeltune.tasks.task import Autocast, Example, Fault, Prediction
+from keeltune.tasks.task import Example, Fault
 
 ROOM = 2**31
 """Bytes of what models read of recordings that a task keeps in memory; those beyond are made from their files again."""
@@ -111,7 +111,7 @@ class SpeechRecognition(Writing):
     # Rows
 
     @classmethod
-    def faults(cls, row: Row) -> Iterable[Fault]:
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
             sound.read(row.fields["audio"].path)
         except Unreadable as error:
@@ -125,6 +125,11 @@ class SpeechRecognition(Writing):
         if any(example.truncated for example in examples) and (window := self.window) and samples > window:
             found, expected = f"{media}: {samples / self.rate:.1f} s", f"at most {window / self.rate:g} s, all it hears"
             yield Fault("audio", "recording too long", found, expected, "cut it where its text can be cut too")
+        heard = (e.predictions if isinstance(self.form, Ctc) else e.length - len(e.targets) for e in examples)
+        if not all(heard):
+            short = _too_short(samples / self.rate)
+            yield Fault("audio", short.kind, f"{media}: {short.found}", short.expected, short.mend)
+            return
         text = row.fields.get("text")
         if text is None:
             return
@@ -301,17 +306,11 @@ class SpeechRecognition(Writing):
         order = torch.tensor([place for places in groups for place in places]).argsort()
         return SimpleNamespace(logits=logits[order.to(logits.device)])
 
-    def predict(
-        self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext
-    ) -> list[Prediction]:
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         groups = _of_one_shape([example.notes for example in examples])
         if len(groups) == 1 or isinstance(self.form, Ctc) or not self._apart_for(model, examples, device):
-            return super().predict(model, examples, device=device, autocast=autocast)
-        answers: dict[int, Prediction] = {}
-        for places in groups:
-            found = super().predict(model, [examples[i] for i in places], device=device, autocast=autocast)
-            answers |= dict(zip(places, found, strict=True))
-        return [answers[i] for i in range(len(examples))]
+            return super().groups(model, examples, device)  # a CTC model writes by one call of `forward`
+        return groups
 
     def _apart_for(self, model: Any, examples: Sequence[Example], device: str) -> bool:
         inputs = self.pad([e.inputs for e in examples])
@@ -402,7 +401,7 @@ def _named(row: Row) -> Iterator[None]:
 
 
 def _too_short(seconds: float) -> Unreadable:
-    found = f"{seconds * 1000:.0f} ms of sound, of which the model's extractor makes nothing"
+    found = f"{seconds * 1000:.0f} ms of sound, of which the model makes nothing"
     return Unreadable("recording too short", found, "a longer recording", "record it again, or delete the row")
 
 

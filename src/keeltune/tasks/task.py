@@ -178,8 +178,11 @@ class Task(ABC):
         return list(names)
 
     @classmethod
-    def faults(cls, row: Row) -> Iterable[Fault]:
-        """What is wrong with a row, beyond what its columns' kinds check one by one."""
+    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
+        """What is wrong with a row, beyond what its columns' kinds check one by one; not `labelled`: it is only read.
+
+        Columns of labels that are not read may be there and hold anything.
+        """
         return ()
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:

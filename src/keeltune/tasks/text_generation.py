@@ -31,15 +31,16 @@ class TextGeneration(Writing):
         return ("loss", "perplexity", "exact_match")
 
     @classmethod
-    def faults(cls, row: Row) -> list[Fault]:
+    def faults(cls, row: Row, *, labelled: bool = True) -> list[Fault]:
         fields = row.fields
         if "messages" not in fields:
-            lost = [name for name in ("prompt", "completion") if name not in fields]
+            needed = ("prompt", "completion") if labelled else ("prompt",)
+            lost = [name for name in needed if name not in fields]
             mend = "give the row messages: [{role, content}], or prompt and completion"
             return [Fault(name, "missing field", "nothing", "text, where there are no messages", mend) for name in lost]
         messages = fields["messages"]
         roles = [m["role"] for m in messages]
-        if "assistant" not in roles:
+        if labelled and "assistant" not in roles:
             return [
                 Fault("messages", "no answer", f"roles {', '.join(roles)}", "an answer of the assistant to learn from",
                       "add a message with the role assistant, or delete the row")
