@@ -6,8 +6,8 @@ Each cell is a process of its own: a small random model of a real architecture, 
 (N / 128 rows), forward and backward. `stock` is the model's own loss, `stock + reference` a distillation as it is
 written by hand (the model's loss, and `kl_div` of the two models' logits); `keeltune` goes through the library's own
 trainer, without and with a teacher. Peaks are MiB above what the process held before the step, so that the weights are
-not in them; on a GPU as torch counts its allocations, on a CPU as Linux counts resident pages (VmHWM). Memory is the
-same on a busy machine; seconds are not.
+not in them; on a GPU as torch counts its allocations, on a CPU as Linux counts resident pages (VmHWM), which the
+allocator makes uncertain by a slice or two (64 MiB each). Memory is the same on a busy machine; seconds are not.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,33 +65,26 @@ def step(model: Any, reference: Any, task: Any, batch: dict[str, Any], forward: 
 
 
 def grown(run: Any) -> float:
-    """MiB that the process holds at most while `run()` runs, above what it held before."""
-    status = Path("/proc/self/status")
-
-    def read(name: str) -> int:
-        return int(next(line for line in status.read_text("utf-8").splitlines() if line.startswith(name)).split()[1])
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    except OSError:
-        pytest.skip("the peak of resident memory is read from Linux's /proc")
-    before = read("VmRSS")
-    run()
-    return (read("VmHWM") - before) / 1024
+    """MiB of tensors that live at most while `run()` runs, above those before: what torch allocates and frees."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(itertools.accumulate(sizes)) / 2**20
 
 
-@pytest.mark.slow  # a vocabulary of 50,048 and whole steps of 1,000 and 2,000 predictions: some seconds a case
+@pytest.mark.slow  # a vocabulary of 50,048 and whole steps of 500 and 1,000 predictions: some seconds a case
 @pytest.mark.parametrize("kind", ["marian", "gemma2", "vit gpt2"])
 def test_peak_memory_of_a_step_does_not_grow_with_n_times_v(bench, kind):
     found = {}
-    for n in (1000, 2000):
+    for n in (500, 1000):
         model, teacher, task, batch = bench(kind, n)
         reference = Model(teacher, task.rows, forward=task.forward)
         found[len(batch["targets"])] = grown(lambda s=(model, reference, task, batch): step(*s))
     (few, small), (many, large) = found.items()
     one = VOCABULARY * 4 / 2**20  # a prediction's numbers in float32, in MiB; dense logits take seven times that
-    assert large - small < 0.5 * (many - few) * one
-    assert large < 1.5 * many * one
+    assert large - small < 0.25 * (many - few) * one
+    assert large < 3 * many * one
 
 
 @pytest.mark.slow  # whole steps in float64 with a vocabulary of 50,048, sliced and dense
