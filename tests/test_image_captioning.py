@@ -27,7 +27,7 @@ from keeltune.rows import Dense
 from keeltune.tasks.image_captioning import ImageCaptioning, words
 from keeltune.tasks.task import Settings
 from tests import captioners
-from tests.captioners import CAPTIONS, DECODERS, ENCODER_DECODERS, KINDS, PARTS, captioner
+from tests.captioners import CAPTIONS, DECODERS, ENCODER_DECODERS, KINDS, PAIRS, PARTS, captioner
 
 QUIET = Display(quiet=True)
 
@@ -97,11 +97,25 @@ def test_the_processor_puts_the_pictures_tokens_into_the_prompt(rows):
     assert list(example.places) == [False] * (len(prompt) - 1) + [True] * len(example.targets) + [False]
 
 
+@pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind not in PAIRS])
+def test_a_prompt_is_all_that_the_models_processor_makes_of_it(kind, rows):
+    """Marks, masks and grids too; without Gemma 3's marks its picture would be read in one direction."""
+    _, task = captioner(kind, prompt="see {image} say")
+    (example,) = task.encode_scored(rows[0], labelled=False)
+    picture = Image.open(rows[0].fields["image"].path)
+    found = dict(task.processor(images=[picture], text=[f"see {task.processor.image_token} say"]))
+    read = task.pad([example.notes["prompt"]])
+    assert read.keys() == found.keys() - {"labels"}
+    for name, value in read.items():
+        np.testing.assert_allclose(value.numpy(), np.asarray(found[name]), rtol=1e-6)
+
+
 def test_a_caption_is_cut_to_what_the_decoder_can_write():
     _, task = captioner("vit gpt2", target_max_length=None, max_new_tokens=500)
     assert (task.settings.target_max_length, task.settings.max_new_tokens) == (48, 48)
     _, task = captioner("llava", max_new_tokens=500)
-    assert task.settings.max_new_tokens == 64 - 16
+    assert task.settings.max_new_tokens == 64 - len(task.probes[0].tokens["input_ids"])
+    assert task.probes[0].tokens["input_ids"].count(task.settings.config.image_token_id) == 16
 
 
 # Exactness
@@ -134,6 +148,21 @@ def test_padding_changes_nothing(kind, rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_prediction_does_not_see_the_words_behind_it(kind, rows):
+    """PaliGemma would, were its caption marked as the prompt, which it reads in both directions."""
+    model, task = captioner(kind)
+    found = []
+    for caption in ("a red square", "a red bar on the black ground"):
+        batch = task.collate([task.form.encode(rows[0], caption)])
+        with torch.no_grad():
+            found.append((batch["targets"], task.rows(task.forward(model, batch), batch).log_probs(slice(None))))
+    (one, first), (two, second) = found
+    shared = next(i for i, (a, b) in enumerate(zip(one.tolist(), two.tolist(), strict=False)) if a != b)
+    assert shared > 1
+    torch.testing.assert_close(first[: shared + 1], second[: shared + 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_head_sees_the_predictions_alone_and_changes_nothing(kind, rows):
     """GIT puts a picture's positions before the text: they are no predictions."""
     model, task = captioner(kind)
@@ -156,21 +185,18 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(kind, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_the_likeliest_next_token(kind, rows):
-    """Greedy by hand, token by token with picture and text again each time, against `generate` in a batch."""
+    """Greedy by hand, token by token with all that is read again each time as in training, against `generate`."""
     model, task = captioner(kind)
     examples = [e for row in rows[:4] for e in task.encode_scored(row)]
     answers = [p.value for p in task.predict(model, examples)]
     for example, answer in zip(examples, answers, strict=True):
-        pixels = torch.tensor(np.asarray(example.inputs["pixel_values"]))[None]
-        ids = [task.form.start] if kind in ENCODER_DECODERS else list(example.notes["prompt"]["input_ids"])
-        name, begin = "decoder_input_ids" if kind in ENCODER_DECODERS else "input_ids", len(ids)
-        with torch.no_grad():
-            for _ in range(12):
-                logits = model(pixel_values=pixels, **{name: torch.tensor([ids])}).logits[0, -1]
-                ids.append(int(logits.argmax()))
-                if ids[-1:] == task.form.end:
-                    break
-        assert answer == task.tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
+        ids: list[int] = []
+        while len(ids) < 12 and ids[-1:] != task.form.end:
+            # an encoder-decoder predicts its last token before it reads it
+            seen = task.form.answered(example, [*ids, 0] if kind in ENCODER_DECODERS else ids)
+            with torch.no_grad():
+                ids.append(int(model(**task.collate([seen])["inputs"]).logits[0, -1].argmax()))
+        assert answer == task.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,7 +207,8 @@ def test_the_reference_sees_the_pixels(kind, rows):
     examples = [e for row in rows[:3] for e in task.encode(row)]
     batch = task.collate(examples)
     seen = reference.rows(batch).log_probs(slice(None))
-    batch["inputs"]["pixel_values"] = batch["inputs"]["pixel_values"].flip(0)
+    for name in examples[0].inputs.keys() & {"pixel_values", "flattened_patches"}:
+        batch["inputs"][name] = batch["inputs"][name].flip(0)
     assert (reference.rows(batch).log_probs(slice(None)) - seen).abs().max() > 1e-3
 
 
@@ -197,6 +224,55 @@ def test_captions_that_a_model_writes_stand_in_the_rows_place(kind, rows):
     assert task.counts(batch)[0] == 0
     found = task.rows(task.forward(model, batch), batch).log_probs(slice(None))
     assert len(found) == sum(e.predictions for e in drawn) > 0
+
+
+@pytest.mark.parametrize("kind", ["idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "pix2struct"])
+def test_pictures_of_several_sizes_share_a_batch(kind, tmp_path):
+    """More tokens or parts for a larger picture: in a batch, beside others, each is read as alone."""
+    model, task = captioner(kind, max_new_tokens=6)
+    made = captioners.rows(tmp_path, 4)
+    for row, size in zip(made, ((48, 40), (40, 96), (20, 20), (110, 30)), strict=True):
+        path = row.fields["image"].path
+        Image.open(path).resize(size).save(path)
+    examples = [e for row in made for e in task.encode(row)]
+    if kind != "pix2struct":  # as many patches for all, of which some are empty
+        assert len({len(e.notes["prompt"]["input_ids"]) for e in examples}) > 1
+    assert not [fault for row in made for fault in task.row_faults(row, task.encode(row))]
+    with torch.no_grad():
+        batch = task.collate(examples)
+        together = task.rows(task.forward(model, batch), batch).log_probs(slice(None))
+        ones = [task.collate([example]) for example in examples]
+        alone = torch.cat([task.rows(task.forward(model, one), one).log_probs(slice(None)) for one in ones])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    asked = [e for row in made for e in task.encode_scored(row, labelled=False)]
+    written = [p.value for p in task.predict(model, asked)]
+    assert written == [task.predict(model, [example])[0].value for example in asked]
+
+
+def test_what_is_written_is_marked_as_generation_marks_it():
+    """PaliGemma reads its prompt in both directions and its answer in one; Gemma 3's marks say where the picture is."""
+    for kind, mark in (("paligemma", 1), ("gemma3", 0), ("qwen2_vl", 0)):
+        _, task = captioner(kind)
+        name = "mm_token_type_ids" if kind == "qwen2_vl" else "token_type_ids"
+        assert task.lengthened(name, [0, 1, 0], 3) == [0, 1, 0, mark, mark, mark]
+
+
+def test_a_picture_without_room_for_a_caption_behind_it_is_named(tmp_path):
+    given = spec(tmp_path, "smolvlm", "fine-tuning")
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 36
+    (tmp_path / "student" / "config.json").write_text(json.dumps(config))
+    captioners.draw("red", "bar").resize((90, 30)).save(tmp_path / "pictures" / "red-square.png")
+    with pytest.raises(UserError) as caught:
+        prepare.gather(recipe.from_dict(given, tmp_path))
+    assert {(p.field, p.kind) for p in caught.value.problems} == {("image", "picture too large")}
+    assert "tokens of picture and prompt" in str(caught.value)
+
+
+def test_arrays_are_joined_and_filled_up_with_zeros():
+    one, two = np.arange(1, 5, dtype=np.float32).reshape(1, 2, 2), np.full((2, 1, 3), 7, dtype=np.float32)
+    expected = [[[1, 2, 0], [3, 4, 0]], [[7, 7, 7], [0, 0, 0]], [[7, 7, 7], [0, 0, 0]]]
+    assert pictures.joined([one, two]).tolist() == expected
 
 
 # Metrics
@@ -339,7 +415,9 @@ def spec(folder: Path, kind: str, method: str) -> dict:
 
 
 @pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize("kind", ["vit gpt2", "vit bert", "git", "llava"])
+@pytest.mark.parametrize(
+    "kind", ["vit gpt2", "vit bert", "git", "llava", "gemma3", "paligemma", "smolvlm", "florence2", "pix2struct"]
+)
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
     run = kt.train(recipe.from_dict(spec(tmp_path, kind, method), tmp_path), display=QUIET)
     result = run.result
@@ -361,17 +439,17 @@ def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
     )
     stock = transformers.AutoModelForImageTextToText.from_pretrained(run.model, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.model)
-    extractor = transformers.AutoImageProcessor.from_pretrained(run.model)
-    pixels = extractor(images=Image.open(tmp_path / "pictures" / "red-square.png"), return_tensors="pt")["pixel_values"]
-    if kind == "llava":
-        processor = transformers.AutoProcessor.from_pretrained(run.model)
-        prompt = processor(images=Image.open(tmp_path / "pictures" / "red-square.png"), text="<image>",
-                           return_tensors="pt")["input_ids"]  # fmt: skip
+    picture = Image.open(tmp_path / "pictures" / "red-square.png")
+    if kind in (*PAIRS, "pix2struct"):
+        inputs = transformers.AutoImageProcessor.from_pretrained(run.model)(images=picture, return_tensors="pt")
+        if kind in DECODERS:
+            inputs["input_ids"] = torch.tensor([[tokenizer.bos_token_id]])
     else:
-        prompt = torch.tensor([[tokenizer.bos_token_id or tokenizer.cls_token_id]])
-    inputs = {} if kind in ENCODER_DECODERS else {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
-    ids = stock.generate(pixel_values=pixels, **inputs, max_new_tokens=8, num_beams=1, do_sample=False)
-    written = ids[0] if kind in ENCODER_DECODERS else ids[0, prompt.shape[1] :]
+        processor = transformers.AutoProcessor.from_pretrained(run.model)
+        text = "" if kind == "florence2" else f"{processor.image_token}\n"  # it puts its mark there itself
+        inputs = processor(images=[picture], text=[text], return_tensors="pt")
+    ids = stock.generate(**inputs, max_new_tokens=8, num_beams=1, do_sample=False)[0]
+    written = ids if kind in ENCODER_DECODERS else ids[inputs["input_ids"].shape[1] :]
     assert tokenizer.decode(written, skip_special_tokens=True).strip() == stored[0]["prediction"]
 
 
@@ -549,6 +627,23 @@ def test_models_whose_pictures_or_texts_are_of_another_kind_are_refused(tmp_path
     }
     with pytest.raises(UserError, match="without what marks the picture"):
         prepare.gather(recipe.from_dict(given, tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["florence2", "qwen2_vl"])
+def test_a_model_whose_processor_cannot_be_had_is_refused(tmp_path, kind):
+    """Qwen2-VL's own wants torchvision; of Florence-2 the file is missing."""
+    given = spec(tmp_path, kind, "fine-tuning")
+    (tmp_path / "student" / "processor_config.json").unlink(missing_ok=True)
+    captioner("vit gpt2")[1].extractor.save_pretrained(tmp_path / "student")
+    with pytest.raises(UserError, match=r"(without what marks|fails on a plain picture)[\s\S]*processor_config"):
+        prepare.gather(recipe.from_dict(given, tmp_path))
+
+
+def test_pictures_of_no_fixed_size_need_something_that_says_which_they_have():
+    _, task = captioner("llava")
+    task.extractor.do_center_crop = task.extractor.do_resize = False
+    task.setup()
+    assert [fault.kind for fault in task.recipe_faults()] == ["pictures of another form"]
 
 
 def test_a_prompt_that_names_a_column_is_refused(tmp_path):

@@ -295,6 +295,8 @@ def _fit(config: Any, tokenizer: Any, given: Mapping[str, Any]) -> None:
     if getattr(config, "is_encoder_decoder", False) and "decoder_start_token_id" not in given:
         start = ids["bos_token_id"] if ids["bos_token_id"] is not None else ids["pad_token_id"]
         config.decoder_start_token_id = start
+        if text is not None and hasattr(text, "decoder_start_token_id"):
+            text.decoder_start_token_id = start  # where generation looks
     for part in (config, getattr(config, "encoder", None)):
         for name in ("mask_time_prob", "mask_feature_prob"):  # SpecAugment, drawn from numpy's global random state
             if getattr(part, name, 0) and name not in given:

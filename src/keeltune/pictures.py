@@ -7,8 +7,9 @@ transparent lies on white, of an animation the first frame counts, 16 bits becom
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,20 +128,42 @@ def _upright(image: Any) -> Any:
 
 
 class Pixels:
-    """A picture as a model reads it, [3, H, W] float32: read when it is wanted, and equal where file and reader are.
+    """One array of what a model reads of a picture: made when it is wanted, and equal where file and name are.
 
     `read` gives the numbers, from memory where they are still there. Examples hold this, not the numbers: a picture's
     are 600 kB, and its captions share them.
     """
 
-    def __init__(self, digest: str, read: Callable[[], np.ndarray]):
-        self.digest, self._read = digest, read
+    def __init__(self, digest: str, name: str, read: Callable[[], np.ndarray]):
+        self.digest, self.name, self._read = digest, name, read
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self._read(), dtype=dtype)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pixels) and self.digest == other.digest
+        return isinstance(other, Pixels) and (self.digest, self.name) == (other.digest, other.name)
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return hash((self.digest, self.name))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model reads of one picture: inputs of one number a token, and arrays whose first dimension batches join.
+
+    A picture's array is [1, 3, H, W]; with Qwen2-VL [patches, numbers], of as many patches as it is large.
+    """
+
+    tokens: dict[str, list[int]]
+    arrays: dict[str, np.ndarray]
+
+
+def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays along their first dimension; in the others zeros fill up the smaller ones, as processors pad pictures."""
+    sizes = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    table = np.zeros((sum(map(len, arrays)), *sizes), arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        table[(slice(start, start + len(array)), *map(slice, array.shape[1:]))] = array
+        start += len(array)
+    return table

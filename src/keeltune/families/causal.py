@@ -37,8 +37,12 @@ class Causal(Form):
     ) -> Example:
         """A sequence of which the tokens marked `trained` are predicted; `prompt` is what generation starts from."""
         targets = [i for i, own in zip(ids[1:], trained[1:], strict=True) if own]
+        behind = len(ids) - len(prompt["input_ids"])
+        longer = {
+            name: self.task.lengthened(name, own, behind) for name, own in prompt.items() if isinstance(own, list)
+        }
         return Example(
-            {**prompt, "input_ids": list(ids), "attention_mask": [1] * len(ids)},
+            {**prompt, **longer, "input_ids": list(ids), "attention_mask": [1] * len(ids)},
             targets,
             [1.0] * len(targets),
             key,

@@ -86,6 +86,10 @@ class Writing(Task):
         end = self.form.end
         return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
 
+    def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
+        """A prompt's input of one number a token, with those of `count` tokens that are written behind it."""
+        return [*values, *[0] * count]
+
     def target_language_id(self) -> int | None:
         """The token that tells a multilingual decoder which language to write."""
         return None

@@ -1,23 +1,25 @@
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from keeltune import language, models, pictures
-from keeltune.data import Column, Media, Row
+from keeltune.data import Column, Row
 from keeltune.families.tokens import pad_tokens
 from keeltune.families.writing import Writing
-from keeltune.pictures import Pixels, Unreadable
+from keeltune.pictures import Look, Pixels, Unreadable, joined
 from keeltune.problems import Problem, UserError
 from keeltune.tasks.task import Example, Fault
 
@@ -29,6 +31,10 @@ ROOM = 2**31
 
 SMALL, TINY = 1e-9, 1e-15
 """What pycocoevalcap adds below and above in a precision, so that 0 / 0 is 0."""
+
+
+SIZES = ((48, 32), (32, 48), (96, 32), (256, 256))
+"""Pictures, width and height, that show whether a model's have one size."""
 
 
 class ImageCaptioning(Writing):
@@ -61,15 +67,28 @@ class ImageCaptioning(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept: dict[str, np.ndarray] = {}
+        self.kept: dict[str, dict[str, np.ndarray]] = {}
         self.kept_bytes = 0
-        config = self.settings.config
-        self.prompt_ids = [] if config is None or config.is_encoder_decoder else self._prompted()
-        text = config.get_text_config(decoder=True) if config is not None else None
-        positions = getattr(text, "max_position_embeddings", None)
+        self.probes: list[Look] = []
+        self.prompts: dict[str, dict[str, list[int]]] = {}
+        """Of each picture by its digest, the tokens of its prompt, where pictures have several sizes."""
+        self.positions: int | None = None
         self.room: int | None = None
-        if positions:  # nothing longer is trained on, and nothing longer can be written
-            self.room = int(positions) - len(self.prompt_ids)
+        config = self.settings.config
+        if config is None:
+            return
+        blank = pictures.library().new
+        try:
+            self.probes = [self._look(blank("RGB", size)) for size in SIZES]
+        except Exception as error:  # a processor fails in its own words, and each of them means: it cannot read
+            found = f"{type(self.processor).__name__}, which fails on a plain picture: {str(error)[:200]}"
+            expected = "a model folder whose processor reads a picture, in the recipe's prompt where it reads prompts"
+            mend = "save the model's own processor there (processor_config.json), or correct the prompt"
+            raise UserError(Problem("", "model", found, expected, mend, "processor fails")) from error
+        self.positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if self.positions:  # nothing longer is trained on, and nothing longer can be written
+            read = 0 if config.is_encoder_decoder else min(len(look.tokens["input_ids"]) for look in self.probes)
+            self.room = int(self.positions) - read
             longest = min(n for n in (self.settings.target_max_length, self.room) if n is not None)
             new = min(self.settings.max_new_tokens, self.room)
             self.settings = replace(self.settings, target_max_length=max(2, longest), max_new_tokens=max(1, new))
@@ -77,25 +96,27 @@ class ImageCaptioning(Writing):
     def recipe_faults(self) -> list[Fault]:
         found: list[Fault] = []
         config = self.settings.config
-        known = "a vision encoder-decoder, or a decoder that reads pictures of one size, such as GIT or LLaVA"
+        known = "a vision encoder-decoder, or a decoder that reads pictures, such as GIT, LLaVA or Qwen2-VL"
         if find_spec("pycocoevalcap") is None:
             found.append(Fault("task", "missing library", "no pycocoevalcap", "the library that computes CIDEr",
                                "pip install 'keeltune[vision]'"))  # fmt: skip
-        shapes = [self._shape(width, height) for width, height in ((48, 32), (32, 48))]
-        if shapes[0] != shapes[1] or shapes[0] is None:
-            kind = f"{config.model_type}, whose pictures have no fixed size or more than their pixels"
+        shapes = [{name: value.shape[1:] for name, value in look.arrays.items()} for look in self.probes]
+        if not shapes[0] or (len(shapes[0]) == 1 and any(other != shapes[0] for other in shapes)):
+            kind = f"{config.model_type}, whose pictures have no fixed size, and nothing says which they have"
             found.append(Fault("model", "pictures of another form", kind, known, "take a model of another kind"))
-        if not config.is_encoder_decoder and _writes_in_its_own_way(config):
+        if _writes_in_its_own_way(config):
             kind = f"{config.model_type}, whose class writes text in a way of its own"
             found.append(Fault("model", "text of its own", kind, known, "take a model of another kind"))
         places = any(getattr(config, n, None) is not None for n in ("image_token_id", "image_token_index"))
-        if places and self._mark is None and not config.is_encoder_decoder:
+        if places and self._mark is None:
             found.append(
                 Fault("model", "no processor", f"{config.model_type} without what marks the picture in a text",
-                      "a model folder with its processor (processor_config.json)", "save the processor there too")
+                      "a model folder with its processor (processor_config.json)",
+                      "save the processor there too; one that reads videos as well needs torchvision")
             )  # fmt: skip
         if self.room is not None and self.room < 2:
-            kind = f"a prompt of {len(self.prompt_ids)} tokens and the picture's among them"
+            read = min(len(look.tokens["input_ids"]) for look in self.probes)
+            kind = f"a prompt of {read} tokens and the picture's among them"
             found.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
         if unknown := [name for name in re.findall(r"\{(\w+)\}", self.settings.prompt or "") if name != "image"]:
             found.append(Fault("prompt", "unknown name", f"{{{unknown[0]}}}", "{image}, the place of the picture",
@@ -129,22 +150,44 @@ class ImageCaptioning(Writing):
         return [self._example(row, self.target(row) if labelled else None)]
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
-        kinds = {e.inputs["pixel_values"].digest: e.notes["converted"] for e in examples if "converted" in e.notes}
+        converted = [e for e in examples if "converted" in e.notes]
+        kinds = {next(v for v in e.inputs.values() if isinstance(v, Pixels)): e.notes["converted"] for e in converted}
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds.values()).items()))
         said = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
         return [*super().notices(examples), *said]
 
+    def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
+        """A picture of so many tokens that no caption has room behind it."""
+        longest = max((len(e.notes["prompt"]["input_ids"]) for e in examples if "prompt" in e.notes), default=0)
+        positions, written = self.positions, max([self.settings.max_new_tokens, *(len(e.targets) for e in examples)])
+        if positions and longest + written > positions:
+            found = f"{row.fields['image']}: {longest} tokens of picture and prompt"
+            mend = "make the picture smaller, or lower the processor's size (max_pixels)"
+            return [Fault("image", "picture too large", found, f"room for a caption within {positions} tokens", mend)]
+        return []
+
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
-        """All pictures have one size, so that each counts as one token and captions are grouped by their length."""
-        return {"pixel_values": self._pixels(row)}, 1, False
+        """What an encoder reads; pictures of one size count as one token, so that captions are grouped by length."""
+        inputs = self._inputs(row)
+        return inputs, max(1, len(inputs.get("input_ids", ()))), False
 
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
-        return {"input_ids": self.prompt_ids, "pixel_values": self._pixels(row)}, False
+        return self._inputs(row), False
+
+    def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
+        """As the model's own generation lengthens it: PaliGemma's marks say what is prompt and what is written."""
+        given = {"attention_mask": torch.ones(1, len(values), dtype=torch.long), name: torch.tensor([values])}
+        kept = self.shape._update_model_kwargs_for_generation(ModelOutput(), given, num_new_tokens=1)[name][0].tolist()
+        return (
+            [*values, *kept[len(values) :] * count] if kept[len(values) :] else super().lengthened(name, values, count)
+        )
 
     def pad_source(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
-        pixels = torch.from_numpy(np.stack([np.asarray(item["pixel_values"]) for item in inputs]))  # [B, 3, H, W]
-        texts = [{name: value for name, value in item.items() if name != "pixel_values"} for item in inputs]
-        return {**(pad_tokens(self.tokenizer, texts, left=left) if texts[0] else {}), "pixel_values": pixels}
+        """Tokens padded; a picture's arrays one behind the other, as the model's processor makes a batch of them."""
+        names = [name for name, value in inputs[0].items() if isinstance(value, Pixels)]
+        texts = [{name: value for name, value in item.items() if name not in names} for item in inputs]
+        batch = pad_tokens(self.tokenizer, texts, left=left) if texts[0] else {}
+        return batch | {name: torch.from_numpy(joined([np.asarray(i[name]) for i in inputs])) for name in names}
 
     def gold(self, row: Row) -> Any:
         return list(row.fields["captions"])
@@ -178,47 +221,79 @@ class ImageCaptioning(Writing):
             kind = pictures.conversion(row.fields["image"].path)
         return replace(example, notes={**example.notes, "converted": kind}) if kind else example
 
-    def _pixels(self, row: Row) -> Pixels:
-        return Pixels(row.fields["image"].digest, partial(self._numbers, row))
+    # What a model reads of a picture
 
-    def _numbers(self, row: Row) -> np.ndarray:
-        """A row's picture as the model reads it, [3, H, W] float32."""
-        picture: Media = row.fields["image"]
-        if (kept := self.kept.get(picture.digest)) is not None:
-            return kept
-        with _named(row):
-            opened = pictures.read(picture.path)
-        numbers = np.asarray(self.extractor(images=opened, return_tensors="np")["pixel_values"][0], dtype=np.float32)
-        if self.kept_bytes + numbers.nbytes <= ROOM:
-            self.kept[picture.digest] = numbers
-            self.kept_bytes += numbers.nbytes
-        return numbers
-
-    def _shape(self, width: int, height: int) -> tuple[int, ...] | None:
-        """The shape of the numbers of a picture of this size; None where they are not [channels, H, W] and no more."""
-        read = self.extractor(images=pictures.library().new("RGB", (width, height)), return_tensors="np")
-        shape = np.shape(read["pixel_values"][0]) if set(read) == {"pixel_values"} else ()
-        return shape if len(shape) == 3 else None
+    @cached_property
+    def shape(self) -> Any:
+        """The model without its weights."""
+        return models.skeleton(self.settings.config, self.settings.auto_model)
 
     @property
     def _mark(self) -> str | None:
         """What stands for a picture in a text, where the processor puts the picture's tokens in its place."""
         return getattr(self.processor, "image_token", None)
 
-    def _prompted(self) -> list[int]:
-        """The tokens of the prompt, the same for each picture: all have one size, and so as many tokens."""
-        text = self.settings.prompt or self.prompt
-        if self._mark is not None:
-            text = text.replace("{image}", self._mark) if "{image}" in text else self._mark + text
-            blank = pictures.library().new("RGB", (48, 32))
-            ids = list(self.processor(images=[blank], text=[text])["input_ids"][0])
+    def _inputs(self, row: Row) -> dict[str, Any]:
+        """The prompt's tokens, and the picture's arrays, which are made when they are wanted."""
+        tokens, names, digest = self.probes[0].tokens, self.probes[0].arrays, row.fields["image"].digest
+        if any(look.tokens != tokens for look in self.probes):  # a larger picture has more tokens
+            if digest not in self.prompts:
+                with _named(row):
+                    look = self._look(pictures.read(row.fields["image"].path))
+                self._keep(row, look.arrays)
+                self.prompts[digest] = look.tokens
+            tokens = self.prompts[digest]
+        return {**tokens, **{name: Pixels(digest, name, partial(self._array, row, name)) for name in names}}
+
+    def _array(self, row: Row, name: str) -> np.ndarray:
+        if (kept := self.kept.get(row.fields["image"].digest)) is not None:
+            return kept[name]
+        with _named(row):
+            opened = pictures.read(row.fields["image"].path)
+        return self._keep(row, self._look(opened).arrays)[name]
+
+    def _keep(self, row: Row, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        digest, size = row.fields["image"].digest, sum(value.nbytes for value in arrays.values())
+        if digest not in self.kept and self.kept_bytes + size <= ROOM:
+            self.kept[digest] = arrays
+            self.kept_bytes += size
+        return arrays
+
+    def _look(self, picture: Any) -> Look:
+        """A picture as the model reads it: by its processor in a prompt, else by its extractor, beside a prompt."""
+        mark, encodes = self._mark, self.settings.config.is_encoder_decoder
+        # Qwen2-VL counts what it writes from the token before it, which must not be one of the picture's
+        text = self.settings.prompt or (self.prompt if mark is None or encodes else f"{self.prompt}\n")
+        plain = text.replace("{image}", "")
+        if mark is None:
+            found = dict(self.extractor(images=picture, return_tensors="np"))
+            width = None
         else:
-            ids = list(self.tokenizer(text.replace("{image}", ""))["input_ids"])
+            marked = text.replace("{image}", mark) if "{image}" in text else mark + text
+            try:
+                found = dict(self.processor(images=[picture], text=[marked]))
+            except ValueError:  # one that puts the mark there itself, and counts two
+                found = dict(self.processor(images=[picture], text=[plain]))
+            width = np.shape(found["input_ids"])
+        known = inspect.signature(self.shape.forward).parameters.keys() - {"labels"}
+        read = {name: np.asarray(value) for name, value in found.items() if name in known}
+        tokens = {name: value[0].tolist() for name, value in read.items() if value.shape == width}
+        if not encodes:
+            tokens = self._opened(tokens or {"input_ids": self.tokenizer(plain)["input_ids"]})
+        arrays = {name: value for name, value in read.items() if name not in tokens and value.shape != width}
+        arrays = {n: v.astype(np.float32) if v.dtype.kind == "f" else v.astype(np.int64) for n, v in arrays.items()}
+        return Look(tokens, arrays)
+
+    def _opened(self, tokens: dict[str, list[int]]) -> dict[str, list[int]]:
+        """A prompt without the end of text behind it, and never empty."""
+        ids = list(tokens["input_ids"])
         if self.form.end and ids[-1:] == self.form.end:
-            ids = ids[:-1]
+            tokens = {name: list(values)[:-1] for name, values in tokens.items()}
         tokenizer = self.tokenizer
         starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, *self.form.end, tokenizer.pad_token_id)
-        return ids or [next(i for i in starts if i is not None)]
+        if not tokens["input_ids"]:
+            return {"input_ids": [next(i for i in starts if i is not None)]}
+        return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}
 
 
 @contextmanager
