@@ -33,6 +33,14 @@ def test_a_recipe_is_named_for_what_it_is(path):
     assert path.stem == f"{loaded.task}-{loaded.method}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_of_the_benchmarks_is_sound_and_named_for_its_output(path):
+    loaded = recipe.load(path)
+    assert loaded.output == path.stem
+    if path.parent.name == "cells":
+        assert path.stem.endswith(f"-{loaded.method}")
+
+
 SMALL = {
     "text-classification": "bert",
     "sentiment-analysis": "bert",
