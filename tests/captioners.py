@@ -59,6 +59,8 @@ PAIRS = ("vit gpt2", "vit bert", "swin gpt2", "deit bert", "git")
 """Those that have no processor for pictures and text together."""
 DECODERS = ("git", "llava", "gemma3", "paligemma", "idefics3", "smolvlm", *QWEN)
 KINDS = (*ENCODER_DECODERS, *DECODERS)
+LOADABLE = tuple(kind for kind in KINDS if kind not in QWEN)
+"""Qwen2-VL's processor reads videos too and is only loaded where torchvision is installed, which the tests do not ask."""
 
 
 def draw(colour: str, shape: str) -> Image.Image:

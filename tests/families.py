@@ -65,7 +65,7 @@ FAMILIES = {
     "summarization": writing("summarization", writers.ENCODER_DECODERS),
     "text-generation": writing("text-generation", writers.DECODERS),
     "image-captioning": Family(
-        captioners.KINDS,
+        captioners.LOADABLE,
         lambda folder, kind, seed: captioners.save(kind, folder, seed),
         lambda file: captioners.write(file.parent, file.name, 6),
         {"generation": {"max_new_tokens": 4}},
