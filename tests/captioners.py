@@ -60,7 +60,7 @@ PAIRS = ("vit gpt2", "vit bert", "swin gpt2", "deit bert", "git")
 DECODERS = ("git", "llava", "gemma3", "paligemma", "idefics3", "smolvlm", *QWEN)
 KINDS = (*ENCODER_DECODERS, *DECODERS)
 LOADABLE = tuple(kind for kind in KINDS if kind not in QWEN)
-"""Qwen2-VL's processor reads videos too and is only loaded where torchvision is installed, which the tests do not ask."""
+"""Qwen2-VL's processor also reads videos: it is loaded only where torchvision is, which the tests do not ask for."""
 
 
 def draw(colour: str, shape: str) -> Image.Image:
