@@ -64,10 +64,8 @@ def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[tor
         passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
                 "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
     )  # fmt: skip
-    student, matching = still(job.model), None
-    if job.matching is not None:
-        matching = still(job.matching)
-        student.add_module("matching", matching)  # its projections train too
+    student = still(job.model)
+    matching = getattr(student, "matching", None)
     trainer = KeelTrainer(
         student, arguments, plan, task=task, objective=job.objective, reference=reference, matching=matching
     )

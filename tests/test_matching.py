@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -299,3 +303,30 @@ def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refuse
     monkeypatch.setattr(surgery, "no_attention_dropout", lambda model: None)
     with pytest.raises(UserError, match="cannot be switched off"):
         kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
+
+
+@pytest.mark.slow  # two processes that import torch: fifteen seconds
+def test_two_processes_learn_one_projection(spec, tmp_path):
+    for name in ("narrow", "teacher"):
+        folder = tmp_path / name
+        if name == "teacher":
+            shutil.copytree(spec["reference"], folder)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # masks differ with the batch
+        (folder / "config.json").write_text(json.dumps(config))
+    spec |= {"reference": "teacher"}
+    spec["training"] |= {"optim": "sgd", "learning_rate": 0.1}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**spec, "output": "two"}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "keeltune", "train", str(tmp_path / "recipe.yaml")],
+        env=environment, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    spec["training"] |= {"batch_size": 8}
+    alone = kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
+    assert logged(tmp_path / "two", "matching") == pytest.approx(logged(alone.folder, "matching"), rel=1e-5)
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (alone.folder, tmp_path / "two"))
+    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)

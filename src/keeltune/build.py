@@ -119,7 +119,7 @@ def _matching(
     autocast: Callable[[], AbstractContextManager[Any]],
     device: str,
 ) -> Matching | None:
-    """The recipe's terms beside D, their projections added to the student (`strip` takes them off again)."""
+    """The recipe's terms beside D, their projections added to the student (which they leave before it is saved)."""
     recipe, task = material.recipe, material.task
     terms = {registry.find("matching", name)(): weight for name, weight in recipe.objective.matching.items()}
     if not terms:
@@ -151,14 +151,8 @@ def _matching(
             noisy = task.forward(student, batch)
             if not matching.distributed(noisy):
                 raise refuse("a student whose attention dropout cannot be switched off", "weights that sum to 1")
-    student.add_module("matching", matching)
+    matching.attach(student)
     return matching
-
-
-def strip(model: Any) -> None:
-    """Takes the projections of matching terms off a trained student: they were a means."""
-    if hasattr(model, "matching"):
-        delattr(model, "matching")
 
 
 def _reference(

@@ -182,7 +182,8 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         )
     trainer.load_best()
     model = job.model
-    build.strip(model)
+    if job.matching is not None:
+        job.matching.detach(model)
     if broken := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
         raise Diverged(f"{broken[0]} and {len(broken) - 1} more weights are not finite; lower learning_rate")
     if spec.lora is not None:

@@ -70,6 +70,28 @@ class Matching(nn.Module):
                         dtype=_full_precision(ours).dtype,
                     )
 
+    def attach(self, student: nn.Module) -> None:
+        """Makes the projections parameters of the student, as `student.matching`.
+
+        DDP wants each parameter used inside the forward pass; theirs are, with nothing taken of them.
+        """
+
+        def use(module: nn.Module, arguments: Any, outputs: Any) -> Any:
+            nothing = [weight[..., :0].sum() for weight in self.parameters()]
+            name = next((f"{s}hidden_states" for s in STACKS if getattr(outputs, f"{s}hidden_states", None)), None)
+            if name is not None and nothing:
+                first, *others = getattr(outputs, name)
+                setattr(outputs, name, (first + torch.stack(nothing).sum().to(first.dtype), *others))
+            return outputs
+
+        student.add_module("matching", self)
+        self._use = student.register_forward_hook(use)
+
+    def detach(self, student: nn.Module) -> None:
+        """Takes them off again: they were a means."""
+        self._use.remove()
+        del student.matching
+
     def ask(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch, with the wish that a model return what is compared."""
         return asking(self.terms, batch)
