@@ -14,9 +14,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ruamel.yaml import YAML
 
-from keeltune import demo, recipe, run
+from keeltune import apply, demo, evaluation, recipe, run
+from keeltune.tasks.task import Task
 
 RECIPES = Path(__file__).parent / "anchors"
 SPLITS = ("train", "validation", "test", "unlabeled")
@@ -60,6 +62,28 @@ def table(asked: list[str], out: Path) -> None:
             )
 
 
+def pairs(asked: list[str], out: Path) -> None:
+    """What a teacher is worth: each taught student against the same student without, on the same resampled rows."""
+    print("\n| taught student | metric | gain over the plain student, paired bootstrap [95 %] |\n| --- | --- | --- |")
+    for name in asked:
+        plain = f"{name.partition('-student-')[0]}-student"
+        if "-student-" in name and finished(out / name) and finished(out / plain):
+            task = apply.open_model(out / name, None).task
+            ours, theirs = (scores(out / run, task) for run in (name, plain))
+            metric = task.metrics[0]
+            gains = ours[metric] - theirs[metric]
+            low, high = np.percentile(gains[1:], [2.5, 97.5])
+            print(f"| {name} | {metric} | {gains[0]:+.3g} [{low:+.3g}, {high:+.3g}] |")
+
+
+def scores(folder: Path, task: Task) -> dict[str, np.ndarray]:
+    """The test metrics, first on all rows, then on each of the same draws of rows."""
+    lines = (folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    statistics = task.statistics([row["prediction"] for row in rows], [row["gold"] for row in rows])
+    return task.scores(np.concatenate([statistics.sum(0, keepdims=True), evaluation.bootstrap(statistics)]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -71,6 +95,7 @@ def main() -> None:
     for name in () if options.table else asked:
         train(name, options.data.resolve(), options.output.resolve())
     table(asked, options.output)
+    pairs(asked, options.output)
 
 
 if __name__ == "__main__":
