@@ -15,7 +15,19 @@ FOLDERS = ("tasks", "references", "divergences", "matching")
 # Lower never imports higher. Files of a line may import those of the lines above it and, without a cycle, each other.
 LAYERS = [
     ["problems"],
-    ["registry", "rows", "display", "formats", "machine", "language", "divergences", "matching", "pictures", "sound"],
+    [
+        "registry",
+        "rows",
+        "display",
+        "formats",
+        "machine",
+        "language",
+        "divergences",
+        "matching",
+        "media",
+        "pictures",
+        "sound",
+    ],
     ["data", "objective", "references", "recipe", "recipe_text", "recipe_fields", "recipe_checks", "reviews"],
     ["audit", "tasks", "families", "models"],
     ["surgery"],

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from keeltune.formats import BOM, READERS, Log, Record, RowProblem, bare, quoted
+from keeltune.media import Media as Media
 from keeltune.problems import Problem, UserError, nearest, shown
 
 __all__ = ["KINDS", "Column", "Row", "RowProblem", "fingerprint", "read", "row_key", "split_share"]
@@ -31,16 +32,6 @@ class Column:
     kind: str = "text"
     required: bool = True
     label: bool = False
-
-
-class Media(str):
-    """A picture's or a recording's path as the data has it, with the file that it names and the digest of its content.
-
-    The digest stands for the path in a row's key: the same picture under another name is the same row.
-    """
-
-    path: Path
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ transparent lies on white, of an animation the first frame counts, 16 bits becom
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,26 +125,6 @@ def _upright(image: Any) -> Any:
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
-
-
-class Pixels:
-    """One array of what a model reads of a picture: made when it is wanted, and equal where file and name are.
-
-    `read` gives the numbers, from memory where they are still there. Examples hold this, not the numbers: a picture's
-    are 600 kB, and its captions share them.
-    """
-
-    def __init__(self, digest: str, name: str, read: Callable[[], np.ndarray]):
-        self.digest, self.name, self._read = digest, name, read
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._read(), dtype=dtype)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pixels) and (self.digest, self.name) == (other.digest, other.name)
-
-    def __hash__(self) -> int:
-        return hash((self.digest, self.name))
 
 
 @dataclass(frozen=True)

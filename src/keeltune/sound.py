@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,25 +59,6 @@ class Recording:
 
         shared = math.gcd(rate, self.rate)
         return np.asarray(resample_poly(self.wave, rate // shared, self.rate // shared), dtype=np.float32)
-
-
-class Heard:
-    """One array of what a model reads of a recording: made when it is wanted, and equal where file and name are.
-
-    Examples hold this, not the numbers: Whisper's are 960 kB a recording.
-    """
-
-    def __init__(self, digest: str, name: str, read: Callable[[], np.ndarray]):
-        self.digest, self.name, self._read = digest, name, read
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._read(), dtype=dtype)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Heard) and (self.digest, self.name) == (other.digest, other.name)
-
-    def __hash__(self) -> int:
-        return hash((self.digest, self.name))
 
 
 def library() -> Any:

@@ -19,7 +19,8 @@ from keeltune import language, models, pictures
 from keeltune.data import Column, Row
 from keeltune.families.tokens import pad_tokens
 from keeltune.families.writing import Writing
-from keeltune.pictures import Look, Pixels, Unreadable, joined
+from keeltune.media import Decoded
+from keeltune.pictures import Look, Unreadable, joined
 from keeltune.problems import Problem, UserError
 from keeltune.tasks.task import Example, Fault
 
@@ -151,7 +152,7 @@ class ImageCaptioning(Writing):
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
         converted = [e for e in examples if "converted" in e.notes]
-        kinds = {next(v for v in e.inputs.values() if isinstance(v, Pixels)): e.notes["converted"] for e in converted}
+        kinds = {next(v for v in e.inputs.values() if isinstance(v, Decoded)): e.notes["converted"] for e in converted}
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds.values()).items()))
         said = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
         return [*super().notices(examples), *said]
@@ -184,7 +185,7 @@ class ImageCaptioning(Writing):
 
     def pad_source(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
         """Tokens padded; a picture's arrays one behind the other, as the model's processor makes a batch of them."""
-        names = [name for name, value in inputs[0].items() if isinstance(value, Pixels)]
+        names = [name for name, value in inputs[0].items() if isinstance(value, Decoded)]
         texts = [{name: value for name, value in item.items() if name not in names} for item in inputs]
         batch = pad_tokens(self.tokenizer, texts, left=left) if texts[0] else {}
         return batch | {name: torch.from_numpy(joined([np.asarray(i[name]) for i in inputs])) for name in names}
@@ -243,7 +244,7 @@ class ImageCaptioning(Writing):
                 self._keep(row, look.arrays)
                 self.prompts[digest] = look.tokens
             tokens = self.prompts[digest]
-        return {**tokens, **{name: Pixels(digest, name, partial(self._array, row, name)) for name in names}}
+        return {**tokens, **{name: Decoded(digest, name, partial(self._array, row, name)) for name in names}}
 
     def _array(self, row: Row, name: str) -> np.ndarray:
         if (kept := self.kept.get(row.fields["image"].digest)) is not None:

@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from keeltune import language, models, sound
-from keeltune.data import Column, Media, Row
+from keeltune.data import Column, Row
 from keeltune.families import vocabulary
 from keeltune.families.ctc import Ctc
 from keeltune.families.seq2seq import Seq2Seq
 from keeltune.families.writing import Writing
+from keeltune.media import Decoded, Media
 from keeltune.problems import Problem, UserError, shown
 from keeltune.rows import IGNORED
-from keeltune.sound import Heard, Unreadable
+from keeltune.sound import Unreadable
 from keeltune.tasks.task import Example, Fault
 
 ROOM = 2**31
@@ -227,7 +228,7 @@ class SpeechRecognition(Writing):
         arrays, digest = self._read(row), row.fields["audio"].digest
         mask = next((value for name, value in arrays.items() if name.endswith("mask")), None)
         size = int(mask.sum()) if mask is not None else max(next(iter(arrays.values())).shape)
-        inputs = {name: Heard(digest, name, partial(self._array, row, name)) for name in arrays}
+        inputs = {name: Decoded(digest, name, partial(self._array, row, name)) for name in arrays}
         return inputs, self.frames(size), self.window is not None and self.facts[digest][2] > self.window
 
     def frames(self, length: int) -> int:
