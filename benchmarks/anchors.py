@@ -30,7 +30,7 @@ def names() -> list[str]:
 
 
 def train(name: str, data: Path, out: Path) -> None:
-    if not finished(out / name):  # a run that was stopped goes on
+    if not run.finished(out / name):  # a run that was stopped goes on
         values: dict[str, Any] = YAML(typ="safe").load((RECIPES / f"{name}.yaml").read_text("utf-8"))
         for split in set(SPLITS) & values["data"].keys():
             values["data"][split] = str(data / values["data"][split])
@@ -39,16 +39,11 @@ def train(name: str, data: Path, out: Path) -> None:
         run.train(recipe.from_dict(values, out), resume=(out / name).is_dir())
 
 
-def finished(folder: Path) -> bool:
-    file = folder / "result.json"
-    return file.is_file() and json.loads(file.read_text("utf-8"))["status"] == "completed"
-
-
 def table(asked: list[str], out: Path) -> None:
     print("| run | test [95 %] | steps | seconds | rows/s | peak GiB |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for name in asked:
-        if finished(out / name):
+        if run.finished(out / name):
             result = json.loads((out / name / "result.json").read_text("utf-8"))
             intervals, done = result["intervals"]["test"], result["training"]
             scores = " · ".join(
@@ -67,7 +62,7 @@ def pairs(asked: list[str], out: Path) -> None:
     print("\n| taught student | metric | gain over the plain student, paired bootstrap [95 %] |\n| --- | --- | --- |")
     for name in asked:
         plain = f"{name.partition('-student-')[0]}-student"
-        if "-student-" in name and finished(out / name) and finished(out / plain):
+        if "-student-" in name and run.finished(out / name) and run.finished(out / plain):
             task = apply.open_model(out / name, None).task
             ours, theirs = (scores(out / run, task) for run in (name, plain))
             metric = task.metrics[0]

@@ -134,7 +134,7 @@ class Bench:
         for name in {app.source, app.target}:
             self.files(app, name)
         folder = self.out / app.cell(method)
-        if not finished(folder):
+        if not run.finished(folder):
             print(f"… {folder.name}", flush=True)
             values = YAML(typ="safe").load((RECIPES / f"{folder.name}.yaml").read_text("utf-8"))
             if values["model"] == demo.HUB_MODEL:
@@ -159,17 +159,12 @@ def asked(row: dict[str, str]) -> dict[str, str]:
     return {"prompt": f"Translate into German: {row['source']}\n", "completion": row["target"]}
 
 
-def finished(folder: Path) -> bool:
-    file = folder / "result.json"
-    return file.is_file() and json.loads(file.read_text("utf-8"))["status"] == "completed"
-
-
 def table(bench: Bench, applications: Sequence[Application]) -> None:
     print("| application | method | metric | trivial answer | test [95 %] | apart | seconds | peak GiB |")
     print("| --- | --- | --- | --- | --- | --- | ---: | ---: |")
     for app in applications:
         for method in METHODS:
-            if not finished(bench.out / app.cell(method)):
+            if not run.finished(bench.out / app.cell(method)):
                 continue
             result = json.loads((bench.out / app.cell(method) / "result.json").read_text("utf-8"))
             name, value, (low, high) = bench.guess(app, method)

@@ -60,7 +60,7 @@ class Bench:
     def run(self, name: str, **spec: Any) -> dict[str, Any]:
         """The run's result; trained now unless it was before."""
         file = self.out / name / "result.json"
-        if not (file.is_file() and json.loads(file.read_text("utf-8"))["status"] == "completed"):
+        if not run.finished(file.parent):
             print(f"… {name}", flush=True)
             values = {"task": "sentiment-analysis", "method": "fine-tuning", **spec, "output": name}
             run.train(recipe.from_dict(values, self.out), overwrite=file.parent.is_dir(), display=Display(quiet=True))

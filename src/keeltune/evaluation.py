@@ -12,6 +12,7 @@ import torch
 
 from keeltune.batching import by_length
 from keeltune.data import Row
+from keeltune.machine import in_eval_mode
 from keeltune.tasks.task import Example, Prediction, Task
 
 RESAMPLES = 1000
@@ -43,16 +44,12 @@ def predict(
     """
     examples = [example for row in encoded for example in row]
     answers: list[Prediction | None] = [None] * len(examples)
-    training = model.training
-    model.eval()
-    try:
+    with in_eval_mode(model):
         for places in by_length(examples, batch_size):
             found = task.predict(model, [examples[i] for i in places], device=device, autocast=autocast)
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
             progress(len(places))
-    finally:
-        model.train(training)
     each = iter(answer for answer in answers if answer is not None)
     return [task.combine([next(each) for _ in row]) for row in encoded]
 

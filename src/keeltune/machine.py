@@ -1,11 +1,11 @@
-"""This machine: its device, how fast it multiplies in which precision, and the context of a forward pass."""
+"""This machine: its device, how fast it multiplies in which precision, and the contexts of a forward pass."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,18 @@ def autocast(precision: str, device: str) -> Callable[[], AbstractContextManager
     if precision == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.split(":")[0], dtype=DTYPES[precision])
+
+
+@contextmanager
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """Eval mode inside; afterwards each module is back in the mode that it had, also where they differed."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def this_device() -> str:

@@ -10,6 +10,29 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+BEGINNINGS = (
+    (b"<!doctype", "an HTML page", "download the {what} again: this is a web page, perhaps an error message"),
+    (b"<html", "an HTML page", "download the {what} again: this is a web page, perhaps an error message"),
+    (b"version https://git-lfs", "a git-lfs pointer instead of the {what}", "run: git lfs pull"),
+)
+"""Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
+
+
+class Unreadable(Exception):
+    """A file that gives no picture or no sound: what kind of fault, what was found and expected, how to mend it."""
+
+    def __init__(self, kind: str, found: str, expected: str, mend: str):
+        super().__init__(found)
+        self.kind, self.found, self.expected, self.mend = kind, found, expected, mend
+
+
+def refuse_pretender(start: bytes, what: str, expected: str) -> None:
+    """Raises `Unreadable` where a file begins as something else than the picture or recording (`what`) it should be."""
+    for beginning, found, mend in BEGINNINGS:
+        if start.lstrip().lower().startswith(beginning):
+            raise Unreadable(f"not a {what}", found.format(what=what), expected, mend.format(what=what))
+
+
 class Media(str):
     """A picture's or a recording's path as the data has it, with the file that it names and the digest of its content.
 

@@ -15,27 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from keeltune.media import Unreadable, refuse_pretender
 from keeltune.problems import Problem, UserError
 
 LIMIT = 100_000_000
 """Pixels of a picture, by its header, above which it is not decoded: 300 MB in memory, from a file of any size."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-
-BEGINNINGS = (
-    (b"<!doctype", "an HTML page", "download the picture again: this is a web page, perhaps an error message"),
-    (b"<html", "an HTML page", "download the picture again: this is a web page, perhaps an error message"),
-    (b"version https://git-lfs", "a git-lfs pointer instead of the picture", "run: git lfs pull"),
-)
-"""Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
-
-
-class Unreadable(Exception):
-    """A file that gives no picture: what kind of fault, what was found and expected, how to mend it."""
-
-    def __init__(self, kind: str, found: str, expected: str, mend: str):
-        super().__init__(found)
-        self.kind, self.found, self.expected, self.mend = kind, found, expected, mend
 
 
 def library() -> Any:
@@ -95,9 +81,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except image_library.UnidentifiedImageError as error:
         with path.open("rb") as stream:
             start = stream.read(64)
-        for beginning, found, mend in BEGINNINGS:
-            if start.lstrip().lower().startswith(beginning):
-                raise Unreadable("not a picture", found, whole, mend) from error
+        refuse_pretender(start, "picture", whole)
         found = f"no picture: it begins with {start[:12]!r}"
         raise Unreadable("not a picture", found, whole, "save the picture once more in one of these formats") from error
     except Exception as error:  # each decoder fails in its own words, and each of them means: the file is broken

@@ -134,7 +134,7 @@ class Coarse(Rows):
                 f"found rows stored at temperature {self.temperature}, expected {temperature}: a coarse distribution "
                 "cannot be tempered again; store it once more at the temperature of the recipe"
             )
-        return _full_precision(self._log_probs[part])
+        return full_precision(self._log_probs[part])
 
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
         return function(self.log_probs(part, temperature))
@@ -213,10 +213,10 @@ def cross_entropy(rows: Rows, targets: Tensor, weights: Tensor | None = None, si
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    logits = _full_precision(logits)
+    logits = full_precision(logits)
     return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=-1)
 
 
-def _full_precision(x: Tensor) -> Tensor:
+def full_precision(x: Tensor) -> Tensor:
     """float32 at least: in bf16 the KL of near-equal distributions comes out negative."""
     return x if x.dtype == torch.float64 else x.float()

@@ -102,9 +102,9 @@ def train(
             display.say(f"warning: {len(material.skipped)} rows skipped; they are listed in {folder / 'skipped.jsonl'}")
         identity = _identity(material)
         checkpoint = _checkpoint(folder, identity, display) if resume else None
-        if resume and (finished := _finished(folder)):
+        if resume and (done := finished(folder)):
             display.say(f"{folder} holds a finished run; nothing is left to do")
-            return finished
+            return done
         transformers.set_seed(recipe.seed)
         job = build.build(material, display)
         if main:
@@ -309,7 +309,8 @@ def _resources(folder: Path) -> Iterator[None]:
         raise
 
 
-def _finished(folder: Path) -> Run | None:
+def finished(folder: Path) -> Run | None:
+    """The run that lies complete in a folder; None where there is none."""
     try:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

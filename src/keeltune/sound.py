@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from keeltune.media import Unreadable, refuse_pretender
 from keeltune.problems import Problem, UserError
 
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
@@ -26,21 +27,6 @@ RATES = (1_000, 768_000)
 CHANNELS = 64
 UNKNOWN = 0xFFFFFFFF
 """The size that a program writes which does not know it yet; the sound then ends where the file does."""
-
-BEGINNINGS = (
-    (b"<!doctype", "an HTML page", "download the recording again: this is a web page, perhaps an error message"),
-    (b"<html", "an HTML page", "download the recording again: this is a web page, perhaps an error message"),
-    (b"version https://git-lfs", "a git-lfs pointer instead of the recording", "run: git lfs pull"),
-)
-"""Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
-
-
-class Unreadable(Exception):
-    """A file that gives no sound: what kind of fault, what was found and expected, how to mend it."""
-
-    def __init__(self, kind: str, found: str, expected: str, mend: str):
-        super().__init__(found)
-        self.kind, self.found, self.expected, self.mend = kind, found, expected, mend
 
 
 @dataclass(frozen=True)
@@ -76,9 +62,7 @@ def read(path: Path) -> Recording:
     soundfile = library()
     content = path.read_bytes()
     whole = "a whole recording (WAV, FLAC, OGG, MP3)"
-    for beginning, found, mend in BEGINNINGS:
-        if content[:64].lstrip().lower().startswith(beginning):
-            raise Unreadable("not a recording", found, whole, mend)
+    refuse_pretender(content[:64], "recording", whole)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             kind, rate, channels, promised = file.format, file.samplerate, file.channels, file.frames

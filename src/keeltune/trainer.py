@@ -33,6 +33,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from keeltune.batching import Plan
+from keeltune.machine import in_eval_mode
 from keeltune.matching.matching import Matching
 from keeltune.objective import Counts, Objective
 from keeltune.problems import Diverged
@@ -235,15 +236,9 @@ class KeelTrainer(Trainer):
         if asked:
             place = f"{self.args.seed}:{self.state.global_step}:{self.args.process_index}:{cut}"
             seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7], "big")
-            modes = [(module, module.training) for module in self.model.modules()]
-            self.model.eval()
-            try:
-                with torch.random.fork_rng(), self.autocast():
-                    torch.manual_seed(seed)
-                    texts = self.task.draw(self.model, [examples[i] for i in asked], str(device))
-            finally:
-                for module, training in modes:
-                    module.training = training
+            with in_eval_mode(self.model), torch.random.fork_rng(), self.autocast():
+                torch.manual_seed(seed)
+                texts = self.task.draw(self.model, [examples[i] for i in asked], str(device))
             for i, example in zip(asked, texts, strict=True):
                 examples[i] = example
         return to_device(self.task.collate(examples), device)
@@ -419,13 +414,8 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     divergence. 3. The counts are those of the encoded rows, and the reference gives as many predictions as the student.
     """
     batch = {**batch, "anchored": torch.ones_like(batch["anchored"])}
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with in_eval_mode(model):
         student = task.rows(task.forward(model, batch), batch)
-    finally:
-        for module, training in modes:
-            module.training = training
     n = len(student)
     labelled, anchored = task.counts(batch)
     _hold("labelled predictions", labelled, batch["encoded"][0])

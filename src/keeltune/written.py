@@ -27,6 +27,7 @@ from keeltune.batching import by_length
 from keeltune.data import Row, row_key
 from keeltune.families.writing import Writing
 from keeltune.fitting import ReferenceFiles
+from keeltune.machine import in_eval_mode
 from keeltune.recipe import Recipe
 from keeltune.rows import IGNORED
 from keeltune.tasks.task import Autocast, Example
@@ -88,9 +89,7 @@ class Targets:
         self.file.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
         missing = list(unique.items())
         examples = [self.writer.encode_scored(row, labelled=False)[0] for _, row in missing]
-        training = model.training
-        model.eval()
-        with self.file.open("a", encoding="utf-8") as stream, torch.inference_mode():
+        with self.file.open("a", encoding="utf-8") as stream, in_eval_mode(model), torch.inference_mode():
             for places in by_length(examples, BATCH):
                 with autocast():
                     count = CANDIDATES if self.interpolated else 1
@@ -101,7 +100,6 @@ class Targets:
                     stream.write(json.dumps({"key": key, "text": self.texts[key]}, ensure_ascii=False) + "\n")
                 stream.flush()
                 progress(len(places))
-        model.train(training)
 
     def _chosen(self, texts: Sequence[str], row: Row) -> str:
         if not self.interpolated:

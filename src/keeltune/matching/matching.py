@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from keeltune.rows import full_precision
+
 STACKS = ("", "encoder_", "decoder_")
 """What the names of a model's outputs start with: a single stack of layers, or those of an encoder-decoder."""
 
@@ -67,7 +69,7 @@ class Matching(nn.Module):
                         theirs.shape[-1],
                         bias=False,
                         device=ours.device,
-                        dtype=_full_precision(ours).dtype,
+                        dtype=full_precision(ours).dtype,
                     )
 
     def attach(self, student: nn.Module) -> None:
@@ -109,7 +111,7 @@ class Matching(nn.Module):
         for term, weight in self.terms.items():
             values = []
             for name, ours, theirs in _pairs(term, student, teacher):
-                ours, theirs = _full_precision(ours), _full_precision(theirs.detach())
+                ours, theirs = full_precision(ours), full_precision(theirs.detach())
                 if name in self.projections:
                     ours = self.projections[name](ours)
                 values.append(term.distance(ours, theirs, real(name, ours, batch)))
@@ -165,7 +167,3 @@ def _layers(outputs: Any, name: str) -> tuple[Tensor, ...]:
 def _positions(layer: Tensor) -> int:
     """T of [B, T, H] or of [B, heads, T, U]."""
     return layer.shape[-2]
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

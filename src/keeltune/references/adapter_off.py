@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from keeltune.machine import in_eval_mode
 from keeltune.references.reference import Autocast, Batch, Forward, Reference, ToRows, call
 from keeltune.rows import Rows
 
@@ -27,12 +28,6 @@ class AdapterOff(Reference):
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with self.model.disable_adapter(), self.autocast():
-                outputs = self.forward(self.model, batch)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with in_eval_mode(self.model), self.model.disable_adapter(), self.autocast():
+            outputs = self.forward(self.model, batch)
         return self.to_rows(outputs, batch)

@@ -19,8 +19,8 @@ from keeltune import language, models, pictures
 from keeltune.data import Column, Row
 from keeltune.families.tokens import pad_tokens
 from keeltune.families.writing import Writing
-from keeltune.media import Decoded
-from keeltune.pictures import Look, Unreadable, joined
+from keeltune.media import Decoded, Unreadable
+from keeltune.pictures import Look, joined
 from keeltune.problems import Problem, UserError
 from keeltune.tasks.task import Example, Fault
 

@@ -22,10 +22,10 @@ from keeltune.families import vocabulary
 from keeltune.families.ctc import Ctc
 from keeltune.families.seq2seq import Seq2Seq
 from keeltune.families.writing import Writing
-from keeltune.media import Decoded, Media
+from keeltune.machine import in_eval_mode
+from keeltune.media import Decoded, Media, Unreadable
 from keeltune.problems import Problem, UserError, shown
 from keeltune.rows import IGNORED
-from keeltune.sound import Unreadable
 from keeltune.tasks.task import Example, Fault
 
 ROOM = 2**31
@@ -343,15 +343,10 @@ class SpeechRecognition(Writing):
         whole = {k: v[:, : sizes[longest]] if k in shapes[0] else v for k, v in whole.items()}
         step = sizes[longest] // max(1, self.frames(sizes[longest])) + 1
         tried = [size for k in range(PROBES) if self.frames(size := sizes[longest] - k * step) > 0]
-        modes = [(module, module.training) for module in model.modules()]
         kind = next(iter(whole.values())).device.type
-        model.eval()
-        try:
-            with torch.no_grad(), torch.autocast(kind, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
-                return any(self._differs(model, whole, shapes[0], size) for size in tried)
-        finally:
-            for module, training in modes:
-                module.training = training
+        precisely = torch.autocast(kind, enabled=False), torch.backends.cudnn.flags(allow_tf32=False)
+        with in_eval_mode(model), torch.no_grad(), precisely[0], precisely[1]:
+            return any(self._differs(model, whole, shapes[0], size) for size in tried)
 
     def _differs(self, model: Any, whole: Mapping[str, Tensor], known: Mapping[str, Any], size: int) -> bool:
         alone = {k: v[:, :size] if k in known else v for k, v in whole.items()}
