@@ -70,6 +70,15 @@ class Plan(Dataset[Any]):
         self._orders: dict[int, list[np.ndarray]] = {}
         self._rounds: dict[tuple[int, int], np.ndarray] = {}
 
+    @property
+    def rows_per_step(self) -> float:
+        """Examples of a step on average, the streams' among them."""
+        return self.step_size + sum(stream.per_step for stream in self.streams)
+
+    def everything(self) -> list[Example]:
+        """All examples that training will ever meet, each once a stream."""
+        return [*self.examples, *(example for stream in self.streams for example in stream.examples)]
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 

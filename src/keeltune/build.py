@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from keeltune import machine, models, newborn, registry, surgery
+from keeltune import cache, machine, models, newborn, registry, surgery
 from keeltune.batching import Plan, Stream
 from keeltune.display import Display
 from keeltune.families.writing import Writing
@@ -38,6 +38,7 @@ class Job:
     model: Any
     half: torch.dtype | None
     reference: Reference | None
+    origin: Origin
     objective: Objective
     matching: Matching | None
     plan: Plan
@@ -46,11 +47,47 @@ class Job:
     device: str
 
 
-def build(material: Material, display: Display | None = None) -> Job:
-    """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit.
+@dataclass(frozen=True)
+class Origin:
+    """Where the reference's answers come from, why, and the cache's facts. A resumed run keeps the first one's."""
 
-    Where the teacher writes targets, it does so here, ahead of training; `display` shows it.
-    """
+    kind: str = "none"
+    reason: str | None = None
+    cache: dict[str, Any] | None = None
+
+
+class Live:
+    """The reference as loaded models: made when someone first asks, and let go when nobody needs it any more."""
+
+    def __init__(self, make: Callable[[], Reference | None]):
+        self._make, self._made = make, False
+        self._reference: Reference | None = None
+
+    def __call__(self) -> Reference:
+        if not self._made:
+            with torch.random.fork_rng():  # training starts from the same random state, whoever was loaded before
+                self._reference, self._made = self._make(), True
+        assert self._reference is not None
+        return self._reference
+
+    def drop(self) -> None:
+        self._reference, self._made = None, False
+
+
+@dataclass
+class Basis:
+    """What a reference and its cache need of a recipe: the student at its start, the plan, how and where models run."""
+
+    student: models.Loaded
+    live: Live
+    plan: Plan
+    precision: str
+    autocast: Callable[[], AbstractContextManager[Any]]
+    device: str
+
+
+def basis(material: Material, display: Display) -> Basis:
+    """Loads the student, has the teacher write the texts that lack, and lays out the plan."""
     recipe, task = material.recipe, material.task
     device = machine.this_device()
     precision = machine.choose_precision(recipe.training.precision, device, world_size())
@@ -77,13 +114,23 @@ def build(material: Material, display: Display | None = None) -> Job:
         )
     task.processor = student.processor  # with its padding token
     task.mark(student.model.config, material.examples["train"])
-    half = None if material.source == NEW else models.half_precision(material.source, material.config)
-    model = student.model.to(device)
-    lora = recipe.training.lora
-    spec = recipe.reference_spec()
-    switchable = lora is not None and material.from_model and spec is not None and spec.origin != "online"
-    reference = None if switchable else _reference(material, student, autocast, device)
-    if lora is not None:
+    student.model.to(device)
+    live = Live(lambda: _reference(material, student, autocast, device))
+    _write_targets(material, live, autocast, device, display)
+    return Basis(student, live, _plan(material), precision, autocast, device)
+
+
+def build(material: Material, display: Display | None = None, origin: str | None = None) -> Job:
+    """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit.
+
+    Where the teacher writes targets or fills a cache, it does so here, ahead of training; `display` shows it.
+    `origin`: where a reference comes from, in the place of `reference.from`: what an earlier start of a run decided.
+    """
+    recipe, task, display = material.recipe, material.task, display or Display(quiet=True)
+    base = basis(material, display)
+    reference, chosen = _chosen(material, base, origin, display)
+    model = base.student.model
+    if lora := recipe.training.lora:
         model = surgery.add_adapter(
             model,
             rank=lora.rank,
@@ -92,24 +139,54 @@ def build(material: Material, display: Display | None = None) -> Job:
             modules=lora.target_modules,
             train_head=task.choices != "tokens",
         )
-    if switchable:
-        _trained_head(student, recipe.where("method"))
-        reference = AdapterOff(model, task.rows, autocast, task.forward)
-    _write_targets(material, reference, autocast, device, display or Display(quiet=True))
-    matching = _matching(material, model, reference, autocast, device)
+    if chosen.kind == AdapterOff.kind:
+        _trained_head(base.student, recipe.where("method"))
+        reference = AdapterOff(model, task.rows, base.autocast, task.forward)
+    half = None if material.source == NEW else models.half_precision(material.source, material.config)
+    matching = _matching(material, model, reference, base.autocast, base.device)
     return Job(
         material,
-        student,
+        base.student,
         model,
         half,
         reference,
-        _objective(recipe),
+        chosen,
+        objective(recipe),
         matching,
-        _plan(material, reference),
-        precision,
-        autocast,
-        device,
+        base.plan,
+        base.precision,
+        base.autocast,
+        base.device,
     )
+
+
+def _chosen(material: Material, base: Basis, decided: str | None, display: Display) -> tuple[Reference | None, Origin]:
+    """The reference, from where the recipe says, or from where it costs least and changes nothing."""
+    spec = material.recipe.reference_spec()
+    if spec is None:
+        return None, Origin()
+    asked = decided or spec.origin
+    switchable = material.recipe.training.lora is not None and material.from_model
+    if asked == AdapterOff.kind:
+        return None, Origin(AdapterOff.kind)
+    examples = base.plan.everything()
+    reason = cache.fits(material, examples)
+    if asked in ("auto", "cached") and reason is None:
+        want = cache.wanted(material, base.precision, examples)
+        store = cache.found(want)
+        pays = asked == "cached" or store is not None
+        if not pays and not switchable and world_size() == 1:
+            passes = material.steps * base.plan.rows_per_step
+            pays, reason = cache.worth(want, material, base.live(), base.device, passes)
+        if pays:
+            if store is None:
+                store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
+            base.live.drop()
+            return cache.opened(store, base.device, base.autocast), Origin("cached", reason, cache.facts(store))
+    if switchable and asked == "auto":
+        return None, Origin(AdapterOff.kind, reason)
+    reference = base.live()
+    return reference, Origin(reference.kind, reason)
 
 
 def _matching(
@@ -189,7 +266,7 @@ def _reference(
 
 def _write_targets(
     material: Material,
-    reference: Reference | None,
+    live: Live,
     autocast: Callable[[], AbstractContextManager[Any]],
     device: str,
     display: Display,
@@ -198,10 +275,8 @@ def _write_targets(
     recipe, task = material.recipe, material.task
     origin = recipe.generation.targets
     wanted = {"unlabeled": material.rows["unlabeled"], "train": material.rows["train"] if origin != "data" else []}
-    if reference is None or not isinstance(task, Writing) or not any(wanted.values()):
+    if recipe.reference_spec() is None or not isinstance(task, Writing) or not any(wanted.values()):
         return
-    teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
-    assert isinstance(teacher, Model)
     for split, rows in wanted.items():
         if not rows:
             continue
@@ -213,6 +288,9 @@ def _write_targets(
             mend = "start once with one process (it may be stopped when training begins), then with several"
             raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, mend))
         if missing:
+            reference = live()
+            teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
+            assert isinstance(teacher, Model)
             with display.bar(f"the teacher writes {split}", missing) as advance:
                 targets.write(teacher.model, rows, device, autocast, advance)
         material.encoded[split] = [targets.examples([row], learnt=split == "train") for row in rows]
@@ -230,7 +308,7 @@ def _trained_head(loaded: models.Loaded, where: str) -> None:
         raise UserError(no_trained_head(loaded.source, loaded.fresh, where))
 
 
-def _objective(recipe: Recipe) -> Objective:
+def objective(recipe: Recipe) -> Objective:
     spec = recipe.objective
     name, parameters = spec.divergence_name, spec.divergence_parameters
     divergence = named(name, **parameters) if parameters else name
@@ -241,10 +319,10 @@ def _objective(recipe: Recipe) -> Objective:
     return Objective(divergence, confidence_weight(weight.confidence, name), spec.temperature, per_label=True)
 
 
-def _plan(material: Material, reference: Reference | None) -> Plan:
+def _plan(material: Material) -> Plan:
     recipe = material.recipe
     step_size = material.batch_size * material.cuts
-    anchored = reference is not None
+    anchored = recipe.reference_spec() is not None
     main = [replace(example, anchored=anchored) for example in material.main_stream]
     pool = [replace(example, anchored=True) for example in material.examples["unlabeled"] if material.examples["train"]]
     streams = [Stream("unlabeled", pool, recipe.data.mix.unlabeled * step_size)]

@@ -71,6 +71,22 @@ def show(
 
 
 @app.command()
+def cache(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compute nothing; check what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Take away what is there first.")] = False,
+) -> None:
+    """Compute the reference's distributions ahead of training, once for all epochs and runs."""
+    from keeltune import precompute, run
+    from keeltune.recipe import load
+
+    facts = precompute.precompute(load(recipe, overrides or []), verify=verify, overwrite=overwrite)
+    if run.is_main_process():
+        precompute.show(facts, Console(highlight=False))
+
+
+@app.command()
 def evaluate(
     model: ModelOrRun,
     data: Annotated[str, typer.Option("--data", help="Labelled rows: a file, a folder or hub:NAME.")],

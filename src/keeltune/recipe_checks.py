@@ -66,8 +66,7 @@ def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
     rule = objective.weight if isinstance(objective.weight, WeightRule) else WeightRule()
     reference = recipe.reference if isinstance(recipe.reference, ReferenceSpec) else ReferenceSpec()
     asked = {
-        "reference.from": reference.origin in ("cached", "served") and f"from: {reference.origin}",
-        "reference.cache": reference.cache and "a cached reference",
+        "reference.from": reference.origin == "served" and f"from: {reference.origin}",
         "data.source.train": source.train and "replay of source rows",
         "data.source.unlabeled": source.unlabeled and "an anchor on source rows",
         "data.source.validation": source.validation and "a control slice",
@@ -239,6 +238,28 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
         yield recipe.problem(
             "reference.from", expected=expected, mend="add training.lora: {rank: 16}, or write from: auto"
         )
+    if reference.origin in ("online", "adapter-off"):
+        defaults = ReferenceSpec()
+        for name in ("cache", "form", "k", "dtype"):
+            if getattr(reference, name) != getattr(defaults, name):
+                expected, mend = f"no {name}: from: {reference.origin} caches nothing", "write from: cached"
+                yield recipe.problem(f"reference.{name}", expected=expected, mend=mend)
+    if reference.origin == "cached":
+        reasons = {
+            "generation.on_policy": recipe.generation.on_policy > 0 and "texts that the student draws are always new",
+            "objective.matching": bool(recipe.objective.matching) and "matching compares the layers of both models",
+        }
+        for field, reason in reasons.items():
+            if reason:
+                expected = f"no {field.split('.')[1]} with a cached reference: {reason}"
+                yield recipe.problem(field, expected=expected, mend="leave it out, or write from: online")
+    if reference.form == "top-k" and recipe.objective.divergence_name == "logit-mse":
+        expected = "full or hidden: logit-mse needs every choice's logit, and the tail of a top-k has none"
+        yield recipe.problem("reference.form", expected=expected, mend="write form: hidden, or another divergence")
+    wrong = {"full": ("int8",), "top-k": ("int8",), "hidden": ()}.get(reference.form, ("int8",))
+    if reference.dtype in wrong:
+        expected = "float32 or float16: only the head's input is kept as int8"
+        yield recipe.problem("reference.dtype", expected=expected, mend="write form: hidden with it, or dtype: auto")
 
 
 def _weight_faults(recipe: Recipe) -> Iterator[Problem]:

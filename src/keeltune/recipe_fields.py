@@ -152,14 +152,25 @@ class ReferenceSpec(Declared):
     origin: Literal["auto", "online", "cached", "adapter-off", "served"] = Field(
         default="auto",
         alias="from",
-        description="Where its answers come from: online, beside the student; adapter-off: the student without its "
-        "adapter; auto: the one of these that fits.",
+        description="Where its answers come from: online, beside the student; cached, computed once, ahead of "
+        "training; adapter-off: the student without its adapter; auto: what measured costs choose, without changing "
+        "what is trained.",
     )
     weight: list[PositiveFloat] | None = Field(
         default=None, description="The weight of each of several models in their average; null: all alike."
     )
     cache: Text | None = Field(
-        default=None, description="The folder of its cached answers; null: one beside the recipe."
+        default=None, description="The folder of its cached answers; null: `.cache/<identity>/` beside the recipe."
+    )
+    form: Literal["auto", "full", "top-k", "hidden"] = Field(
+        default="auto",
+        description="What is cached: full, every choice; top-k, the k likeliest and the mass of the rest; hidden, the "
+        "vocabulary head's input; auto: what measured sizes choose.",
+    )
+    k: PositiveInt = Field(default=64, description="How many choices top-k keeps.")
+    dtype: Literal["auto", "float32", "float16", "int8"] = Field(
+        default="auto",
+        description="How a cached number is kept; auto: float32 (top-k: float16; hidden: as the model has it).",
     )
 
 

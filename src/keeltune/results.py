@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import sys
@@ -19,6 +18,7 @@ from keeltune import __version__, data
 from keeltune.build import Job
 from keeltune.evaluation import Scores
 from keeltune.prepare import world_size
+from keeltune.shards import seal
 from keeltune.trainer import KeelTrainer
 
 
@@ -59,7 +59,8 @@ def result(
         "reference": {
             "kind": job.reference.kind if job.reference is not None else "none",
             "models": [f.source for f in job.material.references] or ([job.material.source] if anchored else []),
-            "cache": None,
+            "cache": job.origin.cache,
+            "reason": job.origin.reason,
         },
         "training": {
             "seconds": seconds,
@@ -150,9 +151,4 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all: written beside, flushed to disk, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".staging-{path.name}")
-    with staging.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(path)
+    seal(path, text.encode())

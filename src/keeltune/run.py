@@ -25,13 +25,14 @@ import transformers
 from transformers import TrainerCallback
 
 from keeltune import __version__, build, data, evaluation, models, prepare, report, results, surgery
-from keeltune.build import Job
+from keeltune.build import Job, Origin
 from keeltune.display import Advance, Display
 from keeltune.fitting import NEW
 from keeltune.prepare import SCORED, Material
 from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
 from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
+from keeltune.shards import differences, refuse_other
 from keeltune.tasks.task import Prediction, to_device
 from keeltune.trainer import SELF_TEST_ROWS, KeelTrainer, self_test, training_arguments
 
@@ -106,11 +107,12 @@ def train(
             display.say(f"{folder} holds a finished run; nothing is left to do")
             return done
         transformers.set_seed(recipe.seed)
-        job = build.build(material, display)
+        job = build.build(material, display, _origin(folder) if checkpoint else None)
         if main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_text(folder / "recipe.yaml", recipe.dump())
             write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
+            _keep_origin(folder, job.origin, resumed=checkpoint is not None)
             _write_skipped(folder, material)
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
@@ -357,6 +359,26 @@ def _identity(material: Material) -> dict[str, Any]:
     }
 
 
+def _origin(folder: Path) -> str | None:
+    """Where the reference of a started run comes from: `auto` is measured once, not again when the run goes on."""
+    try:
+        kept = json.loads((folder / "checkpoints" / "reference.json").read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return {"model": "online", "ensemble": "online", "none": None}.get(kept, kept)
+
+
+def _keep_origin(folder: Path, origin: Origin, *, resumed: bool) -> None:
+    """Notes it; a run that goes on must read the very answers that it began with."""
+    file = folder / "checkpoints" / "reference.json"
+    now = {"kind": origin.kind, "digest": (origin.cache or {}).get("digest")}
+    if resumed and file.is_file() and (then := json.loads(file.read_text(encoding="utf-8"))) != now:
+        refuse_other(
+            folder, {"reference": then}, {"reference": now}, "restore the cache, or start anew with --overwrite"
+        )
+    write_text(file, json.dumps(now))
+
+
 def _checkpoint(folder: Path, identity: dict[str, Any], display: Display) -> Path | None:
     """The newest whole checkpoint of this very run, or None where it has none yet."""
     file = folder / "checkpoints" / "identity.json"
@@ -367,12 +389,12 @@ def _checkpoint(folder: Path, identity: dict[str, Any], display: Display) -> Pat
     problems = [
         Problem(
             str(folder),
-            name,
+            name.removeprefix("recipe."),
             f"{shown(now)} in this recipe, {shown(then)} in the run",
             "the recipe, data and number of processes that the run was started with",
             "undo the change, or start anew with --overwrite",
         )
-        for name, then, now in _differences(stored, json.loads(json.dumps(identity)))
+        for name, then, now in differences(stored, json.loads(json.dumps(identity)))
     ]
     if problems:
         raise StateRefused(problems)
@@ -386,14 +408,6 @@ def _checkpoint(folder: Path, identity: dict[str, Any], display: Display) -> Pat
     return None
 
 
-def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in {**then, **now}:
-            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif then != now:
-        yield name.removeprefix("recipe."), then, now
-
-
 def _headline(job: Job) -> str:
     parameters = sum(p.numel() for p in job.model.parameters() if p.requires_grad)
     parts = [
@@ -403,7 +417,8 @@ def _headline(job: Job) -> str:
         f"{job.precision} on {job.device}",
     ]
     if job.reference is not None:
-        parts.append(f"reference: {job.reference.kind}, weight {job.objective.weight:.3g}")
+        reason = f" ({job.origin.reason})" if job.origin.reason else ""
+        parts.append(f"reference: {job.reference.kind}{reason}, weight {job.objective.weight:.3g}")
     return " · ".join(parts)
 
 

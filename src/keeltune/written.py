@@ -111,7 +111,12 @@ class Targets:
         """The row's input, and with `interpolated` its target too."""
         return row_key(row.fields, [c.name for c in self.task.columns if not c.label or self.interpolated])
 
+    def _answered(self, row: Row) -> Row:
+        """The row with the teacher's text, under the key of its content now: a cache holds answers to contents."""
+        row = self.task.with_target(row, self.texts[self.key(row)])
+        return replace(row, key=row_key(row.fields, [c.name for c in self.task.columns]))
+
     def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
         """The rows with the teacher's texts as examples; not `learnt`: they carry D alone."""
-        made = [e for row in rows for e in self.task.encode(self.task.with_target(row, self.texts[self.key(row)]))]
+        made = [e for row in rows for e in self.task.encode(self._answered(row))]
         return made if learnt else [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -96,8 +96,32 @@ def forward(
     hidden = _by_row(seen, parts, groups)
     for each in logits:  # in the graph with nothing taken of them, as DDP wants each parameter used in the forward pass
         hidden = hidden + each[..., :0].sum().to(hidden.dtype)
-    apply = _as_it_ran(lambda h: behind(head(h[None]))[0], logits[0])
-    return Selected(Projected(hidden, apply, logits[0].shape[-1]), outputs)
+    return Selected(Projected(hidden, Applied(head, behind, logits[0]), logits[0].shape[-1]), outputs)
+
+
+@contextmanager
+def sliced_from(numbers: int) -> Iterator[None]:
+    """Inside, heads are applied in slices from so many numbers of [N, V] on: from 0, rows keep their head's input."""
+    global LARGE
+    before, LARGE = LARGE, numbers
+    try:
+        yield
+    finally:
+        LARGE = before
+
+
+class Applied:
+    """A head with what its model does behind it, in the autocast that it ran in: slices are read outside of it."""
+
+    def __init__(self, head: Any, behind: Behind, like: Tensor):
+        self.head, self.behind, self.kind = head, behind, like.device.type
+        on = torch.is_autocast_enabled(self.kind)
+        self.dtype = torch.get_autocast_dtype(self.kind) if on else None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        within = nullcontext() if self.dtype is None else torch.autocast(self.kind, dtype=self.dtype)
+        with within:
+            return self.behind(self.head(hidden[None]))[0]
 
 
 class Behind(TorchFunctionMode):
@@ -137,6 +161,34 @@ class Behind(TorchFunctionMode):
             alone = self(held[:, -1:])
         return alone.shape == logits[:, -1:].shape and torch.allclose(alone, logits[:, -1:], rtol=1e-5, atol=1e-6)
 
+    def program(self) -> list[tuple[str, float | Tensor | None]] | None:
+        """The steps as names of torch functions with a constant (or none) each; None where one of them is no such step.
+
+        Elementwise in the last dimension: a number, or a tensor of as many numbers as there are choices.
+        """
+        steps: list[tuple[str, float | Tensor | None]] = []
+        now = self.start
+        for func, args, kwargs, result in self.steps:
+            if not any(t is now for t in _tensors((args, kwargs))):
+                continue
+            name, operands = func.__name__.strip("_"), list(args[1:])
+            if kwargs or not args or args[0] is not now or len(operands) > 1 or not isinstance(result, Tensor):
+                return None
+            (operand,) = operands or [None]
+            if isinstance(operand, Tensor):
+                operand = operand.detach()
+                if operand.numel() != operand.shape[-1:].numel():
+                    return None
+                operand = operand.reshape(-1)
+            elif operand is not None and not isinstance(operand, int | float):
+                return None
+            if name not in ("contiguous", "float", "clone"):  # those change no number
+                steps.append((name, operand))
+            now = result
+            if now is self.end:
+                break
+        return steps if now is self.end or not self.steps else None
+
     def __call__(self, output: Tensor) -> Tensor:
         """The logits [1, n, V] that the model makes of its head's `output` [1, n, V]."""
         now = {id(self.start): output}
@@ -174,20 +226,6 @@ def _by_row(found: Sequence[Tensor], parts: Sequence[Tensor], groups: Sequence[S
     device = found[0].device
     rows = [torch.tensor(g, device=device).repeat_interleave(p.sum(1)) for g, p in zip(groups, parts, strict=True)]
     return torch.cat(list(found))[torch.cat(rows).argsort(stable=True)]
-
-
-def _as_it_ran(head: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
-    """The head in the autocast that is on now: slices are read outside of it."""
-    kind = like.device.type
-    if not torch.is_autocast_enabled(kind):
-        return head
-    dtype = torch.get_autocast_dtype(kind)
-
-    def apply(hidden: Tensor) -> Tensor:
-        with torch.autocast(kind, dtype=dtype):
-            return head(hidden)
-
-    return apply
 
 
 def rows(outputs: Any, batch: Mapping[str, Any]) -> Rows:

@@ -1,0 +1,65 @@
+"""What `keeltune cache` does: the reference's answers to all rows, once, ahead of any training; and what it prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune import build, cache, models, prepare
+from keeltune.display import Display
+from keeltune.problems import Problem, StateRefused, UserError
+from keeltune.recipe import Recipe
+from keeltune.run import is_main_process
+
+
+@models.quietly()
+def precompute(
+    recipe: Recipe, *, verify: bool = False, overwrite: bool = False, display: Display | None = None
+) -> dict[str, Any]:
+    """Fills the recipe's cache, or finds it finished; the run folder is neither made nor touched.
+
+    Args:
+        verify: capture nothing; hold what is there against its digests, the recipe, and the live reference.
+        overwrite: take away what lies in the cache's folder first.
+    Returns: the cache's facts, with `divergence`, D(live ‖ cached) in nats a prediction on a sample.
+    Raises: UserError, StateRefused (a cache of something else, or broken), OutOfResources.
+    """
+    if recipe.reference_spec() is None:
+        expected = "distillation or cross-domain: fine-tuning has no reference whose answers could be kept"
+        raise UserError(recipe.problem("method", expected=expected, mend="train it as it is"))
+    display = display or Display(quiet=not is_main_process())
+    material = prepare.gather(recipe, progress=lambda what: display.say(f"{what} …"))
+    base = build.basis(material, display)
+    examples = base.plan.everything()
+    if reason := cache.fits(material, examples):
+        place, mend = recipe.where("reference"), "train with from: online"
+        raise UserError(Problem(place, "reference.from", reason, "answers that stay the same", mend))
+    want = cache.wanted(material, base.precision, examples)
+    if overwrite and is_main_process():
+        cache.remove(want.folder)
+    store = cache.found(want)
+    if store is None and verify:
+        raise StateRefused(Problem(str(want.folder), "reference.cache", "no finished cache", "one", want.command))
+    if store is None:
+        store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
+        store.verify()
+    objective = build.objective(recipe)
+    lost, sampled = cache.divergence_to_live(store, want, material, base.live(), objective, base.device, base.autocast)
+    return {**cache.facts(store), "divergence": lost, "sampled": sampled}
+
+
+def show(facts: dict[str, Any], console: Console) -> None:
+    """The facts as a table."""
+    table = Table("what", "value", title=escape(facts["folder"]))
+    form = facts["form"]
+    table.add_row("form", escape(", ".join(f"{name} {value}" for name, value in form.items())))
+    table.add_row("examples", str(facts["examples"]))
+    table.add_row("predictions", str(facts["predictions"]))
+    table.add_row("size", f"{facts['bytes'] / 2**20:.1f} MiB, {facts['bytes_per_prediction']:.0f} bytes a prediction")
+    table.add_row("probability kept", f"{facts['mass_kept']:.2%}")
+    table.add_row("divergence from the live reference", f"{facts['divergence']:.2e} nats ({facts['sampled']} sampled)")
+    console.print(table)
+    console.print(f"digest {facts['digest']}", soft_wrap=True)
