@@ -28,6 +28,9 @@ from torch import Tensor
 from keeltune import registry
 from keeltune.rows import Rows, slices
 
+PerSlice = Callable[[Tensor, slice], Tensor]
+"""A sum over a slice's predictions, of their log-probabilities [n, C] and the slice that they are."""
+
 
 class Counts(NamedTuple):
     """n_CE, the labelled predictions of an optimizer step (their class weights' sum), and n_D, its anchored ones."""
@@ -68,7 +71,7 @@ class Objective:
 
     def __call__(
         self,
-        cross_entropy: Tensor,
+        cross_entropy: Tensor | PerSlice,
         student: Rows,
         reference: Rows | None = None,
         anchored: Tensor | None = None,
@@ -78,12 +81,14 @@ class Objective:
         """One micro-batch's terms.
 
         Args:
-            cross_entropy: Σ CE of the micro-batch, a sum in nats (`keeltune.rows.cross_entropy`, or a task's own).
+            cross_entropy: Σ CE of the micro-batch, a sum in nats (`keeltune.rows.cross_entropy`, or a task's own); or
+                a function of a slice's log-probabilities [n, C] and the slice that gives its sum: both terms are then
+                made of one reading of the student's rows (`keeltune.rows.sliced_cross_entropy`).
             student: its N predictions. reference: the same N of the reference, or None.
             anchored: [N] bool, the predictions that carry D; None means all.
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
         """
-        divergence = cross_entropy * 0.0 if reference is None else self.total(student, reference, anchored)
+        cross_entropy, divergence = self._sums(cross_entropy, student, reference, anchored)
         loss = _per(cross_entropy, counts.cross_entropy)
         if reference is not None and self.weight:
             held = self._step_weight(counts) * _per(divergence, counts.divergence)
@@ -92,6 +97,34 @@ class Objective:
 
     def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
         """T² · Σ D(student_T ‖ reference_T) over the anchored predictions: a scalar in nats, slice by slice."""
+        compare, t = self._comparison(student, reference, anchored), self.temperature
+        parts = [student.use(part, partial(compare, part=part), t) for part in slices(student, self.size)]
+        return torch.stack(parts).sum() * t**2
+
+    def _sums(
+        self, cross_entropy: Tensor | PerSlice, student: Rows, reference: Rows | None, anchored: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Σ CE and T² · Σ D; D is 0 without a reference."""
+        if isinstance(cross_entropy, Tensor):
+            nothing = cross_entropy * 0.0
+            return cross_entropy, nothing if reference is None else self.total(student, reference, anchored)
+        compare = None if reference is None else self._comparison(student, reference, anchored)
+        t = self.temperature
+
+        def both(log_probs: Tensor, part: slice) -> Tensor:
+            ce = cross_entropy(log_probs, part)
+            if compare is None:
+                return torch.stack([ce, ce * 0.0])
+            held = log_probs if self.weight else log_probs.detach()  # only watched at weight 0
+            tempered = held if t == 1.0 else torch.log_softmax(held / t, dim=-1)
+            return torch.stack([ce, compare(tempered, part) * t**2])
+
+        parts = [student.use(part, partial(both, part=part)) for part in slices(student, self.size)]
+        ce, divergence = torch.stack(parts).sum(0)
+        return ce, divergence
+
+    def _comparison(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
+        """Σ D of a slice, from the student's log-probabilities there (at the objective's temperature)."""
         if len(student) != len(reference):
             raise ValueError(
                 f"found {len(reference)} predictions of the reference, expected the student's {len(student)}"
@@ -108,9 +141,7 @@ class Objective:
                 ours, theirs = ours[anchored[part]], theirs[anchored[part]]
             return self.function(ours, theirs).sum()
 
-        t = self.temperature
-        parts = [student.use(part, partial(compare, part=part), t) for part in slices(student, self.size)]
-        return torch.stack(parts).sum() * t**2
+        return compare
 
     @property
     def function(self) -> Callable[[Tensor, Tensor], Tensor]:

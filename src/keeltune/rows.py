@@ -12,9 +12,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 IGNORED = -100
@@ -140,11 +142,31 @@ class Coarse(Rows):
         return function(self.log_probs(part, temperature))
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        ids = self.ids[part]
-        rest = log_probs.scatter(-1, ids, -torch.inf)
-        empty = (rest == -torch.inf).all(-1, keepdim=True)  # k = C: logsumexp of nothing has a NaN gradient
-        tail = rest.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
-        return torch.cat([log_probs.gather(-1, ids), tail], dim=-1)
+        outcomes: Tensor = _Outcomes.apply(log_probs, self.ids[part])  # type: ignore[no-untyped-call]
+        return outcomes
+
+
+class _Outcomes(torch.autograd.Function):
+    """log P of k choices and of all the others together: [n, C], ids [n, k] -> [n, k + 1].
+
+    log tail = log Σ p over the others, never log(1 − Σ p of the kept), which rounds to nothing. One pass over [n, C]
+    each way, where autograd would make a dozen of gather, scatter and logsumexp. No others, or none with any
+    probability: the tail is −inf and has no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, ids: Tensor) -> Tensor:
+        rest = log_probs.exp().scatter_(-1, ids, 0.0)
+        mass = rest.sum(-1, keepdim=True)
+        ctx.save_for_backward(rest, mass, ids)
+        return torch.cat([log_probs.gather(-1, ids), mass.log()], dim=-1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        rest, mass, ids = ctx.saved_tensors
+        share = torch.where(mass > 0, gradient[:, -1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny), 0.0)
+        return (rest * share).scatter_(-1, ids, gradient[:, :-1]), None
 
 
 class Mixture(Rows):
@@ -199,12 +221,24 @@ def nll(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int | 
     Args: `targets` [N], IGNORED where there is no label; `weights` [N] or None for ones.
     """
 
-    def of_slice(log_probs: Tensor, target: Tensor) -> Tensor:
-        picked = log_probs.gather(-1, target.clamp_min(0)[:, None]).squeeze(-1)
-        return torch.where(target == IGNORED, 0.0, -picked)
-
-    losses = torch.cat([rows.use(part, partial(of_slice, target=targets[part])) for part in slices(rows, size)])
+    losses = torch.cat([rows.use(part, partial(_picked, targets=targets[part])) for part in slices(rows, size)])
     return losses if weights is None else losses * weights
+
+
+def _picked(log_probs: Tensor, targets: Tensor) -> Tensor:
+    """−log P(y|x) of a slice [n, C] -> [n], 0 where there is no label."""
+    picked = log_probs.gather(-1, targets.clamp_min(0)[:, None]).squeeze(-1)
+    return torch.where(targets == IGNORED, 0.0, -picked)
+
+
+def sliced_cross_entropy(targets: Tensor, weights: Tensor | None = None) -> Callable[[Tensor, slice], Tensor]:
+    """Σ −w · log P(y|x) of a slice as a function of its log-probabilities [n, C]; what `cross_entropy` sums up."""
+
+    def of_slice(log_probs: Tensor, part: slice) -> Tensor:
+        losses = _picked(log_probs, targets[part])
+        return (losses if weights is None else losses * weights[part]).sum()
+
+    return of_slice
 
 
 def cross_entropy(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int | None = None) -> Tensor:

@@ -264,9 +264,9 @@ class KeelTrainer(Trainer):
             assert isinstance(self.reference, Model)
             theirs = self.reference.outputs(asked)
             reference, matched = self.reference.read(theirs, inputs), self.matching(outputs, theirs, inputs)
-        terms = self.objective(
-            self.task.cross_entropy(rows, inputs), rows, reference, inputs["anchored"], counts=Counts(n_ce, n_d)
-        )
+        sliced = self.task.sliced_cross_entropy(inputs)
+        cross_entropy_of = self.task.cross_entropy(rows, inputs) if sliced is None else sliced
+        terms = self.objective(cross_entropy_of, rows, reference, inputs["anchored"], counts=Counts(n_ce, n_d))
         total = terms.loss + matched / n_b
         sums = torch.stack([terms.cross_entropy, terms.divergence, matched, total])
         cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four

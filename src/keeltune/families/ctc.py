@@ -68,6 +68,9 @@ class Ctc(Form):
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return self.each(rows, batch).sum()
 
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> None:
+        return None
+
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         return [float(value) for value in self.each(rows, batch).detach()]
 

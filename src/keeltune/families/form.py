@@ -7,7 +7,7 @@ its form says the rest. Shapes: B examples, S source and T target tokens, N pred
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,9 @@ class Form(ABC):
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return Task.cross_entropy(self.task, rows, batch)
+
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> Callable[[Tensor, slice], Tensor] | None:
+        return Task.sliced_cross_entropy(self.task, batch)
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""

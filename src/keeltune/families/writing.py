@@ -133,6 +133,9 @@ class Writing(Task):
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return self.form.cross_entropy(rows, batch)
 
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> Callable[[Tensor, slice], Tensor] | None:
+        return self.form.sliced_cross_entropy(batch)
+
     @property
     def draws(self) -> bool:
         return type(self.form).sample is not Form.sample

@@ -1,0 +1,209 @@
+"""What a cached reference costs: an epoch beside plain fine-tuning and beside the online reference; capture; bytes.
+
+    python benchmarks/cache_cost.py DATA_FOLDER OUTPUT_FOLDER [--only classifier tagger decoder] [--rounds 3]
+
+A case is a student, a teacher of the same size, and rows of `DATA_FOLDER`. Its arms (no reference, the reference
+online, cached in each form that the case names) train the same micro-batches for the same steps, in turns, every round
+in another order; a ratio is the median over the rounds of seconds beside plain's in the same round, as the Trainer
+counts them (fetching a step's batches to its optimizer step). `capture` is the reference's forward passes with all that
+is written, beside the bare forward passes of the same batches (to the logits; where the head's input is kept, to that).
+Run it with nothing else running.
+
+    classifier   MiniLM on SST-2, C = 2                            full
+    tagger       MiniLM on PropBank EWT, C = its tags              full
+    decoder      GPT-2 of 12 M weights beside its vocabulary, V = 50,257, random: top-k (k = 64), hidden, hidden int8
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from keeltune import build, cache, demo, prepare, recipe, run, shards
+from keeltune.display import Display
+from keeltune.rows import Projected, slices
+from keeltune.trainer import KeelTrainer, training_arguments
+
+QUIET = Display(quiet=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    task: str
+    file: str
+    rows: int
+    steps: int
+    batch_size: int
+    forms: dict[str, dict[str, Any]]
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "classifier": Case("sentiment-analysis", "sentiment-sst2", 640, 20, 32, {"full": {"form": "full"}}),
+    "tagger": Case("semantic-role-labeling", "srl-ewt", 320, 10, 32, {"full": {"form": "full"}}),
+    "decoder": Case(
+        "translation", "translation-multi30k-en-de", 64, 8, 8,
+        {"top-k": {"form": "top-k", "k": 64}, "hidden": {"form": "hidden"},
+         "hidden int8": {"form": "hidden", "dtype": "int8"}},
+        {"max_length": 128, "target_max_length": 48},
+    ),
+}  # fmt: skip
+
+
+def model_of(name: str, out: Path) -> str:
+    """The case's model: a folder, made once. A tagger's or a classifier's head is trained for a step: it must be."""
+    case, folder = CASES[name], out / f"{name}-model"
+    if (folder / "config.json").is_file() or run.finished(folder):
+        return str(folder)
+    if name == "decoder":
+        from tokenizers import ByteLevelBPETokenizer  # ty: ignore
+
+        texts = [line["source"] + "\n" + line["target"] for line in lines(out / name / "train.jsonl")]
+        made = ByteLevelBPETokenizer()
+        made.train_from_iterator(texts, vocab_size=2000, special_tokens=["<|endoftext|>"])
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=made._tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>",
+            bos_token="<|endoftext|>", model_max_length=256,
+        )  # fmt: skip
+        config = transformers.GPT2Config(vocab_size=50_257, n_embd=384, n_layer=6, n_head=6, n_positions=256)
+        torch.manual_seed(0)
+        transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+    values = {"task": case.task, "method": "fine-tuning", "model": demo.encoder_path(), "output": str(folder),
+              "data": {"train": str(out / name / "train.jsonl")}, "training": {"max_steps": 1}}  # fmt: skip
+    run.train(recipe.from_dict(values, out), display=QUIET)
+    return str(folder)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def rows_of(name: str, data: Path, out: Path) -> None:
+    case, file = CASES[name], out / name / "train.jsonl"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (source, *_) = sorted((data / case.file).glob("train.jsonl*"))
+        raw = source.read_bytes()
+        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
+        file.write_text("\n".join(text.splitlines()[: case.rows]) + "\n", "utf-8")
+
+
+def job_of(name: str, out: Path, reference: dict[str, Any] | None) -> build.Job:
+    case, model = CASES[name], model_of(name, out)
+    values = {
+        "task": case.task,
+        "method": "fine-tuning" if reference is None else "distillation",
+        "model": model,
+        **({} if reference is None else {"reference": {"model": model, **reference}}),
+        "data": {"train": str(out / name / "train.jsonl")},
+        "training": {"max_steps": case.steps, "batch_size": case.batch_size},
+        "output": "unused",
+        **case.fields,
+    }
+    return build.build(prepare.gather(recipe.from_dict(values, out)), QUIET)
+
+
+def seconds(job: build.Job, start: dict[str, torch.Tensor], folder: Path) -> float:
+    """Training's own seconds, from the same weights each time."""
+    job.model.load_state_dict(start, strict=False)
+    spec = job.material.recipe.training
+    arguments = training_arguments(
+        folder, batch_size=job.material.batch_size, accumulation=1, epochs=1, max_steps=spec.max_steps, every=None,
+        learning_rate=1e-5, seed=0, passed={"save_strategy": "no"},
+    )  # fmt: skip
+    trainer = KeelTrainer(job.model, arguments, job.plan, task=job.material.task, objective=job.objective,
+                          reference=job.reference, autocast=job.autocast)  # fmt: skip
+    trainer.train()
+    return trainer.ledger.seconds
+
+
+def epochs(name: str, out: Path, rounds: int) -> None:
+    case = CASES[name]
+    arms: dict[str, dict[str, Any] | None] = {"plain": None, "online": {"from": "online"}}
+    arms |= {form: {"from": "cached", **how} for form, how in case.forms.items()}
+    jobs = {arm: job_of(name, out, reference) for arm, reference in arms.items()}
+    folder = Path(model_of(name, out))
+    weights = next(p for p in (folder / "model.safetensors", folder / "model" / "model.safetensors") if p.is_file())
+    start = load_file(weights)
+    times: dict[str, list[float]] = {arm: [] for arm in jobs}
+    for number in range(rounds + 1):  # the first is not counted
+        order = list(jobs)[number % len(jobs) :] + list(jobs)[: number % len(jobs)]
+        for arm in order:
+            spent = seconds(jobs[arm], start, out / "trainer")
+            if number:
+                times[arm].append(spent)
+    for arm, spent in times.items():
+        ratios = [mine / plain for mine, plain in zip(spent, times["plain"], strict=True)]
+        stored = jobs[arm].origin.cache
+        said = "–" if stored is None else f"{stored['bytes_per_prediction']:.0f}"
+        print(f"| {name} | {arm} | {statistics.median(spent):.2f} | {statistics.median(ratios):.3f} "
+              f"({min(ratios):.3f}–{max(ratios):.3f}) | {said} | {jobs[arm].precision} |", flush=True)  # fmt: skip
+
+
+def capture(name: str, out: Path, rounds: int) -> None:
+    """Seconds of a capture, all of it (answers, columns, digests, files), beside the bare forward passes."""
+    case = CASES[name]
+    job = job_of(name, out, {"from": "online"})
+    assert job.reference is not None
+    task = job.material.task
+    for arm, how in case.forms.items():
+        job.material.recipe = recipe.from_dict(
+            {**job.material.recipe.model_dump(by_alias=True, exclude_unset=True),
+             "reference": {"model": model_of(name, out), "from": "cached", **how}}, out)  # fmt: skip
+        want = cache.wanted(job.material, job.precision, job.plan.everything())
+        form, *_ = cache.chosen(want, job.material, job.reference, job.device)
+        parts = cache.cut(want.examples, task, form, cache.choices_of(job.material))
+        times: dict[str, list[float]] = {"bare": [], "capture": []}
+        for number in range(rounds + 1):
+            begun = time.perf_counter()
+            for part in parts:
+                for first in range(0, len(part), cache.BATCH):
+                    rows = cache.answers(part[first : first + cache.BATCH], task, job.reference, form, job.device)
+                    for some in slices(rows) if isinstance(rows, Projected) and form.kind != "hidden" else ():
+                        with torch.no_grad():
+                            rows.head(rows.hidden[some])
+            bare = time.perf_counter() - begun
+            begun = time.perf_counter()
+            for place, part in enumerate(parts):
+                tensors, _ = cache.shard_of(part, want.contents, task, job.reference, form,
+                                                cache.choices_of(job.material), job.device)  # fmt: skip
+                shards.seal(out / shards.shard_name(place), shards.save(tensors))
+            if number:
+                times["bare"].append(bare)
+                times["capture"].append(time.perf_counter() - begun)
+        share = statistics.median(b / c for b, c in zip(times["bare"], times["capture"], strict=True))
+        spent = {what: statistics.median(each) for what, each in times.items()}
+        print(f"| {name} | capture, {arm} | {spent['capture']:.2f} | {share:.1%} of the bare forward passes' speed "
+              f"({spent['bare']:.2f} s) | | {job.precision} |", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    out = options.output.resolve()
+    print("| case | arm | seconds | beside plain (rounds) | bytes a prediction | precision |")
+    print("| --- | --- | ---: | --- | ---: | --- |")
+    for name in options.only:
+        rows_of(name, options.data.resolve(), out)
+        epochs(name, out, options.rounds)
+        capture(name, out, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
