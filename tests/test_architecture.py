@@ -19,6 +19,7 @@ LAYERS = [
         "registry",
         "rows",
         "display",
+        "endpoint",
         "formats",
         "machine",
         "language",
