@@ -1,8 +1,8 @@
 """A server around a small random model that answers as vLLM's does, and that can be told to misbehave.
 
-Run as a script: it prints its port on 127.0.0.1 and serves until its stdin is closed. The first part of a path is the
-fault, the second any name: `http://127.0.0.1:PORT/short/1` answers with a position too few. A fault with a count, such
-as `busy`, counts by that name.
+Run as a script (with a model's folder, where it is to serve that one): it prints its port on 127.0.0.1 and serves until
+its stdin is closed. The first part of a path is the fault, the second any name: `http://127.0.0.1:PORT/short/1` answers
+with a position too few. A fault with a count, such as `busy`, counts by that name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 VOCABULARY = 140_000
 POSITIONS = 40
@@ -226,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    Handler.model = teacher()
+    Handler.model = teacher() if len(sys.argv) < 2 else AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -18,7 +18,7 @@ import keeltune as kt
 from keeltune import build, cache, divergences, kept_head, precompute, prepare, recipe, run, shards
 from keeltune.display import Display
 from keeltune.families import vocabulary
-from keeltune.problems import OutOfResources, StateRefused, UserError
+from keeltune.problems import OutOfResources, StateRefused, Stopped, UserError
 from keeltune.references.cached import Cached, Full, Hidden, TopK
 from keeltune.reviews import make_reviews
 from keeltune.rows import Coarse, Dense, Projected
@@ -553,6 +553,82 @@ def test_the_divergence_is_computed_on_the_cached_rows(tmp_path, given, monkeypa
             assert answers.setdefault(key, line).equal(line)
     assert len(answers) == 40
     assert len({tuple(line.tolist()) for line in answers.values()}) > 30
+
+
+# A teacher behind a server
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A recipe whose teacher is served by a real process, and the same teacher as a folder."""
+    values = spec_of(tmp_path, "text-generation", "gpt2", "distillation") | {"output": "out"}
+    command = [sys.executable, "-m", "tests.served_teacher", str(tmp_path / "teacher")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        values["reference"] = {"model": "teacher", "from": "served", "k": 20, "dtype": "float32",
+                               "url": f"http://127.0.0.1:{int(process.stdout.readline())}"}  # fmt: skip
+        yield values, process
+        process.stdin.close()
+        process.wait(10)
+
+
+def test_a_served_teacher_fills_the_cache_and_training_does_not_wait_for_it(tmp_path, served):
+    """The same top-k as the folder gives, and then the same training, with the server gone."""
+    values, process = served
+    facts = filled(values, tmp_path)
+    assert facts["form"]["name"] == "top-k"
+    process.kill()
+    process.wait(10)
+    by_server = train(values, tmp_path)
+    assert by_server.result["reference"]["kind"] == "served"
+    assert by_server.result["reference"]["models"] == ["teacher"]
+    kept_here = {"model": "teacher", "from": "cached", "form": "top-k", "k": 20, "dtype": "float32"}
+    by_folder = train(values, tmp_path, reference=kept_here, output="b")
+    assert losses(by_server) == pytest.approx(losses(by_folder), rel=1e-4, abs=1e-6)
+    assert facts["mass_kept"] == pytest.approx(by_folder.result["reference"]["cache"]["mass_kept"], abs=1e-6)
+    assert by_server.result["objective"]["divergence"] > 1e-5
+
+
+def test_a_server_that_goes_away_is_waited_for_and_then_left_with_all_that_is_done(tmp_path, served, monkeypatch):
+    values, process = served
+    monkeypatch.setattr(cache, "SHARD_EXAMPLES", 2)
+    monkeypatch.setattr("keeltune.endpoint.time.sleep", lambda seconds: None)
+    original, shards_of = cache.shard_of, []
+
+    def dying(*args, **kwargs):
+        if len(shards_of) == 2:
+            process.kill()
+            process.wait(10)
+        shards_of.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(cache, "shard_of", dying)
+    with pytest.raises(Stopped):
+        filled(values, tmp_path)
+    assert len(list(tmp_path.glob(".cache/*/shard-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "needle"),
+    [
+        ({"reference__url": None}, "where the server is"),
+        ({"objective__temperature": 2.0}, "at temperature 1"),
+        ({"reference__form": "hidden"}, "a server gives the likeliest tokens"),
+        ({"reference__from": "cached"}, "without from: served"),
+        ({"reference__url": "http://user:secret@127.0.0.1:1"}, "user"),
+        ({"reference__url": "http://example.org"}, "allow"),
+    ],
+)
+def test_what_a_server_cannot_do_is_refused(tmp_path, changes, needle):
+    values = spec_of(tmp_path, "text-generation", "gpt2", "distillation") | {"output": "out"}
+    values["reference"] = {"model": "teacher", "from": "served", "url": "http://127.0.0.1:9"}
+    with pytest.raises(UserError, match=needle):
+        filled(values, tmp_path, **changes)
+
+
+def test_classes_are_not_asked_of_a_server(tmp_path, given):
+    reference = {"model": "teacher", "from": "served", "url": "http://127.0.0.1:9"}
+    with pytest.raises(UserError, match="a decoder's text alone"):
+        train(given, tmp_path, reference=reference)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference
+from keeltune.references.served import Served
 from keeltune.tasks.task import DRAWN, Task, to_device
 from keeltune.written import Targets
 
@@ -171,10 +172,12 @@ def _chosen(material: Material, base: Basis, decided: str | None, display: Displ
         return None, Origin(AdapterOff.kind)
     examples = base.plan.everything()
     reason = cache.fits(material, examples)
-    if asked in ("auto", "cached") and reason is None:
+    if reason is not None and asked in ("cached", "served"):
+        raise unkept(material, reason)
+    if asked in ("auto", "cached", "served") and reason is None:
         want = cache.wanted(material, base.precision, examples)
         store = cache.found(want)
-        pays = asked == "cached" or store is not None
+        pays = asked != "auto" or store is not None
         if not pays and not switchable and world_size() == 1:
             passes = material.steps * base.plan.rows_per_step
             pays, reason = cache.worth(want, material, base.live(), base.device, passes)
@@ -182,11 +185,18 @@ def _chosen(material: Material, base: Basis, decided: str | None, display: Displ
             if store is None:
                 store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
             base.live.drop()
-            return cache.opened(store, base.device, base.autocast), Origin("cached", reason, cache.facts(store))
+            kind = "served" if asked == "served" else "cached"
+            return cache.opened(store, base.device, base.autocast), Origin(kind, reason, cache.facts(store))
     if switchable and asked == "auto":
         return None, Origin(AdapterOff.kind, reason)
     reference = base.live()
     return reference, Origin(reference.kind, reason)
+
+
+def unkept(material: Material, reason: str) -> UserError:
+    """Why no cache can stand for this recipe's reference."""
+    place, mend = material.recipe.where("reference"), "write from: online"
+    return UserError(Problem(place, "reference.from", reason, "answers that stay the same from epoch to epoch", mend))
 
 
 def _matching(
@@ -239,6 +249,10 @@ def _reference(
     spec = recipe.reference_spec()
     if spec is None:
         return None
+    if spec.origin == "served":
+        assert isinstance(spec.model, str) and spec.url is not None
+        choices = cache.choices_of(material)
+        return Served(spec.url, spec.model, min(spec.k, choices), vocabulary=choices, allow_host=spec.allow_host or "")
     if material.from_model:
         _trained_head(student, recipe.where("method"))
         return Model(copy.deepcopy(student.model).to(device), task.rows, autocast, forward=task.forward)

@@ -31,6 +31,7 @@ from torch import Tensor
 from keeltune import models, shards
 from keeltune.display import Display
 from keeltune.families import vocabulary
+from keeltune.families.causal import Causal
 from keeltune.fitting import NEW
 from keeltune.kept_head import HEAD_FILE, Head
 from keeltune.media import Decoded
@@ -39,6 +40,7 @@ from keeltune.prepare import Material, world_size
 from keeltune.problems import OutOfResources, Problem, StateRefused, UserError
 from keeltune.references.cached import Cached, Form, Full, Hidden, TopK
 from keeltune.references.reference import Autocast, Reference
+from keeltune.references.served import Served
 from keeltune.rows import Projected, Rows
 from keeltune.shards import Store, Writer
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
@@ -85,7 +87,9 @@ def wanted(material: Material, precision: str, examples: Iterable[Example]) -> W
     unique = {example.key: example for example in examples}
     asked = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
     choices = choices_of(material)
-    if spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
+    if spec.origin == "served":
+        asked |= {"form": "top-k"}
+    elif spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
         asked = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
     identity = identity_of(material, precision)
     name = hashlib.sha256(shards.canonical([identity, asked]).encode()).hexdigest()[:16]
@@ -100,14 +104,14 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
     recipe, settings, task = material.recipe, material.task.settings, material.task
     spec = recipe.reference_spec()
     assert spec is not None
-    sources = [files.source for files in material.references] or [material.source]
+    served = [{"served": spec.model}] if spec.origin == "served" else []
+    sources = [files.source for files in material.references] or ([] if served else [material.source])
     layers = getattr(recipe.model, "layers", None) if material.from_model else None
     tokenizer = task.tokenizer
     return {
         "version": VERSION,
-        "reference": [
-            {"sha256": weights_digest(source), **({} if layers is None else {"layers": layers})} for source in sources
-        ],
+        "reference": served
+        or [{"sha256": weights_digest(source), **({} if layers is None else {"layers": layers})} for source in sources],
         "weight": spec.weight,
         "tokenizer": vocabulary_digest(tokenizer),
         "template": _digest_or_none(getattr(tokenizer, "chat_template", None)),
@@ -234,11 +238,13 @@ def capture(
     display.say(f"reference: cached as {reason}")
     choices = choices_of(material)
     parts = cut(want.examples, task, form, choices)
-    head_facts = {} if head is None else {"head": head.facts()}
+    more = {} if head is None else {"head": head.facts()}
+    if isinstance(reference, Served):
+        more["served"] = reference.identity()
     _room(want.folder, sum(_bytes(task, form, part, choices) for part in parts))
     writer = Writer(
         want.folder,
-        {"version": VERSION, "identity": want.identity, "form": form.facts(), "choices": choices, **head_facts},
+        {"version": VERSION, "identity": want.identity, "form": form.facts(), "choices": choices, **more},
         len(parts),
         want.mend,
     )
@@ -249,6 +255,8 @@ def capture(
     with display.bar("the reference answers", sum(len(parts[number]) for number in mine)) as advance:
         for number in mine:
             tensors, facts = shard_of(parts[number], want.contents, task, reference, form, choices, device, advance)
+            if isinstance(reference, Served):
+                reference.verify()  # what was answered is one teacher's
             writer.write(number, tensors, facts)
     if rank == 0:
         _wait(lambda: not writer.missing(), "the other processes' shards")
@@ -423,6 +431,10 @@ def fits(material: Material, examples: Iterable[Example]) -> str | None:
         return "matching compares the layers of both models"
     if material.source == NEW and material.from_model:
         return "a new model"
+    spec, form = material.recipe.reference_spec(), getattr(material.task, "form", None)
+    of_text = isinstance(form, Causal) and material.task.reads == "text"
+    if spec is not None and spec.origin == "served" and not of_text:
+        return "a server answers to a decoder's text alone"
     return None
 
 

@@ -26,10 +26,7 @@ import torch
 from torch import Tensor
 
 from keeltune import registry
-from keeltune.rows import Rows, slices
-
-PerSlice = Callable[[Tensor, slice], Tensor]
-"""A sum over a slice's predictions, of their log-probabilities [n, C] and the slice that they are."""
+from keeltune.rows import PerSlice, Rows, slices
 
 
 class Counts(NamedTuple):

@@ -35,8 +35,7 @@ def precompute(
     base = build.basis(material, display)
     examples = base.plan.everything()
     if reason := cache.fits(material, examples):
-        place, mend = recipe.where("reference"), "train with from: online"
-        raise UserError(Problem(place, "reference.from", reason, "answers that stay the same", mend))
+        raise build.unkept(material, reason)
     want = cache.wanted(material, base.precision, examples)
     if overwrite and is_main_process():
         cache.remove(want.folder)
@@ -46,8 +45,10 @@ def precompute(
     if store is None:
         store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
         store.verify()
-    objective = build.objective(recipe)
-    lost, sampled = cache.divergence_to_live(store, want, material, base.live(), objective, base.device, base.autocast)
+    lost, sampled = None, 0
+    if "served" not in store.manifest:  # a server's answers are as coarse as what is kept of them
+        objective, live = build.objective(recipe), base.live()
+        lost, sampled = cache.divergence_to_live(store, want, material, live, objective, base.device, base.autocast)
     return {**cache.facts(store), "divergence": lost, "sampled": sampled}
 
 
@@ -60,6 +61,8 @@ def show(facts: dict[str, Any], console: Console) -> None:
     table.add_row("predictions", str(facts["predictions"]))
     table.add_row("size", f"{facts['bytes'] / 2**20:.1f} MiB, {facts['bytes_per_prediction']:.0f} bytes a prediction")
     table.add_row("probability kept", f"{facts['mass_kept']:.2%}")
-    table.add_row("divergence from the live reference", f"{facts['divergence']:.2e} nats ({facts['sampled']} sampled)")
+    if facts["divergence"] is not None:
+        lost = f"{facts['divergence']:.2e} nats ({facts['sampled']} sampled)"
+        table.add_row("divergence from the live reference", lost)
     console.print(table)
     console.print(f"digest {facts['digest']}", soft_wrap=True)

@@ -236,7 +236,7 @@ def _source(recipe: Recipe) -> str:
 
 def _reference_sources(recipe: Recipe) -> list[str]:
     spec = recipe.reference_spec()
-    if spec is None or spec.model is None:
+    if spec is None or spec.model is None or spec.origin == "served":
         return []
     names = [spec.model] if isinstance(spec.model, str) else spec.model
     return [models.locate(name, recipe.path, recipe.where("reference"), "reference") for name in names]
@@ -245,7 +245,9 @@ def _reference_sources(recipe: Recipe) -> list[str]:
 def _from_model(recipe: Recipe, teachers: Sequence[str], source: str) -> bool:
     """Whether the reference is the student itself as it was before training: none is named, or the same model is."""
     spec = recipe.reference_spec()
-    return spec is not None and (not teachers or (isinstance(recipe.model, str) and list(teachers) == [source]))
+    if spec is None or spec.origin == "served":
+        return False
+    return not teachers or (isinstance(recipe.model, str) and list(teachers) == [source])
 
 
 def _rows(

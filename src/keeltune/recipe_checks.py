@@ -64,9 +64,7 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
 def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
     source, mix, objective = recipe.data.source, recipe.data.mix, recipe.objective
     rule = objective.weight if isinstance(objective.weight, WeightRule) else WeightRule()
-    reference = recipe.reference if isinstance(recipe.reference, ReferenceSpec) else ReferenceSpec()
     asked = {
-        "reference.from": reference.origin == "served" and f"from: {reference.origin}",
         "data.source.train": source.train and "replay of source rows",
         "data.source.unlabeled": source.unlabeled and "an anchor on source rows",
         "data.source.validation": source.validation and "a control slice",
@@ -244,14 +242,15 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
             if getattr(reference, name) != getattr(defaults, name):
                 expected, mend = f"no {name}: from: {reference.origin} caches nothing", "write from: cached"
                 yield recipe.problem(f"reference.{name}", expected=expected, mend=mend)
-    if reference.origin == "cached":
+    yield from _served_faults(recipe, reference)
+    if reference.origin in ("cached", "served"):
         reasons = {
             "generation.on_policy": recipe.generation.on_policy > 0 and "texts that the student draws are always new",
             "objective.matching": bool(recipe.objective.matching) and "matching compares the layers of both models",
         }
         for field, reason in reasons.items():
             if reason:
-                expected = f"no {field.split('.')[1]} with a cached reference: {reason}"
+                expected = f"no {field.split('.')[1]} with a {reference.origin} reference: {reason}"
                 yield recipe.problem(field, expected=expected, mend="leave it out, or write from: online")
     if reference.form == "top-k" and recipe.objective.divergence_name == "logit-mse":
         expected = "full or hidden: logit-mse needs every choice's logit, and the tail of a top-k has none"
@@ -260,6 +259,35 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
     if reference.dtype in wrong:
         expected = "float32 or float16: only the head's input is kept as int8"
         yield recipe.problem("reference.dtype", expected=expected, mend="write form: hidden with it, or dtype: auto")
+
+
+def _served_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem]:
+    """What a server can be asked for: the likeliest tokens of a decoder's text, of one model, at temperature 1."""
+    if reference.origin != "served":
+        for name in ("url", "allow_host"):
+            if getattr(reference, name) is not None:
+                mend = "write from: served"
+                yield recipe.problem(f"reference.{name}", expected=f"no {name} without from: served", mend=mend)
+        return
+    if reference.url is None:
+        mend = "add reference.url, such as http://127.0.0.1:8000"
+        yield recipe.problem("reference.url", expected="where the server is", mend=mend)
+    if not isinstance(reference.model, str):
+        yield recipe.problem("reference.model", expected="one model's name on the server", mend="name one")
+    if reference.form not in ("auto", "top-k"):
+        yield recipe.problem(
+            "reference.form", expected="top-k: a server gives the likeliest tokens", mend="leave it out"
+        )
+    if recipe.objective.temperature != 1:
+        expected = "1: a server gives its probabilities at temperature 1"
+        yield recipe.problem("objective.temperature", expected=expected, mend="leave it out")
+    if recipe.objective.divergence_name == "logit-mse":
+        expected = "another divergence: logit-mse needs every choice's logit"
+        yield recipe.problem("objective.divergence", expected=expected, mend="take reverse-kl or forward-kl")
+    if recipe.generation.targets != "data":
+        expected = "data: a server is asked for probabilities, not for texts"
+        mend = "have it write them to a file, which is then data.train"
+        yield recipe.problem("generation.targets", expected=expected, mend=mend)
 
 
 def _weight_faults(recipe: Recipe) -> Iterator[Problem]:

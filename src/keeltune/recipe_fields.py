@@ -153,14 +153,21 @@ class ReferenceSpec(Declared):
         default="auto",
         alias="from",
         description="Where its answers come from: online, beside the student; cached, computed once, ahead of "
-        "training; adapter-off: the student without its adapter; auto: what measured costs choose, without changing "
-        "what is trained.",
+        "training; served, computed once by a server; adapter-off: the student without its adapter; auto: what "
+        "measured costs choose, without changing what is trained.",
     )
     weight: list[PositiveFloat] | None = Field(
         default=None, description="The weight of each of several models in their average; null: all alike."
     )
     cache: Text | None = Field(
         default=None, description="The folder of its cached answers; null: `.cache/<identity>/` beside the recipe."
+    )
+    url: Text | None = Field(
+        default=None,
+        description="served: where the server is, such as http://127.0.0.1:8000; `model` is its name there.",
+    )
+    allow_host: Text | None = Field(
+        default=None, description="served: the url's host, if it is not this machine: rows are sent there."
     )
     form: Literal["auto", "full", "top-k", "hidden"] = Field(
         default="auto",

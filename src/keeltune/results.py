@@ -57,8 +57,8 @@ def result(
             **({"matching": matched} if job.matching is not None else {}),
         },
         "reference": {
-            "kind": job.reference.kind if job.reference is not None else "none",
-            "models": [f.source for f in job.material.references] or ([job.material.source] if anchored else []),
+            "kind": job.origin.kind,
+            "models": _reference_models(job) if anchored else [],
             "cache": job.origin.cache,
             "reason": job.origin.reason,
         },
@@ -84,6 +84,13 @@ def result(
         | {"skipped": len(job.material.skipped)},
         "environment": environment(),
     }
+
+
+def _reference_models(job: Job) -> list[str]:
+    spec = job.material.recipe.reference_spec()
+    if spec is not None and spec.origin == "served":
+        return [str(spec.model)]
+    return [files.source for files in job.material.references] or [job.material.source]
 
 
 def empty() -> dict[str, Any]:

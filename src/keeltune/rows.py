@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ class Coarse(Rows):
         return function(self.log_probs(part, temperature))
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        outcomes: Tensor = _Outcomes.apply(log_probs, self.ids[part])  # type: ignore[no-untyped-call]
+        outcomes: Tensor = _Outcomes.apply(log_probs, self.ids[part])
         return outcomes
 
 
@@ -162,7 +162,7 @@ class _Outcomes(torch.autograd.Function):
         return torch.cat([log_probs.gather(-1, ids), mass.log()], dim=-1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         rest, mass, ids = ctx.saved_tensors
         share = torch.where(mass > 0, gradient[:, -1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny), 0.0)
@@ -231,7 +231,13 @@ def _picked(log_probs: Tensor, targets: Tensor) -> Tensor:
     return torch.where(targets == IGNORED, 0.0, -picked)
 
 
-def sliced_cross_entropy(targets: Tensor, weights: Tensor | None = None) -> Callable[[Tensor, slice], Tensor]:
+class PerSlice(Protocol):
+    """A sum over a slice's predictions, of their log-probabilities [n, C] and the slice that they are."""
+
+    def __call__(self, log_probs: Tensor, part: slice) -> Tensor: ...
+
+
+def sliced_cross_entropy(targets: Tensor, weights: Tensor | None = None) -> PerSlice:
     """Σ −w · log P(y|x) of a slice as a function of its log-probabilities [n, C]; what `cross_entropy` sums up."""
 
     def of_slice(log_probs: Tensor, part: slice) -> Tensor:

@@ -7,7 +7,7 @@ its form says the rest. Shapes: B examples, S source and T target tokens, N pred
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from keeltune.data import Row
 from keeltune.families import vocabulary
-from keeltune.rows import Rows, nll
+from keeltune.rows import PerSlice, Rows, nll
 from keeltune.tasks.task import Autocast, Example, Prediction, Task, to_device
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Form(ABC):
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return Task.cross_entropy(self.task, rows, batch)
 
-    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> Callable[[Tensor, slice], Tensor] | None:
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
         return Task.sliced_cross_entropy(self.task, batch)
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:

@@ -16,7 +16,7 @@ from keeltune.families.ctc import Ctc
 from keeltune.families.form import Form
 from keeltune.families.seq2seq import Seq2Seq
 from keeltune.families.tokens import cut_text, pad_tokens
-from keeltune.rows import Rows
+from keeltune.rows import PerSlice, Rows
 from keeltune.tasks.task import Autocast, Example, Prediction, Task
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class Writing(Task):
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return self.form.cross_entropy(rows, batch)
 
-    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> Callable[[Tensor, slice], Tensor] | None:
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
         return self.form.sliced_cross_entropy(batch)
 
     @property

@@ -105,9 +105,12 @@ class TopK(Form):
         return min(self.k, choices) * (id_dtype(choices).itemsize + self.dtype.itemsize) + 4
 
     def write(self, rows: Rows, counts: Sequence[int], widths: Sequence[int]) -> dict[str, Tensor]:
-        parts = [self._coarsened(rows.log_probs(part, self.temperature)) for part in slices(rows)]
+        if isinstance(rows, Coarse):  # a server's answers are coarse as they come
+            parts = [(rows.ids, *rows.log_probs(slice(None), self.temperature).tensor_split([self.k], dim=-1))]
+        else:
+            parts = [self._coarsened(rows.log_probs(part, self.temperature)) for part in slices(rows)]
         ids, kept, tail = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        return {"ids": ids.to(id_dtype(rows.choices)), "log_probs": kept.to(self.dtype), "tail": tail.float()}
+        return {"ids": ids.to(id_dtype(widths[0])), "log_probs": kept.to(self.dtype), "tail": tail.float().flatten()}
 
     def _coarsened(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         kept, ids = log_probs.topk(min(self.k, log_probs.shape[-1]), dim=-1)

@@ -8,9 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from keeltune.endpoint import Endpoint
 from keeltune.problems import Problem, StateRefused, UserError, nearest
+from keeltune.references.reference import Batch, Reference
+from keeltune.rows import Coarse, Rows
 
 PROBE = tuple(range(3, 20))
 """The fixed text, in ids, whose answer tells one teacher from another."""
@@ -29,8 +32,10 @@ ROUNDING = 1e-3
 """By how much Σ p of half-precision log-probabilities may exceed 1."""
 
 
-class Served:
+class Served(Reference):
     """A teacher behind a server that returns prompt log-probabilities; it fills a cache, training never waits for it.
+
+    `rows` is for that capture: a decoder's texts, their ids as the student reads them, `Coarse` at temperature 1.
 
     `top` gives the k likeliest next tokens at each position of a text of token ids. There is no text in the protocol:
     the ids are the teacher's, so that the tokenizers must have been compared before.
@@ -77,6 +82,18 @@ class Served:
         self.model = model
         self.k = k
         self._requests = 0
+
+    def rows(self, batch: Batch) -> Rows:
+        inputs, places = batch["inputs"], batch["places"].tolist()
+        texts = [
+            ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        found = self.top(texts)
+        asked = [[t for t, wanted in enumerate(line) if wanted] for line in places]
+        ids = torch.from_numpy(np.concatenate([i[t] for (i, _), t in zip(found, asked, strict=True)]))
+        kept = torch.from_numpy(np.concatenate([p[t] for (_, p), t in zip(found, asked, strict=True)])).double()
+        tail = torch.log1p(-kept.exp().sum(-1, keepdim=True).clamp_max(1 - ROUNDING**2))
+        return Coarse(ids, torch.cat([kept, tail], dim=-1).float())
 
     def top(self, sequences: Sequence[Sequence[int]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each sequence: ids [T, k] (int64) and log-probabilities [T, k] (nats, float32), likeliest first.

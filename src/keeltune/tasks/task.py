@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from keeltune.data import Column, Row
-from keeltune.rows import IGNORED, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.rows import IGNORED, PerSlice, Rows, cross_entropy, sliced_cross_entropy
 
 DRAWN = "drawn"
 """The note of an example whose text the student is to draw in the step that it is in."""
@@ -258,7 +258,7 @@ class Task(ABC):
         """Σ w · −log P(y|x): a sum in nats, never a mean."""
         return cross_entropy(rows, batch["targets"], batch["weights"])
 
-    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> Callable[[Tensor, slice], Tensor] | None:
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
         """The same as a function of a slice's log-probabilities; None where it is no sum over predictions (CTC)."""
         return sliced_cross_entropy(batch["targets"], batch["weights"])
 
