@@ -22,6 +22,7 @@ LAYERS = [
         "formats",
         "machine",
         "language",
+        "vocabularies",
         "divergences",
         "matching",
         "media",
