@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,8 @@ from keeltune.prepare import Material, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
-from keeltune.references.reference import Reference
+from keeltune.references.reference import Reference, ToRows
+from keeltune.rows import Shared
 from keeltune.tasks.task import DRAWN, Task, to_device
 from keeltune.written import Targets
 
@@ -96,6 +97,8 @@ def build(material: Material, display: Display | None = None) -> Job:
         _trained_head(student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, autocast, task.forward)
     _write_targets(material, reference, autocast, device, display or Display(quiet=True))
+    if recipe.only_writes():
+        reference = None
     matching = _matching(material, model, reference, autocast, device)
     return Job(
         material,
@@ -177,13 +180,12 @@ def _reference(
             multi_label=task.settings.multi_label,
         )
         _trained_head(loaded, recipe.where("reference"))
-        reader = task if files.companion is None else task.companions[files.companion]
-        if files.companion is not None:
+        reader = files.reader or task
+        if files.reader is not None:
             reader.processor = loaded.processor
         order = [files.names.index(name) for name in task.settings.labels]
-        members.append(
-            Model(loaded.model.to(device), _in_order(reader, order), autocast, files.companion, reader.forward)
-        )
+        to_rows = _on_shared(_in_order(reader, order), files.shared, device)
+        members.append(Model(loaded.model.to(device), to_rows, autocast, files.companion, reader.forward))
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 
 
@@ -218,11 +220,20 @@ def _write_targets(
         material.encoded[split] = [targets.examples([row], learnt=split == "train") for row in rows]
 
 
-def _in_order(task: Task, order: list[int]) -> Callable[[Any, Any], Any]:
+def _in_order(task: Task, order: list[int]) -> ToRows:
     """The task's `rows`, for a model that lists the labels in another order."""
     if order == sorted(order):
         return task.rows
     return lambda outputs, batch: task.rows(outputs, batch, order)
+
+
+def _on_shared(to_rows: ToRows, ids: Sequence[int] | None, device: str) -> ToRows:
+    """`to_rows` of a reference that is compared with the student on these token ids alone."""
+    if ids is None:
+        return to_rows
+    first = all(i == place for place, i in enumerate(ids))
+    kept = slice(len(ids)) if first else torch.tensor(ids, device=device)
+    return lambda outputs, batch: Shared(to_rows(outputs, batch), kept)
 
 
 def _trained_head(loaded: models.Loaded, where: str) -> None:
