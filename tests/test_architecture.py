@@ -23,6 +23,7 @@ LAYERS = [
         "formats",
         "machine",
         "language",
+        "vocabularies",
         "divergences",
         "matching",
         "media",

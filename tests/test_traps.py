@@ -23,13 +23,25 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, pad
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from keeltune import batching, build, divergences, fitting, objective, prepare, recipe, registry, rows, trainer
+from keeltune import (
+    batching,
+    build,
+    divergences,
+    fitting,
+    objective,
+    prepare,
+    recipe,
+    registry,
+    rows,
+    trainer,
+    vocabularies,
+)
 from keeltune.batching import Plan
 from keeltune.data import Row
 from keeltune.families.causal import Causal
 from keeltune.objective import Objective
 from keeltune.references import Model
-from keeltune.rows import IGNORED, Coarse, Dense
+from keeltune.rows import IGNORED, Coarse, Dense, Shared
 from keeltune.tasks.task import Example
 from keeltune.trainer import KeelTrainer
 from tests import (
@@ -43,6 +55,7 @@ from tests import (
     test_rows,
     test_run,
     test_self_test,
+    test_shared,
     test_trainer,
     test_writing,
 )
@@ -182,9 +195,12 @@ t_squared = partial(test_objective.test_t_squared_is_in_the_value_and_in_the_gra
 a_large_vocabulary = partial(test_rows.test_near_equal_logits_of_a_large_vocabulary_stay_positive, "reverse-kl")
 the_mask = test_objective.test_the_mask_is_neither_shifted_nor_ignored
 nothing_to_count = partial(test_objective.test_a_step_with_nothing_to_count_is_0_with_a_graph, "reverse-kl")
+padding_with_mass = partial(test_shared.test_equal_up_to_padding_is_0_though_the_padding_has_mass, "reverse-kl", 9, 7)
+shared_by_hand = partial(test_shared.test_value_and_gradient_are_those_by_hand, 9, 7, test_shared.FIRST, 2.0)
 every_label = test_rows.test_nll_is_torchs_and_0_where_there_is_no_label
 slices_of_any_size = partial(test_objective.test_slices_of_any_size_change_nothing, "reverse-kl", 4)
 a_pad_token_of_its_own = test_models.test_a_decoder_gets_a_padding_token_of_its_own
+other_tokens = test_shared.test_other_tokens_are_refused_with_the_first_that_differ_and_what_is_legal
 other_labels = partial(test_run.test_a_reference_with_other_labels_is_refused, labels=("bad", "good"))
 an_adapter_starts_at_nothing = partial(
     test_models.test_an_adapter_starts_at_nothing_and_merges_exactly, architecture="bert"
@@ -280,6 +296,23 @@ def missing_choices_as_zeros(original, self, student, reference, anchored=None):
     width = max(rows.logits.shape[-1] for rows in (student, reference))
     filled = [Dense(pad(rows.logits, (0, width - rows.logits.shape[-1]))) for rows in (student, reference)]
     return original(self, *filled, anchored)
+
+
+def padding_as_zeros(original, self, *arguments):
+    """Both sides at the larger width, what one lacks with no mass: nothing is renormalised."""
+    wide = Dense.log_probs(self.rows, *arguments)
+    return pad(wide, (0, 9 - wide.shape[-1]), value=-1e4)
+
+
+def padding_copied(original, self, student, reference, anchored=None):
+    """What the reference lacks is the student's own."""
+    wide = torch.cat([reference.rows.logits, student.logits.detach()[:, reference.rows.logits.shape[-1] :]], -1)
+    return original(self, student, Dense(wide), anchored)
+
+
+def as_many_tokens(original, ours, theirs, *rows):
+    kind = "same" if len(ours) == len(theirs) else "different"
+    return vocabularies.Relation(kind, range(len(ours)))
 
 
 def kept_choices(original, self, log_probs, part):
@@ -406,10 +439,19 @@ TRAPS = [
          near_equal_distributions_are_never_negative, r"assert .*all\(\)|where tensor\(False\)"),
     Trap(5, "missing choices padded with zeros", around(Objective, "total", missing_choices_as_zeros),
          another_number_of_choices_is_refused, "of 4 choices was compared"),
+    Trap(5, "rows of no token padded with zeros", all_of(around(Shared, "log_probs", padding_as_zeros),
+         around(Shared, "comparable", lambda original, self, log_probs, part: log_probs)),
+         padding_with_mass, r"assert .* == 0 ±"),
+    Trap(5, "rows of no token copied from the student", around(Objective, "total", padding_copied),
+         shared_by_hand, CLOSE),
+    Trap(5, "rows of no token cut, not renormalised", around(
+         Shared, "cut", lambda original, self, log_probs: log_probs[:, self.kept]), shared_by_hand, CLOSE),
     Trap(5, "labels paired by their place", around(build, "_in_order", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
     Trap(6, "as many tokens taken for the same tokens", around(fitting, "_same_encoding", lambda original, a, b, probes:
          len(a.processor) == len(b.processor)), references_that_are_equal_agree, "tokenizer: "),
+    Trap(6, "as many tokens taken for the same choices", around(vocabularies, "compare", as_many_tokens),
+         other_tokens, "DID NOT RAISE"),
     Trap(6, "as many labels taken for the same labels", around(
          fitting, "known_names", lambda original, head, names: names), other_labels, "DID NOT RAISE"),
     Trap(7, "top-k renormalised on both sides", all_of(around(Coarse, "comparable", kept_choices_renormalised),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,8 +21,9 @@ from keeltune.prepare import Material, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
-from keeltune.references.reference import Reference
+from keeltune.references.reference import Reference, ToRows
 from keeltune.references.served import Served
+from keeltune.rows import Shared
 from keeltune.tasks.task import DRAWN, Task, to_device
 from keeltune.written import Targets
 
@@ -164,7 +165,7 @@ def build(material: Material, display: Display | None = None, origin: str | None
 def _chosen(material: Material, base: Basis, decided: str | None, display: Display) -> tuple[Reference | None, Origin]:
     """The reference, from where the recipe says, or from where it costs least and changes nothing."""
     spec = material.recipe.reference_spec()
-    if spec is None:
+    if spec is None or material.recipe.only_writes():
         return None, Origin()
     asked = decided or spec.origin
     switchable = material.recipe.training.lora is not None and material.from_model
@@ -185,8 +186,8 @@ def _chosen(material: Material, base: Basis, decided: str | None, display: Displ
             if store is None:
                 store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
             base.live.drop()
-            kind = "served" if asked == "served" else "cached"
-            return cache.opened(store, base.device, base.autocast), Origin(kind, reason, cache.facts(store))
+            kept = cache.opened(store, material, base.device, base.autocast)
+            return kept, Origin(kept.kind, reason, cache.facts(store))
     if switchable and asked == "auto":
         return None, Origin(AdapterOff.kind, reason)
     reference = base.live()
@@ -268,13 +269,12 @@ def _reference(
             multi_label=task.settings.multi_label,
         )
         _trained_head(loaded, recipe.where("reference"))
-        reader = task if files.companion is None else task.companions[files.companion]
-        if files.companion is not None:
+        reader = files.reader or task
+        if files.reader is not None:
             reader.processor = loaded.processor
         order = [files.names.index(name) for name in task.settings.labels]
-        members.append(
-            Model(loaded.model.to(device), _in_order(reader, order), autocast, files.companion, reader.forward)
-        )
+        to_rows = _on_shared(_in_order(reader, order), files.shared, device)
+        members.append(Model(loaded.model.to(device), to_rows, autocast, files.companion, reader.forward))
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 
 
@@ -310,11 +310,20 @@ def _write_targets(
         material.encoded[split] = [targets.examples([row], learnt=split == "train") for row in rows]
 
 
-def _in_order(task: Task, order: list[int]) -> Callable[[Any, Any], Any]:
+def _in_order(task: Task, order: list[int]) -> ToRows:
     """The task's `rows`, for a model that lists the labels in another order."""
     if order == sorted(order):
         return task.rows
     return lambda outputs, batch: task.rows(outputs, batch, order)
+
+
+def _on_shared(to_rows: ToRows, ids: Sequence[int] | None, device: str) -> ToRows:
+    """`to_rows` of a reference that is compared with the student on these token ids alone."""
+    if ids is None:
+        return to_rows
+    kept = cache.kept_choices(ids, device)
+    assert kept is not None
+    return lambda outputs, batch: Shared(to_rows(outputs, batch), kept)
 
 
 def _trained_head(loaded: models.Loaded, where: str) -> None:
@@ -336,7 +345,7 @@ def objective(recipe: Recipe) -> Objective:
 def _plan(material: Material) -> Plan:
     recipe = material.recipe
     step_size = material.batch_size * material.cuts
-    anchored = recipe.reference_spec() is not None
+    anchored = recipe.reference_spec() is not None and not recipe.only_writes()
     main = [replace(example, anchored=anchored) for example in material.main_stream]
     pool = [replace(example, anchored=True) for example in material.examples["unlabeled"] if material.examples["train"]]
     streams = [Stream("unlabeled", pool, recipe.data.mix.unlabeled * step_size)]

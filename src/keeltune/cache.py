@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune import models, shards
+from keeltune import models, shards, vocabularies
 from keeltune.display import Display
 from keeltune.families import vocabulary
 from keeltune.families.causal import Causal
@@ -41,7 +41,7 @@ from keeltune.problems import OutOfResources, Problem, StateRefused, UserError
 from keeltune.references.cached import Cached, Form, Full, Hidden, TopK
 from keeltune.references.reference import Autocast, Reference
 from keeltune.references.served import Served
-from keeltune.rows import Projected, Rows
+from keeltune.rows import Projected, Rows, Shared
 from keeltune.shards import Store, Writer
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
@@ -113,11 +113,12 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "reference": served
         or [{"sha256": weights_digest(source), **({} if layers is None else {"layers": layers})} for source in sources],
         "weight": spec.weight,
-        "tokenizer": vocabulary_digest(tokenizer),
+        "tokenizer": vocabularies.tokenizer_digest(tokenizer),
         "template": _digest_or_none(getattr(tokenizer, "chat_template", None)),
         "task": recipe.task,
         "columns": [column.name for column in task.columns],
         "labels": list(settings.labels),
+        "shared": None if (shared := shared_of(material)) is None else _digest_or_none(list(shared)),
         "multi_label": settings.multi_label,
         "max_length": settings.max_length,
         "target_max_length": settings.target_max_length,
@@ -141,12 +142,6 @@ def weights_digest(source: str) -> str:
     files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
     digests = [f"{file.name} {shards.file_digest(file)}" for file in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def vocabulary_digest(tokenizer: Any) -> str:
-    """SHA-256 over a tokenizer's tokens in the order of their ids."""
-    ordered = sorted((i, token) for token, i in tokenizer.get_vocab().items())
-    return hashlib.sha256(shards.canonical(ordered).encode()).hexdigest()
 
 
 def _digest_or_none(text: Any) -> str | None:
@@ -175,7 +170,8 @@ def choices_of(material: Material) -> int:
         return 2 if task.settings.multi_label else len(task.settings.labels)
     if task.choices == "positions":
         return max(example.length for example in material.main_stream)
-    return models.vocabulary_size(task.settings.config) or 0
+    shared = shared_of(material)
+    return (models.vocabulary_size(task.settings.config) or 0) if shared is None else len(shared)
 
 
 def widths_of(task: Task, examples: Sequence[Example], choices: int) -> list[int]:
@@ -211,7 +207,7 @@ def found(want: Wanted) -> Store | None:
     return store
 
 
-def opened(store: Store, device: str, autocast: Autocast) -> Cached:
+def opened(store: Store, material: Material, device: str, autocast: Autocast) -> Cached:
     """The reference that reads a finished cache."""
     manifest = store.manifest
     facts, dtype = manifest["form"], DTYPES[manifest["form"]["dtype"]]
@@ -222,8 +218,21 @@ def opened(store: Store, device: str, autocast: Autocast) -> Cached:
         form = TopK(facts["k"], facts["temperature"], dtype)
     else:
         head = Head.load(store, device)
-        form = Hidden(facts["width"], dtype, head, manifest["choices"], autocast)
-    return Cached(store, form, device)
+        form = Hidden(facts["width"], dtype, head, len(head.weight), autocast)
+    kept = kept_choices(shared_of(material), device)
+    return Cached(store, form, device, kept, "served" if "served" in manifest else "cached")
+
+
+def shared_of(material: Material) -> Sequence[int] | None:
+    """The token ids on which references and student are compared; None: all."""
+    return material.references[0].shared if material.references else None
+
+
+def kept_choices(ids: Sequence[int] | None, device: str) -> slice | Tensor | None:
+    """Those ids as what picks them: a slice where they are the first ones."""
+    if ids is None:
+        return None
+    return slice(len(ids)) if all(i == place for place, i in enumerate(ids)) else torch.tensor(ids, device=device)
 
 
 # ------------------------------------------------------------------------------------------------------------- capture
@@ -316,6 +325,7 @@ def answers(examples: Sequence[Example], task: Task, reference: Reference, form:
     alone = sum(e.predictions for e in examples) == 1  # one prediction shows no head that mixes positions
     with vocabulary.sliced_from(0):
         rows = reference.rows(to_device(task.collate([*examples, *examples] if alone else examples), device))
+    rows = rows.rows if isinstance(rows, Shared) else rows  # the head gives all choices; they are cut when it is read
     return Projected(rows.hidden[:1], rows.head, rows.choices) if alone and isinstance(rows, Projected) else rows
 
 
@@ -448,7 +458,7 @@ def divergence_to_live(
     autocast: Autocast,
 ) -> tuple[float, int]:
     """D(cached ‖ live) in nats a prediction on a sample, and on how many predictions: what a cache loses."""
-    cached, task = opened(store, device, autocast), material.task
+    cached, task = opened(store, material, device, autocast), material.task
     total, count = 0.0, 0
     for examples in [spread(want.examples, SAMPLE)[start : start + BATCH] for start in range(0, SAMPLE, BATCH)]:
         if examples:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import models
+from keeltune import models, vocabularies
 from keeltune.data import Row
 from keeltune.problems import Problem, UserError, shown
 from keeltune.recipe import Recipe
@@ -27,12 +27,24 @@ PROBES = 200
 
 @dataclass(frozen=True)
 class ReferenceFiles:
-    """One model of the reference, not loaded yet: where it lies, its label names in its order, how it reads a row."""
+    """One model of the reference, not loaded yet.
+
+    source       where it lies
+    names        its label names in its order
+    reader       the task as this model reads and writes it; None: as the student does
+    companion    the batch entry that is made by its reader; None where it reads the student's inputs, or only writes
+    auto_model   the class that loads it
+    shared       the token ids on which it is compared with the student; None: on all choices
+    notice       what users should know of its tokens
+    """
 
     source: str
     names: list[str]
+    reader: Task | None
     companion: str | None
     auto_model: str
+    shared: Sequence[int] | None = None
+    notice: str = ""
 
 
 def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:
@@ -83,7 +95,11 @@ def references(
     task_class: type[Task],
     rows: dict[str, list[Row]],
 ) -> tuple[list[ReferenceFiles], dict[str, Task]]:
-    """The reference's models, checked by label name; those that read text otherwise get an encoding of their own."""
+    """The reference's models, checked by label name; those that read text otherwise get an encoding of their own.
+
+    A teacher that only writes the targets is compared with nothing: it may have any tokenizer.
+    """
+    compared = not recipe.only_writes()
     probes = [*rows["train"], *rows["unlabeled"]][:PROBES]
     files, companions = [], {}
     problems: list[Problem] = []
@@ -101,9 +117,13 @@ def references(
         if set(names) != set(settings.labels):
             problems.append(_other_labels(where, source, names, settings.labels))
             continue
-        if task_class.choices == "tokens" and (reason := _other_tokens(source, config, theirs, settings, processor)):
-            problems.append(Problem(where, "reference", *reason))
-            continue
+        relation, sizes = None, list[int | None]()
+        if task_class.choices == "tokens" and compared:
+            sizes = [_choices(c, p) for c, p in ((settings.config, processor), (config, theirs))]
+            relation = vocabularies.compare(*map(models.tokenizer_of, (processor, theirs)), *sizes)
+            if reason := _other_tokens(source, relation, settings.config, config):
+                problems.append(Problem(where, "reference", *reason))
+                continue
         kinds = {True: "multi_label_classification", False: "single_label_classification"}
         if getattr(config, "problem_type", None) == kinds[not settings.multi_label]:
             problems.append(
@@ -121,32 +141,36 @@ def references(
         bounds = [b for b in (reach, settings.max_length) if b is not None]
         own = replace(settings, max_length=min(bounds, default=None), config=config, auto_model=auto_model)
         reader = task_class(theirs, own)
-        if task_class.choices == "tokens" and (
-            reason := _other_count(source, task_class(processor, settings), reader, probes)
-        ):
+        if relation is not None and (reason := _other_count(source, task_class(processor, settings), reader, probes)):
             problems.append(Problem(where, "reference", *reason))
             continue
-        companion = None
-        if short or not _same_encoding(task_class(processor, settings), reader, probes):
-            if task_class.choices == "positions":
-                problems.append(_other_positions(where, source))
-                continue
-            companion = f"reference_{number}"
+        same = not short and _same_encoding(task_class(processor, settings), reader, probes)
+        if not same and task_class.choices == "positions":
+            problems.append(_other_positions(where, source))
+            continue
+        companion = None if same or not compared else f"reference_{number}"
+        if companion is not None:
             companions[companion] = reader
-        files.append(ReferenceFiles(source, names, companion, auto_model))
+        shared, notice = None, ""
+        if relation is not None:
+            if recipe.generation.on_policy and (companion is not None or (sizes[0] or 0) > (sizes[1] or 0)):
+                problems.append(_unreadable(recipe, source, sizes))
+                continue
+            shared, notice = _shared(source, relation, sizes)
+        files.append(ReferenceFiles(source, names, None if same else reader, companion, auto_model, shared, notice))
     if problems:
         raise UserError(problems)
-    return files, companions
+    return _on_common_tokens(files), companions
 
 
 def _same_encoding(ours: Task, theirs: Task, probes: Sequence[Row]) -> bool:
-    """Whether two models read rows alike: the same token for every id, and the same inputs for the probes.
+    """Whether two models read rows alike: the same bytes for every id, and the same inputs for the probes.
 
-    Equal sizes prove nothing: two vocabularies of 50 257 tokens may share hardly one id. Nor do equal ids: one model
-    may want the segments of a pair, where the other has none.
+    Equal tokens do not prove it: one model may want the segments of a pair, where the other has none.
     """
     a, b = ours.tokenizer, theirs.tokenizer
-    if a.get_vocab() != b.get_vocab() or (a.pad_token_id, a.padding_side) != (b.pad_token_id, b.padding_side):
+    padding = [(t.pad_token_id, t.padding_side) for t in (a, b)]
+    if padding[0] != padding[1] or vocabularies.tokens(a) != vocabularies.tokens(b):
         return False
     return all(
         _alike(
@@ -176,24 +200,64 @@ def _alike(a: Any, b: Any) -> bool:
     return bool(np.array_equal(np.asarray(a), np.asarray(b)))
 
 
-def _other_tokens(source: str, config: Any, theirs: Any, settings: Settings, ours: Any) -> tuple[str, str, str] | None:
+def _choices(config: Any, processor: Any) -> int | None:
+    """V of a model as it will be loaded, with the embedding that its padding token gets; None where none is said."""
+    rows = models.vocabulary_size(config)
+    return rows if rows is None else rows + models.lacks_padding(rows, models.tokenizer_of(processor))
+
+
+def _other_tokens(
+    source: str, relation: vocabularies.Relation, student: Any, reference: Any
+) -> tuple[str, str, str] | None:
     """Why a reference cannot say what the student's next token should be, as (found, expected, mend)."""
-    a, b = models.tokenizer_of(ours), models.tokenizer_of(theirs)
-    mend = "take a reference of the same family; or let it write the targets (data.unlabeled), which needs no tokens"
-    if a.get_vocab() != b.get_vocab():
-        differ = sorted((i for t, i in b.get_vocab().items() if a.get_vocab().get(t) != i))[:5]
-        found = (
-            f"{shown(source)}, whose tokenizer has other tokens at the ids {', '.join(map(str, differ)) or 'it lacks'}"
-        )
-        return found, "the student's tokenizer: the same token for every id", mend
-    starts = [getattr(c, "decoder_start_token_id", None) for c in (settings.config, config)]
+    mend = (
+        "take a reference of the same family; or let it write the targets, which needs texts alone (generation: "
+        "{targets: reference}, objective: {weight: 0}); or a task whose predictions are classes, which any tokenizer "
+        "may read"
+    )
+    if relation.kind == "different":
+        first = relation.differing[:5]
+        told = "; ".join(f"{i}: {theirs or 'none'}, the student's {ours or 'none'}" for i, ours, theirs in first)
+        found = f"{shown(source)}, whose tokenizer has other tokens at the ids {', '.join(str(i) for i, _, _ in first)}"
+        of = f"; {len(relation.differing)} ids differ" if len(relation.differing) > len(first) else ""
+        return f"{found} ({told}{of})", "the student's tokenizer: the same bytes for every id", mend
+    starts = [getattr(c, "decoder_start_token_id", None) for c in (student, reference)]
     if starts[0] != starts[1]:
         return f"{shown(source)}, whose decoder starts from token {starts[1]}", f"the student's start {starts[0]}", mend
-    sizes = [models.vocabulary_size(c) for c in (settings.config, config)]
-    if sizes[0] != sizes[1]:
-        found = f"{shown(source)} with {sizes[1]} choices"
-        return found, f"the student's {sizes[0]} choices (another padding of one vocabulary is not built yet)", mend
     return None
+
+
+def _unreadable(recipe: Recipe, source: str, sizes: Sequence[int | None]) -> Problem:
+    """The student draws token ids of its own, and the reference must read those very ids."""
+    return Problem(
+        recipe.where("generation"),
+        "generation.on_policy",
+        f"{shown(source)}, which reads texts in its own encoding, or knows fewer ids ({sizes[1]}) than the student "
+        f"({sizes[0]})",
+        "a reference that reads every id that the student may draw, just as the student reads it",
+        "leave on_policy out, or take a reference with the student's tokenizer and at least its rows and max_length",
+    )
+
+
+def _shared(
+    source: str, relation: vocabularies.Relation, sizes: Sequence[int | None]
+) -> tuple[Sequence[int] | None, str]:
+    """The ids on which reference and student are compared, None for all, and what to say of it."""
+    if relation.kind == "same":
+        return None, ""
+    rest = "the rest belong to no token" if relation.kind == "padded" else "the other has no token for the rest"
+    return relation.shared, (
+        f"{shown(source)} shares {len(relation.shared)} tokens with the student, of its {sizes[1]} choices and the "
+        f"student's {sizes[0]} ({rest}); the divergence is taken over these, both sides renormalised"
+    )
+
+
+def _on_common_tokens(files: Sequence[ReferenceFiles]) -> list[ReferenceFiles]:
+    """Several references are averaged, so that all are compared on the ids that all share with the student."""
+    cut = [set(each.shared) for each in files if each.shared is not None]
+    if not cut:
+        return list(files)
+    return [replace(each, shared=sorted(set.intersection(*cut))) for each in files]
 
 
 def _other_positions(where: str, source: str) -> Problem:

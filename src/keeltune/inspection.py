@@ -143,13 +143,22 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     listed, temperature = slice(0, LISTED), job.objective.temperature
     ours = student.log_probs(listed, temperature).exp()
     theirs = None if reference is None else reference.log_probs(listed, temperature).exp()
+
+    def of_reference(n: int, c: int) -> float:
+        """The reference's mass where it puts a distribution that is sure of choice c; NaN where it has no such one."""
+        assert reference is not None
+        assert theirs is not None
+        sure = torch.full_like(ours[:1], -torch.inf)
+        sure[0, c] = 0.0
+        return (reference.comparable(sure, slice(n, n + 1)).exp() * theirs[n]).sum().item()
+
     for n, line in enumerate(ours):
         name = task.settings.labels[n] if task.settings.multi_label else str(n)
         target = int(batch["targets"][n])
         likely = range(len(line)) if len(line) <= LISTED else line.topk(3).indices.tolist()
         for c in dict.fromkeys([*likely, *([target] if target >= 0 else [])]):
             mark = "◀" if target == c else ""
-            other = [] if theirs is None else [f"{theirs[n, c].item():.4f}"]
+            other = [] if theirs is None else [f"{of_reference(n, c):.4f}"]
             table.add_row(escape(name), escape(task.choice_name(c)), f"{line[c].item():.4f}", *other, mark)
     console.print(table)
     if len(student) > LISTED:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from keeltune.problems import Problem, UserError, shown
+from keeltune.vocabularies import PADDING
 
 ENDS = 1 << 20
 """Bytes at each end of a file that its fingerprint reads: every training run changes some of them."""
@@ -430,8 +431,8 @@ def prepare_tokenizer(config: Any, processor: Any) -> list[str]:
         if stored is not None and 0 <= stored < len(tokenizer):
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stored)
         else:
-            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-            notes.append(f'the tokenizer had no padding token; "<|pad|>" was added (id {tokenizer.pad_token_id})')
+            tokenizer.add_special_tokens({"pad_token": PADDING})
+            notes.append(f'the tokenizer had no padding token; "{PADDING}" was added (id {tokenizer.pad_token_id})')
     return notes
 
 
@@ -451,12 +452,16 @@ def _vocabulary_rows(model: Any) -> int | None:
     return None
 
 
+def lacks_padding(rows: int | None, tokenizer: Any) -> bool:
+    """Whether the tokenizer's padding token (ours, or one that its class adds) is one more than the model's rows."""
+    return len(tokenizer) == (rows or 0) + 1 and tokenizer.pad_token_id == rows
+
+
 def padding(model: Any, processor: Any) -> list[str]:
     """Gives tokenizer and model a padding token, and the model an embedding for it."""
     notes = prepare_tokenizer(model.config, processor)
     tokenizer = tokenizer_of(processor)
-    rows = _vocabulary_rows(model)
-    if len(tokenizer) == (rows or 0) + 1 and tokenizer.pad_token_id == rows:  # ours, or one that its class adds
+    if lacks_padding(_vocabulary_rows(model), tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     return notes

@@ -163,8 +163,9 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     own = _from_model(recipe, teachers, source)
     if own:
         own_head(recipe, source, config, head, names, auto_model)
-    files, companions = references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     models.prepare_tokenizer(config, processor)  # rows are encoded with the padding token that training will have
+    files, companions = references(recipe, [] if own else teachers, processor, settings, task_class, rows)
+    notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
     problems += task_problems(task, recipe)
     encoded, faulty = _encoded(task, rows)
@@ -415,18 +416,10 @@ def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:
 
 
 def _encode(task: Task, row: Row, split: str) -> list[Example]:
-    """A row's examples, with the encodings that other readers of the same row need."""
+    """A row's examples, with the encodings that other readers of the same row need where it is trained on."""
     if split in SCORED:
         return task.encode_scored(row)
-    labelled = split != "unlabeled"
-    examples = task.encode(row, labelled=labelled)
-    if not task.companions:
-        return examples
-    others = {name: companion.encode(row, labelled=labelled) for name, companion in task.companions.items()}
-    return [
-        replace(example, others={name: encoded[i] for name, encoded in others.items()})
-        for i, example in enumerate(examples)
-    ]
+    return task.encode_for_all(row, labelled=split != "unlabeled")
 
 
 def _enough_rows(material: Material) -> None:

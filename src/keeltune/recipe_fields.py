@@ -364,7 +364,8 @@ class Generation(Declared):
     targets: Literal["data", "reference", "interpolated"] = Field(
         default="data",
         description="Who writes the targets of `train`: data; reference: the teacher, ahead, to a file (sequence-level "
-        "distillation); interpolated: of the teacher's beams the one nearest to the data's target.",
+        "distillation); interpolated: of the teacher's beams the one nearest to the data's target. "
+        "With objective.weight 0 the teacher only writes, and may have any tokenizer.",
     )
     on_policy: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
@@ -449,6 +450,11 @@ class Recipe(Declared):
             return self.objective.weight
         on_labels = self.method == "cross-domain" and self.objective.anchor_on in ("target", "both")
         return WeightRule(confidence=0.999) if on_labels else 1.0
+
+    def only_writes(self) -> bool:
+        """Whether the teacher writes the targets and is compared with nothing, so that it may have any tokenizer."""
+        writes = self.generation.targets != "data" and self.weight_spec() == 0
+        return writes and not (self.objective.matching or self.data.unlabeled or self.generation.on_policy)
 
     def reference_spec(self) -> ReferenceSpec | None:
         """The reference in its long form; None for fine-tuning. Its `model` is null where it is the student's start."""

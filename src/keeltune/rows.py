@@ -1,8 +1,9 @@
 """The predictions of a batch: N categorical choices among C, read slice by slice as log-probabilities.
 
 The objective and the tasks know only this contract. It lets the same formula run over logits that are there (`Dense`),
-over a vocabulary head that is applied slice by slice so that [N, C] never exists at once (`Projected`), and over a
-reference of which only the k likeliest choices and the mass of the rest are known (`Coarse`).
+over a vocabulary head that is applied slice by slice so that [N, C] never exists at once (`Projected`), over a
+reference of which only the k likeliest choices and the mass of the rest are known (`Coarse`), and over one that shares
+only some of the student's choices (`Shared`).
 
 Shapes: N predictions, n of them in a slice, C choices, H the width of a head's input, k kept choices.
 """
@@ -169,10 +170,68 @@ class _Outcomes(torch.autograd.Function):
         return (rest * share).scatter_(-1, ids, gradient[:, :-1]), None
 
 
+class Shared(Rows):
+    """A reference's rows on the choices that it and the student both have; both sides are renormalised over these.
+
+    R'(j) = R(j) / Σ R(i), i and j among the kept choices, and so for the student: D is a divergence of two
+    distributions, ≥ 0, and 0 only where they agree there. What one side alone has is never taken for probability 0 and
+    never copied. Softmax over the kept logits is the same thing, so that a temperature may come before or after it.
+    """
+
+    def __init__(self, rows: Rows, kept: slice | Tensor):
+        self.rows = rows
+        self.kept = kept  # a slice from 0, or ids [C']
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def choices(self) -> int:
+        return self.kept.stop if isinstance(self.kept, slice) else len(self.kept)
+
+    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
+        return cut(self.rows.log_probs(part, temperature), self.kept)
+
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return self.rows.use(part, lambda log_probs: function(cut(log_probs, self.kept)), temperature)
+
+    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
+        return cut(log_probs, self.kept)
+
+
+def cut(log_probs: Tensor, kept: slice | Tensor) -> Tensor:
+    """Log-probabilities [n, C] of either side on the kept choices, renormalised: [n, C']."""
+    return log_probs[:, kept].log_softmax(-1)
+
+
+class Cut(Rows):
+    """A reference's rows on the kept choices already, as a cache holds them; the student's are cut to these."""
+
+    def __init__(self, rows: Rows, kept: slice | Tensor):
+        self.rows, self.kept = rows, kept
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def choices(self) -> int:
+        return self.rows.choices
+
+    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
+        return self.rows.log_probs(part, temperature)
+
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return self.rows.use(part, function, temperature)
+
+    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
+        return self.rows.comparable(cut(log_probs, self.kept), part)
+
+
 class Mixture(Rows):
     """log Σ w_i · R_i of several references' rows, made when a slice is read: [N, C] of none need exist at once.
 
-    Σ w_i = 1. A temperature is applied to the mixture, not to its members. No gradient.
+    Σ w_i = 1. All members distinguish the same outcomes. A temperature is applied to the mixture, not to its members.
+    No gradient.
     """
 
     def __init__(self, members: Sequence[Rows], log_weights: Sequence[float]):
@@ -198,7 +257,7 @@ class Mixture(Rows):
         return function(self.log_probs(part, temperature))
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return log_probs
+        return self.members[0].comparable(log_probs, part)
 
 
 SLICE = 2**24

@@ -43,7 +43,7 @@ class Targets:
     """
 
     def __init__(self, recipe: Recipe, task: Writing, files: ReferenceFiles, interpolated: bool):
-        self.writer: Writing = task.companions.get(files.companion or "", task)  # type: ignore[assignment]
+        self.writer: Writing = files.reader or task  # type: ignore[assignment]
         settings = self.writer.settings
         self.identity = {
             "version": 2,
@@ -118,5 +118,5 @@ class Targets:
 
     def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
         """The rows with the teacher's texts as examples; not `learnt`: they carry D alone."""
-        made = [e for row in rows for e in self.task.encode(self._answered(row))]
+        made = [e for row in rows for e in self.task.encode_for_all(self._answered(row))]
         return made if learnt else [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]

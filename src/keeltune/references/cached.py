@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from keeltune.references.reference import Autocast, Batch, Reference
-from keeltune.rows import Coarse, Dense, Projected, Rows, slices
+from keeltune.rows import Coarse, Cut, Dense, Projected, Rows, Shared, slices
 from keeltune.shards import Place, Store
 
 Kind = Literal["full", "top-k", "hidden"]
@@ -173,10 +173,11 @@ class Hidden(Form):
 class Cached(Reference):
     """Distributions from a `shards.Store`, by the keys of the batch: in any order, epoch, micro-batch or rank."""
 
-    kind = "cached"
-
-    def __init__(self, store: Store, form: Form, device: str = "cpu"):
-        self.store, self.form, self.device = store, form, device
+    def __init__(
+        self, store: Store, form: Form, device: str = "cpu", kept: slice | Tensor | None = None, kind: str = "cached"
+    ):
+        self.store, self.form, self.device, self.kind = store, form, device, kind
+        self.kept = kept  # the student's choices on which it is compared; None: all
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:
@@ -189,7 +190,10 @@ class Cached(Reference):
             if place.count != count:
                 raise ValueError(f"found {place.count} predictions of the row {key} in the cache, expected {count}")
             places.append(place)
-        return self.form.read(self._columns(places), counts, [place.width for place in places])
+        rows = self.form.read(self._columns(places), counts, [place.width for place in places])
+        if self.kept is None:
+            return rows
+        return Shared(rows, self.kept) if self.form.kind == "hidden" else Cut(rows, self.kept)
 
     def _columns(self, places: Sequence[Place]) -> dict[str, Tensor]:
         found = {}

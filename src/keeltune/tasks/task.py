@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from keeltune.data import Column, Row
+from keeltune.problems import Problem, UserError
 from keeltune.rows import IGNORED, PerSlice, Rows, cross_entropy, sliced_cross_entropy
 
 DRAWN = "drawn"
@@ -193,6 +194,22 @@ class Task(ABC):
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as examples, keyed by the row's key (+ index where there are several). Pure: no randomness."""
 
+    def encode_for_all(self, row: Row, *, labelled: bool = True) -> list[Example]:
+        """`encode`, with the encodings of references that read the same row otherwise.
+
+        Where predictions are tokens, both must be asked for the same ones: UserError for a row of which that is not so.
+        """
+        examples = self.encode(row, labelled=labelled)
+        for name, companion in self.companions.items():
+            others = companion.encode(row, labelled=labelled)
+            if self.choices == "tokens" and [e.targets for e in others] != [e.targets for e in examples]:
+                raise UserError(_other_targets(row))
+            examples = [
+                replace(example, others={**example.others, name: other})
+                for example, other in zip(examples, others, strict=True)
+            ]
+        return examples
+
     def encode_scored(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as it is scored; differs from `encode` where training makes several examples of one question."""
         return self.encode(row, labelled=labelled)
@@ -319,6 +336,17 @@ class Task(ABC):
         if self.choices == "positions":
             return f"position {choice}"
         return ("no", "yes")[choice] if self.settings.multi_label else self.settings.labels[choice]
+
+
+def _other_targets(row: Row) -> Problem:
+    return Problem(
+        f"{row.file}:{row.line}",
+        "reference",
+        "a target that the reference's tokenizer cuts into other tokens than the student's",
+        "the same tokens: each is a prediction of both",
+        "leave the row out (bad_rows: skip), or take a reference that reads texts as the student does",
+        kind="other tokens",
+    )
 
 
 def stack(rows: Sequence[Sequence[Any]], *, fill: Any, left: bool = False) -> Tensor:
