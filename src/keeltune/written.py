@@ -112,6 +112,15 @@ class Targets:
         return row_key(row.fields, [c.name for c in self.task.columns if not c.label or self.interpolated])
 
     def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
-        """The rows with the teacher's texts as examples; not `learnt`: they carry D alone."""
-        made = [e for row in rows for e in self.task.encode(self.task.with_target(row, self.texts[self.key(row)]))]
-        return made if learnt else [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
+        """The rows with the teacher's texts as examples; not `learnt`: they carry D alone.
+
+        A text that this model cannot write (letters that it does not have, more than its frames) is not learnt.
+        """
+        examples: list[Example] = []
+        for row in rows:
+            answered = self.task.with_target(row, self.texts[self.key(row)])
+            made = self.task.encode(answered)
+            if not learnt or any(True for _ in self.task.row_faults(answered, made)):
+                made = [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
+            examples += made
+        return examples
