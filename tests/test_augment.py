@@ -58,7 +58,7 @@ def test_words_are_left_out_at_the_rate_given(rate):
 
 
 def test_a_word_at_least_is_kept():
-    """Of three words at p = 0.99 97 of 100 variants would be empty; in those each is the one that stays, equally often."""
+    """Of three words at p = 0.99 97 of 100 would be empty; there each is the one that stays, equally often."""
     found = texts(row_of("a b c"), Augment(word_dropout=0.99, crops=False, variants=900))
     assert all(found)
     alone = Counter(text for text in found if " " not in text)
