@@ -214,6 +214,18 @@ METHODS = [
     line(
         "nothing to mix", "  mix: {unlabeled: 2}", "data.mix.unlabeled", "data.unlabeled is missing", base=DISTILLATION
     ),
+    line("nothing to label", "  unlabeled_as: labels", "8:17 · data.unlabeled_as", "rows that", base=DISTILLATION),
+    line("no kind of answer", "  unlabeled_as: logits", "8:17 · data.unlabeled_as", "'labels'", base=DISTILLATION),
+    line("variants without a teacher", "  augment: {}", "7:12 · data.augment", "no reference to speak on them"),
+    line("no variants to mix", "  mix: {augmented: 2}", "data.mix.augmented", "augment is missing", base=DISTILLATION),
+    line("every word left out", "  augment: {word_dropout: 1.0}", "data.augment.word_dropout", "less than 1"),
+    line(
+        "variants that vary nothing",
+        "  augment: {word_dropout: 0, crops: false}",
+        "8:12 · data.augment",
+        "the texts as they are",
+        base=DISTILLATION,
+    ),
 ]
 
 UNBUILT = [

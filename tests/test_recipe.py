@@ -178,6 +178,8 @@ UNUSUAL = {
     "flow style": "{task: sentiment-analysis, method: fine-tuning, model: m, data: {train: a}, output: o}",
     "unlabelled rows alone": DISTILLATION.replace("train:", "unlabeled:") + "training: {max_steps: 10}\n",
     "unlabelled target rows anchored": CROSS_DOMAIN + "  unlabeled: more.csv.gz\n",
+    "a pool of hard labels": DISTILLATION + "  unlabeled: more.csv.gz\n  unlabeled_as: labels\n",
+    "variants": DISTILLATION + "  augment: {word_dropout: 0.2, crops: false, variants: 2}\n  mix: {augmented: 0.5}\n",
     "own task and divergence": DISTILLATION.replace("sentiment-analysis", "mine.tasks:Irony")
     + "objective: {divergence: 'mine.near:nearness'}\n",
     "a student of some layers": DISTILLATION.replace("encoder", "{from: teacher, layers: [0, 5]}"),

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from keeltune import cache, machine, models, newborn, registry, surgery
+from keeltune import cache, machine, models, newborn, pseudo_labels, registry, surgery
 from keeltune.batching import Plan, Stream
 from keeltune.display import Display
 from keeltune.families.writing import Writing
 from keeltune.fitting import NEW, no_trained_head
 from keeltune.matching.matching import Matching, Unmatched, asking
 from keeltune.objective import Objective, confidence_weight, named
-from keeltune.prepare import Material, world_size
+from keeltune.prepare import Material, needs_text, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
@@ -119,6 +119,7 @@ def basis(material: Material, display: Display) -> Basis:
     student.model.to(device)
     live = Live(lambda: _reference(material, student, autocast, device))
     _write_targets(material, live, autocast, device, display)
+    _label(material, live, student, device, display)
     return Basis(student, live, _plan(material), precision, autocast, device)
 
 
@@ -288,7 +289,11 @@ def _write_targets(
     """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack."""
     recipe, task = material.recipe, material.task
     origin = recipe.generation.targets
-    wanted = {"unlabeled": material.rows["unlabeled"], "train": material.rows["train"] if origin != "data" else []}
+    unwritten = needs_text(recipe, task, material.encoded["unlabeled"])
+    wanted = {
+        "unlabeled": material.rows["unlabeled"] if unwritten else [],
+        "train": material.rows["train"] if origin != "data" else [],
+    }
     if recipe.reference_spec() is None or not isinstance(task, Writing) or not any(wanted.values()):
         return
     for split, rows in wanted.items():
@@ -307,7 +312,21 @@ def _write_targets(
             assert isinstance(teacher, Model)
             with display.bar(f"the teacher writes {split}", missing) as advance:
                 targets.write(teacher.model, rows, device, autocast, advance)
-        material.encoded[split] = [targets.examples([row], learnt=split == "train") for row in rows]
+        learnt = split == "train" or recipe.data.unlabeled_as == "labels"
+        material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
+
+
+def _label(material: Material, live: Live, student: models.Loaded, device: str, display: Display) -> None:
+    """The reference's choices as labels of the rows that have none, where the recipe wants them so."""
+    recipe, task = material.recipe, material.task
+    if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or isinstance(task, Writing):
+        return
+    for split in ("unlabeled", "augmented"):
+        encoded = material.encoded[split]
+        with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
+            made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
+        material.encoded[split] = made
+        task.mark(student.model.config, [example for row in made for example in row])
 
 
 def _in_order(task: Task, order: list[int]) -> ToRows:
@@ -345,10 +364,16 @@ def objective(recipe: Recipe) -> Objective:
 def _plan(material: Material) -> Plan:
     recipe = material.recipe
     step_size = material.batch_size * material.cuts
+    examples, mix = material.examples, recipe.data.mix
+    soft = recipe.data.unlabeled_as == "distribution"  # else, at weight 0, the reference has said all that it will
     anchored = recipe.reference_spec() is not None and not recipe.only_writes()
-    main = [replace(example, anchored=anchored) for example in material.main_stream]
-    pool = [replace(example, anchored=True) for example in material.examples["unlabeled"] if material.examples["train"]]
-    streams = [Stream("unlabeled", pool, recipe.data.mix.unlabeled * step_size)]
+    anchored = anchored and (soft or recipe.weight_spec() != 0)
+    pool, varied = ([replace(e, anchored=soft) for e in examples[split]] for split in ("unlabeled", "augmented"))
+    main = [replace(example, anchored=anchored) for example in examples["train"]] or pool
+    streams = [
+        Stream("unlabeled", pool if examples["train"] else [], mix.unlabeled * step_size),
+        Stream("augmented", varied, mix.augmented * step_size),
+    ]
     if share := recipe.generation.on_policy:
         asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
                  material.task.encode_scored(row, labelled=False)]  # fmt: skip

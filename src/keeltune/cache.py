@@ -127,7 +127,9 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "languages": list(settings.languages or ()),
         "precision": precision,
         "targets": recipe.generation.targets,
-        "data": {name: rows_digest(material, name) for name in ("train", "unlabeled") if material.rows[name]},
+        "data": {
+            name: rows_digest(material, name) for name in ("train", "unlabeled", "augmented") if material.rows.get(name)
+        },
     }
 
 

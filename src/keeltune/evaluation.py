@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,15 +43,26 @@ def predict(
 
     `encoded` holds the examples of each row. `progress` is called with the number of examples of each finished batch.
     """
-    examples = [example for row in encoded for example in row]
-    answers: list[Prediction | None] = [None] * len(examples)
+    ask = partial(task.predict, model, device=device, autocast=autocast)
     with in_eval_mode(model):
-        for places in by_length(examples, batch_size):
-            found = task.predict(model, [examples[i] for i in places], device=device, autocast=autocast)
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
-            progress(len(places))
-    each = iter(answer for answer in answers if answer is not None)
+        return answers(task, encoded, ask, batch_size=batch_size, progress=progress)
+
+
+def answers(
+    task: Task,
+    encoded: Sequence[Sequence[Example]],
+    ask: Callable[[Sequence[Example]], Sequence[Prediction]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Prediction]:
+    """The answer to each row, in their order, of whoever `ask` puts a batch of examples to."""
+    examples = [example for row in encoded for example in row]
+    found: dict[int, Prediction] = {}
+    for places in by_length(examples, batch_size):
+        found |= dict(zip(places, ask([examples[i] for i in places]), strict=True))
+        progress(len(places))
+    each = iter(found[i] for i in range(len(examples)))
     return [task.combine([next(each) for _ in row]) for row in encoded]
 
 

@@ -65,17 +65,21 @@ def estimate(material: Material) -> dict[str, float]:
     whole, body, depth, width = _sizes(material)
     lengths = [example.length for example in material.main_stream]
     step_size = material.batch_size * material.cuts
-    pool = [example.length for example in material.examples["unlabeled"]] if material.rows["train"] else []
+    mix = {"augmented": recipe.data.mix.augmented}
+    if material.rows["train"]:
+        mix["unlabeled"] = recipe.data.mix.unlabeled
+    beside = {name: [e.length for e in material.examples[name]] for name in mix if material.rows[name]}
     mean = sum(lengths) / len(lengths)
     tokens = material.steps * step_size * mean * 1.05
-    if pool:
-        tokens += material.steps * step_size * recipe.data.mix.unlabeled * sum(pool) / len(pool) * 1.3
+    for name, own in beside.items():
+        tokens += material.steps * step_size * mix[name] * sum(own) / len(own) * 1.3
     references = max(len(material.references), int(material.from_model))
     operations = tokens * body * (6 + 2 * references)
     scored = sum(e.length for s in ("validation", "test", "source") for e in material.examples[s])
     seconds = operations / (EFFICIENCY * machine.matmul_flops(precision, device) * world_size())
     seconds += 4 * scored * body / (EFFICIENCY * machine.matmul_flops("fp32", device))
-    longest = material.batch_size * max([*lengths, *pool]) * (1 + (recipe.data.mix.unlabeled if pool else 0))
+    most = max(lengths + [length for own in beside.values() for length in own])
+    longest = material.batch_size * most * (1 + sum(mix[name] for name in beside))
     activations = longest * depth * width * (40 if precision == "bf16" else 70)
     memory = 16 * whole * (0.1 if recipe.training.lora else 1) + 4 * whole * references + activations + 6e8
     return {"steps": material.steps, "seconds": seconds, "memory_bytes": memory}

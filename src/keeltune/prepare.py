@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from keeltune import audit, data, models, newborn, registry, surgery
+from keeltune import audit, augment, data, models, newborn, registry, surgery
 from keeltune.data import Column, Row
 from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
 from keeltune.formats import RowProblem
@@ -92,6 +92,10 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     warnings: list[Problem] = []
     task_class = find_task(recipe.task, recipe.where("task"))
     columns = task_columns(task_class, recipe)
+
+    if recipe.data.augment and (reason := augment.refusal(task_class)):
+        place, expected = recipe.where("data.augment"), f"no variants of texts for {recipe.task}: {reason}"
+        problems.append(Problem(place, "data.augment", shown("augment"), expected, "leave it out"))
 
     progress("reading models")
     source = _collect(problems, lambda: _source(recipe))
@@ -174,8 +178,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     for name, split in encoded.items():
         if cut := sum(any(example.truncated for example in row) for row in split):
             warnings.append(_truncation(name, cut, len(split), max_length, recipe))
-    silent = rows["unlabeled"] and not any(e.predictions for row in encoded["unlabeled"] for e in row)
-    if silent and not (task.generates and files):  # with a teacher at hand, that writes the targets
+    if needs_text(recipe, task, encoded["unlabeled"]) and not files:
         said = "rows without a target, in which this task predicts nothing"
         wanted = "what this version has: without a teacher no one writes the targets"
         problems.append(Problem(recipe.where("data.unlabeled"), "data.unlabeled", said, wanted, "leave it out"))
@@ -185,6 +188,10 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         problems.append(Problem(place, "generation.on_policy", said, wanted, "leave it out"))
     if problems:
         raise UserError(problems)
+    if spec := recipe.data.augment:
+        originals = {row.key: row for row in [*rows["train"], *rows["unlabeled"]]}.values()
+        rows["augmented"] = [v for row in originals for v in augment.variants(row, task_class, spec, recipe.seed)]
+        encoded["augmented"] = [_encode(task, row, "augmented") for row in rows["augmented"]]
     notices += task.notices([example for row in encoded["train"] for example in row])
     trained_head = names == known_names(head, names)
     material = Material(
@@ -294,6 +301,7 @@ def _rows(
         "test": read(spec.test, "data.test", "test"),
         "unlabeled": read(spec.unlabeled, "data.unlabeled", "train", labelled=False),
         "source": read(spec.source.test, "data.source.test", "test"),
+        "augmented": [],
     }
     return rows, skipped
 
@@ -310,6 +318,12 @@ def sound_rows(
         if not found:
             sound.append(row)
     return sound, problems
+
+
+def needs_text(recipe: Recipe, task: Task, encoded: Sequence[Sequence[Example]]) -> bool:
+    """Whether a teacher must write a text for rows without labels: as their label, or to predict anything."""
+    silent = not any(example.predictions for row in encoded for example in row)
+    return task.generates and bool(encoded) and (silent or recipe.data.unlabeled_as == "labels")
 
 
 def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
@@ -419,7 +433,7 @@ def _encode(task: Task, row: Row, split: str) -> list[Example]:
     """A row's examples, with the encodings that other readers of the same row need where it is trained on."""
     if split in SCORED:
         return task.encode_scored(row)
-    return task.encode_for_all(row, labelled=split != "unlabeled")
+    return task.encode_for_all(row, labelled=split == "train")
 
 
 def _enough_rows(material: Material) -> None:

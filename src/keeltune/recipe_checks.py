@@ -130,6 +130,15 @@ def _data_faults(recipe: Recipe) -> Iterator[Problem]:
         missing = "data.train" if data.train is None else "data.unlabeled"
         mend = f"leave it out, or add {missing}"
         yield recipe.problem("data.mix.unlabeled", expected=f"two streams to mix: {missing} is missing", mend=mend)
+    if data.unlabeled_as == "labels" and data.unlabeled is None and data.augment is None:
+        mend = "add data.unlabeled: FILE, or leave it out"
+        yield recipe.problem("data.unlabeled_as", expected="rows that the reference can label", mend=mend)
+    if "augmented" in data.mix.model_fields_set and data.augment is None:
+        expected = "variants to mix in: data.augment is missing"
+        yield recipe.problem("data.mix.augmented", expected=expected, mend="leave it out, or add data.augment: {}")
+    if data.augment and not data.augment.word_dropout and not data.augment.crops:
+        expected = "word_dropout above 0 or crops: variants would be the texts as they are"
+        yield recipe.problem("data.augment", expected=expected, mend="set one of the two, or leave it out")
     if data.labels is None:
         return
     names = list(data.labels.values() if isinstance(data.labels, dict) else data.labels)
@@ -213,6 +222,9 @@ def _fine_tuning_faults(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data.unlabeled is not None:
         expected = "no unlabelled rows: fine-tuning learns from labels alone"
         yield recipe.problem("data.unlabeled", expected=expected, mend=choose)
+    if recipe.data.augment is not None:
+        expected = "no variants of texts: they have no label, and fine-tuning has no reference to speak on them"
+        yield recipe.problem("data.augment", expected=expected, mend=choose)
 
 
 def _anchor_faults(recipe: Recipe) -> Iterator[Problem]:

@@ -190,10 +190,21 @@ class Source(Declared):
     test: Text | None = Field(default=None, description="Scored before and after training, into `metrics.source`.")
 
 
+class Augment(Declared):
+    """Variants of the texts of `train` and `unlabeled`, labelled by the teacher alone. `augment: {}`: defaults."""
+
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="The probability that a word is left out; Chinese by character."
+    )
+    crops: bool = Field(default=True, description="Whether a variant is a part of the text: half of its words or more.")
+    variants: PositiveInt = Field(default=4, description="Variants of each text.")
+
+
 class Mix(Declared):
     """Rows of each further stream per labelled row, in the same batch."""
 
     unlabeled: PositiveFloat = Field(default=1.0, description="Rows of `data.unlabeled` per labelled row.")
+    augmented: PositiveFloat = Field(default=1.0, description="Variants of `data.augment` per labelled row.")
     source_unlabeled: PositiveFloat = Field(
         default=1.0, description="Rows of `data.source.unlabeled` per labelled row."
     )
@@ -211,6 +222,14 @@ class Data(Declared):
     test: Text | None = Field(default=None, description="The rows that are scored once, at the end.")
     unlabeled: Text | None = Field(
         default=None, description="Inputs without labels: only D is computed on them. What makes distillation pay."
+    )
+    unlabeled_as: Literal["distribution", "labels"] = Field(
+        default="distribution",
+        description="What the reference's answer to rows without labels is: its distribution, by D; or its choice as "
+        "their label, by CE and without D (hard pseudo-labels, the control of a distillation).",
+    )
+    augment: Augment | None = Field(
+        default=None, description="{word_dropout: 0.1, ...}: texts with words left out, labelled by the teacher alone."
     )
     source: Section[Source] = Field(default_factory=Source, description="The old domain's rows.")
     mix: Section[Mix] = Field(default_factory=Mix, description="How the streams are mixed.")

@@ -28,6 +28,7 @@ def result(
     """The `result.json` of a run that is done; `before` and `after` hold the scores of each split."""
     recipe, ledger = job.material.recipe, trainer.ledger
     cross_entropy, divergence, matched, _ = trainer.means(ledger.epoch)
+    n_ce, n_d = ledger.epoch[4:6]
     examples, tokens, slots, predictions = ledger.work
     seconds = ledger.seconds
     anchored = job.reference is not None
@@ -49,8 +50,8 @@ def result(
             "source": {"before": _intervals(before["source"]), "after": _intervals(after["source"])},
         },
         "objective": {
-            "cross_entropy": cross_entropy if job.material.rows["train"] else None,
-            "divergence": divergence if anchored else None,
+            "cross_entropy": cross_entropy if n_ce else None,
+            "divergence": divergence if n_d else None,
             "weight": job.objective.weight if anchored else None,
             "divergence_name": name if anchored else None,
             "temperature": job.objective.temperature if anchored else None,

@@ -259,7 +259,8 @@ class KeelTrainer(Trainer):
         rows = self.task.rows(outputs, inputs)
         matched = torch.zeros((), device=n_b.device)
         if self.matching is None:
-            reference = None if self.reference is None else self.reference.rows(inputs)
+            speaks = bool(inputs["anchored"].any())
+            reference = self.reference.rows(inputs) if self.reference is not None and speaks else None
         else:
             assert isinstance(self.reference, Model)
             theirs = self.reference.outputs(asked)

@@ -117,6 +117,15 @@ class Targets:
         return replace(row, key=row_key(row.fields, [c.name for c in self.task.columns]))
 
     def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
-        """The rows with the teacher's texts as examples; not `learnt`: they carry D alone."""
-        made = [e for row in rows for e in self.task.encode_for_all(self._answered(row))]
-        return made if learnt else [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
+        """The rows with the teacher's texts as examples; not `learnt`: they carry D alone.
+
+        A text that this model cannot write (letters that it does not have, more than its frames) is not learnt.
+        """
+        examples: list[Example] = []
+        for row in rows:
+            answered = self._answered(row)
+            made = self.task.encode_for_all(answered)
+            if not learnt or any(True for _ in self.task.row_faults(answered, made)):
+                made = [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
+            examples += made
+        return examples

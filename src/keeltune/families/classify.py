@@ -23,6 +23,7 @@ class Classify(Task):
     """
 
     auto_models = ("AutoModelForSequenceClassification",)
+    whole_texts = ("text", "text_pair")
     columns = (
         Column("text", "text"),
         Column("text_pair", "text", required=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -186,19 +187,17 @@ class Span(Task):
         counts = ((batch["targets"] != IGNORED) * batch["weights"]).unflatten(0, (-1, 2)).sum(-1).tolist()
         start, end, score = _best(table[:, 0], table[:, 1], LONGEST)
         merits = (score - table[:, :, 0].sum(-1)).tolist()
-        values = [
-            note["text"][note["starts"][a] : note["ends"][b]].strip()
-            for note, a, b in zip(batch["notes"], start.tolist(), end.tolist(), strict=True)
-        ]
-        return [
-            Prediction(value, None, loss, count, merit)
-            for value, loss, count, merit in zip(values, losses, counts, merits, strict=True)
-        ]
+        answers = []
+        spans = zip(batch["notes"], start.tolist(), end.tolist(), strict=True)
+        for (note, first, last), loss, count, merit in zip(spans, losses, counts, merits, strict=True):
+            a, b = _stripped(note["text"], note["starts"][first], note["ends"][last])
+            answers.append(Prediction(note["text"][a:b], None, loss, count, merit, a))
+        return answers
 
     def combine(self, predictions: Sequence[Prediction]) -> Prediction:
         found = super().combine(predictions)
         if found.merit < 0 and getattr(self.settings.config, "no_answer", True):
-            return Prediction("", None, found.loss, found.count, found.merit)
+            return replace(found, value="")
         return found
 
 

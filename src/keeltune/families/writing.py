@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -50,11 +49,6 @@ class Writing(Task):
     @abstractmethod
     def target(self, row: Row) -> str:
         """The text that is to be written."""
-
-    def with_target(self, row: Row, text: str) -> Row:
-        """The row with another text to be written, under the key it had."""
-        (column,) = [c.name for c in self.columns if c.label and c.required]
-        return replace(row, fields={**row.fields, column: text})
 
     # What the forms ask for
 

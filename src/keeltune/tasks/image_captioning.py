@@ -138,8 +138,8 @@ class ImageCaptioning(Writing):
     def target(self, row: Row) -> str:
         return str(row.fields["captions"][0])
 
-    def with_target(self, row: Row, text: str) -> Row:
-        return replace(row, fields={**row.fields, "captions": [text]})
+    def with_target(self, row: Row, value: Any) -> Row:
+        return replace(row, fields={**row.fields, "captions": [value]})
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         if not labelled:

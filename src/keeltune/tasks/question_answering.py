@@ -13,7 +13,7 @@ from keeltune import language
 from keeltune.data import Column, Row
 from keeltune.families.span import Span
 from keeltune.problems import shown
-from keeltune.tasks.task import Fault
+from keeltune.tasks.task import Fault, Prediction
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -60,6 +60,10 @@ class QuestionAnswering(Span):
         answers = row.fields["answers"]
         pairs = zip(answers["text"], answers["answer_start"], strict=True)
         return [(int(start), int(start) + len(text)) for text, start in pairs]
+
+    def labelled_by(self, row: Row, answer: Prediction) -> Row:
+        texts, starts = ([answer.value], [answer.start]) if answer.value else ([], [])
+        return self.with_target(row, {"text": texts, "answer_start": starts})
 
     def gold(self, row: Row) -> Any:
         return list(row.fields["answers"]["text"])

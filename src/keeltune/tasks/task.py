@@ -89,7 +89,8 @@ class Example:
 class Prediction:
     """The model's answer to one example, and its loss: Σ CE in nats over `count` labelled predictions.
 
-    `merit` ranks the answers of several examples of one row (the strides of a long text).
+    `merit` ranks the answers of several examples of one row (the strides of a long text). `start` is the character at
+    which an answer begins that is a part of the row's text.
     """
 
     value: Any
@@ -97,6 +98,7 @@ class Prediction:
     loss: float
     count: float
     merit: float = 0.0
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,9 @@ class Task(ABC):
     choices: ClassVar[Literal["labels", "tokens", "positions"]] = "labels"
     """What a prediction chooses among. Labels fit a reference by name, however it reads the text; tokens and positions
     are the tokenizer's own, so a reference must have the very same."""
+
+    whole_texts: ClassVar[tuple[str, ...]] = ()
+    """Columns of text of which a part can be left out and the row still has an answer: one of the text as a whole."""
 
     generates: ClassVar[bool] = False
     """Whether an answer is written token by token: evaluation while training then looks at a subset."""
@@ -302,7 +307,18 @@ class Task(ABC):
         if len(predictions) == 1:
             return best
         loss, count = sum(p.loss for p in predictions), sum(p.count for p in predictions)
-        return Prediction(best.value, best.probabilities, loss, count, best.merit)
+        return replace(best, loss=loss, count=count)
+
+    # answers as labels
+
+    def with_target(self, row: Row, value: Any) -> Row:
+        """The row with another label (or text to be written), as its column holds it, under the key it had."""
+        (column,) = [c.name for c in self.columns if c.label and c.required]
+        return replace(row, fields={**row.fields, column: value})
+
+    def labelled_by(self, row: Row, answer: Prediction) -> Row:
+        """The row with a model's answer as its label, under the key it had."""
+        return self.with_target(row, answer.value)
 
     # scores
 

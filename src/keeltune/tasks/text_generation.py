@@ -64,12 +64,12 @@ class TextGeneration(Writing):
     def target(self, row: Row) -> str:
         return str(row.fields["completion"])
 
-    def with_target(self, row: Row, text: str) -> Row:
+    def with_target(self, row: Row, value: Any) -> Row:
         if "messages" not in row.fields:
-            return replace(row, fields={**row.fields, "completion": text})
+            return replace(row, fields={**row.fields, "completion": value})
         messages = row.fields["messages"]
         before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        return replace(row, fields={**row.fields, "messages": [*before, {"role": "assistant", "content": text}]})
+        return replace(row, fields={**row.fields, "messages": [*before, {"role": "assistant", "content": value}]})
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         if "messages" in row.fields:
