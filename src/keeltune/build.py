@@ -81,7 +81,8 @@ def build(material: Material, display: Display | None = None) -> Job:
     model = student.model.to(device)
     lora = recipe.training.lora
     spec = recipe.reference_spec()
-    switchable = lora is not None and material.from_model and spec is not None and spec.origin != "online"
+    own = material.from_model and spec is not None and spec.origin != "online" and spec.temperature is None
+    switchable = lora is not None and own
     reference = None if switchable else _reference(material, student, autocast, device)
     if lora is not None:
         model = surgery.add_adapter(
@@ -164,9 +165,10 @@ def _reference(
         return None
     if material.from_model:
         _trained_head(student, recipe.where("method"))
-        return Model(copy.deepcopy(student.model).to(device), task.rows, autocast, forward=task.forward)
+        own, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)
+        return Model(own, task.rows, autocast, forward=task.forward, temperature=temperature)
     members = []
-    for files in material.references:
+    for files, temperature in zip(material.references, spec.temperatures(len(material.references)), strict=True):
         loaded = models.load(
             files.source,
             files.auto_model,
@@ -181,9 +183,8 @@ def _reference(
         if files.companion is not None:
             reader.processor = loaded.processor
         order = [files.names.index(name) for name in task.settings.labels]
-        members.append(
-            Model(loaded.model.to(device), _in_order(reader, order), autocast, files.companion, reader.forward)
-        )
+        to_rows, forward = _in_order(reader, order), reader.forward
+        members.append(Model(loaded.model.to(device), to_rows, autocast, files.companion, forward, temperature))
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 
 

@@ -417,10 +417,12 @@ def _encode(task: Task, row: Row, split: str) -> list[Example]:
     if split in SCORED:
         return task.encode_scored(row)
     labelled = split != "unlabeled"
-    examples = task.encode(row, labelled=labelled)
-    if not task.companions:
-        return examples
-    others = {name: companion.encode(row, labelled=labelled) for name, companion in task.companions.items()}
+    return with_others(task, task.encode(row, labelled=labelled), lambda reader: reader.encode(row, labelled=labelled))
+
+
+def with_others(task: Task, examples: Sequence[Example], encode: Callable[[Task], list[Example]]) -> list[Example]:
+    """A row's examples with what references make of it that have an encoding of their own; `encode` asks one."""
+    others = {name: encode(companion) for name, companion in task.companions.items()}
     return [
         replace(example, others={name: encoded[i] for name, encoded in others.items()})
         for i, example in enumerate(examples)

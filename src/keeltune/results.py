@@ -23,9 +23,16 @@ from keeltune.trainer import KeelTrainer
 
 
 def result(
-    job: Job, trainer: KeelTrainer, before: Mapping[str, Scores | None], after: Mapping[str, Scores | None]
+    job: Job,
+    trainer: KeelTrainer,
+    before: Mapping[str, Scores | None],
+    after: Mapping[str, Scores | None],
+    judged: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The `result.json` of a run that is done; `before` and `after` hold the scores of each split."""
+    """The `result.json` of a run that is done; `before` and `after` hold the scores of each split.
+
+    `judged` is what `gate.judge` found.
+    """
     recipe, ledger = job.material.recipe, trainer.ledger
     cross_entropy, divergence, matched, _ = trainer.means(ledger.epoch)
     examples, tokens, slots, predictions = ledger.work
@@ -60,6 +67,7 @@ def result(
             "kind": job.reference.kind if job.reference is not None else "none",
             "models": [f.source for f in job.material.references] or ([job.material.source] if anchored else []),
             "cache": None,
+            "gate": judged,
         },
         "training": {
             "seconds": seconds,
