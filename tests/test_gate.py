@@ -329,6 +329,19 @@ def test_at_most_so_many_rows_and_the_students_on_the_same(school, monkeypatch):
         assert found[side]["accuracy"] == pytest.approx(expected)
 
 
+def test_scores_are_float32_whatever_the_training_is(school, monkeypatch):
+    """Or a teacher that is the student's start would lose to it by what bf16 costs, on every row."""
+    monkeypatch.setattr(gate, "ROWS", 50)  # other batches than those of the student's start
+    exact = gate_of(distilled(school, "good", "good"), school)
+    spec = distilled(school, "good", "good")
+    spec["training"] |= {"precision": "bf16"}
+    found = gate_of(spec, school)
+    assert found["teacher"] == exact["teacher"]
+    assert found["teacher"]["loss"] == pytest.approx(found["student"]["loss"], rel=1e-5)
+    found |= {"metric": "loss", "difference": [-2e-7, -1e-7]}  # the rounding of other batches is no difference
+    assert not any("warning" in line for line in gate.lines(found))
+
+
 def test_only_teachers_with_validation_rows_are_judged(school):
     spec, train = distilled(school, "good", None), {"train": "train.jsonl"}
     assert gate_of({**spec, "method": "fine-tuning"}, school) is None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -31,6 +33,9 @@ from keeltune.tasks.task import Example, Prediction, Task, to_device
 ROWS = 2000
 """Validation rows on which a teacher is judged at most; where answers are written, `evaluation.WRITTEN`."""
 
+NOTHING = 0.0005
+"""A difference that three decimals do not show: rounding, where the teacher is the student's own start."""
+
 MENDED = 0.02
 """What a temperature must take from the calibration error before it is offered."""
 
@@ -49,7 +54,7 @@ def judge(job: Job, start: Scores | None, display: Display) -> dict[str, Any] | 
     """
     task, reference, rows = job.material.task, job.reference, job.material.rows["validation"]
     members = reference.members if isinstance(reference, Ensemble) else [reference]
-    teachers = [member for member in members if isinstance(member, Model)]
+    teachers = [_in_full_precision(member) for member in members if isinstance(member, Model)]
     if not job.material.recipe.taught or not rows or len(teachers) < len(members):
         return None
     places = evaluation.subset(len(rows), evaluation.WRITTEN if task.generates else ROWS)
@@ -89,6 +94,13 @@ def judge(job: Job, start: Scores | None, display: Display) -> dict[str, Any] | 
     }
 
 
+def _in_full_precision(teacher: Model) -> Model:
+    """The same model outside autocast: reported scores are float32, the student's too."""
+    same = copy(teacher)
+    same.autocast = nullcontext
+    return same
+
+
 def _lists(scores: Scores) -> dict[str, list[float]]:
     return {name: list(pair) for name, pair in scores.intervals.items()}
 
@@ -113,7 +125,7 @@ def _sentences(verdict: Mapping[str, Any], gate: Mapping[str, Any]) -> list[str]
     if gate["student"] is not None:
         start = f"the student's start {figures(gate['student'], gate['student_intervals'])}"
     found = [f"{who}: {said}; {start}"]
-    if verdict["difference"] is not None and verdict["difference"][1] < 0:
+    if verdict["difference"] is not None and verdict["difference"][1] < -NOTHING:
         low, high = (-end for end in reversed(verdict["difference"]))
         mend = "it would teach its mistakes; take another teacher, or train without one"
         found = [
@@ -142,10 +154,7 @@ def _offer(who: str, verdict: Mapping[str, Any]) -> list[str]:
 def _answers(
     job: Job, teachers: Sequence[Model], weights: Sequence[float], places: Sequence[int], display: Display
 ) -> list[tuple[list[Prediction], dict[str, Any] | None]]:
-    """Each teacher's answers to the rows at `places` and its calibration, then their average's where there are weights.
-
-    A teacher's predictions are those that training holds the student near, in the same precision.
-    """
+    """Each teacher's answers to the rows at `places`, its calibration; then their average's, where there are weights."""
     task, kept = job.material.task, job.material.encoded["validation"]
     encoded = [_with_teachers(task, job.material.rows["validation"][i], kept[i]) for i in places]
     examples = [example for row in encoded for example in row]
@@ -205,8 +214,7 @@ def _written(task: Writing, teacher: Model, examples: Sequence[Example], device:
     if teacher.entry is not None:
         reader, examples = task.companions[teacher.entry], [e.others[teacher.entry] for e in examples]
     assert isinstance(reader, Writing)
-    with teacher.autocast():
-        return [texts[0] for texts in reader.candidates(teacher.model, examples, device)]
+    return [texts[0] for texts in reader.candidates(teacher.model, examples, device)]
 
 
 def _floor(task: Task, rows: Sequence[Row]) -> tuple[Any, Scores]:
