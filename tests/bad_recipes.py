@@ -205,6 +205,36 @@ METHODS = [
         "one weight", DISTILLATION.replace("teacher", "{model: [a, b], weight: 1}"), "4:36 · reference.weight", "a list"
     ),
     bad(
+        "temperatures of two",
+        DISTILLATION.replace("teacher", "{model: [a, b], temperature: [1.5]}"),
+        "reference.temperature",
+        "each of the 2 models",
+    ),
+    bad(
+        "temperature 0",
+        DISTILLATION.replace("teacher", "{model: t, temperature: 0}"),
+        "reference.temperature",
+        "greater than 0",
+    ),
+    bad(
+        "calibrated by name",
+        DISTILLATION.replace("teacher", "{model: t, temperature: calibrated}"),
+        "reference.temperature",
+        "a number",
+    ),
+    bad(
+        "temperature of an old self",
+        CROSS_DOMAIN + "reference: {temperature: 2.0}\n",
+        "reference.temperature",
+        "the student's old self",
+    ),
+    bad(
+        "temperature of an adapter",
+        DISTILLATION.replace("teacher", "{model: t, from: adapter-off, temperature: 2.0}") + "training: {lora: {}}\n",
+        "reference.temperature",
+        "the student's old self",
+    ),
+    bad(
         "adapter-off without one",
         CROSS_DOMAIN + "reference: {from: adapter-off}\n",
         "7:19 · reference.from",

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from keeltune.data import Row
-from keeltune.evaluation import bootstrap, predict, prediction_rows, score
+from keeltune.evaluation import bootstrap, gain, predict, prediction_rows, score, scores_of, subset
 from keeltune.tasks.task import Prediction, Settings
 from keeltune.tasks.text_classification import TextClassification
 from tests.conftest import ARCHITECTURES, WORDS
@@ -114,6 +114,37 @@ def test_the_loss_is_weighted_by_its_counts():
     assert (low, high) == pytest.approx((1.5, 2.0))
     assert list(found.metrics)[-1] == "loss"
     assert score(task, predictions, rows, intervals=False).intervals == {}
+
+
+def test_a_gain_is_paired():
+    """90 against 80 of 100 right, 80 of them the same rows: the difference is the binomial's of the other ten."""
+    task = TextClassification(None, Settings(LABELS))
+    rows = [Row({"label": "positive"}, "f", i, str(i)) for i in range(100)]
+    ours = score(task, answers(["positive"] * 90 + ["negative"] * 10, [0.2] * 100), rows).table
+    theirs = score(task, answers(["positive"] * 80 + ["negative"] * 20, [0.5] * 100), rows).table
+    assert gain(task, ours, theirs, "accuracy") == pytest.approx((0.05, 0.16), abs=0.011)
+    low, high = gain(task, theirs, ours, "accuracy")
+    assert (-high, -low) == pytest.approx(gain(task, ours, theirs, "accuracy"))
+    assert gain(task, ours, theirs, "loss") == pytest.approx((0.3, 0.3))  # less of it is better
+    assert gain(task, ours, ours, "macro_f1") == (0.0, 0.0)
+
+
+def test_scores_of_some_rows_and_of_the_loss_alone():
+    task = TextClassification(None, Settings(LABELS))
+    rows = [Row({"label": LABELS[i % 2]}, "f", i, str(i)) for i in range(20)]
+    given = answers(["positive"] * 15 + ["negative"] * 5, [float(i) for i in range(20)])
+    places = subset(20, 7)
+    assert len(set(places)) == 7
+    assert places == sorted(places) == subset(20, 7)
+    assert subset(20, None) == subset(20, 30) == list(range(20))
+    whole = score(task, given, rows)
+    assert scores_of(task, whole.table) == whole
+    some = scores_of(task, whole.table[places])
+    assert some == score(task, [given[i] for i in places], [rows[i] for i in places])
+    alone = scores_of(task, whole.table[:, -2:])
+    assert alone.metrics == {"loss": whole.metrics["loss"]}
+    assert alone.intervals == {"loss": whole.intervals["loss"]}
+    assert alone.details == {}
 
 
 def test_by_label():

@@ -132,6 +132,19 @@ def test_a_reference_with_an_encoding_of_its_own_reads_that(bench):
     assert torch.equal(mine, log_probs(Model(model, task.rows).rows({**batch, "inputs": other})))
 
 
+def test_a_temperature_divides_a_models_logits_first(bench):
+    model, task, batch = bench
+    logits = log_probs(Model(model, task.rows).rows(batch))
+    rows = Model(model, task.rows, temperature=1.8).rows(batch)
+    assert (len(rows), rows.choices) == logits.shape
+    torch.testing.assert_close(log_probs(rows), (logits / 1.8).log_softmax(-1))
+    torch.testing.assert_close(rows.log_probs(slice(1, 3), 2.0), (logits[1:3] / 3.6).log_softmax(-1))
+    torch.testing.assert_close(rows.use(slice(None), torch.exp, 2.0), (logits / 3.6).softmax(-1))
+    assert rows.comparable(logits, slice(None)) is logits
+    mixed = log_probs(Ensemble([Model(model, task.rows, temperature=1.8), Model(model, task.rows)]).rows(batch)).exp()
+    torch.testing.assert_close(mixed, ((logits / 1.8).softmax(-1) + logits.exp()) / 2)
+
+
 class Fixed(Reference):
     kind = "fixed"
 

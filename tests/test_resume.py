@@ -90,6 +90,7 @@ def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, step):
     assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
     assert whole.result["objective"] == again.result["objective"]
     assert whole.result["metrics"] == again.result["metrics"]
+    assert whole.result["reference"] == again.result["reference"]
     assert whole.result["training"]["examples"] == again.result["training"]["examples"]
 
 

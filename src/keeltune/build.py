@@ -47,6 +47,7 @@ class Job:
     precision: str
     autocast: Callable[[], AbstractContextManager[Any]]
     device: str
+    live: Live
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def build(material: Material, display: Display | None = None, origin: str | None
         base.precision,
         base.autocast,
         base.device,
+        base.live,
     )
 
 
@@ -169,7 +171,7 @@ def _chosen(material: Material, base: Basis, decided: str | None, display: Displ
     if spec is None or material.recipe.only_writes():
         return None, Origin()
     asked = decided or spec.origin
-    switchable = material.recipe.training.lora is not None and material.from_model
+    switchable = material.recipe.training.lora is not None and material.from_model and spec.temperature is None
     if asked == AdapterOff.kind:
         return None, Origin(AdapterOff.kind)
     examples = base.plan.everything()
@@ -257,9 +259,10 @@ def _reference(
         return Served(spec.url, spec.model, min(spec.k, choices), vocabulary=choices, allow_host=spec.allow_host or "")
     if material.from_model:
         _trained_head(student, recipe.where("method"))
-        return Model(copy.deepcopy(student.model).to(device), task.rows, autocast, forward=task.forward)
+        own, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)
+        return Model(own, task.rows, autocast, forward=task.forward, temperature=temperature)
     members = []
-    for files in material.references:
+    for files, temperature in zip(material.references, spec.temperatures(len(material.references)), strict=True):
         loaded = models.load(
             files.source,
             files.auto_model,
@@ -275,7 +278,8 @@ def _reference(
             reader.processor = loaded.processor
         order = [files.names.index(name) for name in task.settings.labels]
         to_rows = _on_shared(_in_order(reader, order), files.shared, device)
-        members.append(Model(loaded.model.to(device), to_rows, autocast, files.companion, reader.forward))
+        forward = reader.forward
+        members.append(Model(loaded.model.to(device), to_rows, autocast, files.companion, forward, temperature))
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 
 

@@ -113,6 +113,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "reference": served
         or [{"sha256": weights_digest(source), **({} if layers is None else {"layers": layers})} for source in sources],
         "weight": spec.weight,
+        "calibration": None if spec.temperature is None else spec.temperatures(len(sources)),
         "tokenizer": vocabularies.tokenizer_digest(tokenizer),
         "template": _digest_or_none(getattr(tokenizer, "chat_template", None)),
         "task": recipe.task,
@@ -491,7 +492,12 @@ def facts(store: Store) -> dict[str, Any]:
 def remove(folder: Path) -> None:
     """Takes a cache away, and nothing else that lies there."""
     names = [shards.MANIFEST, shards.HEAD, HEAD_FILE]
-    for file in [*(folder / name for name in names), *folder.glob("shard-*.safetensors"), *folder.glob("shard-*.json")]:
+    for file in [
+        *(folder / name for name in names),
+        *folder.glob("shard-*.safetensors"),
+        *folder.glob("shard-*.json"),
+        *folder.glob("gate-*.json"),
+    ]:
         file.unlink(missing_ok=True)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,16 +16,25 @@ from keeltune.data import Row
 from keeltune.machine import in_eval_mode
 from keeltune.tasks.task import Example, Prediction, Task
 
+T = TypeVar("T")
+
 RESAMPLES = 1000
+
+WRITTEN = 200
+"""Validation rows that are scored while training where answers are written token by token; all of them at the end."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A split's metrics (the primary first, the loss last), their 95 % intervals, and details such as `by_label`."""
+    """A split's metrics (the primary first, the loss last), their 95 % intervals, and details such as `by_label`.
+
+    `table` [rows, K + 2] is what they are made of: each row's statistics, its Σ CE and the count of its predictions.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     details: dict[str, Any]
+    table: np.ndarray = field(repr=False, compare=False)
 
 
 @torch.inference_mode()
@@ -51,40 +60,72 @@ def predict(
 def answers(
     task: Task,
     encoded: Sequence[Sequence[Example]],
-    ask: Callable[[Sequence[Example]], Sequence[Prediction]],
+    ask: Callable[[list[Example]], Sequence[Prediction]],
     *,
     batch_size: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
     """The answer to each row, in their order, of whoever `ask` puts a batch of examples to."""
-    examples = [example for row in encoded for example in row]
-    found: dict[int, Prediction] = {}
-    for places in by_length(examples, batch_size):
-        found |= dict(zip(places, ask([examples[i] for i in places]), strict=True))
-        progress(len(places))
-    each = iter(found[i] for i in range(len(examples)))
+    each = iter(in_batches([e for row in encoded for e in row], ask, batch_size=batch_size, progress=progress))
     return [task.combine([next(each) for _ in row]) for row in encoded]
+
+
+def in_batches(
+    examples: Sequence[Example],
+    ask: Callable[[list[Example]], Sequence[T]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """What `ask` answers to each example, in their order; it is asked for batches of examples of similar length."""
+    answers: dict[int, T] = {}
+    for places in by_length(examples, batch_size):
+        answers |= zip(places, ask([examples[i] for i in places]), strict=True)
+        progress(len(places))
+    return [answers[place] for place in range(len(examples))]
 
 
 def score(task: Task, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = True) -> Scores:
     """Metrics of labelled rows, with percentile-bootstrap intervals over rows (no training noise is in them)."""
     statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows])
     losses = np.array([[p.loss, p.count] for p in predictions])
-    sums = statistics.sum(0)
-    metrics = {name: float(value) for name, value in _metrics(task, sums, losses.sum(0)).items()}
+    return scores_of(task, np.concatenate([statistics, losses], axis=1), intervals=intervals)
+
+
+def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True) -> Scores:
+    """The same of a `Scores.table`, or of some of its rows; K = 0 leaves the loss alone."""
+    sums = table.sum(0)
+    metrics = {name: float(value) for name, value in _metrics(task, sums).items()}
     ranges: dict[str, tuple[float, float]] = {}
     if intervals:
-        resampled = bootstrap(np.concatenate([statistics, losses], axis=1))
-        samples = _metrics(task, resampled[:, :-2], resampled[:, -2:])
-        ranges = {name: _interval(values) for name, values in samples.items()}
-    return Scores(metrics, ranges, task.details(sums))
+        ranges = {name: _interval(values) for name, values in _metrics(task, bootstrap(table)).items()}
+    return Scores(metrics, ranges, task.details(sums[:-2]) if table.shape[1] > 2 else {}, table)
 
 
-def _metrics(task: Task, sums: np.ndarray, losses: np.ndarray) -> dict[str, np.ndarray]:
-    """The task's metrics in its order, and the loss; from summed statistics [..., K] and losses and counts [..., 2]."""
-    loss = losses[..., 0] / np.maximum(losses[..., 1], 1e-12)
-    values = task.scores(sums) | {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
-    return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"])}
+def gain(task: Task, ours: np.ndarray, theirs: np.ndarray, metric: str) -> tuple[float, float]:
+    """The 95 % interval of how much better `ours` is than `theirs`, in the metric's unit; below 0 it is worse.
+
+    Both are tables [rows, K + 2] of the same rows, and each draw of the bootstrap takes the same rows of both: what is
+    hard for both does not widen the interval.
+    """
+    drawn = bootstrap(np.concatenate([ours, theirs], axis=1))
+    a, b = (_metrics(task, part)[metric] for part in np.split(drawn, [ours.shape[1]], axis=1))
+    return _interval(b - a if metric in task.lower_is_better else a - b)
+
+
+def _metrics(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2]."""
+    loss = sums[..., -2] / np.maximum(sums[..., -1], 1e-12)
+    values = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
+    if sums.shape[-1] > 2:
+        values = task.scores(sums[..., :-2]) | values
+    return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"]) if name in values}
+
+
+def subset(rows: int, limit: int | None) -> list[int]:
+    """The places of at most `limit` of so many rows, in order; always the same, torch's random state untouched."""
+    drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+    return sorted(drawn[: limit or rows].tolist())
 
 
 def bootstrap(statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -243,6 +243,13 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
         expected = f"a weight for each of the {len(models)} models"
         mend = "they weigh the models in their average; how near the student is held is objective.weight"
         yield recipe.problem("reference.weight", expected=expected, mend=mend)
+    if isinstance(reference.temperature, list) and len(reference.temperature) != len(models):
+        expected = f"a temperature for each of the {len(models)} models, or one number for all"
+        yield recipe.problem("reference.temperature", expected=expected, mend="change the list")
+    if reference.temperature is not None and (not recipe.taught or reference.origin == "adapter-off"):
+        expected = "no temperature: it calibrates a teacher; the student's old self is held to as it was"
+        mend = "leave it out, or choose method: distillation without from: adapter-off"
+        yield recipe.problem("reference.temperature", expected=expected, mend=mend)
     if reference.origin == "adapter-off" and (recipe.training.lora is None or models != [recipe.model]):
         expected = "training.lora, and the student's own model as reference: it is the student without its adapter"
         yield recipe.problem(
@@ -290,6 +297,9 @@ def _served_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem
         yield recipe.problem(
             "reference.form", expected="top-k: a server gives the likeliest tokens", mend="leave it out"
         )
+    if reference.temperature is not None:
+        expected = "no temperature: of a server's likeliest tokens the rest has no logits to divide"
+        yield recipe.problem("reference.temperature", expected=expected, mend="leave it out")
     if recipe.objective.temperature != 1:
         expected = "1: a server gives its probabilities at temperature 1"
         yield recipe.problem("objective.temperature", expected=expected, mend="leave it out")

@@ -73,6 +73,7 @@ Text = Annotated[str, AfterValidator(_text)]
 AsText = Annotated[Text, Tag("‹text›")]
 AsNumber = Annotated[T, Tag("‹a number›")]
 AsList = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct), Tag("‹a list›")]
+Each = Annotated[list[PositiveFloat], Tag("‹a list›")]
 AsMapping = Annotated[T, Tag("‹a mapping›")]
 ByKind = Discriminator(_kind)
 Label = Annotated[AsText | AsNumber[int], ByKind]
@@ -159,6 +160,11 @@ class ReferenceSpec(Declared):
     weight: list[PositiveFloat] | None = Field(
         default=None, description="The weight of each of several models in their average; null: all alike."
     )
+    temperature: Annotated[AsNumber[PositiveFloat] | Each, ByKind] | None = Field(
+        default=None,
+        description="What a teacher's logits are divided by before anything else, which calibrates it; a list: one for "
+        "each model. A run measures what fits. The texts that a teacher writes ahead stay the same.",
+    )
     cache: Text | None = Field(
         default=None, description="The folder of its cached answers; null: `.cache/<identity>/` beside the recipe."
     )
@@ -179,6 +185,10 @@ class ReferenceSpec(Declared):
         default="auto",
         description="How a cached number is kept; auto: float32 (top-k: float16; hidden: as the model has it).",
     )
+
+    def temperatures(self, count: int) -> list[float]:
+        """The temperature of each of `count` models."""
+        return self.temperature if isinstance(self.temperature, list) else [self.temperature or 1.0] * count
 
 
 class Source(Declared):
@@ -480,6 +490,11 @@ class Recipe(Declared):
         if self.method == "fine-tuning" or isinstance(self.reference, ReferenceSpec):
             return self.reference if isinstance(self.reference, ReferenceSpec) else None
         return ReferenceSpec(model=self.reference)
+
+    @property
+    def taught(self) -> bool:
+        """Whether the reference is a teacher, who should know more than the student."""
+        return self.method == "distillation"
 
     def reference_models(self) -> list[str | StudentFrom | NewModel]:
         """The models of the reference; `model` itself where cross-domain names none; none for fine-tuning."""

@@ -23,9 +23,16 @@ from keeltune.trainer import KeelTrainer
 
 
 def result(
-    job: Job, trainer: KeelTrainer, before: Mapping[str, Scores | None], after: Mapping[str, Scores | None]
+    job: Job,
+    trainer: KeelTrainer,
+    before: Mapping[str, Scores | None],
+    after: Mapping[str, Scores | None],
+    judged: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The `result.json` of a run that is done; `before` and `after` hold the scores of each split."""
+    """The `result.json` of a run that is done; `before` and `after` hold the scores of each split.
+
+    `judged` is what `gate.judge` found.
+    """
     recipe, ledger = job.material.recipe, trainer.ledger
     cross_entropy, divergence, matched, _ = trainer.means(ledger.epoch)
     n_ce, n_d = ledger.epoch[4:6]
@@ -62,6 +69,7 @@ def result(
             "models": _reference_models(job) if anchored else [],
             "cache": job.origin.cache,
             "reason": job.origin.reason,
+            "gate": judged,
         },
         "training": {
             "seconds": seconds,

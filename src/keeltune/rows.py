@@ -260,6 +260,30 @@ class Mixture(Rows):
         return self.members[0].comparable(log_probs, part)
 
 
+class Tempered(Rows):
+    """Rows whose logits are divided by `own`, before anything else is done with them: calibrated rows."""
+
+    def __init__(self, rows: Rows, own: float):
+        self.rows = rows
+        self.own = own
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def choices(self) -> int:
+        return self.rows.choices
+
+    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
+        return self.rows.log_probs(part, self.own * temperature)
+
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return self.rows.use(part, function, self.own * temperature)
+
+    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
+        return self.rows.comparable(log_probs, part)
+
+
 SLICE = 2**24
 """Numbers of a slice [n, C] where nobody says its size: 64 MiB in float32."""
 

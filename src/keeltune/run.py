@@ -24,7 +24,7 @@ import torch.distributed
 import transformers
 from transformers import TrainerCallback
 
-from keeltune import __version__, build, data, evaluation, models, prepare, report, results, surgery
+from keeltune import __version__, build, data, evaluation, gate, models, prepare, report, results, surgery
 from keeltune.build import Job, Origin
 from keeltune.display import Advance, Display
 from keeltune.fitting import NEW
@@ -48,9 +48,6 @@ OURS = (
     "predictions",
 )
 """What a run writes into its folder, and all that `--overwrite` removes."""
-
-WRITTEN = 200
-"""Validation rows that are scored while training where answers are written token by token; all of them at the end."""
 
 NO_SPACE = (27, 28, 122)
 """Errors of the system: file too large, no space left, quota exceeded."""
@@ -151,6 +148,9 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         to_device(material.task.collate(small), job.device),
     )
     before = _before(job, folder, display, main)
+    judged = gate.judge(job, before["validation"], display)
+    for line in gate.lines(judged):
+        display.say(line)
     watcher = Watcher(folder / "log.jsonl", display, main)
     trainer = KeelTrainer(
         job.model,
@@ -196,7 +196,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         for weight in model.parameters():  # what is scored is what is stored
             weight.data = weight.data.to(job.half).float()
     after = {split: _score(job, model, split, folder / "predictions", display, main) for split in SCORED}
-    result = results.result(job, trainer, before, after)
+    result = results.result(job, trainer, before, after, judged)
     if main:
         models.save(model, job.student.processor, folder / "model", half=job.half)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))
@@ -463,9 +463,8 @@ def _predict(
 def _validator(job: Job, display: Display) -> Any:
     """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
     rows = job.material.rows["validation"]
-    limit = job.material.recipe.evaluation.rows or (WRITTEN if job.material.task.generates else None)
-    generator = torch.Generator().manual_seed(0)
-    places = sorted(torch.randperm(len(rows), generator=generator)[: limit or len(rows)].tolist())
+    limit = job.material.recipe.evaluation.rows or (evaluation.WRITTEN if job.material.task.generates else None)
+    places = evaluation.subset(len(rows), limit)
 
     def validate() -> dict[str, float]:
         predictions = _predict(job, job.model, "validation", Display(quiet=True), places=places, fast=True)

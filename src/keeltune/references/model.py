@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from keeltune.references.reference import Autocast, Batch, Forward, Reference, ToRows, call
-from keeltune.rows import Rows
+from keeltune.rows import Rows, Tempered
 
 
 class Model(Reference):
     """A frozen model: a teacher Q(·;φ), or the source-domain model P(·;ψ).
 
     It gets every input the student gets (pixels, sound, masks). `entry` names the part of the batch that was made for
-    it: a model with another tokenizer reads the same rows in its own encoding.
+    it: a model with another tokenizer reads the same rows in its own encoding. `temperature` divides its logits before
+    anything else is done with them, which calibrates it: softmax(z / temperature) is its distribution.
     """
 
     kind = "model"
@@ -26,12 +27,14 @@ class Model(Reference):
         autocast: Autocast = nullcontext,
         entry: str | None = None,
         forward: Forward = call,
+        temperature: float = 1.0,
     ):
         self.model = model.eval().requires_grad_(False)
         self.to_rows = to_rows
         self.autocast = autocast
         self.entry = entry
         self.forward = forward
+        self.temperature = temperature
 
     def rows(self, batch: Batch) -> Rows:
         return self.read(self.outputs(batch), batch)
@@ -45,7 +48,8 @@ class Model(Reference):
     @torch.no_grad()
     def read(self, outputs: Any, batch: Batch) -> Rows:
         """The predictions in what `outputs` returned."""
-        return self.to_rows(outputs, self._own(batch))
+        rows = self.to_rows(outputs, self._own(batch))
+        return rows if self.temperature == 1.0 else Tempered(rows, self.temperature)
 
     def _own(self, batch: Batch) -> Batch:
         return batch if self.entry is None else batch[self.entry]

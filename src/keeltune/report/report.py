@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from keeltune import gate
 from keeltune.recipe import Recipe
 from keeltune.report import charts
 
@@ -36,6 +37,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
         loss_chart=Markup(_loss_chart(log)),
         score_chart=Markup(_score_chart(log)) if any("eval_loss" in entry for entry in log) else None,
         by_label=(result["metrics"]["test"] or {}).get("by_label"),
+        teacher=gate.lines(result["reference"]["gate"]),
         worst=_worst(folder),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
     )

@@ -199,14 +199,18 @@ class Task(ABC):
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as examples, keyed by the row's key (+ index where there are several). Pure: no randomness."""
 
-    def encode_for_all(self, row: Row, *, labelled: bool = True) -> list[Example]:
-        """`encode`, with the encodings of references that read the same row otherwise.
+    def encode_for_all(self, row: Row, *, labelled: bool = True, scored: bool = False) -> list[Example]:
+        """`encode` (`scored`: `encode_scored`), with the encodings of references that read the same row otherwise.
 
         Where predictions are tokens, both must be asked for the same ones: UserError for a row of which that is not so.
         """
-        examples = self.encode(row, labelled=labelled)
+
+        def by(reader: Task) -> list[Example]:
+            return (reader.encode_scored if scored else reader.encode)(row, labelled=labelled)
+
+        examples = by(self)
         for name, companion in self.companions.items():
-            others = companion.encode(row, labelled=labelled)
+            others = by(companion)
             if self.choices == "tokens" and [e.targets for e in others] != [e.targets for e in examples]:
                 raise UserError(_other_targets(row))
             examples = [

@@ -1,0 +1,1 @@
+"""What a trained model's answers say about it: pure functions, one subject a file."""
