@@ -29,7 +29,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from keeltune import build, cache, demo, prepare, recipe, run, shards
+from keeltune import build, cache, cache_identity, demo, prepare, recipe, run, shards
 from keeltune.display import Display
 from keeltune.rows import Projected, slices
 from keeltune.trainer import KeelTrainer, training_arguments
@@ -162,9 +162,9 @@ def capture(name: str, out: Path, rounds: int) -> None:
         job.material.recipe = recipe.from_dict(
             {**job.material.recipe.model_dump(by_alias=True, exclude_unset=True),
              "reference": {"model": model_of(name, out), "from": "cached", **how}}, out)  # fmt: skip
-        want = cache.wanted(job.material, job.precision, job.plan.everything())
+        want = cache_identity.wanted(job.material, job.precision, job.plan.everything())
         form, *_ = cache.chosen(want, job.material, job.reference, job.device)
-        parts = cache.cut(want.examples, task, form, cache.choices_of(job.material))
+        parts = cache.cut(want.examples, task, form, cache_identity.choices_of(job.material))
         times: dict[str, list[float]] = {"bare": [], "capture": []}
         for number in range(rounds + 1):
             begun = time.perf_counter()
@@ -178,7 +178,7 @@ def capture(name: str, out: Path, rounds: int) -> None:
             begun = time.perf_counter()
             for place, part in enumerate(parts):
                 tensors, _ = cache.shard_of(part, want.contents, task, job.reference, form,
-                                                cache.choices_of(job.material), job.device)  # fmt: skip
+                                                cache_identity.choices_of(job.material), job.device)  # fmt: skip
                 shards.seal(out / shards.shard_name(place), shards.save(tensors))
             if number:
                 times["bare"].append(bare)

@@ -259,7 +259,7 @@ METHODS = [
 ]
 
 UNBUILT = [
-    bad("cached", DISTILLATION.replace("teacher", "{model: t, from: cached}"), "reference.from", "not built yet"),
+    bad("served", DISTILLATION.replace("teacher", "{model: t, from: served}"), "reference.url", "where the server is"),
     bad("cache", DISTILLATION.replace("teacher", "{model: t, cache: c}"), "reference.cache", "not built yet"),
     line("replay", "  source: {train: s.jsonl}", "data.source.train", "not built yet", base=CROSS_DOMAIN),
     line("control slice", "  source: {validation: s}", "data.source.validation", "not built yet", base=CROSS_DOMAIN),

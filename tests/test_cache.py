@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import build, cache, divergences, kept_head, precompute, prepare, recipe, run, shards
+from keeltune import build, cache, cache_identity, divergences, kept_head, precompute, prepare, recipe, run, shards
 from keeltune.display import Display
 from keeltune.families import vocabulary
+from keeltune.forms import Full, Hidden, TopK
 from keeltune.problems import OutOfResources, StateRefused, Stopped, UserError
-from keeltune.references.cached import Cached, Full, Hidden, TopK
+from keeltune.references.cached import Cached
 from keeltune.reviews import make_reviews
 from keeltune.rows import Coarse, Dense, Projected
 from tests import families
@@ -264,10 +265,10 @@ def test_every_flipped_bit_is_found(tmp_path, given):
         train(given, tmp_path)
 
 
-def wanted(given: dict, folder: Path) -> cache.Wanted:
+def wanted(given: dict, folder: Path) -> cache_identity.Wanted:
     material = prepare.gather(made(given, folder))
     base = build.basis(material, QUIET)
-    return cache.wanted(material, base.precision, base.plan.everything())
+    return cache_identity.wanted(material, base.precision, base.plan.everything())
 
 
 def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):
@@ -276,7 +277,7 @@ def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):
     want = wanted(given, tmp_path)
     other = {**want.contents, want.examples[3].key: bytes(32)}
     with pytest.raises(StateRefused, match="another encoding of the row"):
-        cache.found(cache.Wanted(want.identity, want.asked, want.folder, want.examples, other, want.command))
+        cache.found(cache_identity.Wanted(want.identity, want.asked, want.folder, want.examples, other, want.command))
 
 
 def test_pictures_are_part_of_what_was_answered(tmp_path):
@@ -433,7 +434,8 @@ def test_the_sizes_choose_the_form(tmp_path, monkeypatch):
     values = spec_of(tmp_path, "translation", "marian", "distillation")
     values |= {"reference": {"model": "teacher", "from": "cached"}, "output": "out"}
     assert filled(values, tmp_path)["form"]["name"] == "full"
-    monkeypatch.setattr(cache, "EXACT", 10)
+    for module in (cache, cache_identity):
+        monkeypatch.setattr(module, "EXACT", 10)
     monkeypatch.setattr(cache, "MASS", 0.0)
     top = filled(values, tmp_path, reference__k=16)
     assert (top["form"]["name"], top["form"]["k"]) == ("top-k", 16)
@@ -476,7 +478,6 @@ def test_a_run_goes_on_with_the_answers_it_began_with(tmp_path, given, monkeypat
             train(values, tmp_path, training__save_steps=3)
     cache.remove(tmp_path / "kept")
     monkeypatch.setattr(cache, "BATCH", 3)
-    monkeypatch.setattr(cache, "VERSION", 1)
     monkeypatch.setattr(cache, "SHARD_EXAMPLES", 5)  # another file with the same answers, all but the last digits
     with pytest.raises(StateRefused, match="digest"):
         kt.train(made(values, tmp_path, training__save_steps=3), display=QUIET, resume=True)

@@ -26,13 +26,16 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from keeltune import (
     batching,
     build,
+    cache_identity,
     divergences,
     fitting,
+    forms,
     objective,
     prepare,
     recipe,
     registry,
     rows,
+    shards,
     trainer,
     vocabularies,
 )
@@ -46,6 +49,7 @@ from keeltune.tasks.task import Example
 from keeltune.trainer import KeelTrainer
 from tests import (
     test_batching,
+    test_cache,
     test_divergences,
     test_exactness,
     test_models,
@@ -61,15 +65,8 @@ from tests import (
 )
 
 bench, data = test_references.bench, test_run.data  # fixtures of those files
+given = test_cache.given
 resumable, trainable = test_resume.spec, test_trainer.spec
-
-NOT_YET = {
-    14: "no cache of a reference's distributions is built, so that none can be paired with the wrong rows",
-    15: "the same: there is no cache that could belong to another teacher or tokenizer",
-}
-"""Traps that nothing built today can fall into. Of 16 (pixels) the part that applies to texts is below; the pictures of
-a caption come with the task that has them."""
-
 
 # Checks that no other file has
 
@@ -400,6 +397,16 @@ def best_in_a_checkpoint(original, self):
     original(self)
 
 
+def the_next_place(original, self, key):
+    """The answer of the next row in the file, whatever row is asked for."""
+    TAKEN.append(key)
+    places = list(self.places.values())
+    return places[len(TAKEN) % len(places)]
+
+
+TAKEN: list[str] = []
+
+
 class Trap(NamedTuple):
     number: int
     name: str
@@ -445,7 +452,7 @@ TRAPS = [
     Trap(5, "rows of no token copied from the student", around(Objective, "total", padding_copied),
          shared_by_hand, CLOSE),
     Trap(5, "rows of no token cut, not renormalised", around(
-         Shared, "cut", lambda original, self, log_probs: log_probs[:, self.kept]), shared_by_hand, CLOSE),
+         rows, "cut", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
     Trap(5, "labels paired by their place", around(build, "_in_order", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
     Trap(6, "as many tokens taken for the same tokens", around(fitting, "_same_encoding", lambda original, a, b, probes:
@@ -481,6 +488,19 @@ TRAPS = [
     Trap(12, "Jensen–Shannon not divided by β (1 − β)", in_place_of("jensen-shannon", jensen_shannon_of_the_textbook),
          both_ends, r"assert .* < |assert False"),
     Trap(13, "the last, shorter slice lost", around(objective, "slices", whole_slices_only), slices_of_any_size, CLOSE),
+    Trap(14, "answers paired with the batch by number", around(shards.Store, "place", the_next_place),
+         test_cache.test_the_divergence_is_computed_on_the_cached_rows, "equal"),
+    Trap(15, "a cache that does not know its teacher", around(
+         cache_identity, "weights_digest", lambda original, source: "a teacher"),
+         test_cache.test_each_mismatch_is_refused_with_the_field_and_both_values, "DID NOT RAISE"),
+    Trap(15, "a cache that does not know its tokenizer", around(
+         vocabularies, "tokenizer_digest", lambda original, tokenizer: "a tokenizer"),
+         test_cache.test_each_mismatch_is_refused_with_the_field_and_both_values, "assert |RAISE"),
+    Trap(15, "ids of two bytes for any vocabulary", around(forms, "id_dtype", lambda original, choices: torch.int16),
+         test_cache.test_ids_of_any_size_are_kept, "assert "),
+    Trap(16, "a cache that does not look at what was read", around(
+         cache_identity, "content_of", lambda original, example: bytes(32)),
+         test_cache.test_a_row_that_is_read_otherwise_is_refused, "RAISE"),
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
     Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(build, "AdapterOff", lambda *a, **how: None),
@@ -534,6 +554,5 @@ def test_with_the_trap_the_check_fails(trap, request, monkeypatch):
         run(trap.check, request)
 
 
-def test_every_trap_is_put_in_or_cannot_be_fallen_into_yet():
-    assert {trap.number for trap in TRAPS} | set(NOT_YET) == set(range(1, 22))
-    assert not {trap.number for trap in TRAPS} & set(NOT_YET)
+def test_every_trap_is_put_in():
+    assert {trap.number for trap in TRAPS} == set(range(1, 22))

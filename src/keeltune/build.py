@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from keeltune import cache, machine, models, newborn, pseudo_labels, registry, surgery
+from keeltune import cache, cache_identity, machine, models, newborn, pseudo_labels, registry, surgery
 from keeltune.batching import Plan, Stream
 from keeltune.display import Display
 from keeltune.families.writing import Writing
@@ -179,7 +179,7 @@ def _chosen(material: Material, base: Basis, decided: str | None, display: Displ
     if reason is not None and asked in ("cached", "served"):
         raise unkept(material, reason)
     if asked in ("auto", "cached", "served") and reason is None:
-        want = cache.wanted(material, base.precision, examples)
+        want = cache_identity.wanted(material, base.precision, examples)
         store = cache.found(want)
         pays = asked != "auto" or store is not None
         if not pays and not switchable and world_size() == 1:
@@ -255,7 +255,7 @@ def _reference(
         return None
     if spec.origin == "served":
         assert isinstance(spec.model, str) and spec.url is not None
-        choices = cache.choices_of(material)
+        choices = cache_identity.choices_of(material)
         return Served(spec.url, spec.model, min(spec.k, choices), vocabulary=choices, allow_host=spec.allow_host or "")
     if material.from_model:
         _trained_head(student, recipe.where("method"))

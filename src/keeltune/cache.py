@@ -3,8 +3,6 @@
 A fixed row's distribution never changes, so one forward pass of the reference is enough for all epochs, all runs and
 all students, and training needs no teacher in memory. `references/cached.py` has the forms, `shards.py` the file.
 
-    identity   the references' weights, the tokenizer, task, labels, lengths, prompt, precision, rows, targets
-    key        of an example: its row's content (and stride); the digest of what the reference reads stands beside it
     order      of capture: by length, then key, in shards of fixed size: batches, and so the stored numbers, depend on
                the rows alone, never on the order of the data, the seed, a batch size or the number of processes
 
@@ -13,14 +11,13 @@ A cache of another identity is refused before training with the field that diffe
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +25,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune import models, shards, vocabularies
+from keeltune import shards
+from keeltune.cache_identity import EXACT, VERSION, Wanted, choices_of, shared_of
 from keeltune.display import Display
 from keeltune.families import vocabulary
 from keeltune.families.causal import Causal
 from keeltune.fitting import NEW
+from keeltune.forms import Form, Full, Hidden, TopK
 from keeltune.kept_head import HEAD_FILE, Head
-from keeltune.media import Decoded
 from keeltune.objective import Objective
 from keeltune.prepare import Material, world_size
 from keeltune.problems import OutOfResources, Problem, StateRefused, UserError
-from keeltune.references.cached import Cached, Form, Full, Hidden, TopK
+from keeltune.references.cached import Cached
 from keeltune.references.reference import Autocast, Reference
 from keeltune.references.served import Served
 from keeltune.rows import Projected, Rows, Shared
 from keeltune.shards import Store, Writer
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
-VERSION = 1
 BATCH = 32
 """Examples of a forward pass of the capture: fixed, so that no recipe's batch size changes the stored numbers."""
 
 SHARD_EXAMPLES, SHARDS, SHARD_BYTES = 256, 256, 2**27
 """Examples of a shard at least, shards at most (where their size allows it), and bytes of one."""
-
-EXACT = 1024
-"""Choices up to which a distribution is kept in full: at most 4 KiB a prediction."""
 
 MASS = 0.99
 """The share of the probability that k choices must hold on a sample, or the head's input is kept instead."""
@@ -62,119 +56,6 @@ SAMPLE, WORTH = 64, 5.0
 """Examples on which forms and costs are measured, and the seconds that a cache must save to be worth its files."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a recipe wants to have in its cache: whose answers, to which examples, in which folder."""
-
-    identity: dict[str, Any]
-    asked: dict[str, Any]
-    folder: Path
-    examples: list[Example]
-    contents: dict[str, bytes]
-    command: str
-
-    @property
-    def mend(self) -> str:
-        return f"make it anew with: {self.command} --overwrite; or name another folder in reference.cache"
-
-
-def wanted(material: Material, precision: str, examples: Iterable[Example]) -> Wanted:
-    """The cache of these examples under this recipe; `examples` are all that training will meet."""
-    recipe, spec = material.recipe, material.recipe.reference_spec()
-    assert spec is not None
-    unique = {example.key: example for example in examples}
-    asked = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
-    choices = choices_of(material)
-    if spec.origin == "served":
-        asked |= {"form": "top-k"}
-    elif spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
-        asked = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
-    identity = identity_of(material, precision)
-    name = hashlib.sha256(shards.canonical([identity, asked]).encode()).hexdigest()[:16]
-    folder = recipe.path(spec.cache) if spec.cache else recipe.folder / ".cache" / name
-    ordered = sorted(unique.values(), key=lambda e: (e.length, e.key))
-    contents = {key: content_of(example) for key, example in unique.items()}
-    return Wanted(identity, asked, folder, ordered, contents, f"keeltune cache {recipe.where()}")
-
-
-def identity_of(material: Material, precision: str) -> dict[str, Any]:
-    """What the stored numbers depend on besides the rows' own content."""
-    recipe, settings, task = material.recipe, material.task.settings, material.task
-    spec = recipe.reference_spec()
-    assert spec is not None
-    served = [{"served": spec.model}] if spec.origin == "served" else []
-    sources = [files.source for files in material.references] or ([] if served else [material.source])
-    layers = getattr(recipe.model, "layers", None) if material.from_model else None
-    tokenizer = task.tokenizer
-    return {
-        "version": VERSION,
-        "reference": served
-        or [{"sha256": weights_digest(source), **({} if layers is None else {"layers": layers})} for source in sources],
-        "weight": spec.weight,
-        "calibration": None if spec.temperature is None else spec.temperatures(len(sources)),
-        "tokenizer": vocabularies.tokenizer_digest(tokenizer),
-        "template": _digest_or_none(getattr(tokenizer, "chat_template", None)),
-        "task": recipe.task,
-        "columns": [column.name for column in task.columns],
-        "labels": list(settings.labels),
-        "shared": None if (shared := shared_of(material)) is None else _digest_or_none(list(shared)),
-        "multi_label": settings.multi_label,
-        "max_length": settings.max_length,
-        "target_max_length": settings.target_max_length,
-        "max_new_tokens": settings.max_new_tokens if task.generates else None,
-        "prompt": settings.prompt,
-        "languages": list(settings.languages or ()),
-        "precision": precision,
-        "targets": recipe.generation.targets,
-        "data": {
-            name: rows_digest(material, name) for name in ("train", "unlabeled", "augmented") if material.rows.get(name)
-        },
-    }
-
-
-def rows_digest(material: Material, split: str) -> str:
-    """A digest of a split's rows as a set: neither their order nor a row that is there twice changes it."""
-    return hashlib.sha256("".join(sorted({row.key for row in material.rows[split]})).encode()).hexdigest()
-
-
-def weights_digest(source: str) -> str:
-    """SHA-256 of a model folder's configuration and weights; of a hub id, of the snapshot that lies on this machine."""
-    folder = models.snapshot(source)
-    files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
-    digests = [f"{file.name} {shards.file_digest(file)}" for file in files]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _digest_or_none(text: Any) -> str | None:
-    return None if text is None else hashlib.sha256(shards.canonical(text).encode()).hexdigest()
-
-
-def content_of(example: Example) -> bytes:
-    """A digest of what the reference reads of an example and where it predicts, in each of its encodings."""
-    parts = [np.packbits(np.asarray(example.places, dtype=bool)).tobytes(), str(example.predictions).encode()]
-    for reader in (example, *(example.others[name] for name in sorted(example.others))):
-        for name in sorted(reader.inputs):
-            value = reader.inputs[name]
-            parts.append(name.encode())
-            if isinstance(value, Decoded):
-                parts.append(f"{value.digest} {value.name}".encode())
-            else:
-                numbers = np.asarray(value)
-                parts += [f"{numbers.dtype} {numbers.shape}".encode(), numbers.tobytes()]
-    return shards.digest_of(*parts)
-
-
-def choices_of(material: Material) -> int:
-    """C, as far as configurations say it: places are bounded by the longest example."""
-    task = material.task
-    if task.choices == "labels":
-        return 2 if task.settings.multi_label else len(task.settings.labels)
-    if task.choices == "positions":
-        return max(example.length for example in material.main_stream)
-    shared = shared_of(material)
-    return (models.vocabulary_size(task.settings.config) or 0) if shared is None else len(shared)
 
 
 def widths_of(task: Task, examples: Sequence[Example], choices: int) -> list[int]:
@@ -224,11 +105,6 @@ def opened(store: Store, material: Material, device: str, autocast: Autocast) ->
         form = Hidden(facts["width"], dtype, head, len(head.weight), autocast)
     kept = kept_choices(shared_of(material), device)
     return Cached(store, form, device, kept, "served" if "served" in manifest else "cached")
-
-
-def shared_of(material: Material) -> Sequence[int] | None:
-    """The token ids on which references and student are compared; None: all."""
-    return material.references[0].shared if material.references else None
 
 
 def kept_choices(ids: Sequence[int] | None, device: str) -> slice | Tensor | None:

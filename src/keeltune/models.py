@@ -155,15 +155,6 @@ def half_precision(source: str, config: Any) -> torch.dtype | None:
     return stated if stated in (torch.float16, torch.bfloat16) else None
 
 
-def snapshot(source: str) -> Path:
-    """The folder of a model's files: itself, or the hub's snapshot on this machine, which is downloaded if it lacks."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors"]))
-
-
 def fingerprint(source: str) -> str:
     """What a checkpoint's identity says of a model: a digest of its files' heads and tails, or a hub id as it is."""
     if not Path(source).is_dir():

@@ -85,7 +85,12 @@ class Objective:
             anchored: [N] bool, the predictions that carry D; None means all.
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
         """
-        cross_entropy, divergence = self._sums(cross_entropy, student, reference, anchored)
+        if not isinstance(cross_entropy, Tensor):
+            cross_entropy, divergence = self._sums(cross_entropy, student, reference, anchored)
+        elif reference is None:
+            divergence = cross_entropy * 0.0
+        else:
+            divergence = self.total(student, reference, anchored)
         loss = _per(cross_entropy, counts.cross_entropy)
         if reference is not None and self.weight:
             held = self._step_weight(counts) * _per(divergence, counts.divergence)
@@ -94,17 +99,12 @@ class Objective:
 
     def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
         """T² · Σ D(student_T ‖ reference_T) over the anchored predictions: a scalar in nats, slice by slice."""
-        compare, t = self._comparison(student, reference, anchored), self.temperature
-        parts = [student.use(part, partial(compare, part=part), t) for part in slices(student, self.size)]
-        return torch.stack(parts).sum() * t**2
+        return self._sums(lambda log_probs, part: log_probs.sum() * 0.0, student, reference, anchored)[1]
 
     def _sums(
-        self, cross_entropy: Tensor | PerSlice, student: Rows, reference: Rows | None, anchored: Tensor | None
+        self, cross_entropy: PerSlice, student: Rows, reference: Rows | None, anchored: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Σ CE and T² · Σ D; D is 0 without a reference."""
-        if isinstance(cross_entropy, Tensor):
-            nothing = cross_entropy * 0.0
-            return cross_entropy, nothing if reference is None else self.total(student, reference, anchored)
+        """Σ CE and T² · Σ D, made of one reading of each slice; D is 0 without a reference."""
         compare = None if reference is None else self._comparison(student, reference, anchored)
         t = self.temperature
 

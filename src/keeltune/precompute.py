@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keeltune import build, cache, models, prepare
+from keeltune import build, cache, cache_identity, models, prepare
 from keeltune.display import Display
 from keeltune.problems import Problem, StateRefused, UserError
 from keeltune.recipe import Recipe
@@ -36,7 +36,7 @@ def precompute(
     examples = base.plan.everything()
     if reason := cache.fits(material, examples):
         raise build.unkept(material, reason)
-    want = cache.wanted(material, base.precision, examples)
+    want = cache_identity.wanted(material, base.precision, examples)
     if overwrite and is_main_process():
         cache.remove(want.folder)
     store = cache.found(want)

@@ -4,7 +4,8 @@ A field is declared once, with its type, default and description; the YAML, the 
 the reference page are made from these declarations. `load`, `parse` and `from_dict` are the doors: they find every
 fault at once, each with its line, and raise one `UserError`. Nothing heavy is imported unless the recipe asks for it.
 
-`recipe_text` reads the text, `recipe_fields` declares the fields, `recipe_checks` holds them against one another.
+`recipe_text` reads the text, `recipe_kinds` and `recipe_fields` declare the fields, `recipe_checks` holds them against
+one another.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from keeltune.recipe_fields import Source as Source
 from keeltune.recipe_fields import StudentFrom as StudentFrom
 from keeltune.recipe_fields import Training as Training
 from keeltune.recipe_fields import WeightRule as WeightRule
-from keeltune.recipe_fields import expectation
 from keeltune.recipe_fields import json_schema as json_schema
+from keeltune.recipe_kinds import expectation
 from keeltune.recipe_text import Document, Key, seen, text_of
 
 

@@ -28,8 +28,8 @@ from keeltune.recipe_fields import (
     ReferenceSpec,
     Training,
     WeightRule,
-    expectation,
 )
+from keeltune.recipe_kinds import expectation
 from keeltune.recipe_text import seen
 
 WRITING = ("summarization", "translation", "image-captioning", "speech-recognition", "text-generation")

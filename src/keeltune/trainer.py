@@ -425,7 +425,8 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     if reference is None or n == 0:
         return
     _hold("predictions of the reference", len(reference.rows(batch)), n)
-    cross_entropy = task.cross_entropy(student, batch)
+    sliced = task.sliced_cross_entropy(batch)  # as training hands it over
+    cross_entropy = task.cross_entropy(student, batch) if sliced is None else sliced
     student = Dense(student.log_probs(slice(0, max(1, SELF_TEST_NUMBERS // student.choices))))
     n = len(student)
     frozen = student.log_probs(slice(None), objective.temperature)
