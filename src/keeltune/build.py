@@ -231,7 +231,7 @@ def _label(
     recipe, task = material.recipe, material.task
     if recipe.data.unlabeled_as == "distribution" or reference is None or isinstance(task, Writing):
         return
-    for split in ("unlabeled", "augmented"):
+    for split in (name for name in ("unlabeled", "augmented") if material.rows[name]):
         encoded = material.encoded[split]
         with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
             made = pseudo_labels.labelled(
