@@ -325,7 +325,7 @@ def _label(material: Material, live: Live, student: models.Loaded, device: str, 
     recipe, task = material.recipe, material.task
     if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or isinstance(task, Writing):
         return
-    for split in ("unlabeled", "augmented"):
+    for split in (name for name in ("unlabeled", "augmented") if material.rows[name]):
         encoded = material.encoded[split]
         with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
             made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
