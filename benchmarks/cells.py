@@ -137,8 +137,7 @@ class Bench:
         if not run.finished(folder):
             print(f"… {folder.name}", flush=True)
             values = YAML(typ="safe").load((RECIPES / f"{folder.name}.yaml").read_text("utf-8"))
-            if values["model"] == demo.HUB_MODEL:
-                values["model"] = demo.encoder_path()
+            values["model"] = at_hand(values["model"])
             run.train(recipe.from_dict(values, self.out), resume=folder.is_dir(), display=Display(quiet=True))
 
     def guess(self, app: Application, method: str) -> tuple[str, float, list[float]]:
@@ -152,6 +151,13 @@ class Bench:
         scores = evaluation.score(opened.task, answers, test)
         name = next(n for n in opened.task.metrics if n not in ("loss", "perplexity"))
         return name, scores.metrics[name], list(scores.intervals[name])
+
+
+def at_hand(model: Any) -> Any:
+    """The recipe's model, MiniLM's hub id replaced by the folder that comes with the extra `demo`, also inside it."""
+    if isinstance(model, dict):
+        return {name: at_hand(value) for name, value in model.items()}
+    return demo.encoder_path() if model == demo.HUB_MODEL else model
 
 
 def asked(row: dict[str, str]) -> dict[str, str]:
