@@ -44,8 +44,7 @@ def port():
     command = [sys.executable, str(script)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield int(process.stdout.readline())
-        process.stdin.close()
-        process.wait(10)
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +280,7 @@ def test_retry_after_is_seconds_or_a_date():
 )
 def test_a_wrong_answer_is_refused_at_once(client, waits, monkeypatch, fault, needle):
     monkeypatch.setattr(endpoint, "BODY", 1 << 22)
-    refused(UserError, 2, needle, lambda: client(fault).top([TEXTS[0]]))
+    refused(UserError, 2, needle, lambda: client(fault, retries=1, timeout=10.0).top([TEXTS[0]]))
     assert waits == []
 
 
