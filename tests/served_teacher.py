@@ -1,8 +1,9 @@
 """A server around a small random model that answers as vLLM's does, and that can be told to misbehave.
 
 Run as a script (with a model's folder, where it is to serve that one): it prints its port on 127.0.0.1 and serves until
-its stdin is closed or it is killed. The first part of a path is the fault, the second any name: `http://127.0.0.1:PORT/short/1` answers
-with a position too few. A fault with a count, such as `busy`, counts by that name.
+its stdin is closed or it is killed. The first part of a path is the fault, the second any name:
+`http://127.0.0.1:PORT/short/1` answers with a position too few. A fault with a count, such as `busy`, counts by that
+name.
 """
 
 from __future__ import annotations
