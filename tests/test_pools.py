@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import keeltune as kt
 from keeltune import build, evaluation, prepare, recipe, registry
 from keeltune.build import Job
+from keeltune.cache_identity import content_of
 from keeltune.data import Row
 from keeltune.display import Display
 from keeltune.objective import Objective
@@ -103,8 +104,9 @@ def reverse_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p[there].exp() * (p[there] - q[there])).sum()
 
 
-def steps_of(job: Job) -> list[list[str]]:
-    return [[e.key for e in job.plan.micro_batch(0, step, 0)] for step in range(job.plan.steps)]
+def steps_of(job: Job) -> list[list[bytes]]:
+    """What is read in each step: the key of a recording holds the text that a teacher spelt, if it was asked to."""
+    return [[content_of(e) for e in job.plan.micro_batch(0, step, 0)] for step in range(job.plan.steps)]
 
 
 def pool_of(job: Job) -> list[Any]:

@@ -44,6 +44,7 @@ from keeltune.data import Row
 from keeltune.families.causal import Causal
 from keeltune.objective import Objective
 from keeltune.references import Model
+from keeltune.references.cached import Cached
 from keeltune.rows import IGNORED, Coarse, Dense, Shared
 from keeltune.tasks.task import Example
 from keeltune.trainer import KeelTrainer
@@ -397,14 +398,14 @@ def best_in_a_checkpoint(original, self):
     original(self)
 
 
-def the_next_place(original, self, key):
-    """The answer of the next row in the file, whatever row is asked for."""
-    TAKEN.append(key)
-    places = list(self.places.values())
-    return places[len(TAKEN) % len(places)]
+def the_next_places(original, self, places):
+    """The answers of the next rows in the file, whatever rows are asked for."""
+    every = list(self.store.places.values())
+    TAKEN.extend(places)
+    return original(self, [every[(len(TAKEN) + i) % len(every)] for i in range(len(places))])
 
 
-TAKEN: list[str] = []
+TAKEN: list[shards.Place] = []
 
 
 class Trap(NamedTuple):
@@ -488,7 +489,7 @@ TRAPS = [
     Trap(12, "Jensen–Shannon not divided by β (1 − β)", in_place_of("jensen-shannon", jensen_shannon_of_the_textbook),
          both_ends, r"assert .* < |assert False"),
     Trap(13, "the last, shorter slice lost", around(objective, "slices", whole_slices_only), slices_of_any_size, CLOSE),
-    Trap(14, "answers paired with the batch by number", around(shards.Store, "place", the_next_place),
+    Trap(14, "answers paired with the batch by number", around(Cached, "_columns", the_next_places),
          test_cache.test_the_divergence_is_computed_on_the_cached_rows, "equal"),
     Trap(15, "a cache that does not know its teacher", around(
          cache_identity, "weights_digest", lambda original, source: "a teacher"),

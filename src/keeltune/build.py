@@ -27,6 +27,8 @@ from keeltune.rows import Shared
 from keeltune.tasks.task import DRAWN, Task, to_device
 from keeltune.written import Targets
 
+ADAPTER_OFF = "adapter-off"
+
 PROBED = 2
 """Rows on which the layers of student and teacher are paired."""
 
@@ -124,7 +126,7 @@ def basis(material: Material, display: Display) -> Basis:
     return Basis(student, live, _plan(material), precision, autocast, device)
 
 
-def build(material: Material, display: Display | None = None, origin: str | None = None) -> Job:
+def build(material: Material, display: Display | None = None, origin: Origin | None = None) -> Job:
     """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit.
 
     Where the teacher writes targets or fills a cache, it does so here, ahead of training; `display` shows it.
@@ -143,7 +145,7 @@ def build(material: Material, display: Display | None = None, origin: str | None
             modules=lora.target_modules,
             train_head=task.choices != "tokens",
         )
-    if chosen.kind == AdapterOff.kind:
+    if chosen.kind == ADAPTER_OFF:
         _trained_head(base.student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, base.autocast, task.forward)
     half = None if material.source == NEW else models.half_precision(material.source, material.config)
@@ -165,20 +167,22 @@ def build(material: Material, display: Display | None = None, origin: str | None
     )
 
 
-def _chosen(material: Material, base: Basis, decided: str | None, display: Display) -> tuple[Reference | None, Origin]:
+def _chosen(
+    material: Material, base: Basis, decided: Origin | None, display: Display
+) -> tuple[Reference | None, Origin]:
     """The reference, from where the recipe says, or from where it costs least and changes nothing."""
     spec = material.recipe.reference_spec()
     if spec is None or material.recipe.only_writes():
         return None, Origin()
-    asked = decided or spec.origin
+    asked, reason = (decided.kind, decided.reason) if decided is not None else (spec.origin, None)
     switchable = material.recipe.training.lora is not None and material.from_model and spec.temperature is None
-    if asked == AdapterOff.kind:
-        return None, Origin(AdapterOff.kind)
+    if asked == ADAPTER_OFF:
+        return None, Origin(ADAPTER_OFF, reason)
     examples = base.plan.everything()
-    reason = cache.fits(material, examples)
-    if reason is not None and asked in ("cached", "served"):
-        raise unkept(material, reason)
-    if asked in ("auto", "cached", "served") and reason is None:
+    unfit = cache.fits(material, examples)
+    if unfit is not None and asked in ("cached", "served"):
+        raise unkept(material, unfit)
+    if asked in ("auto", "cached", "served") and unfit is None:
         want = cache_identity.wanted(material, base.precision, examples)
         store = cache.found(want)
         pays = asked != "auto" or store is not None
@@ -192,9 +196,9 @@ def _chosen(material: Material, base: Basis, decided: str | None, display: Displ
             kept = cache.opened(store, material, base.device, base.autocast)
             return kept, Origin(kept.kind, reason, cache.facts(store))
     if switchable and asked == "auto":
-        return None, Origin(AdapterOff.kind, reason)
+        return None, Origin(ADAPTER_OFF, reason)
     reference = base.live()
-    return reference, Origin(reference.kind, reason)
+    return reference, Origin(reference.kind, reason or unfit)
 
 
 def unkept(material: Material, reason: str) -> UserError:

@@ -123,7 +123,7 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
         raise UserError(
             Problem("the call", "--row", str(number), f"a row from 1 to {len(rows)}", "name a row that is there")
         )
-    job = build.build(material, origin="online")
+    job = build.build(material, origin=build.Origin("online"))
     task, row = material.task, rows[number - 1]
     example = next(e for e in job.plan.examples if e.key.startswith(row.key))  # the first, where a row has several
     batch = to_device(task.collate([example]), job.device)

@@ -66,7 +66,7 @@ def result(
         },
         "reference": {
             "kind": job.origin.kind,
-            "models": _reference_models(job) if anchored else [],
+            "models": _reference_models(job) if recipe.reference_spec() is not None else [],
             "cache": job.origin.cache,
             "reason": job.origin.reason,
             "gate": judged,

@@ -359,19 +359,19 @@ def _identity(material: Material) -> dict[str, Any]:
     }
 
 
-def _origin(folder: Path) -> str | None:
+def _origin(folder: Path) -> Origin | None:
     """Where the reference of a started run comes from: `auto` is measured once, not again when the run goes on."""
     try:
-        kept = json.loads((folder / "checkpoints" / "reference.json").read_text(encoding="utf-8"))["kind"]
+        kept = json.loads((folder / "checkpoints" / "reference.json").read_text(encoding="utf-8"))
+        return Origin(kept["kind"], kept["reason"])
     except (OSError, ValueError, KeyError):
         return None
-    return {"model": "online", "ensemble": "online", "none": None}.get(kept, kept)
 
 
 def _keep_origin(folder: Path, origin: Origin, *, resumed: bool) -> None:
     """Notes it; a run that goes on must read the very answers that it began with."""
     file = folder / "checkpoints" / "reference.json"
-    now = {"kind": origin.kind, "digest": (origin.cache or {}).get("digest")}
+    now = {"kind": origin.kind, "reason": origin.reason, "digest": (origin.cache or {}).get("digest")}
     if resumed and file.is_file() and (then := json.loads(file.read_text(encoding="utf-8"))) != now:
         refuse_other(
             folder, {"reference": then}, {"reference": now}, "restore the cache, or start anew with --overwrite"
