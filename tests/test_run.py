@@ -31,7 +31,7 @@ KEYS = {
     "intervals": {"validation", "test", "source"},
     "intervals.source": {"before", "after"},
     "objective": {"cross_entropy", "divergence", "weight", "divergence_name", "temperature"},
-    "reference": {"kind", "models", "cache", "gate"},
+    "reference": {"kind", "models", "cache", "reason", "gate"},
     "training": {"seconds", "steps", "examples", "examples_per_second", "tokens_per_second", "predictions_per_second",
                  "padding_share", "precision", "peak_memory_bytes", "seed", "world_size",
                  "trained_parameters", "parameters"},
@@ -158,7 +158,7 @@ def test_fine_tuning(tiny, data):
     check_folder(finished, data, ["negative", "positive"])
     check_scores(finished)
     result = finished.result
-    assert result["reference"] == {"kind": "none", "models": [], "cache": None, "gate": None}
+    assert result["reference"] == {"kind": "none", "models": [], "cache": None, "reason": None, "gate": None}
     assert [result["objective"][k] for k in ("divergence", "weight", "divergence_name", "temperature")] == [None] * 4
     assert result["metrics"]["source"] == {"before": None, "after": None}
     assert result["training"]["steps"] == 3
@@ -214,7 +214,8 @@ def test_cross_domain(tiny, data):
     result = finished.result
     assert result["objective"]["weight"] == pytest.approx(2 / math.log(0.999 / 0.001), rel=1e-12)
     assert result["objective"]["divergence"] > 0
-    assert result["reference"] == {"kind": "model", "models": [str(tiny("bert"))], "cache": None, "gate": None}
+    expected = {"kind": "model", "models": [str(tiny("bert"))], "cache": None, "reason": None, "gate": None}
+    assert {**result["reference"], "reason": None} == expected
     before, after = result["metrics"]["source"]["before"], result["metrics"]["source"]["after"]
     assert before["loss"] != after["loss"]
     for folder, expected in (("predictions/before", before), ("predictions", after)):
