@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from ruamel.yaml import YAML
 
 from keeltune import apply, data, demo, evaluation, recipe, run
@@ -30,6 +32,7 @@ from keeltune.display import Display
 
 Answer = Callable[[Sequence[Row], Sequence[Row]], list[Any]]
 RECIPES = Path(__file__).parent / "cells"
+DECODER = "data/minilm-as-decoder"
 METHODS = ("fine-tuning", "distillation", "cross-domain")
 
 
@@ -138,6 +141,8 @@ class Bench:
             print(f"… {folder.name}", flush=True)
             values = YAML(typ="safe").load((RECIPES / f"{folder.name}.yaml").read_text("utf-8"))
             values["model"] = at_hand(values["model"])
+            if values["model"] == DECODER:
+                as_decoder(self.out / DECODER)
             run.train(recipe.from_dict(values, self.out), resume=folder.is_dir(), display=Display(quiet=True))
 
     def guess(self, app: Application, method: str) -> tuple[str, float, list[float]]:
@@ -151,6 +156,15 @@ class Bench:
         scores = evaluation.score(opened.task, answers, test)
         name = next(n for n in opened.task.metrics if n not in ("loss", "perplexity"))
         return name, scores.metrics[name], list(scores.intervals[name])
+
+
+def as_decoder(folder: Path) -> None:
+    """MiniLM's weights in a decoder, which reads to the left alone: the nearest to a pretrained decoder at hand."""
+    if not (folder / "config.json").is_file():
+        source = demo.encoder_path()
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, is_decoder=True, dtype=torch.float32)
+        model.save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
 
 
 def at_hand(model: Any) -> Any:
