@@ -260,7 +260,12 @@ METHODS = [
 
 UNBUILT = [
     bad("served", DISTILLATION.replace("teacher", "{model: t, from: served}"), "reference.url", "where the server is"),
-    bad("cache", DISTILLATION.replace("teacher", "{model: t, cache: c}"), "reference.cache", "not built yet"),
+    bad(
+        "cache",
+        DISTILLATION.replace("teacher", "{model: t, from: online, cache: c}"),
+        "reference.cache",
+        "caches nothing",
+    ),
     line("replay", "  source: {train: s.jsonl}", "data.source.train", "not built yet", base=CROSS_DOMAIN),
     line("control slice", "  source: {validation: s}", "data.source.validation", "not built yet", base=CROSS_DOMAIN),
     line("mix of replay", "  mix: {source: 0.25}", "data.mix.source", "not built yet", base=CROSS_DOMAIN),

@@ -295,7 +295,7 @@ def slices(rows: Rows, size: int | None = None) -> Iterator[slice]:
     """
     size = size or max(1, SLICE // max(1, rows.choices))
     for start in range(0, max(len(rows), 1), size):
-        yield slice(start, start + size)
+        yield slice(start, min(start + size, len(rows)))
 
 
 def nll(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int | None = None) -> Tensor:
