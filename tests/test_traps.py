@@ -361,7 +361,7 @@ def jensen_shannon_of_the_textbook(student: Tensor, reference: Tensor, *, beta: 
 
 def whole_slices_only(original, rows, *size):
     parts = list(original(rows, *size))
-    return [part for part in parts if len(parts) == 1 or part.stop <= len(rows)]
+    return [part for part in parts if part.stop - part.start == parts[0].stop - parts[0].start]
 
 
 def token_ids_alone(original, self, batch):
@@ -505,7 +505,7 @@ TRAPS = [
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
     Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(build, "AdapterOff", lambda *a, **how: None),
-         partial(test_run.test_lora, method="cross-domain"), "adapter-off"),
+         partial(test_run.test_lora, method="cross-domain"), "assert 0.0 > 0"),
     Trap(17, "an adapter that does not start at zero", lambda patch: patch.setattr(
          peft, "LoraConfig", partial(peft.LoraConfig, init_lora_weights=False)),
          an_adapter_starts_at_nothing, CLOSE),
