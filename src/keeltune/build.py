@@ -183,14 +183,17 @@ def _chosen(
     if unfit is not None and asked in ("cached", "served"):
         raise unkept(material, unfit)
     if asked in ("auto", "cached", "served") and unfit is None:
-        want = cache_identity.wanted(material, base.precision, examples)
-        store = cache.found(want)
+        want = store = None
+        if asked != "auto" or cache_identity.place(material).is_dir():  # else nothing is hashed that no one may need
+            want = cache_identity.wanted(material, base.precision, examples)
+            store = cache.found(want)
         pays = asked != "auto" or store is not None
         if not pays and not switchable and world_size() == 1:
-            passes = material.steps * base.plan.rows_per_step
-            pays, reason = cache.worth(want, material, base.live(), base.device, passes)
+            passes, every = material.steps * base.plan.rows_per_step, cache_identity.ordered(examples)
+            pays, reason = cache.worth(material, every, base.live(), base.device, passes)
         if pays:
             if store is None:
+                want = want or cache_identity.wanted(material, base.precision, examples)
                 store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
             base.live.drop()
             kept = cache.opened(store, material, base.device, base.autocast)

@@ -1,7 +1,7 @@
 """The reference's distributions ahead of training: what identifies them, how they are captured, when that pays.
 
 A fixed row's distribution never changes, so one forward pass of the reference is enough for all epochs, all runs and
-all students, and training needs no teacher in memory. `references/cached.py` has the forms, `shards.py` the file.
+all students, and training needs no teacher in memory. `forms.py` has the forms, `shards.py` the file.
 
     order      of capture: by length, then key, in shards of fixed size: batches, and so the stored numbers, depend on
                the rows alone, never on the order of the data, the seed, a batch size or the number of processes
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from keeltune import shards
-from keeltune.cache_identity import EXACT, VERSION, Wanted, choices_of, shared_of
+from keeltune.cache_identity import EXACT, VERSION, Wanted, choices_of, place, shared_of
 from keeltune.display import Display
 from keeltune.families import vocabulary
 from keeltune.families.causal import Causal
@@ -84,9 +85,9 @@ def found(want: Wanted) -> Store | None:
     shards.refuse_other(want.folder, {"form": stored}, {"form": asked}, want.mend)
     store.verify()
     for example in want.examples:
-        place = store.place(example.key)
-        if place is None or place.content != want.contents[example.key]:
-            what = "no answer to" if place is None else "another encoding of"
+        there = store.place(example.key)
+        if there is None or there.content != want.contents[example.key]:
+            what = "no answer to" if there is None else "another encoding of"
             raise store.refused("data", f"{what} the row {example.key[:16]}…", "an answer to each row as it is read")
     return store
 
@@ -111,7 +112,7 @@ def kept_choices(ids: Sequence[int] | None, device: str) -> slice | Tensor | Non
     """Those ids as what picks them: a slice where they are the first ones."""
     if ids is None:
         return None
-    return slice(len(ids)) if all(i == place for place, i in enumerate(ids)) else torch.tensor(ids, device=device)
+    return slice(len(ids)) if all(i == position for position, i in enumerate(ids)) else torch.tensor(ids, device=device)
 
 
 # ------------------------------------------------------------------------------------------------------------- capture
@@ -139,7 +140,8 @@ def capture(
     rank, world = int(os.environ.get("RANK", "0")), world_size()
     if head is not None and rank == 0:
         shards.seal(want.folder / HEAD_FILE, head.content)
-    mine = [number for number in writer.missing() if number % world == rank]
+    missing = writer.missing()
+    mine = [number for number in missing if number % world == rank]
     with display.bar("the reference answers", sum(len(parts[number]) for number in mine)) as advance:
         for number in mine:
             tensors, facts = shard_of(parts[number], want.contents, task, reference, form, choices, device, advance)
@@ -147,7 +149,8 @@ def capture(
                 reference.verify()  # what was answered is one teacher's
             writer.write(number, tensors, facts)
     if rank == 0:
-        _wait(lambda: not writer.missing(), "the other processes' shards")
+        for number in {*missing} - {*mine}:
+            _wait(partial(writer.whole, number), "the other processes' shards")
         writer.finish()
     _wait(lambda: (want.folder / shards.MANIFEST).is_file(), "the first process's manifest")
     return Store(want.folder, want.mend)
@@ -260,7 +263,7 @@ def hidden_form(
         return None, None
     some = slice(0, 64)
     ours, theirs = head(rows.hidden[some]).float().log_softmax(-1), rows.log_probs(some)
-    if not torch.allclose(ours, theirs, atol=1e-2 if torch.is_autocast_enabled(device.split(":")[0]) else 1e-4):
+    if not torch.allclose(ours, theirs, atol=1e-4):
         return None, None
     stored = dtype or rows.hidden.dtype
     return Hidden(rows.hidden.shape[-1], stored if stored in DTYPES.values() else torch.float32), head
@@ -269,30 +272,33 @@ def hidden_form(
 # --------------------------------------------------------------------------------------------------------- is it worth
 
 
-def worth(want: Wanted, material: Material, reference: Reference, device: str, passes: float) -> tuple[bool, str]:
+def worth(
+    material: Material, every: Sequence[Example], reference: Reference, device: str, passes: float
+) -> tuple[bool, str]:
     """Whether a cache saves time, measured here: `passes` forward passes of an example online, or one and reading.
 
-    Only exact forms count, so that the choice never changes what is trained.
+    `every`: all examples, each once, the shortest first. Only exact forms count, so that the choice never changes what
+    is trained.
     """
-    task, examples = material.task, spread(want.examples, SAMPLE)
+    task, examples, folder = material.task, spread(every, SAMPLE), place(material)
     start = time.perf_counter()
     for first in range(0, len(examples), BATCH):
         reference.rows(to_device(task.collate(examples[first : first + BATCH]), device))
     each = (time.perf_counter() - start) / len(examples)
-    saved = (passes - len(want.examples)) * each
+    saved = (passes - len(every)) * each
     if saved < WORTH:
         return False, f"online: a cache would save {max(0.0, saved):.0f} s of forward passes"
     choices = choices_of(material)
     form: Form | None = Full() if choices <= EXACT else hidden_form(examples, task, reference, device, None)[0]
     if form is None:
         return False, "online: no exact form fits its head, and from: auto keeps no other"
-    total = _bytes(task, form, want.examples, choices)
-    free = _free(want.folder)
+    total = _bytes(task, form, every, choices)
+    free = _free(folder)
     if total > free / 2:
         return False, f"online: a cache would take {total / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
-    moved = total * (1 + passes / len(want.examples)) * seconds_a_byte(want.folder)
+    moved = total * (1 + passes / len(every)) * seconds_a_byte(folder)
     said = (
-        f"{passes:.0f} answers online take about {passes * each:.0f} s; a cache {len(want.examples) * each:.0f} s once "
+        f"{passes:.0f} answers online take about {passes * each:.0f} s; a cache {len(every) * each:.0f} s once "
         f"and {moved:.1f} s for {total / 2**20:.0f} MiB"
     )
     return (True, f"cached: {said}") if moved < 0.9 * saved else (False, f"online: {said}")

@@ -45,7 +45,7 @@ def wanted(material: Material, precision: str, examples: Iterable[Example]) -> W
     """The cache of these examples under this recipe; `examples` are all that training will meet."""
     recipe, spec = material.recipe, material.recipe.reference_spec()
     assert spec is not None
-    unique = {example.key: example for example in examples}
+    every = ordered(examples)
     asked = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
     choices = choices_of(material)
     if spec.origin == "served":
@@ -54,10 +54,22 @@ def wanted(material: Material, precision: str, examples: Iterable[Example]) -> W
         asked = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
     identity = identity_of(material, precision)
     name = hashlib.sha256(shards.canonical([identity, asked]).encode()).hexdigest()[:16]
-    folder = recipe.path(spec.cache) if spec.cache else recipe.folder / ".cache" / name
-    ordered = sorted(unique.values(), key=lambda e: (e.length, e.key))
-    contents = {key: content_of(example) for key, example in unique.items()}
-    return Wanted(identity, asked, folder, ordered, contents, f"keeltune cache {recipe.where()}")
+    folder = place(material) if spec.cache else place(material) / name
+    contents = {example.key: content_of(example) for example in every}
+    return Wanted(identity, asked, folder, every, contents, f"keeltune cache {recipe.where()}")
+
+
+def ordered(examples: Iterable[Example]) -> list[Example]:
+    """Each example once, the shortest first."""
+    unique = {example.key: example for example in examples}
+    return sorted(unique.values(), key=lambda e: (e.length, e.key))
+
+
+def place(material: Material) -> Path:
+    """Where this recipe's cache lies, or the folder of all of them where it names none; no digest is needed for it."""
+    recipe, spec = material.recipe, material.recipe.reference_spec()
+    assert spec is not None
+    return recipe.path(spec.cache) if spec.cache else recipe.folder / ".cache"
 
 
 def identity_of(material: Material, precision: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Head:
             logits = STEPS[name](logits) if operand is None else STEPS[name](logits, operand)
         return logits
 
-    @property
+    @cached_property
     def content(self) -> bytes:
         """The file: the weight, the bias and the constants of the steps."""
         tensors = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})

@@ -204,11 +204,10 @@ def cut(log_probs: Tensor, kept: slice | Tensor) -> Tensor:
     return log_probs[:, kept].log_softmax(-1)
 
 
-class Cut(Rows):
-    """A reference's rows on the kept choices already, as a cache holds them; the student's are cut to these."""
+class Around(Rows):
+    """Other rows, as many predictions among as many choices, read in another way."""
 
-    def __init__(self, rows: Rows, kept: slice | Tensor):
-        self.rows, self.kept = rows, kept
+    rows: Rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -216,6 +215,13 @@ class Cut(Rows):
     @property
     def choices(self) -> int:
         return self.rows.choices
+
+
+class Cut(Around):
+    """A reference's rows on the kept choices already, as a cache holds them; the student's are cut to these."""
+
+    def __init__(self, rows: Rows, kept: slice | Tensor):
+        self.rows, self.kept = rows, kept
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         return self.rows.log_probs(part, temperature)
@@ -260,19 +266,12 @@ class Mixture(Rows):
         return self.members[0].comparable(log_probs, part)
 
 
-class Tempered(Rows):
+class Tempered(Around):
     """Rows whose logits are divided by `own`, before anything else is done with them: calibrated rows."""
 
     def __init__(self, rows: Rows, own: float):
         self.rows = rows
         self.own = own
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def choices(self) -> int:
-        return self.rows.choices
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         return self.rows.log_probs(part, self.own * temperature)

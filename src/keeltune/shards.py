@@ -105,9 +105,10 @@ class Writer:
 
     def missing(self) -> list[int]:
         """The shards that are not there yet, or not whole: a flipped bit makes one that is written again."""
-        return [number for number in range(self.shards) if not self._whole(number)]
+        return [number for number in range(self.shards) if not self.whole(number)]
 
-    def _whole(self, number: int) -> bool:
+    def whole(self, number: int) -> bool:
+        """Whether a shard is there, with its digest in its note."""
         entry, file = _json_of(self._note(number)), self.folder / shard_name(number)
         return entry is not None and file.is_file() and file_digest(file) == entry.get("sha256")
 
