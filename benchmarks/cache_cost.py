@@ -162,7 +162,7 @@ def capture(name: str, out: Path, rounds: int) -> None:
         job.material.recipe = recipe.from_dict(
             {**job.material.recipe.model_dump(by_alias=True, exclude_unset=True),
              "reference": {"model": model_of(name, out), "from": "cached", **how}}, out)  # fmt: skip
-        want = cache_identity.wanted(job.material, job.precision, job.plan.everything())
+        want = cache_identity.wanted(job.material, job.precision, job.plan.held())
         form, *_ = cache.chosen(want, job.material, job.reference, job.device)
         parts = cache.cut(want.examples, task, form, cache_identity.choices_of(job.material))
         times: dict[str, list[float]] = {"bare": [], "capture": []}

@@ -33,7 +33,7 @@ class Trials:
         self.folder, self.log = Path(folder), Path(log)
         self.material = prepare.gather(recipe.load(file))
         self.base = build.basis(self.material, QUIET)
-        self.want = cache_identity.wanted(self.material, self.base.precision, self.base.plan.everything())
+        self.want = cache_identity.wanted(self.material, self.base.precision, self.base.plan.held())
         self.reference = self.base.live()
         self.shim = ctypes.CDLL(None)
         begun = time.perf_counter()

@@ -15,7 +15,7 @@ from keeltune.families import vocabulary
 from keeltune.objective import Counts, Objective
 from keeltune.references import Ensemble, Model
 from keeltune.rows import SLICE, Dense, Projected
-from keeltune.trainer import self_test
+from keeltune.self_test import self_test
 from tests import captioners, speakers, writers
 
 VOCABULARY = 50_048

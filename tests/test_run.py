@@ -24,7 +24,7 @@ from tests.conftest import WORDS, save_tiny, word_tokenizer
 QUIET = Display(quiet=True)
 KEYS = {
     "": {"keeltune", "task", "method", "status", "metrics", "intervals", "objective", "reference", "training", "data",
-         "environment"},
+         "environment", "veto", "budget", "interpolation", "forgetting"},
     "metrics": {"validation", "test", "source", "before"},
     "metrics.source": {"before", "after"},
     "metrics.before": {"validation", "test"},

@@ -14,8 +14,8 @@ from keeltune.divergences import reverse_kl
 from keeltune.objective import Objective, named
 from keeltune.references import Model
 from keeltune.rows import Dense
+from keeltune.self_test import self_test
 from keeltune.tasks.task import Settings
-from keeltune.trainer import self_test
 from tests.conftest import ARCHITECTURES
 
 LABELS = ["negative", "neutral", "positive"]
@@ -124,6 +124,7 @@ def test_counts_of_unlabelled_rows_are_seen(tiny, monkeypatch):
 
 def test_rows_of_another_number_are_seen(tiny, monkeypatch):
     model, task, reference, batch = build(tiny)
+    batch["anchored"] = torch.ones_like(batch["anchored"])
     short = Model(reference.model, lambda outputs, b: Dense(outputs.logits[:-1]))
     with pytest.raises(AssertionError, match=r"predictions of the reference is 3, expected 4"):
         self_test(model, task, Objective(), short, batch)

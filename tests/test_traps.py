@@ -35,6 +35,7 @@ from keeltune import (
     recipe,
     registry,
     rows,
+    self_test,
     shards,
     trainer,
     vocabularies,
@@ -74,7 +75,7 @@ resumable, trainable = test_resume.spec, test_trainer.spec
 
 def self_test_passes(tiny) -> None:
     model, task, reference, batch = test_self_test.build(tiny)
-    trainer.self_test(model, task, Objective(weight=0.3, temperature=2.0), reference, batch)
+    self_test.self_test(model, task, Objective(weight=0.3, temperature=2.0), reference, batch)
 
 
 def accumulation_changes_nothing(tiny, tmp_path) -> None:

@@ -23,6 +23,9 @@ __all__ = ["apply_label_map", "audit", "is_row_problem", "label_names"]
 SIMILAR = 0.8
 """difflib's ratio from which a rare label counts as a misspelling of another."""
 
+TRAINED = {"train", "unlabeled", "source_train", "source_unlabeled"}
+"""The streams of training, which may share rows: an evaluation is spoiled by those that it shares with them."""
+
 IMBALANCE = 100
 """Rows of the largest class for one of the smallest, beyond which there is a warning."""
 
@@ -262,7 +265,7 @@ def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str
     """Inputs that are in two splits. The two streams of training may share theirs; an evaluation is spoiled by it."""
     warnings: list[Problem] = []
     for one, other in combinations(splits, 2):
-        known = set() if {one, other} == {"train", "unlabeled"} else set(keys[one])
+        known = set() if {one, other} <= TRAINED else set(keys[one])
         there = [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]
         if there:
             found = f"{len(there)} of {len(splits[other])} rows of {other} are in {one} too: {_places(there)}"

@@ -71,13 +71,15 @@ class Plan(Dataset[Any]):
         self._rounds: dict[tuple[int, int], np.ndarray] = {}
 
     @property
-    def rows_per_step(self) -> float:
-        """Examples of a step on average, the streams' among them."""
-        return self.step_size + sum(stream.per_step for stream in self.streams)
+    def held_per_step(self) -> float:
+        """Examples of a step, on average, on which the reference is asked."""
+        streams = [(self.examples, float(self.step_size)), *((s.examples, s.per_step) for s in self.streams)]
+        return sum(rows * sum(e.anchored for e in examples) / len(examples) for examples, rows in streams)
 
-    def everything(self) -> list[Example]:
-        """All examples that training will ever meet, each once a stream."""
-        return [*self.examples, *(example for stream in self.streams for example in stream.examples)]
+    def held(self) -> list[Example]:
+        """All examples on which training will ever ask the reference, each once a stream."""
+        streams = [self.examples, *(stream.examples for stream in self.streams)]
+        return [example for examples in streams for example in examples if example.anchored]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -13,6 +13,7 @@ import torch
 from keeltune import cache, cache_identity, machine, models, newborn, pseudo_labels, registry, surgery
 from keeltune.batching import Plan, Stream
 from keeltune.display import Display
+from keeltune.evaluation import subset
 from keeltune.families.writing import Writing
 from keeltune.fitting import NEW, no_trained_head
 from keeltune.matching.matching import Matching, Unmatched, asking
@@ -24,10 +25,16 @@ from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference, ToRows
 from keeltune.references.served import Served
 from keeltune.rows import Shared
-from keeltune.tasks.task import DRAWN, Task, to_device
+from keeltune.tasks.task import DRAWN, Example, Task, to_device
 from keeltune.written import Targets
 
 ADAPTER_OFF = "adapter-off"
+
+FIRST_WEIGHT = 0.3
+"""The weight with which a budget starts."""
+
+MEASURED = 500
+"""Held-out rows at most on which a budget of divergence is measured."""
 
 PROBED = 2
 """Rows on which the layers of student and teacher are paired."""
@@ -50,6 +57,19 @@ class Job:
     autocast: Callable[[], AbstractContextManager[Any]]
     device: str
     live: Live
+    slice: Sequence[Example] = ()
+
+    @property
+    def budget(self) -> tuple[str | None, float | None]:
+        """The recipe's budget, `max_kl` or `max_source_drop`, and its limit."""
+        rule = self.material.recipe.weight_spec()
+        held = {} if isinstance(rule, float | int) else {"max_kl": rule.max_kl, "max_source_drop": rule.max_source_drop}
+        return next(((kind, limit) for kind, limit in held.items() if limit is not None), (None, None))
+
+    @property
+    def starts_known(self) -> bool:
+        """Whether the weights before training can be read again: none of them were drawn."""
+        return not self.student.fresh and self.material.source != NEW
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,19 @@ def basis(material: Material, display: Display) -> Basis:
     precision = machine.choose_precision(recipe.training.precision, device, world_size())
     autocast = machine.autocast(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
+    student = start(material)
+    task.processor = student.processor  # with its padding token
+    task.mark(student.model.config, material.examples["train"])
+    student.model.to(device)
+    live = Live(lambda: _reference(material, student, autocast, device))
+    _write_targets(material, live, autocast, device, display)
+    _label(material, live, student, device, display)
+    return Basis(student, live, _plan(material), precision, autocast, device)
+
+
+def start(material: Material) -> models.Loaded:
+    """The student as it is before training. Without a new head it is the same each time."""
+    recipe, task = material.recipe, material.task
     if isinstance(recipe.model, NewModel):
         student = newborn.load(
             recipe.model, recipe, material.config, material.processor, material.auto_model, task.settings.labels
@@ -117,13 +150,7 @@ def basis(material: Material, display: Display) -> Basis:
         student = surgery.cut_layers(
             student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
-    task.processor = student.processor  # with its padding token
-    task.mark(student.model.config, material.examples["train"])
-    student.model.to(device)
-    live = Live(lambda: _reference(material, student, autocast, device))
-    _write_targets(material, live, autocast, device, display)
-    _label(material, live, student, device, display)
-    return Basis(student, live, _plan(material), precision, autocast, device)
+    return student
 
 
 def build(material: Material, display: Display | None = None, origin: Origin | None = None) -> Job:
@@ -134,7 +161,8 @@ def build(material: Material, display: Display | None = None, origin: Origin | N
     """
     recipe, task, display = material.recipe, material.task, display or Display(quiet=True)
     base = basis(material, display)
-    reference, chosen = _chosen(material, base, origin, display)
+    measured = held_out(material)
+    reference, chosen = _chosen(material, base, [*base.plan.held(), *measured], origin, display)
     model = base.student.model
     if lora := recipe.training.lora:
         model = surgery.add_adapter(
@@ -164,11 +192,24 @@ def build(material: Material, display: Display | None = None, origin: Origin | N
         base.autocast,
         base.device,
         base.live,
+        measured,
     )
 
 
+def held_out(material: Material) -> list[Example]:
+    """The rows on which a budget of divergence is measured, as the reference reads them: none is trained on."""
+    recipe, rule = material.recipe, material.recipe.weight_spec()
+    if isinstance(rule, float | int) or rule.max_kl is None:
+        return []
+    splits = {"validation": recipe.holds_target, "source_validation": recipe.holds_source}
+    rows = [row for split, held in splits.items() if held for row in material.rows[split]]
+    chosen = [rows[i] for i in subset(len(rows), MEASURED)]
+    encoded = [e for row in chosen for e in material.task.encode_for_all(row, scored=True)]
+    return [replace(example, anchored=True) for example in encoded]
+
+
 def _chosen(
-    material: Material, base: Basis, decided: Origin | None, display: Display
+    material: Material, base: Basis, examples: Sequence[Example], decided: Origin | None, display: Display
 ) -> tuple[Reference | None, Origin]:
     """The reference, from where the recipe says, or from where it costs least and changes nothing."""
     spec = material.recipe.reference_spec()
@@ -178,8 +219,7 @@ def _chosen(
     switchable = material.recipe.training.lora is not None and material.from_model and spec.temperature is None
     if asked == ADAPTER_OFF:
         return None, Origin(ADAPTER_OFF, reason)
-    examples = base.plan.everything()
-    unfit = cache.fits(material, examples)
+    unfit = cache.fits(material, examples) if examples else "nothing is held near it"
     if unfit is not None and asked in ("cached", "served"):
         raise unkept(material, unfit)
     if asked in ("auto", "cached", "served") and unfit is None:
@@ -189,7 +229,7 @@ def _chosen(
             store = cache.found(want)
         pays = asked != "auto" or store is not None
         if not pays and not switchable and world_size() == 1:
-            passes, every = material.steps * base.plan.rows_per_step, cache_identity.ordered(examples)
+            passes, every = material.steps * base.plan.held_per_step, cache_identity.ordered(examples)
             pays, reason = cache.worth(material, every, base.live(), base.device, passes)
         if pays:
             if store is None:
@@ -368,22 +408,26 @@ def objective(recipe: Recipe) -> Objective:
     weight = recipe.weight_spec()
     if isinstance(weight, int | float):
         return Objective(divergence, float(weight), spec.temperature)
-    assert weight.confidence is not None  # the other rules are refused by the recipe
-    return Objective(divergence, confidence_weight(weight.confidence, name), spec.temperature, per_label=True)
+    if weight.confidence is not None:
+        return Objective(divergence, confidence_weight(weight.confidence, name), spec.temperature, per_label=True)
+    return Objective(divergence, FIRST_WEIGHT, spec.temperature)  # a budget changes it while it trains
 
 
 def _plan(material: Material) -> Plan:
     recipe = material.recipe
     step_size = material.batch_size * material.cuts
-    examples, mix = material.examples, recipe.data.mix
+    examples = material.examples
     soft = recipe.data.unlabeled_as == "distribution"  # else, at weight 0, the reference has said all that it will
     anchored = recipe.reference_spec() is not None and not recipe.only_writes()
     anchored = anchored and (soft or recipe.weight_spec() != 0)
-    pool, varied = ([replace(e, anchored=soft) for e in examples[split]] for split in ("unlabeled", "augmented"))
-    main = [replace(example, anchored=anchored) for example in examples["train"]] or pool
+    held = {"train": anchored and recipe.holds_target, "source_train": False, "source_unlabeled": anchored}
+
+    def of(split: str) -> list[Example]:
+        return [replace(example, anchored=held.get(split, soft)) for example in examples[split]]
+
+    main = of("train") or of("unlabeled")
     streams = [
-        Stream("unlabeled", pool if examples["train"] else [], mix.unlabeled * step_size),
-        Stream("augmented", varied, mix.augmented * step_size),
+        Stream(split.replace("_", "-"), of(split), share * step_size) for split, share in material.beside.items()
     ]
     if share := recipe.generation.on_policy:
         asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
@@ -403,5 +447,5 @@ def _plan(material: Material) -> Plan:
         batch_size=material.batch_size,
         cuts=material.cuts,
         seed=recipe.seed,
-        collate=material.task.collate,
+        collate=material.task.collate_held,
     )

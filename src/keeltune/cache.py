@@ -17,7 +17,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune import shards
+from keeltune import drift, shards
 from keeltune.cache_identity import EXACT, VERSION, Wanted, choices_of, place, shared_of
 from keeltune.display import Display
 from keeltune.families import vocabulary
@@ -343,15 +342,9 @@ def divergence_to_live(
     autocast: Autocast,
 ) -> tuple[float, int]:
     """D(cached ‖ live) in nats a prediction on a sample, and on how many predictions: what a cache loses."""
-    cached, task = opened(store, material, device, autocast), material.task
-    total, count = 0.0, 0
-    for examples in [spread(want.examples, SAMPLE)[start : start + BATCH] for start in range(0, SAMPLE, BATCH)]:
-        if examples:
-            batch = to_device(task.collate([replace(e, anchored=True) for e in examples]), device)
-            with torch.no_grad():
-                total += objective.total(live.rows(batch), cached.rows(batch)).item()
-            count += sum(e.predictions for e in examples)
-    return total / max(1, count), count
+    cached = opened(store, material, device, autocast)
+    examples = spread(want.examples, SAMPLE)
+    return drift.between(material.task, objective, live.rows, cached, examples, device=device)
 
 
 def facts(store: Store) -> dict[str, Any]:

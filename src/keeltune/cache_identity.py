@@ -102,7 +102,9 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "precision": precision,
         "targets": recipe.generation.targets,
         "data": {
-            name: rows_digest(material, name) for name in ("train", "unlabeled", "augmented") if material.rows.get(name)
+            name: rows_digest(material, name)
+            for name in ("train", "unlabeled", "augmented", "source_unlabeled")
+            if material.rows.get(name) and (name != "train" or recipe.holds_target)
         },
     }
 

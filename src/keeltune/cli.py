@@ -124,6 +124,27 @@ def predict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run folders; the first is the baseline.")],
+    output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("compare.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Only the comparison, as JSON, on stdout.")] = False,
+) -> None:
+    """Several runs of one task in one table and one picture: target against source, with paired tests."""
+    from keeltune import compare as comparing
+    from keeltune.report import comparison
+    from keeltune.results import write_text
+
+    found = comparing.compare(runs)
+    write_text(output, comparison.page(found))
+    if as_json:
+        print(json.dumps(found, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console.print(comparison.table(found))
+    console.print(f"page: {escape(str(output))}", soft_wrap=True)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--output", help="Where data and runs go.")] = Path("keeltune-demo"),
 ) -> None:

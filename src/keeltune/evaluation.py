@@ -85,32 +85,64 @@ def in_batches(
     return [answers[place] for place in range(len(examples))]
 
 
-def score(task: Task, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = True) -> Scores:
-    """Metrics of labelled rows, with percentile-bootstrap intervals over rows (no training noise is in them)."""
+def score(
+    task: Task,
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    *,
+    intervals: bool = True,
+    clusters: str | None = None,
+) -> Scores:
+    """Metrics of labelled rows, with percentile-bootstrap intervals over rows (no training noise is in them).
+
+    `clusters` names a column: the rows of one value of it are drawn together.
+    """
     statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows])
     losses = np.array([[p.loss, p.count] for p in predictions])
-    return scores_of(task, np.concatenate([statistics, losses], axis=1), intervals=intervals)
+    table = np.concatenate([statistics, losses], axis=1)
+    return scores_of(task, table, intervals=intervals, clusters=numbers_of(rows, clusters))
 
 
-def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True) -> Scores:
-    """The same of a `Scores.table`, or of some of its rows; K = 0 leaves the loss alone."""
+def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True, clusters: np.ndarray | None = None) -> Scores:
+    """The same of a `Scores.table`, or of some of its rows; K = 0 leaves the loss alone. `clusters` [rows] or None."""
     sums = table.sum(0)
     metrics = {name: float(value) for name, value in _metrics(task, sums).items()}
     ranges: dict[str, tuple[float, float]] = {}
     if intervals:
-        ranges = {name: _interval(values) for name, values in _metrics(task, bootstrap(table)).items()}
+        drawn = _metrics(task, bootstrap(table, clusters=clusters))
+        ranges = {name: interval(values) for name, values in drawn.items()}
     return Scores(metrics, ranges, task.details(sums[:-2]) if table.shape[1] > 2 else {}, table)
 
 
-def gain(task: Task, ours: np.ndarray, theirs: np.ndarray, metric: str) -> tuple[float, float]:
-    """The 95 % interval of how much better `ours` is than `theirs`, in the metric's unit; below 0 it is worse.
+def gain(
+    task: Task, ours: np.ndarray, theirs: np.ndarray, metric: str, clusters: np.ndarray | None = None
+) -> tuple[float, float]:
+    """The 95 % interval of how much better `ours` is than `theirs`, in the metric's unit; below 0 it is worse."""
+    drawn = differences(task, ours, theirs, clusters)[metric]
+    return interval(-drawn if metric in task.lower_is_better else drawn)
 
-    Both are tables [rows, K + 2] of the same rows, and each draw of the bootstrap takes the same rows of both: what is
-    hard for both does not widen the interval.
+
+def differences(
+    task: Task, ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Each metric of `ours` minus that of `theirs`, for each draw of the bootstrap: {name: [resamples]}.
+
+    Both are tables [rows, K + 2] of the same rows, and each draw takes the same rows of both: what is hard for both
+    does not widen an interval.
     """
-    drawn = bootstrap(np.concatenate([ours, theirs], axis=1))
-    a, b = (_metrics(task, part)[metric] for part in np.split(drawn, [ours.shape[1]], axis=1))
-    return _interval(b - a if metric in task.lower_is_better else a - b)
+    drawn = bootstrap(np.concatenate([ours, theirs], axis=1), clusters=clusters)
+    a, b = (_metrics(task, part) for part in np.split(drawn, [ours.shape[1]], axis=1))
+    return {name: a[name] - b[name] for name in a}
+
+
+def numbers_of(rows: Sequence[Row], column: str | None) -> np.ndarray | None:
+    """The cluster of each row, as a number [rows]; a row without the column is one of its own. None where all are."""
+    if column is None:
+        return None
+    if not any(column in row.fields for row in rows):
+        return None
+    values = [f"= {row.fields[column]}" if column in row.fields else f"{i}" for i, row in enumerate(rows)]
+    return np.unique(values, return_inverse=True)[1]
 
 
 def _metrics(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -128,17 +160,25 @@ def subset(rows: int, limit: int | None) -> list[int]:
     return sorted(drawn[: limit or rows].tolist())
 
 
-def bootstrap(statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+def bootstrap(
+    statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, clusters: np.ndarray | None = None
+) -> np.ndarray:
     """Statistics [rows, K], summed over `resamples` draws of as many rows with replacement: [resamples, K].
 
-    Source: Efron 1979. One matrix product: how often each row was drawn, times the statistics.
+    Source: Efron 1979. One matrix product: how often each row was drawn, times the statistics. `clusters` [rows] gives
+    each row's cluster: whole clusters are drawn, as many as there are.
     """
+    if clusters is not None:
+        sums = np.zeros((clusters.max() + 1, statistics.shape[1]))
+        np.add.at(sums, clusters, statistics)
+        statistics = sums
     rows = len(statistics)
     drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
     return drawn.astype(np.float64) @ statistics
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the draws."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from keeltune import build, machine, models, registry, results
 from keeltune.display import Display
 from keeltune.objective import Counts
-from keeltune.prepare import Material, gather, world_size
+from keeltune.prepare import SCORED, Material, gather, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import Recipe, StudentFrom
 from keeltune.references import Model
@@ -65,17 +65,15 @@ def estimate(material: Material) -> dict[str, float]:
     whole, body, depth, width = _sizes(material)
     lengths = [example.length for example in material.main_stream]
     step_size = material.batch_size * material.cuts
-    mix = {"augmented": recipe.data.mix.augmented}
-    if material.rows["train"]:
-        mix["unlabeled"] = recipe.data.mix.unlabeled
-    beside = {name: [e.length for e in material.examples[name]] for name in mix if material.rows[name]}
+    mix = material.beside
+    beside = {name: [e.length for e in material.examples[name]] for name in mix}
     mean = sum(lengths) / len(lengths)
     tokens = material.steps * step_size * mean * 1.05
     for name, own in beside.items():
         tokens += material.steps * step_size * mix[name] * sum(own) / len(own) * 1.3
     references = max(len(material.references), int(material.from_model))
     operations = tokens * body * (6 + 2 * references)
-    scored = sum(e.length for s in ("validation", "test", "source") for e in material.examples[s])
+    scored = sum(e.length for s in SCORED for e in material.examples[s])
     seconds = operations / (EFFICIENCY * machine.matmul_flops(precision, device) * world_size())
     seconds += 4 * scored * body / (EFFICIENCY * machine.matmul_flops("fp32", device))
     most = max(lengths + [length for own in beside.values() for length in own])

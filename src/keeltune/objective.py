@@ -81,7 +81,7 @@ class Objective:
             cross_entropy: Σ CE of the micro-batch, a sum in nats (`keeltune.rows.cross_entropy`, or a task's own); or
                 a function of a slice's log-probabilities [n, C] and the slice that gives its sum: both terms are then
                 made of one reading of the student's rows (`keeltune.rows.sliced_cross_entropy`).
-            student: its N predictions. reference: the same N of the reference, or None.
+            student: its N predictions. reference: the reference's, of the same N or of the anchored ones alone; None.
             anchored: [N] bool, the predictions that carry D; None means all.
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
         """
@@ -124,19 +124,27 @@ class Objective:
 
     def _comparison(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
         """Σ D of a slice, from the student's log-probabilities there (at the objective's temperature)."""
+        before = None  # how many anchored predictions come before each, where the reference has no others
         if len(student) != len(reference):
-            raise ValueError(
-                f"found {len(reference)} predictions of the reference, expected the student's {len(student)}"
-            )
+            held = 0 if anchored is None else int(anchored.sum())
+            if anchored is None or len(reference) != held:
+                alone = "" if anchored is None else f", or the anchored {held}"
+                raise ValueError(
+                    f"found {len(reference)} predictions of the reference, expected the student's {len(student)}{alone}"
+                )
+            before = [0, *anchored.cumsum(0).tolist()]
 
         def compare(log_probs: Tensor, part: slice) -> Tensor:
-            ours = reference.comparable(log_probs, part)
-            theirs = reference.log_probs(part, self.temperature).detach().to(ours.dtype)
+            there = part if before is None else slice(before[part.start], before[part.stop])
+            if before is not None and anchored is not None:
+                log_probs = log_probs[anchored[part]]
+            ours = reference.comparable(log_probs, there)
+            theirs = reference.log_probs(there, self.temperature).detach().to(ours.dtype)
             if ours.shape != theirs.shape:  # one choice would be broadcast, and compared in silence
                 raise ValueError(
                     f"found {theirs.shape[-1]} choices of the reference, expected the student's {ours.shape[-1]}"
                 )
-            if anchored is not None:
+            if anchored is not None and before is None:
                 ours, theirs = ours[anchored[part]], theirs[anchored[part]]
             return self.function(ours, theirs).sum()
 

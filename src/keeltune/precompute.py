@@ -33,7 +33,7 @@ def precompute(
     display = display or Display(quiet=not is_main_process())
     material = prepare.gather(recipe, progress=lambda what: display.say(f"{what} …"))
     base = build.basis(material, display)
-    examples = base.plan.everything()
+    examples = [*base.plan.held(), *build.held_out(material)]
     if reason := cache.fits(material, examples):
         raise build.unkept(material, reason)
     want = cache_identity.wanted(material, base.precision, examples)

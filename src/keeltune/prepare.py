@@ -17,11 +17,14 @@ from keeltune.data import Column, Row
 from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
 from keeltune.formats import RowProblem
 from keeltune.problems import Problem, UserError, nearest, shown
-from keeltune.recipe import NewModel, Recipe, StudentFrom
+from keeltune.recipe import NewModel, Recipe, Source, StudentFrom
 from keeltune.tasks.task import Example, Fault, Settings, Task
 
-SCORED = ("validation", "test", "source")
-"""The splits that are scored before and after training."""
+SCORED = ("validation", "test", "source", "source_validation")
+"""The splits that are scored before and after training; of the source domain its test rows and its control slice."""
+
+LEARNT = ("train", "source_train")
+"""The splits whose labels are learnt."""
 
 
 @dataclass
@@ -62,6 +65,19 @@ class Material:
     def main_stream(self) -> list[Example]:
         """The rows that define the epoch: the labelled ones, or the unlabelled ones where there are none."""
         return self.examples["train"] or self.examples["unlabeled"]
+
+    @property
+    def beside(self) -> dict[str, float]:
+        """The splits whose rows join the labelled ones, with their rows per labelled row."""
+        mix = self.recipe.data.mix
+        shares = {
+            "unlabeled": mix.unlabeled,
+            "augmented": mix.augmented,
+            "source_unlabeled": mix.source_unlabeled,
+            "source_train": mix.source,
+        }
+        alone = () if self.rows["train"] else ("unlabeled",)  # which then define the epoch
+        return {split: share for split, share in shares.items() if self.rows.get(split) and split not in alone}
 
     @property
     def cuts(self) -> int:
@@ -301,6 +317,9 @@ def _rows(
         "test": read(spec.test, "data.test", "test"),
         "unlabeled": read(spec.unlabeled, "data.unlabeled", "train", labelled=False),
         "source": read(spec.source.test, "data.source.test", "test"),
+        "source_train": read(spec.source.train, "data.source.train", "train"),
+        "source_unlabeled": read(spec.source.unlabeled, "data.source.unlabeled", "train", labelled=False),
+        "source_validation": read(spec.source.validation, "data.source.validation", "validation"),
         "augmented": [],
     }
     return rows, skipped
@@ -339,12 +358,13 @@ def _labels_of(task_class: type[Task]) -> Callable[[Row], list[str]] | None:
 def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Problem]) -> list[Problem]:
     """Splits of which `bad_rows: skip` left nothing."""
     spec = recipe.data
-    sources = {"train": spec.train, "validation": spec.validation, "test": spec.test, "unlabeled": spec.unlabeled}
+    named = [("train", spec.train), ("validation", spec.validation), ("test", spec.test), ("unlabeled", spec.unlabeled)]
+    named += [("source" if n == "test" else f"source_{n}", getattr(spec.source, n)) for n in Source.model_fields]
     return [
-        Problem(recipe.where(f"data.{name}"), f"data.{name}", f"{shown(source)}, every row of which is skipped", "rows",
+        Problem(recipe.where(field_of(name)), field_of(name), f"{shown(file)}, every row of which is skipped", "rows",
                 "mend the rows; what is wrong with them: bad_rows: refuse")
-        for name, source in sources.items()
-        if skipped and isinstance(source, str) and not rows[name]
+        for name, file in named
+        if skipped and isinstance(file, str) and not rows[name]
     ]  # fmt: skip
 
 
@@ -433,7 +453,14 @@ def _encode(task: Task, row: Row, split: str) -> list[Example]:
     """A row's examples, with the encodings that other readers of the same row need where it is trained on."""
     if split in SCORED:
         return task.encode_scored(row)
-    return task.encode_for_all(row, labelled=split == "train")
+    return task.encode_for_all(row, labelled=split in LEARNT)
+
+
+def field_of(split: str) -> str:
+    """The recipe's field that names a split's file."""
+    if split == "source":
+        return "data.source.test"
+    return f"data.source.{split.removeprefix('source_')}" if split.startswith("source_") else f"data.{split}"
 
 
 def _enough_rows(material: Material) -> None:
@@ -452,7 +479,7 @@ def _enough_rows(material: Material) -> None:
 
 def _truncation(split: str, cut: int, total: int, max_length: int | None, recipe: Recipe) -> Problem:
     return Problem(
-        recipe.where(f"data.{split}" if split != "source" else "data.source.test"),
+        recipe.where(field_of(split)),
         split,
         f"{cut} of {total} rows ({cut / total:.1%}) are longer than {max_length} tokens and are cut",
         "rows that fit",

@@ -25,6 +25,10 @@ from pydantic import (
 
 from keeltune import registry
 from keeltune.problems import Problem
+from keeltune.recipe_data import Augment as Augment
+from keeltune.recipe_data import Data as Data
+from keeltune.recipe_data import Mix as Mix
+from keeltune.recipe_data import Source as Source
 from keeltune.recipe_kinds import (
     AsList,
     AsMapping,
@@ -32,12 +36,9 @@ from keeltune.recipe_kinds import (
     AsText,
     Auto,
     AutoOrKind,
-    Balanced,
-    BalancedOrKind,
     ByKind,
     Declared,
     Each,
-    Label,
     Section,
     Seed,
     Share,
@@ -131,75 +132,6 @@ class ReferenceSpec(Declared):
         return self.temperature if isinstance(self.temperature, list) else [self.temperature or 1.0] * count
 
 
-class Source(Declared):
-    """The old domain: forgetting is measured on it, and it can carry the anchor."""
-
-    train: Text | None = Field(default=None, description="Labelled rows, replayed while the new domain is learned.")
-    unlabeled: Text | None = Field(default=None, description="Inputs alone, for `objective.anchor_on: source`.")
-    validation: Text | None = Field(default=None, description="The control slice for budgets and interpolation.")
-    test: Text | None = Field(default=None, description="Scored before and after training, into `metrics.source`.")
-
-
-class Augment(Declared):
-    """Variants of the texts of `train` and `unlabeled`, labelled by the teacher alone. `augment: {}`: defaults."""
-
-    word_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.1, description="The probability that a word is left out; Chinese by character."
-    )
-    crops: bool = Field(default=True, description="Whether a variant is a part of the text: half of its words or more.")
-    variants: PositiveInt = Field(default=4, description="Variants of each text.")
-
-
-class Mix(Declared):
-    """Rows of each further stream per labelled row, in the same batch."""
-
-    unlabeled: PositiveFloat = Field(default=1.0, description="Rows of `data.unlabeled` per labelled row.")
-    augmented: PositiveFloat = Field(default=1.0, description="Variants of `data.augment` per labelled row.")
-    source_unlabeled: PositiveFloat = Field(
-        default=1.0, description="Rows of `data.source.unlabeled` per labelled row."
-    )
-    source: PositiveFloat = Field(default=0.25, description="Rows of `data.source.train` per labelled row.")
-
-
-class Data(Declared):
-    """The rows. A path is relative to the recipe's folder: jsonl, json, csv, tsv, parquet, each also .gz; a folder; or
-    hub:NAME[@revision][:config]."""
-
-    train: Text | None = Field(default=None, description="The labelled rows to learn from.")
-    validation: Annotated[AsText | AsNumber[Share], ByKind] | None = Field(
-        default=None, description="The rows that choose the best model; or a share of `train`, split off by the seed."
-    )
-    test: Text | None = Field(default=None, description="The rows that are scored once, at the end.")
-    unlabeled: Text | None = Field(
-        default=None, description="Inputs without labels: only D is computed on them. What makes distillation pay."
-    )
-    unlabeled_as: Literal["distribution", "labels"] = Field(
-        default="distribution",
-        description="What the reference's answer to rows without labels is: its distribution, by D; or its choice as "
-        "their label, by CE and without D (hard pseudo-labels, the control of a distillation).",
-    )
-    augment: Augment | None = Field(
-        default=None, description="{word_dropout: 0.1, ...}: texts with words left out, labelled by the teacher alone."
-    )
-    source: Section[Source] = Field(default_factory=Source, description="The old domain's rows.")
-    mix: Section[Mix] = Field(default_factory=Mix, description="How the streams are mixed.")
-    columns: Section[dict[Text, Text]] = Field(
-        default_factory=dict, description="{our name: the file's name}, where they differ."
-    )
-    labels: Annotated[AsList[Label] | AsMapping[dict[Label, Label]], ByKind] | None = Field(
-        default=None, description="The label names; or a map from names in the data to names of the model."
-    )
-    multi_label: bool = Field(
-        default=False, description="Whether a row's label is a list: a yes or no for each of the names."
-    )
-    class_weights: Annotated[Balanced | AsMapping[dict[Label, PositiveFloat]], BalancedOrKind] | None = Field(
-        default=None, description="balanced, or {name: w}: multiplies a prediction's CE; D is not weighted."
-    )
-    bad_rows: Literal["refuse", "skip"] = Field(
-        default="refuse", description="skip: leave faulty rows out, count and list them."
-    )
-
-
 class WeightRule(Declared):
     """A weight that is derived, not given. Exactly one of the three."""
 
@@ -290,6 +222,16 @@ class Training(Declared):
         description="bf16: float32 weights under autocast. auto: bf16 where this machine is faster in it.",
     )
     lora: Lora | None = Field(default=None, description="{rank: 16, ...}: train low-rank adapters; null: all weights.")
+    l2_sp: PositiveFloat | None = Field(
+        default=None,
+        description="λ of λ/2 · ‖θ − θ₀‖², the squared distance from the weights before training, added to the loss.",
+    )
+    interpolate: Annotated[AsNumber[Share] | AsText, ByKind] | None = Field(
+        default="auto",
+        description="The weights start + γ · (tuned − start), which cost no training. auto: where the source domain "
+        "has validation rows, their scores along the way; recommended: and the recommended γ is kept; a number: that "
+        "γ is kept; null: none are looked at.",
+    )
     seed: Annotated[AsNumber[Seed] | AsList[Seed], ByKind] = Field(
         default=0, description="One seed, or a list: one run each."
     )
@@ -322,6 +264,11 @@ class Evaluation(Declared):
     )
     patience: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] | None = Field(
         default="auto", description="Evaluations without a gain before training stops early; null or auto: never."
+    )
+    clusters: Text | None = Field(
+        default=None,
+        description="A column of the data, such as speaker: rows of one value are resampled together, which is honest "
+        "where they are alike.",
     )
 
 
@@ -417,8 +364,25 @@ class Recipe(Declared):
             return 0.0
         if self.objective.weight is not None:
             return self.objective.weight
-        on_labels = self.method == "cross-domain" and self.objective.anchor_on in ("target", "both")
+        on_labels = self.method == "cross-domain" and self.holds_target
         return WeightRule(confidence=0.999) if on_labels else 1.0
+
+    @property
+    def holds_target(self) -> bool:
+        """Whether rows of the domain that is learnt carry D; a teacher speaks on whatever rows there are."""
+        return self.method == "distillation" or (
+            self.method == "cross-domain" and self.objective.anchor_on in ("target", "both")
+        )
+
+    @property
+    def holds_source(self) -> bool:
+        """Whether inputs of the source domain carry D."""
+        return self.method == "cross-domain" and self.objective.anchor_on in ("source", "both")
+
+    @property
+    def holds_generated(self) -> bool:
+        """Whether texts that the reference writes itself carry D."""
+        return self.method == "cross-domain" and self.objective.anchor_on == "generated"
 
     def only_writes(self) -> bool:
         """Whether the teacher writes the targets and is compared with nothing, so that it may have any tokenizer."""

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ import torch.distributed
 import transformers
 from transformers import TrainerCallback
 
-from keeltune import __version__, build, data, evaluation, gate, models, prepare, report, results, surgery
+from keeltune import __version__, build, data, domains, gate, models, prepare, report, results, scoring, surgery
 from keeltune.build import Job, Origin
 from keeltune.display import Advance, Display
 from keeltune.fitting import NEW
@@ -32,9 +32,10 @@ from keeltune.prepare import SCORED, Material
 from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
 from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
+from keeltune.self_test import SELF_TEST_ROWS, self_test
 from keeltune.shards import differences, refuse_other
-from keeltune.tasks.task import Prediction, to_device
-from keeltune.trainer import SELF_TEST_ROWS, KeelTrainer, self_test, training_arguments
+from keeltune.tasks.task import to_device
+from keeltune.trainer import KeelTrainer, training_arguments
 
 OURS = (
     "recipe.yaml",
@@ -139,19 +140,24 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         passed=spec.passed,
     )
     rows = job.plan.micro_batch(0, 0, 0)
-    small = [*rows[:SELF_TEST_ROWS], *rows[-1:]]
+    small = [*rows[:SELF_TEST_ROWS], *rows[-1:], *[row for row in rows if row.anchored][-1:]]
     self_test(
         job.model,
         material.task,
         job.objective,
         job.reference,
-        to_device(material.task.collate(small), job.device),
+        to_device(material.task.collate_held(small), job.device),
     )
-    before = _before(job, folder, display, main)
+    before = scoring.before(job, folder, display, main)
     judged = gate.judge(job, before["validation"], display)
     for line in gate.lines(judged):
         display.say(line)
+    overruled = domains.veto(job)
+    for line in domains.veto_lines(overruled, taught=recipe.taught):
+        display.say(line)
     watcher = Watcher(folder / "log.jsonl", display, main)
+    budget = domains.budget(job, before)  # its weight settles at the end alone: there is no best one before
+    keeps = material.rows["validation"] and budget is None
     trainer = KeelTrainer(
         job.model,
         arguments,
@@ -161,10 +167,12 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         reference=job.reference,
         matching=job.matching,
         autocast=job.autocast,
-        validate=_validator(job, display) if material.rows["validation"] else None,
+        validate=scoring.validator(job, display) if material.rows["validation"] else None,
         every=every,
-        best=folder / "checkpoints" / "best.safetensors" if material.rows["validation"] else None,
+        best=folder / "checkpoints" / "best.safetensors" if keeps else None,
         patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
+        budget=budget,
+        tether=_tether(job),
         callbacks=[watcher],
     )
     if checkpoint is not None and (foreign := trainer.foreign(checkpoint)):
@@ -192,11 +200,19 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         if main:
             model.save_pretrained(folder / "adapter")
         model = model.merge_and_unload()
+    settled = domains.settle(job, model, before, display)
     if job.half is not None:
         for weight in model.parameters():  # what is scored is what is stored
             weight.data = weight.data.to(job.half).float()
-    after = {split: _score(job, model, split, folder / "predictions", display, main) for split in SCORED}
-    result = results.result(job, trainer, before, after, judged)
+    after = {split: scoring.score(job, model, split, folder / "predictions", display, main) for split in SCORED}
+    result = results.result(job, trainer, before, after, judged) | {
+        "veto": overruled,
+        "budget": domains.kept(job, trainer.ledger.trajectory, settled),
+        "interpolation": settled.interpolation,
+        "forgetting": domains.forgetting(job, model, folder / "predictions", before, after, settled) if main else None,
+    }
+    for line in domains.lines(result):
+        display.say(line)
     if main:
         models.save(model, job.student.processor, folder / "model", half=job.half)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))
@@ -204,6 +220,15 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         write_text(folder / "report.html", report.page(folder, result))
     _barrier()
     return Run(folder, result)
+
+
+def _tether(job: Job) -> tuple[dict[str, torch.Tensor], float] | None:
+    """The weights that L2-SP holds near what they are now, and how strongly: those that were not drawn at random."""
+    strength = job.material.recipe.training.l2_sp
+    if strength is None:
+        return None
+    own = {n: p for n, p in job.model.named_parameters() if p.requires_grad and n not in job.student.fresh}
+    return {name: weight.detach().clone() for name, weight in own.items()}, strength
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -420,58 +445,6 @@ def _headline(job: Job) -> str:
         reason = f" ({job.origin.reason})" if job.origin.reason else ""
         parts.append(f"reference: {job.reference.kind}{reason}, weight {job.objective.weight:.3g}")
     return " · ".join(parts)
-
-
-def _before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, evaluation.Scores | None]:
-    """The model as it was before training, scored; nothing where its head is new."""
-    if job.student.fresh:
-        return dict.fromkeys(SCORED)
-    return {split: _score(job, job.model, split, folder / "predictions" / "before", display, main) for split in SCORED}
-
-
-def _score(job: Job, model: Any, split: str, folder: Path, display: Display, main: bool) -> evaluation.Scores | None:
-    """A split's scores, its predictions in `folder`; float32, as stock transformers computes them from `model/`."""
-    rows = job.material.rows[split]
-    if not rows:
-        return None
-    file = folder / f"{split}.jsonl"
-    predictions = _predict(job, model, split, display)
-    if main:
-        lines = evaluation.prediction_rows(job.material.task, predictions, rows)
-        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
-    return evaluation.score(job.material.task, predictions, rows)
-
-
-def _predict(
-    job: Job, model: Any, split: str, display: Display, *, places: Sequence[int] | None = None, fast: bool = False
-) -> list[Prediction]:
-    """A split's predictions; several processes share the rows."""
-    encoded = job.material.encoded[split]
-    encoded = encoded if places is None else [encoded[i] for i in places]
-    rank, world = int(os.environ.get("RANK", "0")), prepare.world_size()
-    mine = encoded[rank::world]
-    options = {"autocast": job.autocast} if fast else {}
-    with display.bar(f"scoring {split}", sum(map(len, mine))) as advance:
-        answers = evaluation.predict(model, job.material.task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
-    if world == 1:
-        return answers
-    shares: list[list[Prediction]] = [[] for _ in range(world)]
-    torch.distributed.all_gather_object(shares, answers)
-    return [shares[i % world][i // world] for i in range(len(encoded))]
-
-
-def _validator(job: Job, display: Display) -> Any:
-    """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
-    rows = job.material.rows["validation"]
-    limit = job.material.recipe.evaluation.rows or (evaluation.WRITTEN if job.material.task.generates else None)
-    places = evaluation.subset(len(rows), limit)
-
-    def validate() -> dict[str, float]:
-        predictions = _predict(job, job.model, "validation", Display(quiet=True), places=places, fast=True)
-        chosen = [rows[i] for i in places]
-        return evaluation.score(job.material.task, predictions, chosen, intervals=False).metrics
-
-    return validate
 
 
 def _write_skipped(folder: Path, material: Material) -> None:

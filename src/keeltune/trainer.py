@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -39,17 +39,12 @@ from keeltune.objective import Counts, Objective
 from keeltune.problems import Diverged
 from keeltune.references import Model
 from keeltune.references.reference import Reference
-from keeltune.rows import Dense, Rows
 from keeltune.surgery import batch_norms
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
 ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
 """What several processes without a GPU must say: accelerate takes them for single ones otherwise, and each would train
 alone on its share of the rows, with the counts of all."""
-
-SELF_TEST_ROWS = 4
-SELF_TEST_NUMBERS = 2**20
-"""Of [N, C] in the self-test, which holds several copies in float64: a few predictions of a large vocabulary."""
 
 
 def training_arguments(
@@ -100,19 +95,23 @@ class Ledger(TrainerCallback, ExportableState):
 
     `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ M, Σ loss and n_CE, n_D, n_B, steps; `work` holds
     examples, tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's
-    batches to its optimizer step, so that evaluation and saving are not in it.
+    batches to its optimizer step, so that evaluation and saving are not in it. `weight` is what a budget has made of
+    the objective's, and `trajectory` how: [step, what the budget bounds, the weight from there on].
     """
 
     epoch: list[float] = field(default_factory=lambda: [0.0] * 8)
     window: list[float] = field(default_factory=lambda: [0.0] * 8)
     work: list[float] = field(default_factory=lambda: [0.0] * 4)
     seconds: float = 0.0
+    weight: float | None = None
+    trajectory: list[list[float]] = field(default_factory=list)
     started: float | None = None
     stop_asked: bool = False
     stopping: bool = False
 
     def state(self) -> dict[str, Any]:
         kept = {"epoch": self.epoch, "window": self.window, "work": self.work, "seconds": self.seconds}
+        kept |= {"weight": self.weight, "trajectory": self.trajectory}
         return {"args": kept, "attributes": {}}
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -131,6 +130,20 @@ class Ledger(TrainerCallback, ExportableState):
             total[places] = [a + b for a, b in zip(total[places], values, strict=True)]
 
 
+@dataclass(frozen=True)
+class Budget:
+    """A limit that the weight is moved to keep: of the divergence (nats a prediction), or of the source metric's fall.
+
+    `measure` gives what the limit bounds: D on held-out rows, or the one-sided 90 % bound of the drop of the control
+    slice. `every`: steps between two measurements.
+    """
+
+    kind: str
+    limit: float
+    measure: Callable[[], float]
+    every: int
+
+
 class Cadence(TrainerCallback):
     """Asks for an evaluation every `every` steps and after the last one; at each epoch's end where `every` is None."""
 
@@ -145,6 +158,37 @@ class Cadence(TrainerCallback):
         control.should_evaluate |= self.every is None
 
 
+class Dual(TrainerCallback):
+    """Dual ascent in the logarithm of the weight: up where more than the limit is measured, down where it is less.
+
+        log w ← log w + RATE · v + DAMPING · (v − v′),      v = clip(measured / limit − 1, −1, 1), v′ the one before
+
+    The multiplier of a constraint follows its violation v; on the log, weights of any size are reached. The weights
+    answer late, so that v alone would swing; its change damps that (Stooke et al. 2020, https://arxiv.org/abs/2007.03964).
+    """
+
+    RATE = 0.3
+    DAMPING = 1.0
+    RANGE = (1e-3, 1e2)
+
+    def __init__(self, trainer: KeelTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        budget, ledger = self.trainer.budget, self.trainer.ledger
+        if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
+            return
+        found, weight = budget.measure(), self.trainer.formula.weight
+        if math.isfinite(found):
+            earlier = ledger.trajectory[-1][1] if ledger.trajectory else budget.limit
+            now, then = (max(-1.0, min(1.0, value / budget.limit - 1)) for value in (found, earlier))
+            step = self.RATE * now + self.DAMPING * (now - then)
+            weight = min(max(weight * math.exp(step), self.RANGE[0]), self.RANGE[1])
+        ledger.weight = weight
+        ledger.trajectory.append([state.global_step, found, weight])
+        self.trainer.log({budget.kind: found, "weight": weight})
+
+
 class KeelTrainer(Trainer):
     """`transformers.Trainer` with the objective of this package.
 
@@ -155,6 +199,8 @@ class KeelTrainer(Trainer):
         every: steps between evaluations, None for each epoch.
         best: the file that keeps the best weights; it is none of the rotated checkpoints.
         patience: evaluations without improvement after which training ends, or None.
+        budget: what moves the objective's weight, or None. tether: weights near which the model's are held by their
+            squared distance, λ/2 · ‖θ − θ₀‖² (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483), and λ; or None.
     """
 
     control: Any
@@ -175,6 +221,8 @@ class KeelTrainer(Trainer):
         every: int | None = None,
         best: Path | None = None,
         patience: int | None = None,
+        budget: Budget | None = None,
+        tether: tuple[Mapping[str, Tensor], float] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         if args.n_gpu > 1:
@@ -188,9 +236,25 @@ class KeelTrainer(Trainer):
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
+        self.budget, self.tether = budget, tether
+        if budget is not None:
+            self.add_callback(Dual(self))
         self.norms = batch_norms(model)
         self.plan, self.task, self.objective, self.reference, self.matching = plan, task, objective, reference, matching
         self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
+
+    @property
+    def formula(self) -> Objective:
+        """The objective, with the weight that a budget has reached."""
+        weight = self.ledger.weight
+        return self.objective if weight is None else replace(self.objective, weight=weight)
+
+    def _tethered(self) -> Tensor:
+        """λ/2 · ‖θ − θ₀‖²."""
+        assert self.tether is not None
+        start, strength = self.tether
+        squares = [(p - start[name]).square().sum() for name, p in self.model.named_parameters() if name in start]
+        return 0.5 * strength * torch.stack(squares).sum()
 
     @property
     def ledger(self) -> Ledger:
@@ -241,7 +305,7 @@ class KeelTrainer(Trainer):
                 texts = self.task.draw(self.model, [examples[i] for i in asked], str(device))
             for i, example in zip(asked, texts, strict=True):
                 examples[i] = example
-        return to_device(self.task.collate(examples), device)
+        return to_device(self.task.collate_held(examples), device)
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -260,15 +324,17 @@ class KeelTrainer(Trainer):
         matched = torch.zeros((), device=n_b.device)
         if self.matching is None:
             speaks = bool(inputs["anchored"].any())
-            reference = self.reference.rows(inputs) if self.reference is not None and speaks else None
+            reference = self.reference.rows(inputs.get("held", inputs)) if self.reference and speaks else None
         else:
             assert isinstance(self.reference, Model)
             theirs = self.reference.outputs(asked)
             reference, matched = self.reference.read(theirs, inputs), self.matching(outputs, theirs, inputs)
         sliced = self.task.sliced_cross_entropy(inputs)
         cross_entropy_of = self.task.cross_entropy(rows, inputs) if sliced is None else sliced
-        terms = self.objective(cross_entropy_of, rows, reference, inputs["anchored"], counts=Counts(n_ce, n_d))
+        terms = self.formula(cross_entropy_of, rows, reference, inputs["anchored"], counts=Counts(n_ce, n_d))
         total = terms.loss + matched / n_b
+        if self.tether is not None:
+            total = total + self._tethered() / self.plan.cuts  # each micro-batch carries its share
         sums = torch.stack([terms.cross_entropy, terms.divergence, matched, total])
         cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four
         if not math.isfinite(value):
@@ -404,57 +470,3 @@ def _over_ranks(values: Tensor, device: Any) -> Tensor:
     moved = values.to(device)
     torch.distributed.all_reduce(moved)
     return moved.cpu()
-
-
-@torch.no_grad()
-def self_test(model: Any, task: Task, objective: Objective, reference: Reference | None, batch: dict[str, Any]) -> None:
-    """Three facts that must hold before the first step; eval mode, no gradient, the random state untouched.
-
-    1. reference := student gives |D| ≤ 1e-6. 2. reference := uniform gives the divergence's own value (reverse KL:
-    log C − H(student)); it and a tilted one, as a new head is all but uniform, move the loss by weight × their
-    divergence. 3. The counts are those of the encoded rows, and the reference gives as many predictions as the student.
-    """
-    batch = {**batch, "anchored": torch.ones_like(batch["anchored"])}
-    with in_eval_mode(model):
-        student = task.rows(task.forward(model, batch), batch)
-    n = len(student)
-    labelled, anchored = task.counts(batch)
-    _hold("labelled predictions", labelled, batch["encoded"][0])
-    _hold("anchored predictions", anchored, batch["encoded"][1])
-    _hold("predictions of the student", n, batch["encoded"][1])
-    if reference is None or n == 0:
-        return
-    _hold("predictions of the reference", len(reference.rows(batch)), n)
-    sliced = task.sliced_cross_entropy(batch)  # as training hands it over
-    cross_entropy = task.cross_entropy(student, batch) if sliced is None else sliced
-    student = Dense(student.log_probs(slice(0, max(1, SELF_TEST_NUMBERS // student.choices))))
-    n = len(student)
-    frozen = student.log_probs(slice(None), objective.temperature)
-    itself = objective.total(student, _same(student)).item() / n
-    _hold("divergence of the student from itself", itself, 0.0)
-
-    uniform = torch.full_like(frozen, -math.log(frozen.shape[-1])).masked_fill(frozen == -torch.inf, -torch.inf)
-    entropy = -(frozen.exp() * frozen).nan_to_num(0.0).sum(-1)
-    away = objective.total(student, Dense(uniform)).item() / n
-    by_hand = objective.function(frozen.double(), uniform.double().log_softmax(-1)).mean().item()
-    if objective.divergence == "reverse-kl":
-        by_hand = ((frozen > -torch.inf).sum(-1).log() - entropy).mean().item()
-    _hold("divergence of the student from uniform", away, by_hand * objective.temperature**2)
-    counts = Counts(max(labelled, 1.0), float(n))
-    plain = objective(cross_entropy, student, None, counts=counts).loss
-    share = min(1.0, n / max(labelled, 1.0)) if objective.per_label else 1.0
-    tilt = torch.linspace(0, 4, frozen.shape[-1], dtype=frozen.dtype, device=frozen.device)
-    for other in (uniform, (uniform + tilt).log_softmax(-1)):
-        away = objective.total(student, Dense(other)).item() / n
-        moved = objective(cross_entropy, student, Dense(other), batch["anchored"][:n], counts=counts).loss
-        rounding = 1e-6 * max(1.0, abs(plain.item()))  # of the difference of two losses
-        _hold("loss moved by the divergence", (moved - plain).item(), objective.weight * share * away, rounding)
-
-
-def _same(student: Rows) -> Rows:
-    return Dense(student.log_probs(slice(None)))
-
-
-def _hold(what: str, found: float, expected: float, tolerance: float = 1e-6) -> None:
-    if not math.isclose(found, expected, rel_tol=1e-4, abs_tol=tolerance):
-        raise AssertionError(f"self-test: {what} is {found}, expected {expected}")

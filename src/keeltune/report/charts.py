@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 Point = tuple[float, float]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 56, 34, 16, 120
@@ -53,6 +54,56 @@ def ranges(bars: Sequence[tuple[str, float, float, float]], x_label: str) -> str
     return _svg("".join(parts), x_label, height)
 
 
+class Place(NamedTuple):
+    """A named point of a plane; x and y are (value,) or (value, low, high)."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+def plane(points: Sequence[Place], x_label: str, y_label: str, height: int = 360) -> str:
+    """Named points of a plane with the intervals of both coordinates, joined in their order where they have none."""
+    bare = all(len(point.x) == 1 for point in points)
+    x_of = _scale(*_room([v for p in points for v in p.x]), LEFT, WIDTH - RIGHT)
+    y_of = _scale(*_room([v for p in points for v in p.y]), height - BOTTOM, TOP)
+    parts = [_axes(x_label, y_label, height)]
+    for value, anchor in ((x_of.low, "start"), (x_of.high, "end")):
+        parts.append(f'<text x="{x_of(value):.1f}" y="{height - 18}" text-anchor="{anchor}">{value:.3g}</text>')
+    for value in (y_of.low, y_of.high):
+        parts.append(f'<text x="{LEFT - 6}" y="{y_of(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    if bare:
+        path = " ".join(f"{x_of(p.x[0]):.1f},{y_of(p.y[0]):.1f}" for p in points)
+        parts.append(f'<polyline class="s0" points="{path}"/>')
+    taken: list[tuple[float, float]] = []
+    for number, point in enumerate(points):
+        kind = 0 if bare else number % 4
+        x, y = x_of(point.x[0]), y_of(point.y[0])
+        for values, start, end in ((point.x, (x_of, None), y), (point.y, (None, y_of), x)):
+            if len(values) == 3 and start[0] is not None:
+                parts.append(_bar(kind, start[0](values[1]), end, start[0](values[2]), end))
+            elif len(values) == 3 and start[1] is not None:
+                parts.append(_bar(kind, end, start[1](values[1]), end, start[1](values[2])))
+        down = y - 6
+        while any(abs(down - other) < 13 and abs(x - across) < 110 for across, other in taken):
+            down += 4
+        taken.append((x, down))
+        parts.append(f'<circle class="s{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(f'<text class="t{kind}" x="{x + 7:.1f}" y="{down:.1f}">{escape(point.name)}</text>')
+    return _svg("".join(parts), f"{y_label} against {x_label}", height)
+
+
+def _bar(kind: int, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="s{kind} thin" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """The range of the values with a little room at both ends."""
+    low, high = min(values), max(values)
+    room = 0.05 * (high - low) or 0.01
+    return low - room, high + room
+
+
 def _scale(low: float, high: float, start: float, end: float) -> _Scale:
     return _Scale(low, high if high > low else low + 1e-9, start, end)
 
@@ -74,12 +125,12 @@ def _apart(y: float, taken: Sequence[float], gap: float = 14.0) -> float:
     return y
 
 
-def _axes(x_label: str, y_label: str) -> str:
-    bottom = HEIGHT - BOTTOM
+def _axes(x_label: str, y_label: str, height: int = HEIGHT) -> str:
+    bottom = height - BOTTOM
     return (
         f'<line class="axis" x1="{LEFT}" y1="{bottom}" x2="{WIDTH - RIGHT}" y2="{bottom}"/>'
         f'<line class="axis" x1="{LEFT}" y1="{TOP}" x2="{LEFT}" y2="{bottom}"/>'
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>'
         f'<text x="{LEFT}" y="{TOP - 4}">{escape(y_label)}</text>'
     )
 

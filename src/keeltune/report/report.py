@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from keeltune import gate
+from keeltune import domains, gate
 from keeltune.recipe import Recipe
 from keeltune.report import charts
 
@@ -25,22 +25,70 @@ SENTENCES = {
 def page(folder: Path, result: dict[str, Any]) -> str:
     """`report.html` of a finished run, from its `result.json`, `log.jsonl`, `recipe.yaml` and predictions."""
     log = _json_lines(folder / "log.jsonl")
-    template = Environment(
-        loader=PackageLoader("keeltune.report", "templates"), autoescape=True, undefined=StrictUndefined
-    ).get_template("report.html")
-    return template.render(
-        name=folder.name,
-        result=result,
-        sentence=SENTENCES[result["method"]],
-        scores=_scores(result),
-        interval_chart=Markup(_interval_chart(result)),
-        loss_chart=Markup(_loss_chart(log)),
-        score_chart=Markup(_score_chart(log)) if any("eval_loss" in entry for entry in log) else None,
-        by_label=(result["metrics"]["test"] or {}).get("by_label"),
-        teacher=gate.lines(result["reference"]["gate"]),
-        worst=_worst(folder),
-        recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+    forgotten = result["forgetting"] or {}
+    source = forgotten.get("source") or forgotten.get("control") or {}
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            name=folder.name,
+            result=result,
+            sentence=SENTENCES[result["method"]],
+            scores=_scores(result),
+            interval_chart=Markup(_interval_chart(result)),
+            loss_chart=Markup(_loss_chart(log)),
+            score_chart=Markup(_score_chart(log)) if any("eval_loss" in entry for entry in log) else None,
+            by_label=(result["metrics"]["test"] or {}).get("by_label"),
+            teacher=gate.lines(result["reference"]["gate"]),
+            forgetting=domains.lines(result),
+            domain_chart=Markup(_domain_chart(forgotten)),
+            path_chart=Markup(_path_chart(result)) if result["interpolation"] else None,
+            budget_chart=Markup(_budget_chart(result)) if result["budget"] else None,
+            slices={**({"label": source["by_label"]} if source.get("by_label") else {}), **source.get("slices", {})},
+            lost=source.get("lost", [])[:WORST],
+            lost_count=len(source.get("lost", [])),
+            veto=domains.veto_lines(result["veto"], taught=result["method"] == "distillation"),
+            worst=_worst(folder),
+            recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        )
     )
+
+
+def environment() -> Environment:
+    """The templates; every value in them is escaped, and none may be missing."""
+    loader = PackageLoader("keeltune.report", "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+
+
+def _domain_chart(forgotten: dict[str, Any]) -> str:
+    """The primary metric's change in each domain, with its interval."""
+    bars = [
+        (f"{name}: {found['metric']}", *((each := found["metrics"][found["metric"]])["change"], *each["interval"]))
+        for name, found in forgotten.items()
+        if name in ("source", "control", "target") and found
+    ]
+    return charts.ranges(bars, "change since before training, 95 % interval") if bars else ""
+
+
+def _path_chart(result: dict[str, Any]) -> str:
+    """Target against source at each point between the start's weights and the tuned ones."""
+    found = result["interpolation"]
+    return charts.plane(path_places(found), f"source {found['metric']}", f"target {found['metric']}", 280)
+
+
+def path_places(found: dict[str, Any]) -> list[charts.Place]:
+    """The points of a weight path, on validation rows, named by their share."""
+    metric = found["metric"]
+    return [charts.Place(f"{p['share']:g}", (p["source"][metric],), (p["target"][metric],)) for p in found["points"]]
+
+
+def _budget_chart(result: dict[str, Any]) -> str:
+    """What a budget bounds, and the weight that held it, over the steps."""
+    budget = result["budget"]
+    steps = budget["trajectory"]
+    limit = [(step, budget["limit"]) for step, _, _ in steps]
+    held = charts.lines({budget["kind"]: [(s, v) for s, v, _ in steps], "limit": limit}, "step", budget["kind"])
+    return held + charts.lines({"weight": [(s, w) for s, _, w in steps]}, "step", "weight")
 
 
 def _scores(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -258,6 +258,15 @@ class Task(ABC):
                 batch[name] = companion.collate([e.others[name] for e in examples])
         return batch
 
+    def collate_held(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """`collate`, with the anchored examples alone as the batch's `held`, where there are others beside them.
+
+        The reference reads those, so that it is asked nothing of rows on which it is not compared.
+        """
+        held = [example for example in examples if example.anchored]
+        batch = self.collate(examples)
+        return batch if len(held) in (0, len(examples)) else {**batch, "held": self.collate(held)}
+
     @abstractmethod
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Encoded inputs of uneven length as a model's tensors [B, S]."""

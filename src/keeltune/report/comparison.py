@@ -1,0 +1,66 @@
+"""The page of `keeltune compare`: one table and one picture, and the curve between start and end of each run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune.report import charts
+from keeltune.report.report import environment, path_places
+
+
+def page(comparison: dict[str, Any]) -> str:
+    """`compare.html` of what `compare.compare` returned."""
+    curves = [(line["name"], line["interpolation"]) for line in comparison["runs"] if line["interpolation"]]
+    x, y = (f"{domain} {comparison['metric']}" for domain in ("source", "target"))
+    template = environment().get_template("compare.html")
+    return template.render(
+        comparison=comparison,
+        picture=Markup(picture(comparison)),
+        curves=[(name, Markup(charts.plane(path_places(found), x, y))) for name, found in curves],
+    )
+
+
+def picture(comparison: dict[str, Any]) -> str:
+    """Target against source, each run with its intervals; without a source domain the target alone."""
+    metric, lines = comparison["metric"], comparison["runs"]
+    if not all(line["source"] for line in lines):
+        bars = [(line["name"], line["target"]["value"], *line["target"]["interval"]) for line in lines]
+        return charts.ranges(bars, f"{metric}, 95 % bootstrap interval over rows")
+    points = [
+        charts.Place(
+            line["name"] if line["weight"] is None else f"{line['name']} ({line['weight']:.2g})",
+            (line["source"]["value"], *line["source"]["interval"]),
+            (line["target"]["value"], *line["target"]["interval"]),
+        )
+        for line in lines
+    ]
+    return charts.plane(points, f"source {metric}", f"target {metric}")
+
+
+def table(comparison: dict[str, Any]) -> Table:
+    """The same for a terminal."""
+    metric = comparison["metric"]
+    made = Table(
+        "run", "method", "weight", f"target {metric}", "against the first", f"source {metric}", "against it", "front"
+    )
+    for line in comparison["runs"]:
+        cells = [
+            escape(line["name"]),
+            line["method"] + _where(line),
+            "–" if line["weight"] is None else f"{line['weight']:.3g}",
+        ]
+        for domain in ("target", "source"):
+            found, change = line[domain], (line["against"] or {}).get(domain)
+            cells.append("–" if not found else f"{found['value']:.4g}")
+            cells.append("–" if not change else f"{change['change']:+.4f} ({change['interval'][0]:+.4f} to "
+                         f"{change['interval'][1]:+.4f}), p {change['p_holm']:.2g}")  # fmt: skip
+        made.add_row(*cells, "yes" if line["pareto"] else "")
+    return made
+
+
+def _where(line: dict[str, Any]) -> str:
+    return f" on {line['anchor']}" if line["anchor"] not in (None, "target") else ""

@@ -1,0 +1,72 @@
+"""A split's rows, predicted and scored as a run does it: before training, while it trains, and at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from keeltune import evaluation, prepare
+from keeltune.build import Job
+from keeltune.display import Display
+from keeltune.prepare import SCORED
+from keeltune.results import write_text
+from keeltune.tasks.task import Prediction
+
+
+def before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, evaluation.Scores | None]:
+    """The model as it was before training, scored; nothing where its head is new."""
+    if job.student.fresh:
+        return dict.fromkeys(SCORED)
+    return {split: score(job, job.model, split, folder / "predictions" / "before", display, main) for split in SCORED}
+
+
+def score(job: Job, model: Any, split: str, folder: Path, display: Display, main: bool) -> evaluation.Scores | None:
+    """A split's scores, its predictions in `folder`; float32, as stock transformers computes them from `model/`."""
+    rows = job.material.rows[split]
+    if not rows:
+        return None
+    file = folder / f"{split}.jsonl"
+    predictions = predict(job, model, split, display)
+    if main:
+        lines = evaluation.prediction_rows(job.material.task, predictions, rows)
+        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
+    clusters = job.material.recipe.evaluation.clusters
+    return evaluation.score(job.material.task, predictions, rows, clusters=clusters)
+
+
+def predict(
+    job: Job, model: Any, split: str, display: Display, *, places: Sequence[int] | None = None, fast: bool = False
+) -> list[Prediction]:
+    """A split's predictions; several processes share the rows."""
+    encoded = job.material.encoded[split]
+    encoded = encoded if places is None else [encoded[i] for i in places]
+    rank, world = int(os.environ.get("RANK", "0")), prepare.world_size()
+    mine = encoded[rank::world]
+    options = {"autocast": job.autocast} if fast else {}
+    with display.bar(f"scoring {split}", sum(map(len, mine))) as advance:
+        answers = evaluation.predict(model, job.material.task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
+    if world == 1:
+        return answers
+    shares: list[list[Prediction]] = [[] for _ in range(world)]
+    torch.distributed.all_gather_object(shares, answers)
+    return [shares[i % world][i // world] for i in range(len(encoded))]
+
+
+def validator(job: Job, display: Display) -> Any:
+    """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
+    rows = job.material.rows["validation"]
+    limit = job.material.recipe.evaluation.rows or (evaluation.WRITTEN if job.material.task.generates else None)
+    places = evaluation.subset(len(rows), limit)
+
+    def validate() -> dict[str, float]:
+        predictions = predict(job, job.model, "validation", Display(quiet=True), places=places, fast=True)
+        chosen = [rows[i] for i in places]
+        return evaluation.score(job.material.task, predictions, chosen, intervals=False).metrics
+
+    return validate
