@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import recipe
+from keeltune import build, prepare, recipe
 from keeltune.display import Display
 from keeltune.families.form import Form
 from keeltune.families.seq2seq import Seq2Seq
 from keeltune.problems import UserError
+from keeltune.references import Model
 from keeltune.rows import IGNORED
 from keeltune.trainer import KeelTrainer
 from tests.test_writing_runs import spec
@@ -222,3 +223,60 @@ def test_a_form_that_draws_nothing_says_so():
 
     with pytest.raises(NotImplementedError, match="Silent draws no text"):
         Silent(None).sample(None, [], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture"), [("translation", "marian"), ("translation", "gpt2"), ("text-generation", "llama")]
+)
+def test_texts_of_the_source_model_carry_d_alone(tmp_path, task, architecture, monkeypatch):
+    """`anchor_on: generated`: as many as training rows, a tenth of them held out, drawn once."""
+    given = spec(tmp_path, task, architecture, "cross-domain")
+    given |= {"generation": {"max_new_tokens": 8}, "objective": {"anchor_on": "generated", "weight": 2.0}}
+    read: list[set[str]] = []
+    original = Model.rows
+
+    def noting(self, batch):
+        read.append(set(batch["keys"]))
+        return original(self, batch)
+
+    monkeypatch.setattr(Model, "rows", noting)
+    first = train(given, tmp_path, "first")
+    (file,) = (tmp_path / ".cache").glob("*/drawn.jsonl")
+    written = file.read_text(encoding="utf-8")
+    again = train(given, tmp_path, "again")
+    assert file.read_text(encoding="utf-8") == written
+    one, other = (load_file(run.model / "model.safetensors") for run in (first, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    lines = [json.loads(line) for line in written.splitlines()[1:]]
+    assert len(lines) == len(PAIRS)
+    material = prepare.gather(recipe.from_dict({**given, "output": "third"}, tmp_path))
+    job = build.build(material)
+    drawn = {e.key for e in material.examples["generated"]}
+    assert len(drawn) == len(PAIRS) - 1
+    assert {key for keys in read for key in keys} <= drawn | {e.key for e in material.examples["generated_validation"]}
+    rows = job.plan.micro_batch(0, 0, 0)
+    held = [row for row in rows if row.anchored]
+    assert held
+    assert all(row.key in drawn and not row.labelled for row in held)
+    assert all(row.labelled and not row.anchored for row in rows if row.key not in drawn)
+    if task == "text-generation":  # from nothing: the first token, then what the model said
+        start = job.material.task.tokenizer.bos_token_id
+        first_ids = {row.inputs["input_ids"][0] for row in held}
+        assert first_ids <= {start, *job.material.task.form.end}
+    assert first.result["objective"]["divergence"] >= 0
+
+
+def test_source_inputs_without_a_text_get_the_source_models(tmp_path):
+    given = spec(tmp_path, "translation", "marian", "cross-domain")
+    given |= {"generation": {"max_new_tokens": 8}, "objective": {"anchor_on": "source", "weight": 1.0}}
+    lines = "".join(json.dumps({"source": source}) + "\n" for source, _ in PAIRS[:5])
+    (tmp_path / "old.jsonl").write_text(lines, encoding="utf-8")
+    given["data"] |= {"source": {"unlabeled": "old.jsonl"}}
+    material = prepare.gather(recipe.from_dict(given | {"output": "out"}, tmp_path))
+    job = build.build(material)
+    made = material.examples["source_unlabeled"]
+    assert len(texts_in(tmp_path)) == 5
+    assert all(e.predictions and not e.labelled for e in made)
+    held = [row for row in job.plan.micro_batch(0, 0, 0) if row.anchored]
+    assert held
+    assert {row.key for row in held} <= {e.key for e in made}

@@ -15,10 +15,10 @@ from keeltune.batching import Plan, Stream
 from keeltune.display import Display
 from keeltune.evaluation import subset
 from keeltune.families.writing import Writing
-from keeltune.fitting import NEW, no_trained_head
+from keeltune.fitting import NEW, ReferenceFiles, no_trained_head
 from keeltune.matching.matching import Matching, Unmatched, asking
 from keeltune.objective import Objective, confidence_weight, named
-from keeltune.prepare import Material, needs_text, world_size
+from keeltune.prepare import Material, needs_text, silent, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
@@ -26,7 +26,7 @@ from keeltune.references.reference import Reference, ToRows
 from keeltune.references.served import Served
 from keeltune.rows import Shared
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
-from keeltune.written import Targets
+from keeltune.written import Drawn, Targets
 
 ADAPTER_OFF = "adapter-off"
 
@@ -125,6 +125,7 @@ def basis(material: Material, display: Display) -> Basis:
     live = Live(lambda: _reference(material, student, autocast, device))
     _write_targets(material, live, autocast, device, display)
     _label(material, live, student, device, display)
+    _draw(material, live, autocast, device, display)
     return Basis(student, live, _plan(material), precision, autocast, device)
 
 
@@ -202,6 +203,9 @@ def held_out(material: Material) -> list[Example]:
     if isinstance(rule, float | int) or rule.max_kl is None:
         return []
     splits = {"validation": recipe.holds_target, "source_validation": recipe.holds_source}
+    if recipe.holds_generated:
+        drawn = [example for row in material.encoded["generated_validation"] for example in row]
+        return [replace(drawn[i], anchored=True) for i in subset(len(drawn), MEASURED)]
     rows = [row for split, held in splits.items() if held for row in material.rows[split]]
     chosen = [rows[i] for i in subset(len(rows), MEASURED)]
     encoded = [e for row in chosen for e in material.task.encode_for_all(row, scored=True)]
@@ -341,17 +345,21 @@ def _write_targets(
     recipe, task = material.recipe, material.task
     origin = recipe.generation.targets
     unwritten = needs_text(recipe, task, material.encoded["unlabeled"])
+    mute = task.generates and silent(material.encoded["source_unlabeled"])
     wanted = {
         "unlabeled": material.rows["unlabeled"] if unwritten else [],
+        "source_unlabeled": material.rows["source_unlabeled"] if mute else [],
         "train": material.rows["train"] if origin != "data" else [],
     }
+    own = ReferenceFiles(material.source, [], None, None, material.auto_model)
+    files = material.references[0] if material.references else own
     if recipe.reference_spec() is None or not isinstance(task, Writing) or not any(wanted.values()):
         return
     for split, rows in wanted.items():
         if not rows:
             continue
         interpolated = split == "train" and origin == "interpolated"
-        targets = Targets(recipe, task, material.references[0], interpolated)
+        targets = Targets(recipe, task, files, interpolated)
         missing = len({targets.key(row) for row in rows} - targets.texts.keys())
         if missing and world_size() > 1:
             found, expected = f"{missing} texts of {split} that the teacher has not written", "all of them in its file"
@@ -363,7 +371,7 @@ def _write_targets(
             assert isinstance(teacher, Model)
             with display.bar(f"the teacher writes {split}", missing) as advance:
                 targets.write(teacher.model, rows, device, autocast, advance)
-        learnt = split == "train" or recipe.data.unlabeled_as == "labels"
+        learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
         material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
 
 
@@ -378,6 +386,36 @@ def _label(material: Material, live: Live, student: models.Loaded, device: str, 
             made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
         material.encoded[split] = made
         task.mark(student.model.config, [example for row in made for example in row])
+
+
+def _draw(
+    material: Material,
+    live: Live,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: str,
+    display: Display,
+) -> None:
+    """Texts drawn from the source model itself, in the place of a source domain's: one for each training row."""
+    recipe, task = material.recipe, material.task
+    if not recipe.holds_generated:
+        return
+
+    def refuse(found: str, expected: str, mend: str) -> UserError:
+        return UserError(Problem(recipe.where("objective"), "objective.anchor_on", found, expected, mend))
+
+    if not isinstance(task, Writing) or not task.draws:
+        raise refuse(
+            "a model that chooses for all frames at once", "one that writes token by token", "anchor on source"
+        )
+    if world_size() > 1:
+        raise refuse("several processes", "one, which draws the texts", "start with one process")
+    source = material.references[0].source if material.references else material.source
+    drawn, openings, teacher = Drawn(recipe, task, source), task.openings(material.rows["train"]), live()
+    assert isinstance(teacher, Model)
+    with display.bar("the source model draws texts", len(openings)) as advance:
+        made = [[example] for example in drawn.draw(teacher.model, openings, device, autocast, advance)]
+    share = max(1, len(made) // 10)  # not trained on: a budget of divergence is measured there
+    material.encoded |= {"generated": made[share:], "generated_validation": made[:share]}
 
 
 def _in_order(task: Task, order: list[int]) -> ToRows:
@@ -420,7 +458,8 @@ def _plan(material: Material) -> Plan:
     soft = recipe.data.unlabeled_as == "distribution"  # else, at weight 0, the reference has said all that it will
     anchored = recipe.reference_spec() is not None and not recipe.only_writes()
     anchored = anchored and (soft or recipe.weight_spec() != 0)
-    held = {"train": anchored and recipe.holds_target, "source_train": False, "source_unlabeled": anchored}
+    held = {"train": anchored and recipe.holds_target, "source_train": False}
+    held |= dict.fromkeys(("source_unlabeled", "generated"), anchored)
 
     def of(split: str) -> list[Example]:
         return [replace(example, anchored=held.get(split, soft)) for example in examples[split]]

@@ -77,7 +77,8 @@ class Material:
             "source_train": mix.source,
         }
         alone = () if self.rows["train"] else ("unlabeled",)  # which then define the epoch
-        return {split: share for split, share in shares.items() if self.rows.get(split) and split not in alone}
+        found = {split: share for split, share in shares.items() if self.rows.get(split) and split not in alone}
+        return found | ({"generated": mix.source_unlabeled} if self.encoded.get("generated") else {})
 
     @property
     def cuts(self) -> int:
@@ -341,8 +342,12 @@ def sound_rows(
 
 def needs_text(recipe: Recipe, task: Task, encoded: Sequence[Sequence[Example]]) -> bool:
     """Whether a teacher must write a text for rows without labels: as their label, or to predict anything."""
-    silent = not any(example.predictions for row in encoded for example in row)
-    return task.generates and bool(encoded) and (silent or recipe.data.unlabeled_as == "labels")
+    return task.generates and bool(encoded) and (silent(encoded) or recipe.data.unlabeled_as == "labels")
+
+
+def silent(encoded: Sequence[Sequence[Example]]) -> bool:
+    """Whether nothing is predicted in these rows, as they have no text and their predictions are its tokens."""
+    return not any(example.predictions for row in encoded for example in row)
 
 
 def task_problems(task: Task, recipe: Recipe) -> list[Problem]:

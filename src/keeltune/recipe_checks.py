@@ -52,9 +52,7 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
 
 
 def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
-    generated = recipe.objective.anchor_on == "generated"
     asked = {
-        "objective.anchor_on": generated and "an anchor on generated text",
         "training.seed": isinstance(recipe.training.seed, list) and "a run of several seeds",
         "report.language": recipe.report.language != "en" and "a report in Chinese",
     }

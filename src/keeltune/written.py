@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -36,32 +37,16 @@ BATCH, CANDIDATES = 32, 5
 """Rows written at a time, and beams among which an interpolated target is chosen."""
 
 
-class Targets:
-    """The teacher's texts, by the key of their row; what is not in the file is written by the model.
+class Kept:
+    """A file of lines {"key", "text"} under its identity; what is not there yet is added line by line."""
 
-    `interpolated` texts depend on the data's own target, which their keys hold too.
-    """
+    def __init__(self, recipe: Recipe, identity: dict[str, Any], name: str):
+        self.identity = identity
+        place = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.file = recipe.folder / ".cache" / place / name
+        self.texts: dict[str, Any] = self._read()
 
-    def __init__(self, recipe: Recipe, task: Writing, files: ReferenceFiles, interpolated: bool):
-        self.writer: Writing = files.reader or task  # type: ignore[assignment]
-        settings = self.writer.settings
-        self.identity = {
-            "version": 2,
-            "teacher": models.fingerprint(files.source),
-            "task": recipe.task,
-            "beams": settings.beams,
-            "max_new_tokens": settings.max_new_tokens,
-            "max_length": settings.max_length,
-            "prompt": settings.prompt,
-            "languages": list(settings.languages or ()),
-            "choice": "interpolated" if interpolated else "likeliest",
-        }
-        self.task, self.interpolated = task, interpolated
-        name = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
-        self.file = recipe.folder / ".cache" / name / "targets.jsonl"
-        self.texts = self._read()
-
-    def _read(self) -> dict[str, str]:
+    def _read(self) -> dict[str, Any]:
         if not self.file.is_file():
             return {}
         first, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
@@ -76,6 +61,91 @@ class Targets:
             found[entry["key"]] = entry["text"]
         return found
 
+    @contextmanager
+    def adding(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """A function that adds texts by their keys; a run that is killed keeps what was added."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps(self.identity, sort_keys=True)
+        lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
+        self.file.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+        with self.file.open("a", encoding="utf-8") as stream:
+
+            def add(texts: Mapping[str, Any]) -> None:
+                for key, text in texts.items():
+                    self.texts[key] = text
+                    stream.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
+                stream.flush()
+
+            yield add
+
+
+class Drawn(Kept):
+    """Texts that the source model draws from itself, as token ids: what stands for a source domain that is not at hand.
+
+    A decoder of text draws from nothing, its first token alone; other models draw an answer to each row's input. They
+    carry D alone. Source: replay of generated text, Sun, Ho, Lee 2020, LAMOL, https://arxiv.org/abs/1909.03329.
+    """
+
+    def __init__(self, recipe: Recipe, task: Writing, source: str):
+        settings = task.settings
+        identity = {
+            "version": 1,
+            "source": models.fingerprint(source),
+            "task": recipe.task,
+            "seed": recipe.seed,
+            "max_new_tokens": settings.max_new_tokens,
+            "max_length": settings.max_length,
+            "prompt": settings.prompt,
+            "languages": list(settings.languages or ()),
+        }
+        super().__init__(recipe, identity, "drawn.jsonl")
+        self.task, self.seed = task, recipe.seed
+
+    def draw(
+        self, model: Any, openings: Sequence[Example], device: str, autocast: Autocast, progress: Callable[[int], None]
+    ) -> list[Example]:
+        """The openings with what is drawn behind them; ids that are in the file are not drawn again."""
+        missing = [example for example in openings if example.key not in self.texts]
+        with self.adding() as add, in_eval_mode(model), torch.inference_mode(), torch.random.fork_rng():
+            for places in by_length(missing, BATCH):
+                asked = [missing[i] for i in places]
+                first = hashlib.sha256(f"{self.seed}:{asked[0].key}".encode()).digest()
+                torch.manual_seed(int.from_bytes(first[:7], "big"))
+                with autocast():
+                    found = self.task.drawn_ids(model, asked, device)
+                add({example.key: ids for example, ids in zip(asked, found, strict=True)})
+                progress(len(asked))
+        made = []
+        for example in openings:
+            ids = self.texts[example.key]
+            content = hashlib.sha256(json.dumps([example.key, ids]).encode()).hexdigest()
+            made.append(replace(self.task.form.answered(example, ids), key=content))
+        return [example for example in made if example.predictions]
+
+
+class Targets(Kept):
+    """The teacher's texts, by the key of their row; what is not in the file is written by the model.
+
+    `interpolated` texts depend on the data's own target, which their keys hold too.
+    """
+
+    def __init__(self, recipe: Recipe, task: Writing, files: ReferenceFiles, interpolated: bool):
+        self.writer: Writing = files.reader or task  # type: ignore[assignment]
+        settings = self.writer.settings
+        identity = {
+            "version": 2,
+            "teacher": models.fingerprint(files.source),
+            "task": recipe.task,
+            "beams": settings.beams,
+            "max_new_tokens": settings.max_new_tokens,
+            "max_length": settings.max_length,
+            "prompt": settings.prompt,
+            "languages": list(settings.languages or ()),
+            "choice": "interpolated" if interpolated else "likeliest",
+        }
+        self.task, self.interpolated = task, interpolated
+        super().__init__(recipe, identity, "targets.jsonl")
+
     def write(
         self, model: Any, rows: Sequence[Row], device: str, autocast: Autocast, progress: Callable[[int], None]
     ) -> None:
@@ -83,22 +153,15 @@ class Targets:
         unique = {self.key(row): row for row in rows if self.key(row) not in self.texts}
         if not unique:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        head = json.dumps(self.identity, sort_keys=True)
-        lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
-        self.file.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
         missing = list(unique.items())
         examples = [self.writer.encode_scored(row, labelled=False)[0] for _, row in missing]
-        with self.file.open("a", encoding="utf-8") as stream, in_eval_mode(model), torch.inference_mode():
+        with self.adding() as add, in_eval_mode(model), torch.inference_mode():
             for places in by_length(examples, BATCH):
                 with autocast():
                     count = CANDIDATES if self.interpolated else 1
                     found = self.writer.candidates(model, [examples[i] for i in places], device, count)
-                for place, texts in zip(places, found, strict=True):
-                    key, row = missing[place]
-                    self.texts[key] = self._chosen(texts, row)
-                    stream.write(json.dumps({"key": key, "text": self.texts[key]}, ensure_ascii=False) + "\n")
-                stream.flush()
+                asked = [missing[place] for place in places]
+                add({key: self._chosen(texts, row) for (key, row), texts in zip(asked, found, strict=True)})
                 progress(len(places))
 
     def _chosen(self, texts: Sequence[str], row: Row) -> str:

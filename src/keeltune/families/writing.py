@@ -141,8 +141,16 @@ class Writing(Task):
         return [list(range(len(examples)))]
 
     def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
-        texts = self._by_group(model, examples, device, lambda part: self.form.sample(model, part, device))
+        texts = self.drawn_ids(model, examples, device)
         return [self.form.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
+
+    def drawn_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """Token ids that the model draws for each example, from torch's random state."""
+        return self._by_group(model, examples, device, lambda part: self.form.sample(model, part, device))
+
+    def openings(self, rows: Sequence[Row]) -> list[Example]:
+        """What a source model draws texts from where nothing of its own domain is at hand: the inputs of these rows."""
+        return [example for row in rows for example in self.encode_scored(row, labelled=False)]
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         """The `count` best texts that the model writes for each example, the likeliest first."""

@@ -76,6 +76,14 @@ class TextGeneration(Writing):
             return [self._conversation(row, labelled)]
         return super().encode(row, labelled=labelled)
 
+    def openings(self, rows: Sequence[Row]) -> list[Example]:
+        """A decoder of text begins from nothing: its first token alone, once for each row."""
+        found = (self.tokenizer.bos_token_id, next(iter(self.form.end), None))
+        first = next(([token] for token in found if token is not None), [])
+        if not first:
+            return super().openings(rows)
+        return [self.form.example({"input_ids": first}, [], f"drawn {n}", False) for n in range(len(rows))]  # type: ignore[attr-defined]
+
     def _prompt_ids(self, row: Row, source: str) -> list[int]:
         text = self.settings.prompt.replace("{prompt}", source) if self.settings.prompt else source
         ids = list(self.tokenizer(text)["input_ids"])
