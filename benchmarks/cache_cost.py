@@ -1,6 +1,6 @@
 """What a cached reference costs: an epoch beside plain fine-tuning and beside the online reference; capture; bytes.
 
-    python benchmarks/cache_cost.py DATA_FOLDER OUTPUT_FOLDER [--only classifier tagger decoder] [--rounds 3]
+    python benchmarks/cache_cost.py DATA_FOLDER OUTPUT_FOLDER [--only classifier tagger decoder lost memory] [--rounds 3]
 
 A case is a student, a teacher of the same size, and rows of `DATA_FOLDER`. Its arms (no reference, the reference
 online, cached in each form that the case names) train the same micro-batches for the same steps, in turns, every round
@@ -12,6 +12,9 @@ Run it with nothing else running.
     classifier   MiniLM on SST-2, C = 2                            full
     tagger       MiniLM on PropBank EWT, C = its tags              full
     decoder      GPT-2 of 12 M weights beside its vocabulary, V = 50,257, random: top-k (k = 64), hidden, hidden int8
+    lost         D(live ‖ cached) of each form, of a translator trained on 8,000 pairs of Multi30k (V = 4,000)
+    memory       a small student of a GPT-2 of 124 M random weights: the peak of its training, online and cached, each in
+                 a process of its own; the cache is captured by another one before
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import argparse
 import gzip
 import json
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +34,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from keeltune import build, cache, cache_identity, demo, prepare, recipe, run, shards
+from keeltune import build, cache, cache_identity, demo, precompute, prepare, recipe, run, shards
 from keeltune.display import Display
 from keeltune.rows import Projected, slices
 from keeltune.trainer import KeelTrainer, training_arguments
@@ -189,20 +194,80 @@ def capture(name: str, out: Path, rounds: int) -> None:
               f"({spent['bare']:.2f} s) | | {job.precision} |", flush=True)  # fmt: skip
 
 
+def lost(data: Path, out: Path) -> None:
+    """Bytes a prediction and what they lose, of a trained teacher."""
+    writer = {"model_type": "marian", "d_model": 128, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1,
+              "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 512,
+              "decoder_ffn_dim": 512, "max_position_embeddings": 512, "scale_embedding": True}  # fmt: skip
+    raw = gzip.decompress(next((data / "translation-multi30k-en-de").glob("train.jsonl.gz")).read_bytes())
+    rows = raw.decode("utf-8").splitlines()
+    for name, some in (("lost-train", rows[:8000]), ("lost-rows", rows[8000:8400])):
+        (out / f"{name}.jsonl").write_text("\n".join(some) + "\n", "utf-8")
+    if not run.finished(out / "lost-teacher"):
+        teacher = {"task": "translation", "method": "fine-tuning", "output": "lost-teacher",
+                   "model": {"new": writer, "tokenizer": {"train": "bpe", "size": 4000}},
+                   "data": {"train": "lost-train.jsonl"},
+                   "training": {"epochs": 8, "batch_size": 64, "learning_rate": 2e-3}}  # fmt: skip
+        run.train(recipe.from_dict(teacher, out), display=QUIET)
+    forms: list[dict[str, Any]] = [{"form": "full"}, *({"form": "top-k", "k": k} for k in (12, 50, 64, 128)),
+                                   *({"form": "hidden", "dtype": d} for d in ("float32", "float16", "int8"))]  # fmt: skip
+    for form in forms:
+        values = {"task": "translation", "method": "distillation", "output": "unused",
+                  "model": {"from": "lost-teacher/model", "layers": 1}, "data": {"train": "lost-rows.jsonl"},
+                  "reference": {"model": "lost-teacher/model", "from": "cached", **form}}  # fmt: skip
+        facts = precompute.precompute(recipe.from_dict(values, out), overwrite=True, display=QUIET)
+        said = " ".join(str(value) for value in form.values())
+        print(f"| lost | {said} | | {facts['divergence']:.2e} nats; {facts['mass_kept']:.2%} of the probability kept | "
+              f"{facts['bytes_per_prediction']:.0f} | |", flush=True)  # fmt: skip
+
+
+def memory(data: Path, out: Path) -> None:
+    """Peak memory of a training with its teacher in memory, and with its answers alone."""
+    rows_of("decoder", data, out)
+    small, large = Path(model_of("decoder", out)), out / "memory-teacher"
+    if not large.is_dir():
+        torch.manual_seed(1)
+        config = transformers.GPT2Config(n_positions=256)
+        transformers.GPT2LMHeadModel(config).save_pretrained(large)
+        transformers.AutoTokenizer.from_pretrained(small).save_pretrained(large)
+    values = {"task": "translation", "method": "distillation", "model": str(small),
+              "data": {"train": str(out / "decoder" / "train.jsonl")}, "training": {"max_steps": 3, "batch_size": 8},
+              "max_length": 128, "target_max_length": 48}  # fmt: skip
+    for arm, how in (("online", {"from": "online"}), ("top-k", {"from": "cached", "form": "top-k"})):
+        made = {**values, "reference": {"model": str(large), **how}, "output": f"memory-{arm}"}
+        (out / f"memory-{arm}.json").write_text(json.dumps(made), "utf-8")  # JSON is YAML
+        verbs = (["cache"] if arm != "online" else []) + ["train"]
+        for verb in verbs:
+            more = ["--overwrite"] if verb == "train" and (out / f"memory-{arm}").is_dir() else []
+            command = [sys.executable, "-m", "keeltune", verb, str(out / f"memory-{arm}.json"), *more]
+            subprocess.run(command, check=True, capture_output=True)
+        result = json.loads((out / f"memory-{arm}" / "result.json").read_text("utf-8"))
+        print(
+            f"| memory | {arm} | | {result['training']['peak_memory_bytes'] / 2**20:.0f} MiB at the peak | | |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--only", nargs="+", choices=[*CASES, *PARTS], default=[*CASES, *PARTS])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     out = options.output.resolve()
     print("| case | arm | seconds | beside plain (rounds) | bytes a prediction | precision |")
     print("| --- | --- | ---: | --- | ---: | --- |")
     for name in options.only:
+        if name in PARTS:
+            PARTS[name](options.data.resolve(), out)
+            continue
         rows_of(name, options.data.resolve(), out)
         epochs(name, out, options.rounds)
         capture(name, out, options.rounds)
+
+
+PARTS = {"lost": lost, "memory": memory}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The three methods on real text, several seeds, as ordinary runs: what the README's table and docs/LOG.md quote.
 
-    python benchmarks/real_text.py DATA_FOLDER OUTPUT_FOLDER [--only sst2 airline students agnews pool]
+    python benchmarks/real_text.py DATA_FOLDER OUTPUT_FOLDER [--only sst2 airline students agnews pool writing]
 
 A finished run is skipped, so the command can be stopped and called again. The last part prints tables from the runs'
 `result.json` alone. Hard pseudo-labels are `data.unlabeled_as: labels` at weight 0: the batches of the arm with a pool,
 cross-entropy on all of their rows, and no teacher asked while it trains. Figures from before that field were of a file
 made by hand, whose steps of 64 held labelled rows and pool half and half on average: they mean the same, and are other
-draws of batches. DATA_FOLDER holds sentiment-sst2/, sentiment-airline/ and topic-agnews/ as JSON lines.
+draws of batches. `writing` is the same on a task that writes: translators of one layer a stack from random weights,
+1,000 pairs and the English side of 7,000 more, the teacher (two layers, 8,000 pairs) cached. DATA_FOLDER holds
+sentiment-sst2/, sentiment-airline/, topic-agnews/ and translation-multi30k-en-de/ as JSON lines.
 """
 
 from __future__ import annotations
@@ -43,7 +45,13 @@ POOLS: dict[str, dict[str, Any]] = {
     },
 }
 """The students: two of MiniLM's layers; for `-small` a BERT of two layers, 128 wide, from random weights."""
-PARTS = ("sst2", "airline", "students", "agnews", "pool")
+PARTS = ("sst2", "airline", "students", "agnews", "pool", "writing")
+
+PAIRS, KNOWN, STEPS = 8000, 1000, 250
+"""Of Multi30k: pairs that the teacher learns, those among them that the students see, and the students' steps."""
+WRITER = {"model_type": "marian", "d_model": 128, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+          "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "max_position_embeddings": 512, "scale_embedding": True,
+          "dropout": 0.1}  # fmt: skip
 
 
 class Bench:
@@ -188,6 +196,55 @@ def _pool_seed(bench: Bench, name: str, seed: int) -> dict[str, dict[str, Any]]:
     return results
 
 
+def writing(bench: Bench) -> Iterator[str]:
+    """The students of `PAIRED_SEEDS`, three of them, on the same pairs: their test BLEU, and what a pool adds to it."""
+    rows = [json.loads(line) for line in _lines(bench, "translation-multi30k-en-de", "train")[:PAIRS]]
+    test = _written(bench, "multi30k-test", _lines(bench, "translation-multi30k-en-de", "test")[:400])
+    whole = _written(bench, "multi30k-train", [json.dumps(row) for row in rows])
+    writer = {**WRITER, "encoder_layers": 2, "decoder_layers": 2}
+    how: dict[str, Any] = {"task": "translation", "generation": {"max_new_tokens": 40}}
+    teacher = bench.run(
+        "writing-teacher", **how, model={"new": writer, "tokenizer": {"train": "bpe", "size": 4000}},
+        data={"train": whole, "test": test}, training={"epochs": 10, "batch_size": 64, "learning_rate": 2e-3},
+    )  # fmt: skip
+    yield f"Multi30k, teacher, {PAIRS} pairs: test BLEU {teacher['metrics']['test']['bleu']:.1f}"
+    small = {"new": {**writer, "encoder_layers": 1, "decoder_layers": 1}, "tokenizer": "writing-teacher/model"}
+    scores: dict[str, list[float]] = {}
+    for s in SEEDS:
+        drawn = random.Random(s).sample(rows, len(rows))
+        few = _written(bench, f"multi30k-few-{s}", [json.dumps(row) for row in drawn[:KNOWN]])
+        rest = _written(bench, f"multi30k-rest-{s}", [json.dumps({"source": row["source"]}) for row in drawn[KNOWN:]])
+        taught = {"method": "distillation", "reference": {"model": "writing-teacher", "from": "cached"}}
+        pool = {"train": few, "test": test, "unlabeled": rest}
+        arms: dict[str, dict[str, Any]] = {
+            "plain": {"data": {"train": few, "test": test}},
+            "reverse KL + pool": {**taught, "data": pool},
+            "hard pseudo-labels": {**taught, "reference": "writing-teacher", "objective": {"weight": 0.0},
+                                   "data": {**pool, "unlabeled_as": "labels"}},
+        }  # fmt: skip
+        for arm, spec in arms.items():
+            training = {"seed": s, "max_steps": STEPS, "batch_size": 32, "learning_rate": 2e-3}
+            name = f"writing-{arm.split()[0].lower()}-{s}"
+            result = bench.run(name, **how, **spec, model=small, training=training)
+            scores.setdefault(arm, []).append(result["metrics"]["test"]["bleu"])
+    for arm, found in scores.items():
+        gain = "" if arm == "plain" else f"; gain over plain {_paired(found, scores['plain'])}"
+        yield f"Multi30k, {KNOWN} pairs, {arm}: test BLEU {spread(found)}{gain}"
+
+
+def _lines(bench: Bench, name: str, split: str) -> list[str]:
+    source = Path(bench.file(name, split))
+    raw = source.read_bytes()
+    return (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8").splitlines()
+
+
+def _written(bench: Bench, name: str, lines: list[str]) -> str:
+    file = bench.out / "data" / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    return str(file)
+
+
 def _small_student(bench: Bench) -> str:
     """A BERT of two layers, 128 wide, with random weights and MiniLM's tokenizer."""
     folder = bench.out / "data" / "small-student"
@@ -204,10 +261,7 @@ def _few_labels(bench: Bench, name: str, seed: int) -> dict[str, str]:
     folder = bench.out / "data" / f"{name}-{seed}"
     files = {"few": folder / "few.jsonl", "rest": folder / "rest.jsonl"}
     if not files["rest"].is_file():
-        source = Path(bench.file(name, "train"))
-        raw = source.read_bytes()
-        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
+        rows = [json.loads(line) for line in _lines(bench, name, "train")]
         random.Random(seed).shuffle(rows)
         folder.mkdir(parents=True, exist_ok=True)
         files["few"].write_text("".join(json.dumps(r) + "\n" for r in rows[:LABELS]), "utf-8")
