@@ -1,6 +1,6 @@
 """What a cached reference costs: an epoch beside plain fine-tuning and beside the online reference; capture; bytes.
 
-    python benchmarks/cache_cost.py DATA_FOLDER OUTPUT_FOLDER [--only classifier tagger decoder lost memory] [--rounds 3]
+    python benchmarks/cache_cost.py DATA_FOLDER OUTPUT_FOLDER [--only classifier …] [--rounds 3]
 
 A case is a student, a teacher of the same size, and rows of `DATA_FOLDER`. Its arms (no reference, the reference
 online, cached in each form that the case names) train the same micro-batches for the same steps, in turns, every round
@@ -12,9 +12,9 @@ Run it with nothing else running.
     classifier   MiniLM on SST-2, C = 2                            full
     tagger       MiniLM on PropBank EWT, C = its tags              full
     decoder      GPT-2 of 12 M weights beside its vocabulary, V = 50,257, random: top-k (k = 64), hidden, hidden int8
-    lost         D(live ‖ cached) of each form, of a translator trained on 8,000 pairs of Multi30k (V = 4,000)
-    memory       a small student of a GPT-2 of 124 M random weights: the peak of its training, online and cached, each in
-                 a process of its own; the cache is captured by another one before
+    lost         D(live ‖ cached) of each form, of a translator trained on 8,000 pairs of Multi30k
+    memory       a small student of a GPT-2 of 124 M random weights: the peak of its training, online and cached, each
+                 in a process of its own; the cache is captured by another one before
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 VOCABULARY = 140_000
 POSITIONS = 40
@@ -36,8 +37,10 @@ def teacher() -> GPT2LMHeadModel:
     return model
 
 
-def prompt_logprobs(model: GPT2LMHeadModel, ids: list[int], k: int) -> list[dict[str, Any] | None]:
-    """As vLLM: the token that stands there with its rank, then the k likeliest."""
+def prompt_logprobs(
+    model: GPT2LMHeadModel, ids: list[int], k: int, spell: Callable[[int], str] = "<{}>".format
+) -> list[dict[str, Any] | None]:
+    """As vLLM: the token that stands there with its rank, then the k likeliest; each as the tokenizer writes it."""
     with torch.no_grad():
         log_probs = model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
     positions: list[dict[str, Any] | None] = [None]
@@ -46,7 +49,7 @@ def prompt_logprobs(model: GPT2LMHeadModel, ids: list[int], k: int) -> list[dict
         standing = (token, float(row[token]), int((row >= row[token]).sum()))
         likeliest = zip(top.tolist(), values.tolist(), range(1, k + 1), strict=True)
         positions.append(
-            {str(i): {"logprob": p, "rank": r, "decoded_token": f"<{i}>"} for i, p, r in [standing, *likeliest]}
+            {str(i): {"logprob": p, "rank": r, "decoded_token": spell(i)} for i, p, r in [standing, *likeliest]}
         )
     return positions
 
@@ -92,6 +95,7 @@ def spoil(fault: str, positions: list[Any], ids: list[int]) -> Any:
 
 class Handler(BaseHTTPRequestHandler):
     model: GPT2LMHeadModel
+    spell: Any = staticmethod("<{}>".format)
     known: dict[tuple[int, ...], str] = {}
     asked: Counter[str] = Counter()
     sizes: dict[str, list[int]] = {}
@@ -146,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         """Computed once: nearly every test asks the probe."""
         request = (*ids, k)
         if request not in self.known:
-            self.known[request] = json.dumps(prompt_logprobs(self.model, ids, k))
+            self.known[request] = json.dumps(prompt_logprobs(self.model, ids, k, self.spell))
         return json.loads(self.known[request])
 
     def split(self) -> tuple[str, str, str]:
@@ -236,6 +240,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     Handler.model = teacher() if len(sys.argv) < 2 else AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+    if len(sys.argv) > 1:
+        tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+        Handler.spell = staticmethod(lambda i: tokenizer.decode([i]))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

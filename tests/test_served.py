@@ -485,3 +485,22 @@ def test_a_certificate_is_checked_against_the_name(secure, monkeypatch, port):
     monkeypatch.delenv("SSL_CERT_FILE")
     refused(UserError, 2, "no secure connection", lambda: Endpoint(f"https://{host}").ask("/v1/models"))
     refused(UserError, 2, "no secure connection", lambda: Endpoint(f"https://127.0.0.1:{port}").ask("/v1/models"))
+
+
+def test_a_server_that_writes_its_tokens_otherwise_has_another_tokenizer(client):
+    """As many ids, other words: the same ids mean something else, and only the server's own spelling shows it."""
+    alike = client("ok", spell=lambda i: f" <{i}>")
+    for ours, theirs in zip(alike.top(TEXTS), client("ok").top(TEXTS), strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+    error = refused(
+        UserError, 2, "tokens that are written otherwise", lambda: client("ok", spell=lambda i: f"<{i + 1}>").top(TEXTS)
+    )
+    assert "the student's tokenizer" in str(error)
+    client("ok", spell=lambda i: f"<{i + (i % 15 == 0)}>").top(TEXTS)  # a few special tokens may differ
+    client("lean", spell=lambda i: "x").top(TEXTS)  # a server that does not say how it writes them
+
+
+@pytest.mark.parametrize(("shown", "bare"), [("Ġthe", "the"), ("▁the", "the"), (" the", "the"), ("##ing", "ing"),
+                                             ("\ufffd", ""), ("Ä", ""), (None, ""), (7, ""), ("\n", "")])  # fmt: skip
+def test_spaces_and_their_marks_are_not_compared(shown, bare):
+    assert served._bare(shown) == bare

@@ -307,7 +307,15 @@ def _reference(
     if spec.origin == "served":
         assert isinstance(spec.model, str) and spec.url is not None
         choices = cache_identity.choices_of(material)
-        return Served(spec.url, spec.model, min(spec.k, choices), vocabulary=choices, allow_host=spec.allow_host or "")
+        tokenizer = task.tokenizer
+        return Served(
+            spec.url,
+            spec.model,
+            min(spec.k, choices),
+            vocabulary=choices,
+            spell=lambda i: str(tokenizer.decode([i], clean_up_tokenization_spaces=False)),
+            allow_host=spec.allow_host or "",
+        )
     if material.from_model:
         _trained_head(student, recipe.where("method"))
         own, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)

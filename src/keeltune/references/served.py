@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,9 @@ PROBE_TRIES = 3
 SEQUENCES = 16
 ENTRIES = 1 << 17
 """At most so many sequences, and positions × k, in one request (some 10 MB of answer); one sequence at least."""
+
+SPELT, ALIKE = 20, 0.1
+"""Tokens that must have been written by both sides before they are judged, and the share that may differ."""
 
 ROUNDING = 1e-3
 """By how much Σ p of half-precision log-probabilities may exceed 1."""
@@ -54,6 +57,8 @@ class Served(Reference):
     model: its name on the server, as /v1/models lists it.
     k: how many tokens a position.
     vocabulary: C of the teacher; an id outside it is refused, asked or answered. None: below 2^31.
+    spell: how the student's tokenizer writes an id. Where the server says how its own does (`decoded_token`), both are
+        compared, and a server with another tokenizer is refused; None: they were compared before.
 
     Raises `Stopped` (75) where the server stays away, `UserError` (2) for a wrong answer, `StateRefused` (3) where the
     teacher changes while it is asked.
@@ -68,6 +73,7 @@ class Served(Reference):
         k: int,
         *,
         vocabulary: int | None = None,
+        spell: Callable[[int], str] | None = None,
         allow_host: str = "",
         timeout: float = 300.0,
         retries: int = 5,
@@ -82,6 +88,8 @@ class Served(Reference):
         self.model = model
         self.k = k
         self._requests = 0
+        self.spell = spell
+        self._spelt: dict[int, tuple[str, str]] = {}
 
     def rows(self, batch: Batch) -> Rows:
         inputs, places = batch["inputs"], batch["places"].tolist()
@@ -199,7 +207,27 @@ class Served(Reference):
                 f"{len(choices)} choices, their indices {self.endpoint.quote(sorted(by_index))}",
                 f"{len(texts)}, indexed from 0",
             )
-        return [self._read(by_index[i].get("prompt_logprobs"), text) for i, text in enumerate(texts)]
+        found = [self._read(by_index[i].get("prompt_logprobs"), text) for i, text in enumerate(texts)]
+        self._same_tokens()
+        return found
+
+    def _same_tokens(self) -> None:
+        """Refuses a server whose tokens are written otherwise than the student's under the same ids.
+
+        Plain ASCII alone is compared, without spaces and their marks: how a lone byte or a space is shown differs
+        between programs, and a few special tokens may.
+        """
+        other = {i: pair for i, pair in self._spelt.items() if pair[0] != pair[1]}
+        if len(self._spelt) >= SPELT and len(other) > ALIKE * len(self._spelt):
+            some = "; ".join(
+                f"{i}: {self.endpoint.quote(theirs)}, the student's {self.endpoint.quote(ours)}"
+                for i, (theirs, ours) in list(other.items())[:3]
+            )
+            raise self.endpoint.refusal(
+                f"{len(other)} of {len(self._spelt)} tokens that are written otherwise ({some})",
+                "the student's tokenizer: the same text for every id",
+                "serve a teacher of the student's family; or let one write the targets, which needs texts alone",
+            )
 
     def _read(self, positions: Any, text: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """One choice's `prompt_logprobs`, checked: nothing that a server may write wrong reaches a loss."""
@@ -242,6 +270,10 @@ class Served(Reference):
             if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
                 raise self._wrong(f"rank {self.endpoint.quote(rank)} at position {position}", "a rank of 1 or more")
             found.append((-float(log_prob), rank or 0, int(name)))
+            if self.spell is not None and int(name) not in self._spelt:
+                theirs, ours = _bare(value.get("decoded_token")), _bare(self.spell(int(name)))
+                if theirs and ours:
+                    self._spelt[int(name)] = (theirs, ours)
         found.sort()
         if len(found) < self.k:
             raise self._wrong(
@@ -263,3 +295,9 @@ class Served(Reference):
             expected,
             "serve the teacher with a server that returns `prompt_logprobs` as vLLM does, in its `raw_logprobs` mode",
         )
+
+
+def _bare(text: Any) -> str:
+    """A token's text as far as two programs write it alike: plain ASCII, without spaces and their marks; else none."""
+    bare = text.replace("Ġ", " ").replace("▁", " ").removeprefix("##").strip() if isinstance(text, str) else ""
+    return bare if bare.isascii() and bare.isprintable() else ""
