@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.stats import binomtest
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from keeltune import build, compare, evaluation, prepare, recipe, run
 from keeltune.analysis import domain_gap, forgetting, label_veto
@@ -21,9 +24,20 @@ from keeltune.rows import IGNORED, Coarse, Dense
 from keeltune.trainer import Dual
 from keeltune.weight_path import Path as WeightPath
 from keeltune.weight_path import largest_within, recommended
+from tests.conftest import BODY, word_tokenizer
 from tests.test_report import check_page
 from tests.test_resume import Killed, kill_at
-from tests.test_run import furthest, lines, make_data, reviews, spec_of, train, weights, write_rows
+from tests.test_run import (
+    furthest,
+    lines,
+    make_data,
+    reviews,
+    spec_of,
+    stock_probabilities,
+    train,
+    weights,
+    write_rows,
+)
 
 QUIET = Display(quiet=True)
 
@@ -50,11 +64,11 @@ def spec(tiny, method: str = "cross-domain", *, anchor_on: str = "target", sourc
     return made
 
 
-def old_model(tiny, folder) -> run.Run:
-    """A model that knows the old domain well."""
+def old_model(tiny, folder, architecture: str = "bert", epochs: int = 30, rate: float = 1e-2) -> run.Run:
+    """A model that knows the old domain: after so many epochs without a doubt."""
     rows = {"train": "old-train.jsonl"}
-    training = {"epochs": 30, "batch_size": 4, "learning_rate": 1e-2}
-    return train(spec_of("fine-tuning", tiny("bert"), data=rows, training=training), folder, output="old-model")
+    training = {"epochs": epochs, "batch_size": 4, "learning_rate": rate}
+    return train(spec_of("fine-tuning", tiny(architecture), data=rows, training=training), folder, output="old-model")
 
 
 def job_of(values: dict, folder) -> build.Job:
@@ -297,8 +311,6 @@ def test_a_budget_of_divergence_is_held(tiny, data, source):
 
 def _moved(tiny, finished: run.Run, file) -> float:
     """KL(tuned ‖ start) a row, by stock transformers."""
-    from tests.test_run import stock_probabilities
-
     texts = [line["text"] for line in lines(file)]
     p, q = (np.log(stock_probabilities(folder, texts)) for folder in (finished.model, tiny("bert")))
     return float((np.exp(p) * (p - q)).sum(-1).mean())
@@ -335,6 +347,28 @@ def test_the_weight_follows_the_violation(tiny, data):
         assert after == pytest.approx(weight, rel=1e-9)
         earlier = violation
     assert found
+
+
+def test_an_adapter_is_held_and_goes_back_like_all_weights(tiny, data):
+    values = spec(tiny, source=("validation", "test"))
+    values["training"] |= {"epochs": 6, "lora": {"rank": 4}}
+    values["objective"]["weight"] = {"max_kl": 1e-4}
+    held = train(values, data)
+    assert held.result["reference"]["kind"] == "adapter-off"
+    assert held.result["budget"]["held"]
+    assert _moved(tiny, held, data / "validation.jsonl") <= 1e-4 + 1e-6
+    first, last = (held.result["interpolation"]["points"][i]["target"]["loss"] for i in (0, -1))
+    assert first == pytest.approx(held.result["metrics"]["before"]["validation"]["loss"], rel=1e-5)
+    assert last != first
+
+
+def test_clusters_that_no_row_has_are_refused(tiny, data):
+    with pytest.raises(UserError, match=r"evaluation\.clusters") as refused:
+        train(spec(tiny, evaluation={"clusters": "speaker"}), data)
+    assert "label, place, text" in str(refused.value) or "label, text" in str(refused.value)
+    found = train(spec(tiny, evaluation={"clusters": "place"}), data).result["forgetting"]
+    assert found["source"]["clusters"] == 2
+    assert found["target"]["clusters"] is None
 
 
 # Labels that the reference would overrule
@@ -529,3 +563,161 @@ def test_a_plane_keeps_names_as_text():
     picture = charts.plane([charts.Place("<b>", (0.1, 0.0, 0.2), (0.5, 0.4, 0.6))], "x", "y")
     assert "&lt;b&gt;" in picture
     assert "<b>" not in picture
+
+
+# Label sets that differ
+
+
+NEW = ("blame", "neutral", "praise")
+
+
+def new_labels(folder) -> None:
+    names = {"negative": "blame", "positive": "praise"}
+    for split, seed in (("train", 21), ("validation", 22), ("test", 23)):
+        rows = [{**row, "label": names[row["label"]]} for row in reviews(24, seed=seed)]
+        rows[::4] = [{**row, "label": "neutral"} for row in rows[::4]]
+        write_rows(folder / f"{split}.jsonl", rows)
+
+
+def without_dropout(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({k: 0.0 if "dropout" in k else v for k, v in config.items()}))
+    return model
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("anchor_on", ["target", "source"])
+def test_the_old_head_is_held_beside_a_new_one(tiny, data, architecture, anchor_on):
+    known = without_dropout(
+        old_model(tiny, data, architecture, epochs=6, rate=2e-3).model
+    )  # whose noise is larger than what is measured
+    new_labels(data)
+    source = ("validation", "test") + (("unlabeled",) if anchor_on == "source" else ())
+    values = spec(tiny, anchor_on=anchor_on, source=source) | {"model": str(known)}
+    values["objective"] |= {"anchor_head": "source", "weight": 100.0}
+    values["training"] |= {"epochs": 8, "learning_rate": 2e-3}
+    values["data"].pop("validation")  # the last weights are compared, not the best ones
+    held = train(values, data, output="held")
+    free = train({**values, "objective": {**values["objective"], "weight": 0.0}}, data, output="free")
+    assert list(held.result["metrics"]["test"]["by_label"]) == list(NEW)
+    assert held.result["metrics"]["before"]["test"] is None  # the new head knew nothing
+    texts = [row["text"] for row in lines(data / "old.jsonl")]
+    start = np.log(stock_probabilities(known, texts))
+    moved = {}
+    for one in (held, free):
+        after = np.log(stock_probabilities(one.folder / "source_model", texts))
+        predicted = lines(one.folder / "predictions" / "source.jsonl")
+        stored = np.log([list(line["probabilities"].values()) for line in predicted])
+        np.testing.assert_allclose(stored, after, atol=1e-4)
+        assert [list(line["probabilities"]) for line in predicted] == [["negative", "positive"]] * len(texts)
+        moved[one.folder.name] = float((np.exp(after) * (after - start)).sum(-1).mean())
+        stock_probabilities(one.model, texts[:2])
+    assert moved["held"] < 0.5 * moved["free"]
+    report = held.result["forgetting"]["source"]
+    gold = [row["label"] for row in lines(data / "old.jsonl")]
+    before = lines(held.folder / "predictions" / "before" / "source.jsonl")
+    assert report["metrics"]["accuracy"]["before"] == np.mean(
+        [p["prediction"] == g for p, g in zip(before, gold, strict=True)]
+    )
+
+
+def test_the_gradient_of_the_old_head_by_hand(tiny, data):
+    """CE of the new head + weight · KL(old head on this body ‖ old head on the source's body), with stock models."""
+    new_labels(data)
+    values = spec(tiny, anchor_on="source", source=("unlabeled",))
+    values["objective"] |= {"anchor_head": "source", "weight": 0.7}
+    job = job_of(values, data)
+    body = job.model.bert
+    with torch.no_grad():
+        for weight in body.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
+    assert job.beside.model.bert is body
+    for module in (job.model.double().eval(), job.beside.model.double().eval(), job.reference.model.double()):
+        module.zero_grad()
+    batch = build.collated(job, job.plan.micro_batch(0, 0, 0))
+    assert sorted(batch["held"]["keys"]) == sorted(
+        k for k, a in zip(batch["keys"], batch["anchored"], strict=True) if a
+    )
+    ours = job.beside.task.rows(job.beside.task.forward(job.beside.model, batch["held"]), batch["held"])
+    rows = job.material.task.rows(job.material.task.forward(job.model, batch), batch)
+    terms = job.objective(job.material.task.cross_entropy(rows, batch), ours, job.reference.rows(batch["held"]),
+                          counts=Counts(8, 8))  # fmt: skip
+    terms.loss.backward()
+    got = body.embeddings.word_embeddings.weight.grad.clone()
+    body.zero_grad()
+    old = AutoModelForSequenceClassification.from_pretrained(tiny("bert"), dtype=torch.float64).eval()
+    q = old(**batch["held"]["inputs"]).logits.log_softmax(-1)
+    head = old.classifier(body(**batch["held"]["inputs"]).pooler_output)
+    p = head.log_softmax(-1)
+    labelled = batch["targets"] != IGNORED
+    log_new = job.model(**batch["inputs"]).logits.log_softmax(-1)[labelled]
+    loss = (
+        -log_new.gather(-1, batch["targets"][labelled][:, None]).sum() / 8
+        + 0.7 * (p.exp() * (p - q.detach())).sum() / 8
+    )
+    assert terms.loss.item() == pytest.approx(loss.item(), rel=1e-6)
+    loss.backward()
+    torch.testing.assert_close(got, body.embeddings.word_embeddings.weight.grad, rtol=1e-5, atol=1e-8)
+
+
+@pytest.fixture
+def masked(data):
+    """An encoder with its pretrained head of masked tokens, as it is published."""
+    torch.manual_seed(3)
+    tokenizer = word_tokenizer()
+    config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **BODY)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(data / "encoder")
+    tokenizer.save_pretrained(data / "encoder")
+    return data / "encoder"
+
+
+def test_masked_tokens_are_held(tiny, data, masked):
+    values = spec(tiny, anchor_on="both", source=("unlabeled",)) | {"model": str(masked)}
+    values["objective"] |= {"anchor_head": "masked-lm", "weight": 20.0}
+    values["training"] |= {"epochs": 4, "learning_rate": 3e-3}
+    job = job_of(values, data)
+    rows = job.plan.micro_batch(0, 0, 0)
+    batch = build.collated(job, rows)
+    held, mask = batch["held"], job.material.task.tokenizer.mask_token_id
+    assert int((held["inputs"]["input_ids"] == mask).sum()) == len(held["targets"]) == int(held["places"].sum())
+    for example in rows:  # the same masks, whatever the batch
+        one, again = (job.material.old.of(example) for _ in range(2))
+        assert one.inputs["input_ids"] == again.inputs["input_ids"]
+        changed = [
+            i
+            for i, (a, b) in enumerate(zip(one.inputs["input_ids"], example.inputs["input_ids"], strict=True))
+            if a != b
+        ]
+        assert changed == [i for i, masked_here in enumerate(one.places) if masked_here]
+        assert not {example.inputs["input_ids"][i] for i in changed} & set(job.material.task.tokenizer.all_special_ids)
+    theirs = job.reference.rows(held).log_probs(slice(None))
+    stock = AutoModelForMaskedLM.from_pretrained(masked, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = stock(**held["inputs"]).logits[held["places"]].log_softmax(-1)
+    torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=1e-5)
+    finished = train(values, data)
+    free = train({**values, "objective": {**values["objective"], "weight": 0.0}}, data, output="free")
+    assert 0 < finished.result["objective"]["divergence"] < free.result["objective"]["divergence"]
+    first = next(e for e in lines(finished.folder / "log.jsonl") if "divergence" in e)
+    assert first["divergence"] == pytest.approx(0, abs=1e-3)
+    stock_probabilities(finished.model, ["the film is good"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"method": "distillation", "reference": "encoder"}, "it holds a source model"),
+     ({"training": {"lora": {}}}, "no lora"), ({"reference": "other"}, "no reference is named")],
+)  # fmt: skip
+def test_a_second_head_where_there_can_be_none(tiny, data, masked, changes, said):
+    values = spec(tiny, anchor_on="target", source=()) | {"model": str(masked)} | changes
+    values["objective"] = {"anchor_head": "masked-lm", "weight": 1.0}
+    with pytest.raises(UserError, match=re.escape(said)):
+        recipe.from_dict(values, data)
+
+
+def test_other_labels_are_refused_with_the_legal_ways(tiny, data):
+    new_labels(data)
+    with pytest.raises(UserError, match="anchor_head: source") as refused:
+        train(spec(tiny), data)
+    assert "masked-lm" in str(refused.value)
+    assert refused.value.exit_status == 2

@@ -6,19 +6,20 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from keeltune import cache, cache_identity, machine, models, newborn, pseudo_labels, registry, surgery
+from keeltune import ahead, beside, cache, cache_identity, machine, models, newborn, registry, surgery
 from keeltune.batching import Plan, Stream
+from keeltune.beside import Beside
 from keeltune.display import Display
 from keeltune.evaluation import subset
-from keeltune.families.writing import Writing
-from keeltune.fitting import NEW, ReferenceFiles, no_trained_head
+from keeltune.fitting import NEW, no_trained_head
 from keeltune.matching.matching import Matching, Unmatched, asking
 from keeltune.objective import Objective, confidence_weight, named
-from keeltune.prepare import Material, needs_text, silent, world_size
+from keeltune.prepare import OLD, Material, world_size
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
@@ -26,7 +27,6 @@ from keeltune.references.reference import Reference, ToRows
 from keeltune.references.served import Served
 from keeltune.rows import Shared
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
-from keeltune.written import Drawn, Targets
 
 ADAPTER_OFF = "adapter-off"
 
@@ -58,6 +58,12 @@ class Job:
     device: str
     live: Live
     slice: Sequence[Example] = ()
+    beside: Beside | None = None
+
+    def of(self, split: str, model: Any) -> tuple[Task, Any]:
+        """Who answers a split's rows: the source domain's old labels are the second head's, where there is one."""
+        second = self.beside is not None and split in OLD
+        return (self.beside.task, self.beside.model) if second and self.beside else (self.material.task, model)
 
     @property
     def budget(self) -> tuple[str | None, float | None]:
@@ -123,9 +129,9 @@ def basis(material: Material, display: Display) -> Basis:
     task.mark(student.model.config, material.examples["train"])
     student.model.to(device)
     live = Live(lambda: _reference(material, student, autocast, device))
-    _write_targets(material, live, autocast, device, display)
-    _label(material, live, student, device, display)
-    _draw(material, live, autocast, device, display)
+    ahead.write_targets(material, live, autocast, device, display)
+    ahead.label(material, live, student, device, display)
+    ahead.draw(material, live, autocast, device, display)
     return Basis(student, live, _plan(material), precision, autocast, device)
 
 
@@ -163,7 +169,16 @@ def build(material: Material, display: Display | None = None, origin: Origin | N
     recipe, task, display = material.recipe, material.task, display or Display(quiet=True)
     base = basis(material, display)
     measured = held_out(material)
-    reference, chosen = _chosen(material, base, [*base.plan.held(), *measured], origin, display)
+    second: Beside | None = None
+    if material.old is None:
+        reference, chosen = _chosen(material, base, [*base.plan.held(), *measured], origin, display)
+    else:
+        if world_size() > 1:
+            found, expected = "several processes", "one: the second head is no part of what they share"
+            place = recipe.where("objective")
+            raise UserError(Problem(place, "objective.anchor_head", found, expected, "start with one process"))
+        second, reference = beside.make(material, base.student, base.autocast, base.device)
+        chosen = Origin(reference.kind, f"its head: {recipe.objective.anchor_head}")
     model = base.student.model
     if lora := recipe.training.lora:
         model = surgery.add_adapter(
@@ -194,6 +209,7 @@ def build(material: Material, display: Display | None = None, origin: Origin | N
         base.device,
         base.live,
         measured,
+        second,
     )
 
 
@@ -208,6 +224,9 @@ def held_out(material: Material) -> list[Example]:
         return [replace(drawn[i], anchored=True) for i in subset(len(drawn), MEASURED)]
     rows = [row for split, held in splits.items() if held for row in material.rows[split]]
     chosen = [rows[i] for i in subset(len(rows), MEASURED)]
+    if material.old is not None:
+        encoded = [beside.unlabelled(material.old, e) for row in chosen for e in material.task.encode_scored(row)]
+        return [replace(example, anchored=True) for example in encoded]
     encoded = [e for row in chosen for e in material.task.encode_for_all(row, scored=True)]
     return [replace(example, anchored=True) for example in encoded]
 
@@ -342,90 +361,6 @@ def _reference(
     return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
 
 
-def _write_targets(
-    material: Material,
-    live: Live,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    device: str,
-    display: Display,
-) -> None:
-    """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack."""
-    recipe, task = material.recipe, material.task
-    origin = recipe.generation.targets
-    unwritten = needs_text(recipe, task, material.encoded["unlabeled"])
-    mute = task.generates and silent(material.encoded["source_unlabeled"])
-    wanted = {
-        "unlabeled": material.rows["unlabeled"] if unwritten else [],
-        "source_unlabeled": material.rows["source_unlabeled"] if mute else [],
-        "train": material.rows["train"] if origin != "data" else [],
-    }
-    own = ReferenceFiles(material.source, [], None, None, material.auto_model)
-    files = material.references[0] if material.references else own
-    if recipe.reference_spec() is None or not isinstance(task, Writing) or not any(wanted.values()):
-        return
-    for split, rows in wanted.items():
-        if not rows:
-            continue
-        interpolated = split == "train" and origin == "interpolated"
-        targets = Targets(recipe, task, files, interpolated)
-        missing = len({targets.key(row) for row in rows} - targets.texts.keys())
-        if missing and world_size() > 1:
-            found, expected = f"{missing} texts of {split} that the teacher has not written", "all of them in its file"
-            mend = "start once with one process (it may be stopped when training begins), then with several"
-            raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, mend))
-        if missing:
-            reference = live()
-            teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
-            assert isinstance(teacher, Model)
-            with display.bar(f"the teacher writes {split}", missing) as advance:
-                targets.write(teacher.model, rows, device, autocast, advance)
-        learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
-        material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
-
-
-def _label(material: Material, live: Live, student: models.Loaded, device: str, display: Display) -> None:
-    """The reference's choices as labels of the rows that have none, where the recipe wants them so."""
-    recipe, task = material.recipe, material.task
-    if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or isinstance(task, Writing):
-        return
-    for split in (name for name in ("unlabeled", "augmented") if material.rows[name]):
-        encoded = material.encoded[split]
-        with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
-            made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
-        material.encoded[split] = made
-        task.mark(student.model.config, [example for row in made for example in row])
-
-
-def _draw(
-    material: Material,
-    live: Live,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    device: str,
-    display: Display,
-) -> None:
-    """Texts drawn from the source model itself, in the place of a source domain's: one for each training row."""
-    recipe, task = material.recipe, material.task
-    if not recipe.holds_generated:
-        return
-
-    def refuse(found: str, expected: str, mend: str) -> UserError:
-        return UserError(Problem(recipe.where("objective"), "objective.anchor_on", found, expected, mend))
-
-    if not isinstance(task, Writing) or not task.draws:
-        raise refuse(
-            "a model that chooses for all frames at once", "one that writes token by token", "anchor on source"
-        )
-    if world_size() > 1:
-        raise refuse("several processes", "one, which draws the texts", "start with one process")
-    source = material.references[0].source if material.references else material.source
-    drawn, openings, teacher = Drawn(recipe, task, source), task.openings(material.rows["train"]), live()
-    assert isinstance(teacher, Model)
-    with display.bar("the source model draws texts", len(openings)) as advance:
-        made = [[example] for example in drawn.draw(teacher.model, openings, device, autocast, advance)]
-    share = max(1, len(made) // 10)  # not trained on: a budget of divergence is measured there
-    material.encoded |= {"generated": made[share:], "generated_validation": made[:share]}
-
-
 def _in_order(task: Task, order: list[int]) -> ToRows:
     """The task's `rows`, for a model that lists the labels in another order."""
     if order == sorted(order):
@@ -457,6 +392,19 @@ def objective(recipe: Recipe) -> Objective:
     if weight.confidence is not None:
         return Objective(divergence, confidence_weight(weight.confidence, name), spec.temperature, per_label=True)
     return Objective(divergence, FIRST_WEIGHT, spec.temperature)  # a budget changes it while it trains
+
+
+def collated(job: Job, examples: Sequence[Example]) -> dict[str, Any]:
+    """Some examples as training meets them."""
+    return _collate(job.material.task, job.material.old, examples)
+
+
+def _collate(task: Task, old: Task | None, examples: Sequence[Example]) -> dict[str, Any]:
+    """A micro-batch, with the rows that carry D as the reference reads them where that is not the batch itself."""
+    if old is None:
+        return task.collate_held(examples)
+    held = beside.collate(old, examples)
+    return task.collate(examples) | ({} if held is None else {"held": held})
 
 
 def _plan(material: Material) -> Plan:
@@ -494,5 +442,5 @@ def _plan(material: Material) -> Plan:
         batch_size=material.batch_size,
         cuts=material.cuts,
         seed=recipe.seed,
-        collate=material.task.collate_held,
+        collate=partial(_collate, material.task, material.old),
     )

@@ -63,7 +63,7 @@ def veto(job: Job) -> dict[str, Any] | None:
     """
     material, task = job.material, job.material.task
     coarse = job.origin.cache is not None and job.origin.cache["form"]["name"] == "top-k"
-    if job.reference is None or coarse or shared_of(material) is not None:
+    if job.reference is None or coarse or shared_of(material) is not None or job.beside is not None:
         return None
     held = [example for example in job.plan.examples if example.anchored and example.labelled]
     examples = [held[i] for i in evaluation.subset(len(held), LOOKED_AT)]
@@ -131,8 +131,9 @@ def _measure(job: Job, before: Mapping[str, Scores | None]) -> Measured:
             held = reference or job.reference
             assert held is not None
             objective = replace(job.objective, per_label=False)
+            reader, student = (task, model) if job.beside is None else (job.beside.task, job.beside.model)
             found, _ = drift.divergence(
-                task, objective, model, held, job.slice, device=job.device, autocast=job.autocast
+                reader, objective, student, held, job.slice, device=job.device, autocast=job.autocast
             )
             return found
 
@@ -179,7 +180,8 @@ def settle(job: Job, model: Any, before: Mapping[str, Scores | None], display: D
         found.interpolation = weight_path.sweep(job, path, display)
     if kind is not None and limit is not None:
         measured, anchor = _measure(job, before), found.source if material.from_model else None
-        found.share = weight_path.largest_within(path, lambda: measured(model, anchor) <= limit)
+        if kind != "max_kl" or material.from_model:  # from another reference the start may be farther than the end
+            found.share = weight_path.largest_within(path, lambda: measured(model, anchor) <= limit)
         found.measured = measured(model, anchor)
     elif isinstance(asked, float):
         found.share = asked
@@ -231,7 +233,7 @@ def forgetting(
     "target": {"reverse_kl", "forward_kl", "predictions"}} from the model before training, nats a prediction, "gap":
     how far the domains lie apart}.
     """
-    material, task = job.material, job.material.task
+    material = job.material
     if not (material.rows["source"] or material.rows["source_validation"]):
         return None
     target = "test" if material.rows["test"] else "validation"
@@ -246,7 +248,13 @@ def forgetting(
         lengths = [sum(e.length for e in row) for row in material.encoded[split]]
         clusters = material.recipe.evaluation.clusters
         made = changes.change(
-            task, material.rows[split], old, new, (lines[0], lines[1]), lengths=lengths, clusters=clusters
+            job.of(split, model)[0],
+            material.rows[split],
+            old,
+            new,
+            (lines[0], lines[1]),
+            lengths=lengths,
+            clusters=clusters,
         )
         found[name] = {"split": split, **made}
     domain = "source" if material.rows["source"] else "source_validation"

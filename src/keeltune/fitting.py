@@ -299,5 +299,7 @@ def _other_labels(where: str, source: str, names: Sequence[str], labels: Sequenc
         "reference",
         f"{shown(source)} with the labels {', '.join(names[:20]) or 'none'}",
         f"the labels {', '.join(labels[:20])} (in any order)",
-        "take a reference trained on these labels, or map the data's names to its names with data.labels",
+        "take a reference trained on these labels, or map the data's names to its names with data.labels; cross-domain "
+        "can also hold the old head beside the new one (objective.anchor_head: source), or the pretrained head of "
+        "masked tokens (masked-lm)",
     )

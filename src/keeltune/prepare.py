@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,14 +13,19 @@ from typing import Any
 
 from keeltune import audit, augment, data, models, newborn, registry, surgery
 from keeltune.data import Column, Row
+from keeltune.families.masked import Masked
 from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
 from keeltune.formats import RowProblem
-from keeltune.problems import Problem, UserError, nearest, shown
+from keeltune.label_space import class_weights_of, label_names, labels_of
+from keeltune.problems import Problem, UserError, shown
 from keeltune.recipe import NewModel, Recipe, Source, StudentFrom
 from keeltune.tasks.task import Example, Fault, Settings, Task
 
 SCORED = ("validation", "test", "source", "source_validation")
 """The splits that are scored before and after training; of the source domain its test rows and its control slice."""
+
+OLD = ("source", "source_validation")
+"""The splits that are scored on the source domain."""
 
 LEARNT = ("train", "source_train")
 """The splits whose labels are learnt."""
@@ -42,6 +46,7 @@ class Material:
     rows: dict[str, list[Row]]
     encoded: dict[str, list[list[Example]]]
     references: list[ReferenceFiles]
+    old: Task | None = None
     notices: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
@@ -138,14 +143,19 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         has_labels and not rows["train"] and teachers and config is not None
     ):  # nothing but unlabelled rows: the teacher names the labels
         head = models.head_names(models.read_config(teachers[0], recipe.where("reference"), "reference")) or head
-    names, label_problems, notices = _names(recipe, task_class, rows, head) if has_labels else ([], [], [])
+    names, label_problems, notices = label_names(recipe, task_class, rows, head) if has_labels else ([], [], [])
     problems += [p for p in label_problems if p.severity == "error"]
     warnings += [p for p in label_problems if p.severity == "warning"]
     if isinstance(recipe.data.validation, float) and rows["train"]:  # named first: a small split may lack a label
         rows["train"], rows["validation"] = data.split_share(rows["train"], recipe.data.validation, recipe.seed)
-    splits = {name: split for name, split in rows.items() if split}
+    second = recipe.objective.anchor_head
+    if second == "source" and head is not None and (rows["source"] or rows["source_validation"]):
+        theirs = {name: rows[name] for name in OLD if rows[name]}  # of the old labels
+        found, bad = audit.audit(theirs, head, columns, recipe.data.multi_label, labels_of(task_class))
+        problems += [p for p in found if p.severity == "error"]
+    splits = {name: split for name, split in rows.items() if split and (second == "task" or name not in OLD)}
     if names or not has_labels:
-        found, bad = audit.audit(splits, names, columns, recipe.data.multi_label, _labels_of(task_class))
+        found, bad = audit.audit(splits, names, columns, recipe.data.multi_label, labels_of(task_class))
         if recipe.data.bad_rows == "skip" and bad:
             skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
             found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
@@ -153,7 +163,11 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
     problems += _emptied(recipe, rows, skipped)
-    class_weights = _class_weights(recipe, task_class, rows["train"], names, problems)
+    problems += _no_clusters(recipe, rows)
+    own = source is not None and _from_model(recipe, teachers, source)
+    if own and second == "task" and config is not None and auto_model is not None and (names or not has_labels):
+        _collect(problems, lambda: own_head(recipe, str(source), config, head, names, str(auto_model)))
+    class_weights = class_weights_of(recipe, task_class, rows["train"], names, problems)
     if problems or source is None or config is None or processor is None or auto_model is None:
         raise UserError(problems)
 
@@ -181,15 +195,13 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         place = recipe.where("training.lora.target_modules")
         if problem := surgery.adapter_problem(config, auto_model, lora.target_modules, place):
             raise UserError(problem)
-    own = _from_model(recipe, teachers, source)
-    if own:
-        own_head(recipe, source, config, head, names, auto_model)
     models.prepare_tokenizer(config, processor)  # rows are encoded with the padding token that training will have
     files, companions = references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
     problems += task_problems(task, recipe)
-    encoded, faulty = _encoded(task, rows)
+    old = _old_head(recipe, task_class, processor, settings, head) if second != "task" else None
+    encoded, faulty = _encoded(task, rows, old)
     (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)
     problems += _emptied(recipe, rows, faulty) if recipe.data.bad_rows == "skip" else []
     for name, split in encoded.items():
@@ -223,6 +235,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         rows,
         encoded,
         files,
+        old,
         notices,
         warnings,
         skipped,
@@ -281,7 +294,7 @@ def _rows(
     """Every split's rows; the problems that stop the run go to `problems`, those of skipped rows are returned."""
     spec = recipe.data
     skipped: list[Problem] = []
-    mapped_in_vain = isinstance(spec.labels, dict) and _labels_of(task_class) is not None
+    mapped_in_vain = isinstance(spec.labels, dict) and labels_of(task_class) is not None
     if mapped_in_vain:
         found, expected = "a map from names to names", "a list of names: only a column `label` can be mapped"
         place = recipe.where("data.labels")
@@ -355,11 +368,6 @@ def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
     return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.mend, f.kind) for f in task.recipe_faults()]
 
 
-def _labels_of(task_class: type[Task]) -> Callable[[Row], list[str]] | None:
-    """How the audit finds a row's labels; None where they are the column `label`."""
-    return None if any(c.name == "label" for c in task_class.columns) else task_class.labels_of
-
-
 def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Problem]) -> list[Problem]:
     """Splits of which `bad_rows: skip` left nothing."""
     spec = recipe.data
@@ -373,53 +381,48 @@ def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Probl
     ]  # fmt: skip
 
 
-def _names(
-    recipe: Recipe, task_class: type[Task], rows: dict[str, list[Row]], head: list[str] | None
-) -> tuple[list[str], list[Problem], list[str]]:
-    """The label names of the run; without labelled training rows the teacher's, in the sense that the others show."""
-    labelled = rows["train"] or [*rows["validation"], *rows["test"], *rows["source"]]
-    if not labelled:
-        return head or [], [], []
-    names, problems, notices = audit.label_names(
-        labelled,
-        given=recipe.data.labels,
-        head=head,
-        multi_label=recipe.data.multi_label,
-        labels_of=_labels_of(task_class),
-    )
-    return names if names == head else task_class.closed(names), problems, notices
+def _no_clusters(recipe: Recipe, rows: dict[str, list[Row]]) -> list[Problem]:
+    """A column of clusters that no row has which is scored."""
+    column = recipe.evaluation.clusters
+    scored = [row for split in SCORED for row in rows[split]]
+    if column is None or not scored or any(column in row.fields for row in scored):
+        return []
+    there = ", ".join(sorted(scored[0].fields))
+    expected = f"a column of the rows that are scored, which have {there}"
+    return [recipe.problem("evaluation.clusters", expected=expected, mend="name one of them, or leave it out")]
 
 
-def _class_weights(
-    recipe: Recipe, task_class: type[Task], train: Sequence[Row], names: Sequence[str], problems: list[Problem]
-) -> dict[str, float] | None:
-    """Each label's weight: the recipe's, or for `balanced` rows / (labels × rows of the label), as in scikit-learn."""
-    given = recipe.data.class_weights
-    if given is None or not names:
-        return None
-    if given == "balanced":
-        labels = Counter(label for row in train for label in task_class.labels_of(row))
-        return {name: labels.total() / (len(names) * max(labels[name], 1)) for name in names}
-    weights = {str(name): weight for name, weight in given.items()}
-    for name in set(weights) - set(names):
-        problems.append(
-            Problem(
-                recipe.where("data.class_weights"),
-                f"data.class_weights.{name}",
-                shown(name),
-                f"one of the labels {', '.join(names[:20])}",
-                f"correct the name{nearest(name, names)}",
-            )
-        )
-    return weights
+def _old_head(
+    recipe: Recipe, task_class: type[Task], processor: Any, settings: Settings, head: list[str] | None
+) -> Task:
+    """The task as the second head has it: with the old labels, or with masked tokens."""
+    place = recipe.where("objective")
+    if recipe.objective.anchor_head == "source":
+        if not head:
+            found, expected = "a model whose head has no names", "one that was trained for the old labels"
+            mend = "fine-tune it on the source domain first, or write anchor_head: masked-lm"
+            raise UserError(Problem(place, "objective.anchor_head", found, expected, mend))
+        return task_class(processor, replace(settings, labels=head, class_weights=None))
+    masked = Masked(processor, replace(settings, labels=[]))
+    if masked.tokenizer.mask_token_id is None:
+        found, expected = "a tokenizer without a mask token", "an encoder that was trained on masked tokens"
+        raise UserError(Problem(place, "objective.anchor_head", found, expected, "write anchor_head: source"))
+    masked.seed = recipe.seed
+    return masked
 
 
-def _encoded(task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, list[list[Example]]], list[RowProblem]]:
-    """Each split's rows as examples; rows that this model cannot take leave `rows`, with their problems."""
+def _encoded(
+    task: Task, rows: dict[str, list[Row]], old: Task | None = None
+) -> tuple[dict[str, list[list[Example]]], list[RowProblem]]:
+    """Each split's rows as examples; rows that this model cannot take leave `rows`, with their problems.
+
+    `old` encodes the rows of a source domain that has labels of its own.
+    """
     encoded: dict[str, list[list[Example]]] = {}
     problems: list[RowProblem] = []
     for name, split in rows.items():
-        rows[name], encoded[name], faulty = encode_rows(task, split, partial(_encode, task, split=name))
+        reader = old if old is not None and name in OLD else task
+        rows[name], encoded[name], faulty = encode_rows(reader, split, partial(_encode, reader, split=name))
         problems += faulty
     return encoded, problems
 

@@ -154,6 +154,7 @@ def _source_faults(recipe: Recipe, stand_in: bool) -> Iterator[Problem]:
         if field in mix.model_fields_set and not rows:
             mend = f"leave it out, or add {name}"
             yield recipe.problem(f"data.mix.{field}", expected=f"rows to mix in: {name} is missing", mend=mend)
+    yield from _beside_faults(recipe, anchors)
     share = recipe.training.interpolate
     if isinstance(share, str) and share not in ("auto", "recommended"):
         mend = f"choose one of them{nearest(share, ('auto', 'recommended'))}"
@@ -176,6 +177,37 @@ def _source_faults(recipe: Recipe, stand_in: bool) -> Iterator[Problem]:
         if asked and new:
             expected = f"no {field}: the weights of a new model are random, and nothing is to be kept of them"
             yield recipe.problem(f"training.{field}", expected=expected, mend="leave it out")
+
+
+ENCODED = ("text-classification", "sentiment-analysis", "semantic-role-labeling")
+"""Tasks whose head lies apart on an encoder's body."""
+
+
+def _beside_faults(recipe: Recipe, anchors: bool) -> Iterator[Problem]:
+    """A second head is held on one student's body, in one process, live."""
+    head, source = recipe.objective.anchor_head, recipe.data.source
+    if head == "task":
+        return
+    reasons = {
+        "it holds a source model (method: cross-domain)": not anchors,
+        f"{recipe.task} has no head of its own on an encoder": recipe.task not in ENCODED and ":" not in recipe.task,
+        "the head is that of `model` itself (no reference is named)": recipe.reference is not None,
+        "the body is trained as a whole (no lora)": recipe.training.lora is not None,
+        "texts are drawn by models that write": recipe.objective.anchor_on == "generated",
+        "the body is the source model's (model: a folder or a hub id)": not isinstance(recipe.model, str),
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        expected = f"task: {reason}"
+        yield recipe.problem(
+            "objective.anchor_head", expected=expected, mend="write anchor_head: task, or leave it out"
+        )
+    asked = {
+        "train": source.train,
+        **({"validation": source.validation, "test": source.test} if head != "source" else {}),
+    }
+    for name in (name for name, file in asked.items() if file is not None):
+        expected = f"no labelled source rows: with anchor_head: {head} nothing is learnt from them, or scored"
+        yield recipe.problem(f"data.source.{name}", expected=expected, mend="leave it out")
 
 
 def _divergence_faults(recipe: Recipe) -> Iterator[Problem]:
@@ -359,8 +391,8 @@ def _weight_faults(recipe: Recipe) -> Iterator[Problem]:
             yield recipe.problem("objective.weight.max_kl", expected=expected, mend=f"add {name}")
     if rule.confidence is None:
         return
-    if not recipe.holds_target:
-        expected = "a number: a confidence weighs the reference against labels, and the rows that it holds have none"
+    if not recipe.holds_target or recipe.objective.anchor_head != "task":
+        expected = "a number: a confidence weighs the reference against labels, and what it holds has none"
         yield recipe.problem("objective.weight", expected=expected, mend="write objective.weight: 1.0, say")
         return
     found = "nothing, which is {confidence: 0.999} for cross-domain" if objective.weight is None else None

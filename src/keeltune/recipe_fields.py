@@ -169,6 +169,11 @@ class ObjectiveSpec(Declared):
     anchor_on: Literal["target", "source", "both", "generated"] = Field(
         default="target", description="The rows that carry D in cross-domain fine-tuning; target is the formula."
     )
+    anchor_head: Literal["task", "source", "masked-lm"] = Field(
+        default="task",
+        description="The head on which D is computed: task, the student's own; where the new labels are others, "
+        "source, the old model's head beside the new one, or masked-lm, the pretrained head of masked tokens.",
+    )
     matching: Section[dict[Text, PositiveFloat]] = Field(
         default_factory=dict,
         description="Extra terms of a distillation and their weights: names of `keeltune/matching/`, such as "
@@ -364,7 +369,7 @@ class Recipe(Declared):
             return 0.0
         if self.objective.weight is not None:
             return self.objective.weight
-        on_labels = self.method == "cross-domain" and self.holds_target
+        on_labels = self.method == "cross-domain" and self.holds_target and self.objective.anchor_head == "task"
         return WeightRule(confidence=0.999) if on_labels else 1.0
 
     @property

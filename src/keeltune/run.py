@@ -44,6 +44,7 @@ OURS = (
     "log.jsonl",
     "skipped.jsonl",
     "model",
+    "source_model",
     "adapter",
     "checkpoints",
     "predictions",
@@ -141,13 +142,13 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
     )
     rows = job.plan.micro_batch(0, 0, 0)
     small = [*rows[:SELF_TEST_ROWS], *rows[-1:], *[row for row in rows if row.anchored][-1:]]
-    self_test(
-        job.model,
-        material.task,
-        job.objective,
-        job.reference,
-        to_device(material.task.collate_held(small), job.device),
-    )
+    batch = to_device(build.collated(job, small), job.device)
+    if job.beside is None:
+        self_test(job.model, material.task, job.objective, job.reference, batch)
+    else:
+        self_test(job.model, material.task, job.objective, None, batch)
+        if "held" in batch:
+            self_test(job.beside.model, job.beside.task, job.objective, job.reference, batch["held"])
     before = scoring.before(job, folder, display, main)
     judged = gate.judge(job, before["validation"], display)
     for line in gate.lines(judged):
@@ -172,6 +173,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         best=folder / "checkpoints" / "best.safetensors" if keeps else None,
         patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
         budget=budget,
+        beside=job.beside,
         tether=_tether(job),
         callbacks=[watcher],
     )
@@ -215,6 +217,8 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         display.say(line)
     if main:
         models.save(model, job.student.processor, folder / "model", half=job.half)
+        if job.beside is not None and job.beside.task.choices == "labels":
+            models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))
         write_json(folder / "result.json", result)
         write_text(folder / "report.html", report.page(folder, result))

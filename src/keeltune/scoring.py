@@ -14,16 +14,17 @@ import torch.distributed
 from keeltune import evaluation, prepare
 from keeltune.build import Job
 from keeltune.display import Display
-from keeltune.prepare import SCORED
+from keeltune.prepare import OLD, SCORED
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction
 
 
 def before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, evaluation.Scores | None]:
     """The model as it was before training, scored; nothing where its head is new."""
-    if job.student.fresh:
-        return dict.fromkeys(SCORED)
-    return {split: score(job, job.model, split, folder / "predictions" / "before", display, main) for split in SCORED}
+    known: tuple[str, ...] = () if job.student.fresh else SCORED
+    known = OLD if job.beside is not None else known  # the old head answers its own rows, whatever is new
+    place = folder / "predictions" / "before"
+    return {split: score(job, job.model, split, place, display, main) if split in known else None for split in SCORED}
 
 
 def score(job: Job, model: Any, split: str, folder: Path, display: Display, main: bool) -> evaluation.Scores | None:
@@ -33,11 +34,12 @@ def score(job: Job, model: Any, split: str, folder: Path, display: Display, main
         return None
     file = folder / f"{split}.jsonl"
     predictions = predict(job, model, split, display)
+    task, _ = job.of(split, model)
     if main:
-        lines = evaluation.prediction_rows(job.material.task, predictions, rows)
+        lines = evaluation.prediction_rows(task, predictions, rows)
         write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     clusters = job.material.recipe.evaluation.clusters
-    return evaluation.score(job.material.task, predictions, rows, clusters=clusters)
+    return evaluation.score(task, predictions, rows, clusters=clusters)
 
 
 def predict(
@@ -48,9 +50,10 @@ def predict(
     encoded = encoded if places is None else [encoded[i] for i in places]
     rank, world = int(os.environ.get("RANK", "0")), prepare.world_size()
     mine = encoded[rank::world]
+    task, model = job.of(split, model)
     options = {"autocast": job.autocast} if fast else {}
     with display.bar(f"scoring {split}", sum(map(len, mine))) as advance:
-        answers = evaluation.predict(model, job.material.task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
+        answers = evaluation.predict(model, task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
     if world == 1:
         return answers
     shares: list[list[Prediction]] = [[] for _ in range(world)]

@@ -199,8 +199,9 @@ class KeelTrainer(Trainer):
         every: steps between evaluations, None for each epoch.
         best: the file that keeps the best weights; it is none of the rotated checkpoints.
         patience: evaluations without improvement after which training ends, or None.
-        budget: what moves the objective's weight, or None. tether: weights near which the model's are held by their
-            squared distance, λ/2 · ‖θ − θ₀‖² (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483), and λ; or None.
+        budget: what moves the objective's weight, or None. beside: the second head, which carries D then, or None.
+        tether: weights near which the model's are held by their squared distance, λ/2 · ‖θ − θ₀‖², and λ; or None
+            (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483).
     """
 
     control: Any
@@ -222,6 +223,7 @@ class KeelTrainer(Trainer):
         best: Path | None = None,
         patience: int | None = None,
         budget: Budget | None = None,
+        beside: Any = None,
         tether: tuple[Mapping[str, Tensor], float] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
@@ -236,7 +238,7 @@ class KeelTrainer(Trainer):
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
-        self.budget, self.tether = budget, tether
+        self.budget, self.tether, self.beside = budget, tether, beside
         if budget is not None:
             self.add_callback(Dual(self))
         self.norms = batch_norms(model)
@@ -277,7 +279,7 @@ class KeelTrainer(Trainer):
         ledger = self.ledger
         ledger.started = time.perf_counter()
         batches = [self._drawn(batch, cut, device) for cut, batch in enumerate(islice(epoch_iterator, num_batches))]
-        totals = torch.tensor([[*self.task.counts(b), *_work(b)] for b in batches], dtype=torch.float64).sum(0)
+        totals = torch.tensor([[*self._counts(b), *_work(b)] for b in batches], dtype=torch.float64).sum(0)
         totals = torch.cat([totals, torch.tensor([float(ledger.stop_asked)])])
         totals = _over_ranks(totals, device)
         counts, work = totals[:2], totals[2:6].tolist()
@@ -286,6 +288,13 @@ class KeelTrainer(Trainer):
         ledger.add([*counts.tolist(), *examples.tolist(), 1.0], slice(4, 8))
         ledger.work = [a + b for a, b in zip(ledger.work, work, strict=True)]
         return batches, torch.cat([counts, examples]).to(device, torch.float32)
+
+    def _counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+        """n_CE and n_D of a micro-batch; a second head counts predictions of its own."""
+        labelled, anchored = self.task.counts(batch)
+        if self.beside is not None:
+            anchored = float(len(batch["held"]["targets"])) if "held" in batch else 0.0
+        return labelled, anchored
 
     def _drawn(self, batch: dict[str, Any], cut: int, device: Any) -> dict[str, Any]:
         """A batch whose texts the student draws itself, before anything is counted; other batches as they are.
@@ -330,8 +339,13 @@ class KeelTrainer(Trainer):
             theirs = self.reference.outputs(asked)
             reference, matched = self.reference.read(theirs, inputs), self.matching(outputs, theirs, inputs)
         sliced = self.task.sliced_cross_entropy(inputs)
-        cross_entropy_of = self.task.cross_entropy(rows, inputs) if sliced is None else sliced
-        terms = self.formula(cross_entropy_of, rows, reference, inputs["anchored"], counts=Counts(n_ce, n_d))
+        cross_entropy_of = self.task.cross_entropy(rows, inputs) if sliced is None or self.beside else sliced
+        anchored: Tensor | None = inputs["anchored"]
+        if self.beside is not None and reference is not None:  # D is of the second head, all that it reads
+            with self.autocast():
+                second = self.beside.task.forward(self.beside.model, inputs["held"])
+            rows, anchored = self.beside.task.rows(second, inputs["held"]), None
+        terms = self.formula(cross_entropy_of, rows, reference, anchored, counts=Counts(n_ce, n_d))
         total = terms.loss + matched / n_b
         if self.tether is not None:
             total = total + self._tethered() / self.plan.cuts  # each micro-batch carries its share
