@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
@@ -10,11 +11,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from keeltune import build, compare, evaluation, prepare, recipe, run
+from keeltune import build, compare, evaluation, inspection, prepare, recipe, run
 from keeltune.analysis import domain_gap, forgetting, label_veto
 from keeltune.display import Display
 from keeltune.objective import Counts, Objective
@@ -306,6 +308,8 @@ def test_a_budget_of_divergence_is_held(tiny, data, source):
     trajectory = held.result["budget"]["trajectory"]
     logged = [(e["step"], e["max_kl"], e["weight"]) for e in lines(held.folder / "log.jsonl") if "max_kl" in e]
     assert [tuple(entry) for entry in trajectory] == logged
+    steps = [e["step"] for e in lines(held.folder / "log.jsonl") if "cross_entropy" in e]
+    assert steps == list(range(1, 25))  # the step's own lines are all there
     assert held.result["objective"]["weight"] == trajectory[-1][2]
 
 
@@ -721,3 +725,13 @@ def test_other_labels_are_refused_with_the_legal_ways(tiny, data):
         train(spec(tiny), data)
     assert "masked-lm" in str(refused.value)
     assert refused.value.exit_status == 2
+
+
+def test_show_tells_of_a_second_head(tiny, data, masked):
+    values = spec(tiny, source=()) | {"model": str(masked)}
+    values["objective"] = {"anchor_head": "masked-lm"}
+    console = Console(file=io.StringIO(), width=120)
+    inspection.show(recipe.from_dict(values, data), 1, console)
+    said = console.file.getvalue()
+    assert "D is of another head (masked-lm)" in said
+    assert "loss" in said

@@ -140,7 +140,8 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     with torch.no_grad(), job.autocast():
         outputs = task.forward(job.model, asked)
     student = task.rows(outputs, batch)
-    reference = None if job.reference is None else job.reference.rows(batch)
+    second = job.beside is not None
+    reference = None if job.reference is None or second else job.reference.rows(batch)
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
     listed, temperature = slice(0, LISTED), job.objective.temperature
     ours = student.log_probs(listed, temperature).exp()
@@ -188,6 +189,8 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
         loss += matched
     lines["loss"] = f"{loss:.6f}"
     _pairs(console, lines)
+    if second:
+        console.print(f"D is of another head ({recipe.objective.anchor_head}) and is not shown here")
     if not math.isfinite(loss):
         console.print("the loss is not finite")
 

@@ -186,7 +186,9 @@ class Dual(TrainerCallback):
             weight = min(max(weight * math.exp(step), self.RANGE[0]), self.RANGE[1])
         ledger.weight = weight
         ledger.trajectory.append([state.global_step, found, weight])
+        asked = control.should_log  # which logging takes back, also what was asked of the step's own line
         self.trainer.log({budget.kind: found, "weight": weight})
+        control.should_log = asked
 
 
 class KeelTrainer(Trainer):

@@ -62,8 +62,13 @@ class Place(NamedTuple):
     y: tuple[float, ...]
 
 
-def plane(points: Sequence[Place], x_label: str, y_label: str, height: int = 360) -> str:
-    """Named points of a plane with the intervals of both coordinates, joined in their order where they have none."""
+def plane(
+    points: Sequence[Place], x_label: str, y_label: str, height: int = 360, dials: Sequence[Sequence[int]] = ()
+) -> str:
+    """Named points of a plane with the intervals of both coordinates, joined in their order where they have none.
+
+    `dials`: places of points that are joined by a dashed line, in that order.
+    """
     bare = all(len(point.x) == 1 for point in points)
     x_of = _scale(*_room([v for p in points for v in p.x]), LEFT, WIDTH - RIGHT)
     y_of = _scale(*_room([v for p in points for v in p.y]), height - BOTTOM, TOP)
@@ -75,6 +80,9 @@ def plane(points: Sequence[Place], x_label: str, y_label: str, height: int = 360
     if bare:
         path = " ".join(f"{x_of(p.x[0]):.1f},{y_of(p.y[0]):.1f}" for p in points)
         parts.append(f'<polyline class="s0" points="{path}"/>')
+    for dial in dials:
+        path = " ".join(f"{x_of(points[i].x[0]):.1f},{y_of(points[i].y[0]):.1f}" for i in dial)
+        parts.append(f'<polyline class="axis" stroke-dasharray="5 4" points="{path}"/>')
     taken: list[tuple[float, float]] = []
     for number, point in enumerate(points):
         kind = 0 if bare else number % 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -38,7 +39,15 @@ def picture(comparison: dict[str, Any]) -> str:
         )
         for line in lines
     ]
-    return charts.plane(points, f"source {metric}", f"target {metric}")
+    return charts.plane(points, f"source {metric}", f"target {metric}", dials=list(_dials(lines)))
+
+
+def _dials(lines: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
+    """Runs that differ in their weight alone, held on the same rows: from the smallest to the largest."""
+    for anchor in dict.fromkeys(line["anchor"] for line in lines if line["anchor"] is not None):
+        there = [i for i, line in enumerate(lines) if line["anchor"] == anchor]
+        if len(there) > 1:
+            yield sorted(there, key=lambda i: lines[i]["weight"])
 
 
 def table(comparison: dict[str, Any]) -> Table:
