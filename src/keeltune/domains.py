@@ -38,7 +38,7 @@ from keeltune.tasks.task import Example, to_device
 from keeltune.trainer import Budget
 from keeltune.weight_path import Path as WeightPath
 
-LOOKED_AT = 2000
+LOOKED_AT = 500
 """Training rows on which the veto is counted at most."""
 
 MOVED = 500

@@ -22,7 +22,7 @@ from keeltune.evaluation import Scores
 from keeltune.tasks.task import Task
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-ROWS = 2000
+ROWS = 500
 """Rows of a split at most that a point is scored on; where answers are written, `evaluation.WRITTEN`."""
 
 UPPER = 90.0
