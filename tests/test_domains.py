@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -480,9 +481,10 @@ def test_nothing_changes_where_nothing_was_learnt(tiny, data):
 
 
 def test_retention_of_scores_and_of_error_rates():
-    assert forgetting.retention(0.8, 0.6, False) == pytest.approx(0.75)
-    assert forgetting.retention(0.2, 0.4, True) == pytest.approx(0.75)
-    assert forgetting.retention(0.0, 0.4, False) is None
+    assert forgetting.retention(0.8, 0.6, "accuracy") == pytest.approx(0.75)
+    assert forgetting.retention(0.2, 0.4, "wer") == pytest.approx(0.75)
+    assert forgetting.retention(0.0, 0.4, "f1") is None
+    assert forgetting.retention(0.5, 0.8, "loss") is None
 
 
 def test_clusters_are_drawn_whole():
@@ -735,3 +737,25 @@ def test_show_tells_of_a_second_head(tiny, data, masked):
     said = console.file.getvalue()
     assert "D is of another head (masked-lm)" in said
     assert "loss" in said
+
+
+def test_several_labels_a_row_beside_an_old_head_of_more(tiny, data):
+    """N is B × L of each head: the old one's predictions are counted, not the new one's."""
+    known = tiny("bert", ("a", "b", "c"))
+    config = json.loads((known / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    folder = data / "many"
+    shutil.copytree(known, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"text": row["text"], "label": ["x"] if i % 2 else ["x", "y"]} for i, row in enumerate(reviews(16, seed=8))
+        ]
+        write_rows(data / f"{split}.jsonl", rows)
+    values = spec(tiny, source=()) | {"model": str(folder), "task": "text-classification"}
+    values["data"] |= {"multi_label": True}
+    values["objective"] = {"anchor_head": "source"}
+    job = job_of(values, data)
+    batch = build.collated(job, job.plan.micro_batch(0, 0, 0))
+    assert len(batch["targets"]) == 8 * 2
+    assert len(batch["held"]["targets"]) == 8 * 3 == len(job.reference.rows(batch["held"]))
+    assert train(values, data).result["status"] == "completed"

@@ -95,7 +95,8 @@ def draw(
     if world_size() > 1:
         raise refuse("several processes", "one, which draws the texts", "start with one process")
     source = material.references[0].source if material.references else material.source
-    drawn, openings, teacher = Drawn(recipe, task, source), task.openings(material.rows["train"]), live()
+    drawn, openings, reference = Drawn(recipe, task, source), task.openings(material.rows["train"]), live()
+    teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
     assert isinstance(teacher, Model)
     with display.bar("the source model draws texts", len(openings)) as advance:
         made = [[example] for example in drawn.draw(teacher.model, openings, device, autocast, advance)]

@@ -42,6 +42,7 @@ class Plan(Dataset[Any]):
         batch_size: examples of one forward pass on one process.
         cuts: micro-batches of a step over all ranks (gradient_accumulation_steps × world size).
         collate: makes a batch of a list of examples.
+        whole: whether the reference reads whole batches, also rows that do not carry D.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Plan(Dataset[Any]):
         cuts: int,
         seed: int,
         collate: Callable[[Sequence[Example]], dict[str, Any]],
+        whole: bool = False,
     ):
         if len(examples) < cuts:
             raise ValueError(
@@ -64,6 +66,7 @@ class Plan(Dataset[Any]):
         self.cuts = cuts
         self.seed = seed
         self.collate = collate
+        self.whole = whole
         self.steps = max(1, len(examples) // self.step_size)
         self.epoch = 0
         self._lengths = np.array([example.length for example in examples])
@@ -74,12 +77,14 @@ class Plan(Dataset[Any]):
     def held_per_step(self) -> float:
         """Examples of a step, on average, on which the reference is asked."""
         streams = [(self.examples, float(self.step_size)), *((s.examples, s.per_step) for s in self.streams)]
-        return sum(rows * sum(e.anchored for e in examples) / len(examples) for examples, rows in streams)
+        return sum(rows * sum(e.anchored or self.whole for e in examples) / len(examples) for examples, rows in streams)
 
     def held(self) -> list[Example]:
         """All examples on which training will ever ask the reference, each once a stream."""
         streams = [self.examples, *(stream.examples for stream in self.streams)]
-        return [example for examples in streams for example in examples if example.anchored]
+        every = [example for examples in streams for example in examples]
+        held = [example for example in every if example.anchored]
+        return every if held and self.whole else held
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

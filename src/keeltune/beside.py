@@ -42,7 +42,7 @@ def unlabelled(old: Task, example: Example) -> Example:
     """An example of the new task as one of the old head's, which has no label there."""
     if isinstance(old, Masked):
         return old.of(example)
-    count = example.predictions
+    count = len(old.settings.labels) if old.settings.multi_label else example.predictions
     return replace(example, targets=[IGNORED] * count, weights=[1.0] * count, count=None)
 
 

@@ -225,7 +225,11 @@ def held_out(material: Material) -> list[Example]:
     rows = [row for split, held in splits.items() if held for row in material.rows[split]]
     chosen = [rows[i] for i in subset(len(rows), MEASURED)]
     if material.old is not None:
-        encoded = [beside.unlabelled(material.old, e) for row in chosen for e in material.task.encode_scored(row)]
+        encoded = [
+            beside.unlabelled(material.old, e)
+            for row in chosen
+            for e in material.task.encode_scored(row, labelled=False)
+        ]
         return [replace(example, anchored=True) for example in encoded]
     encoded = [e for row in chosen for e in material.task.encode_for_all(row, scored=True)]
     return [replace(example, anchored=True) for example in encoded]
@@ -241,6 +245,7 @@ def _chosen(
     asked, reason = (decided.kind, decided.reason) if decided is not None else (spec.origin, None)
     switchable = material.recipe.training.lora is not None and material.from_model and spec.temperature is None
     if asked == ADAPTER_OFF:
+        base.live.drop()
         return None, Origin(ADAPTER_OFF, reason)
     unfit = cache.fits(material, examples) if examples else "nothing is held near it"
     if unfit is not None and asked in ("cached", "served"):
@@ -262,6 +267,7 @@ def _chosen(
             kept = cache.opened(store, material, base.device, base.autocast)
             return kept, Origin(kept.kind, reason, cache.facts(store))
     if switchable and asked == "auto":
+        base.live.drop()  # a copy that drew texts, perhaps
         return None, Origin(ADAPTER_OFF, reason)
     reference = base.live()
     return reference, Origin(reference.kind, reason or unfit)
@@ -435,6 +441,7 @@ def _plan(material: Material) -> Plan:
             cuts=material.cuts,
             seed=recipe.seed,
             collate=lambda examples: {"examples": list(examples)},  # the trainer collates when they are drawn
+            whole=not material.task.separable,
         )
     return Plan(
         main,
@@ -443,4 +450,5 @@ def _plan(material: Material) -> Plan:
         cuts=material.cuts,
         seed=recipe.seed,
         collate=partial(_collate, material.task, material.old),
+        whole=not material.task.separable,
     )

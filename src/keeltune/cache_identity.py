@@ -53,9 +53,11 @@ def wanted(material: Material, precision: str, examples: Iterable[Example]) -> W
     elif spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
         asked = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
     identity = identity_of(material, precision)
+    contents = {example.key: content_of(example) for example in every}
+    told = "".join(sorted(f"{key} {content.hex()}" for key, content in contents.items()))
+    identity["examples"] = hashlib.sha256(told.encode()).hexdigest()  # two sets of rows are two caches
     name = hashlib.sha256(shards.canonical([identity, asked]).encode()).hexdigest()[:16]
     folder = place(material) if spec.cache else place(material) / name
-    contents = {example.key: content_of(example) for example in every}
     return Wanted(identity, asked, folder, every, contents, f"keeltune cache {recipe.where()}")
 
 

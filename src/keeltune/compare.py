@@ -1,7 +1,8 @@
 """Several runs of one task side by side, made again from what lies in their folders: `keeltune compare`.
 
 Each domain's rows are the same in all runs, so that runs are compared in pairs, row by row: the same bootstrap draws of
-rows for both, McNemar's exact test where a row is right or wrong, and Holm's correction for the number of runs.
+rows for both, McNemar's exact test where a row is right or wrong (and stands alone), and Holm's correction for the
+number of runs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Side:
 
     scores: list[float]
     statistics: np.ndarray
+    clusters: np.ndarray | None
 
 
 def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
@@ -41,28 +43,39 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     """
     found = [_finished(Path(folder)) for folder in runs]
     _comparable(found)
-    task = apply.open_model(found[0].folder, None).task
-    clusters = recipe.load(found[0].folder / "recipe.yaml").evaluation.clusters
-    domains = {
-        d: s for d, s in DOMAINS.items() if all((r.folder / "predictions" / f"{s}.jsonl").is_file() for r in found)
-    }
-    sides = {d: [_side(task, r.folder / "predictions" / f"{s}.jsonl") for r in found] for d, s in domains.items()}
-    metric = task.metrics[0]
+    tasks = {domain: _task(found[0], domain) for domain in DOMAINS}
+    domains = {d: s for d, s in DOMAINS.items() if all(_predictions(one, s).is_file() for one in found)}
+    sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
+    some = tasks["target"].scores(sides["target"][0].statistics.sum(0))
+    metric = next(name for name in tasks["target"].metrics if name in some)  # a loss is in no prediction file
     lines = []
     for place, one in enumerate(found):
-        scores = {domain: _score(task, each[place], metric) for domain, each in sides.items()}
-        against = {d: _against(task, each[place], each[0], metric) for d, each in sides.items()} if place else None
+        scores = {d: _score(tasks[d], each[place], metric) for d, each in sides.items()}
+        against = {d: _against(tasks[d], each[place], each[0], metric) for d, each in sides.items()} if place else None
         lines.append(_line(one, {"target": None, "source": None, **scores}, against))
     _holm(lines)
-    _pareto(lines, task.primary_sign)
+    higher = metric not in tasks["target"].lower_is_better
+    _pareto(lines, 1.0 if higher else -1.0)
     return {
         "task": found[0].result["task"],
         "metric": metric,
-        "higher_is_better": task.primary_sign > 0,
+        "higher_is_better": higher,
         "baseline": lines[0]["name"],
-        "clusters": clusters,
+        "clusters": recipe.load(found[0].folder / "recipe.yaml").evaluation.clusters,
         "runs": lines,
     }
+
+
+def _predictions(one: run.Run, split: str) -> Path:
+    return one.folder / "predictions" / f"{split}.jsonl"
+
+
+def _task(one: run.Run, domain: str) -> Task:
+    """The task as a run has it; on a source domain with labels of its own, as the old head has it."""
+    old = one.folder / "source_model"
+    return apply.open_model(old, one.result["task"]).task if domain == "source" and old.is_dir() else (
+        apply.open_model(one.folder, None).task
+    )  # fmt: skip
 
 
 def _finished(folder: Path) -> run.Run:
@@ -80,6 +93,13 @@ def _comparable(runs: Sequence[run.Run]) -> None:
         if first.result["task"] != other.result["task"]:
             found, expected = other.result["task"], f"{first.result['task']}, the task of {first.folder}"
             problems.append(Problem(str(other.folder), "task", found, expected, "compare runs of one task"))
+        for name in ("model", "source_model"):
+            ours, theirs = (_labels(r.folder / name) for r in (first, other))
+            if ours != theirs:
+                problems.append(
+                    Problem(str(other.folder), name, f"the labels {theirs}", f"{ours}, those of {first.folder}",
+                            "compare runs with the same labels")
+                )  # fmt: skip
         for split in DOMAINS.values():
             ours, theirs = (r.result["data"][split] for r in (first, other))
             if ours and theirs and ours["fingerprint"] != theirs["fingerprint"]:
@@ -88,31 +108,43 @@ def _comparable(runs: Sequence[run.Run]) -> None:
                     f"the {ours['rows']} rows of {first.folder}",
                 )
                 problems.append(Problem(str(other.folder), split, found, expected, "score both on the same rows"))
-    if not first.result["data"]["test"]:
-        problems.append(Problem(str(first.folder), "test", "nothing", "test rows to compare on", "add data.test"))
+    for one in (one for one in runs if not one.result["data"]["test"]):
+        problems.append(Problem(str(one.folder), "test", "nothing", "test rows to compare on", "add data.test"))
     if problems:
         raise UserError(problems)
 
 
+def _labels(folder: Path) -> list[str] | None:
+    """A model's labels, in any order; None where there is no such model, or it has none."""
+    file = folder / "config.json"
+    names = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
+    return sorted(names.values()) if names else None
+
+
 def _side(task: Task, file: Path) -> Side:
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     statistics = task.statistics([row["prediction"] for row in rows], [row["gold"] for row in rows])
-    return Side([row["score"] for row in rows], statistics)
+    clusters = None
+    if any("cluster" in row for row in rows):
+        names = [f"= {row['cluster']}" if "cluster" in row else f"{i}" for i, row in enumerate(rows)]
+        clusters = np.unique(names, return_inverse=True)[1]
+    return Side([row["score"] for row in rows], statistics, clusters)
 
 
 def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
     value = float(task.scores(side.statistics.sum(0))[metric])
-    drawn = task.scores(evaluation.bootstrap(side.statistics))[metric]
+    drawn = task.scores(evaluation.bootstrap(side.statistics, clusters=side.clusters))[metric]
     return {"value": value, "interval": list(evaluation.interval(drawn)), "rows": len(side.scores)}
 
 
 def _against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
     """The change from `theirs` to `ours`, and how likely one as large is where there is none."""
-    drawn = evaluation.bootstrap(np.concatenate([ours.statistics, theirs.statistics], axis=1))
+    both = np.concatenate([ours.statistics, theirs.statistics], axis=1)
+    drawn = evaluation.bootstrap(both, clusters=ours.clusters)
     a, b = (task.scores(part)[metric] for part in np.split(drawn, [ours.statistics.shape[1]], axis=1))
     value = task.scores(ours.statistics.sum(0))[metric] - task.scores(theirs.statistics.sum(0))[metric]
     pairs = list(zip(ours.scores, theirs.scores, strict=True))
-    if all(score in (0, 1) for pair in pairs for score in pair):
+    if ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
         won, lost = (sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
         p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
     else:
@@ -134,7 +166,7 @@ def _line(one: run.Run, scores: Mapping[str, Any], against: Mapping[str, Any] | 
         "method": one.result["method"],
         "anchor": made.objective.anchor_on if objective["weight"] is not None else None,
         "weight": objective["weight"],
-        "share": (one.result["interpolation"] or {}).get("kept", 1.0),
+        "share": (one.result["budget"] or {}).get("share") or (one.result["interpolation"] or {}).get("kept", 1.0),
         **scores,
         "against": against,
         "seconds": one.result["training"]["seconds"],

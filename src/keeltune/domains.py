@@ -32,6 +32,7 @@ from keeltune.display import Display
 from keeltune.evaluation import Scores
 from keeltune.machine import in_eval_mode
 from keeltune.objective import Objective
+from keeltune.problems import Problem, UserError
 from keeltune.references import Model
 from keeltune.rows import slices
 from keeltune.tasks.task import Example, to_device
@@ -62,6 +63,8 @@ def veto(job: Job) -> dict[str, Any] | None:
     labelled rows, or for a divergence without a known rule.
     """
     material, task = job.material, job.material.task
+    if job.budget[0] is not None or task.settings.class_weights:  # no one weight stands against every label
+        return None
     coarse = job.origin.cache is not None and job.origin.cache["form"]["name"] == "top-k"
     if job.reference is None or coarse or shared_of(material) is not None or job.beside is not None:
         return None
@@ -78,7 +81,8 @@ def veto(job: Job) -> dict[str, Any] | None:
     if not ratios:
         return None
     weight = job.objective.weight
-    found = label_veto.veto(torch.cat(ratios), weight, material.recipe.objective.divergence_name)
+    objective = material.recipe.objective
+    found = label_veto.veto(torch.cat(ratios), weight, objective.divergence_name, objective.temperature)
     return None if found is None else {**asdict(found), "weight": weight}
 
 
@@ -110,8 +114,17 @@ def _two_digits(value: float) -> str:
 
 
 def budget(job: Job, before: Mapping[str, Scores | None]) -> Budget | None:
-    """The recipe's budget; None where the weight is a number."""
+    """The recipe's budget; None where the weight is a number. UserError where it, or a point between, cannot be had."""
     kind, limit = job.budget
+    recipe = job.material.recipe
+    if kind == "max_source_drop" and before["source_validation"] is None:
+        found, expected = "a head that is new, so that there is no source score to fall from", "max_kl, or a number"
+        place = recipe.where("objective.weight")
+        raise UserError(Problem(place, "objective.weight", found, expected, "write {max_kl: 0.05}, say"))
+    if recipe.training.interpolate not in (None, "auto") and not job.starts_known:
+        found, expected = "weights that are drawn at random before training", "a start that knows this task"
+        place = recipe.where("training.interpolate")
+        raise UserError(Problem(place, "training.interpolate", found, expected, "leave it out"))
     if kind is None or limit is None:
         return None
     measured = _measure(job, before)
@@ -188,6 +201,9 @@ def settle(job: Job, model: Any, before: Mapping[str, Scores | None], display: D
     elif asked == "recommended" and found.interpolation is not None:
         found.share = found.interpolation["recommended"]
     path.go(found.share)
+    if found.interpolation is None and found.share != 1 and not kind:
+        found.interpolation = {"metric": material.task.metrics[0], "points": [], "recommended": None, "reason": None,
+                               "rows": {"target": 0, "source": 0}}  # fmt: skip
     if found.interpolation is not None:
         found.interpolation["kept"] = found.share
     return found
@@ -266,7 +282,7 @@ def forgetting(
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _moved(job: Job, model: Any, source: Model | None, split: str) -> dict[str, Any] | None:
@@ -298,16 +314,18 @@ def gap(job: Job, source: Model | None) -> dict[str, Any] | None:
     if not old:
         return None
     splits = (old, "train" if material.rows["train"] else "unlabeled")
-    texts = [_texts([material.rows[s][i] for i in evaluation.subset(len(material.rows[s]), MOVED)]) for s in splits]
+    chosen = [[material.rows[s][i] for i in evaluation.subset(len(material.rows[s]), MOVED)] for s in splits]
+    texts = [_texts(rows, {column.name for column in material.task.columns if not column.label}) for rows in chosen]
     read = None
     if source is not None:
-        read = domain_gap.features(*(_features(job, source.model, _sample(job, split)) for split in splits))
+        seen = [_features(job, source.model, _sample(job, split)) for split in splits]
+        read = domain_gap.features(seen[0], seen[1]) if seen[0] is not None and seen[1] is not None else None
     return {"words": domain_gap.words(*texts) if all(texts) else None, "features": read}
 
 
-def _texts(rows: Sequence[Row]) -> list[str]:
+def _texts(rows: Sequence[Row], read: set[str]) -> list[str]:
     """What is read of each row, where it is text."""
-    names = [name for name in TEXTS if rows and isinstance(rows[0].fields.get(name), str)]
+    names = [name for name in TEXTS if name in read and rows and isinstance(rows[0].fields.get(name), str)]
     tokens = rows and isinstance(rows[0].fields.get("tokens"), list)
     if tokens:
         return [" ".join(map(str, row.fields["tokens"])) for row in rows]
@@ -315,8 +333,8 @@ def _texts(rows: Sequence[Row]) -> list[str]:
 
 
 @torch.inference_mode()
-def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray:
-    """The mean of a model's last hidden states over each example's positions: [examples, H]."""
+def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray | None:
+    """The mean of a model's last hidden states over each example's positions, [examples, H]; None if it shows none."""
     task, found = job.material.task, dict[int, np.ndarray]()
     with in_eval_mode(model):
         for places in by_length(examples, drift.BATCH):
@@ -324,8 +342,12 @@ def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray:
             asked = {**batch, "inputs": {**batch["inputs"], "output_hidden_states": True}}
             with job.autocast():
                 outputs = task.forward(model, asked)
-            states = getattr(outputs, "encoder_last_hidden_state", None)
-            states = outputs.hidden_states[-1] if states is None else states
+            calls = getattr(outputs, "outputs", [outputs])  # of a vocabulary head: each forward pass by itself
+            states = getattr(calls[0], "encoder_last_hidden_state", None) if len(calls) == 1 else None
+            if states is None and len(calls) == 1:
+                states = (getattr(calls[0], "hidden_states", None) or [None])[-1]
+            if states is None:
+                return None
             mask = batch["inputs"].get("attention_mask")
             fits = mask is not None and mask.shape == states.shape[:2]
             weight = mask[..., None].to(states.dtype) if fits else torch.ones_like(states[..., :1])
@@ -339,9 +361,12 @@ def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The forgetting report in a few sentences, for the console and the page."""
-    report = result.get("forgetting")
+    report, budget = result.get("forgetting"), result.get("budget")
+    over = []
+    if budget and not budget["held"]:
+        over = [f"warning: {budget['kind']} is {budget['measured']:.4g}, above its limit {budget['limit']:g}"]
     if not report:
-        return []
+        return over
     said = [_sentence(name, report[name]) for name in ("source", "control", "target") if report[name]]
     if report["gap"]:
         named = {"words": "by their words", "features": "by what the model makes of them"}
@@ -352,7 +377,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     parts = [f"{moved[name]['reverse_kl']:.3f} on {name} inputs" for name in ("target", "source") if moved[name]]
     if parts:
         said.append(f"nats a prediction from the model before training: {', '.join(parts)}")
-    return said
+    return [*over, *said]
 
 
 def _sentence(name: str, change: Mapping[str, Any]) -> str:

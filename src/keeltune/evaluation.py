@@ -184,9 +184,17 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def prediction_rows(
-    task: Task, predictions: Sequence[Prediction], rows: Sequence[Row], *, labelled: bool = True
+    task: Task,
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    *,
+    labelled: bool = True,
+    clusters: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One JSON object a row for the run folder's `predictions/`: key, row, prediction, gold, score, probabilities."""
+    """One JSON object a row for the run folder's `predictions/`: key, row, prediction, gold, score, probabilities.
+
+    And `cluster`, the row's value in the column `clusters`, where there is such a column.
+    """
     table = []
     for prediction, row in zip(predictions, rows, strict=True):
         line: dict[str, Any] = {"key": row.key, "row": row.line, "prediction": prediction.value}
@@ -195,5 +203,7 @@ def prediction_rows(
             line |= {"gold": gold, "score": task.row_score(prediction.value, gold)}
         if prediction.probabilities is not None:
             line["probabilities"] = dict(prediction.probabilities)
+        if clusters is not None and clusters in row.fields:
+            line["cluster"] = str(row.fields[clusters])
         table.append(line)
     return table

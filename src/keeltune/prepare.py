@@ -152,6 +152,10 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     if second == "source" and head is not None and (rows["source"] or rows["source_validation"]):
         theirs = {name: rows[name] for name in OLD if rows[name]}  # of the old labels
         found, bad = audit.audit(theirs, head, columns, recipe.data.multi_label, labels_of(task_class))
+        if recipe.data.bad_rows == "skip" and bad:
+            skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
+            found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
+            rows |= {k: [r for r in v if (r.file, r.line) not in bad] for k, v in theirs.items()}
         problems += [p for p in found if p.severity == "error"]
     splits = {name: split for name, split in rows.items() if split and (second == "task" or name not in OLD)}
     if names or not has_labels:
@@ -200,7 +204,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
     problems += task_problems(task, recipe)
-    old = _old_head(recipe, task_class, processor, settings, head) if second != "task" else None
+    old = _old_head(recipe, task_class, processor, settings, head, source) if second != "task" else None
     encoded, faulty = _encoded(task, rows, old)
     (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)
     problems += _emptied(recipe, rows, faulty) if recipe.data.bad_rows == "skip" else []
@@ -318,7 +322,8 @@ def _rows(
                 (skipped if skip else problems).append(fault)
         found, faulty = sound_rows(task_class, found, labelled=labelled)
         (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
-        if isinstance(spec.labels, dict) and labelled and not mapped_in_vain:
+        old = recipe.objective.anchor_head == "source" and where.startswith("data.source.")  # of other labels
+        if isinstance(spec.labels, dict) and labelled and not mapped_in_vain and not old:
             found, unknown = audit.apply_label_map(found, spec.labels)
             (skipped if spec.bad_rows == "skip" else problems).extend(unknown)
         return found
@@ -393,7 +398,7 @@ def _no_clusters(recipe: Recipe, rows: dict[str, list[Row]]) -> list[Problem]:
 
 
 def _old_head(
-    recipe: Recipe, task_class: type[Task], processor: Any, settings: Settings, head: list[str] | None
+    recipe: Recipe, task_class: type[Task], processor: Any, settings: Settings, head: list[str] | None, source: str
 ) -> Task:
     """The task as the second head has it: with the old labels, or with masked tokens."""
     place = recipe.where("objective")
@@ -404,6 +409,9 @@ def _old_head(
             raise UserError(Problem(place, "objective.anchor_head", found, expected, mend))
         return task_class(processor, replace(settings, labels=head, class_weights=None))
     masked = Masked(processor, replace(settings, labels=[]))
+    if missing := models.untrained_head(source, settings.config, masked.auto_models[0]):
+        found, expected = f"{shown(source)} without {', '.join(missing[:3])}", "a pretrained head of masked tokens"
+        raise UserError(Problem(place, "objective.anchor_head", found, expected, "write anchor_head: source"))
     if masked.tokenizer.mask_token_id is None:
         found, expected = "a tokenizer without a mask token", "an encoder that was trained on masked tokens"
         raise UserError(Problem(place, "objective.anchor_head", found, expected, "write anchor_head: source"))

@@ -366,6 +366,9 @@ def _served_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem
     if recipe.objective.divergence_name == "logit-mse":
         expected = "another divergence: logit-mse needs every choice's logit"
         yield recipe.problem("objective.divergence", expected=expected, mend="take reverse-kl or forward-kl")
+    if not recipe.taught:
+        expected = "a folder: the source model is loaded to be looked at, and to write"
+        yield recipe.problem("reference.from", expected=expected, mend="write from: auto, or method: distillation")
     if recipe.generation.targets != "data":
         expected = "data: a server is asked for probabilities, not for texts"
         mend = "have it write them to a file, which is then data.train"
@@ -382,6 +385,11 @@ def _weight_faults(recipe: Recipe) -> Iterator[Problem]:
     if rule.max_source_drop is not None and (recipe.taught or recipe.data.source.validation is None):
         expected = "method: cross-domain and data.source.validation, on which the drop is measured while it trains"
         yield recipe.problem("objective.weight.max_source_drop", expected=expected, mend="add data.source.validation")
+    second = recipe.objective.anchor_head
+    if second == "masked-lm" and (rule.max_source_drop or (rule.max_kl and not recipe.holds_target)):
+        expected = "a number, or {max_kl: b} on rows of the target: of masked tokens no source rows are scored"
+        yield recipe.problem("objective.weight", expected=expected, mend="write objective.weight: 1.0, say")
+        return
     if rule.max_kl is not None:
         held, name = recipe.data.validation, "data.validation"
         if not recipe.holds_target:

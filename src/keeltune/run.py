@@ -207,6 +207,10 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         for weight in model.parameters():  # what is scored is what is stored
             weight.data = weight.data.to(job.half).float()
     after = {split: scoring.score(job, model, split, folder / "predictions", display, main) for split in SCORED}
+    if main:
+        models.save(model, job.student.processor, folder / "model", half=job.half)
+        if job.beside is not None and job.beside.task.choices == "labels":
+            models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
     result = results.result(job, trainer, before, after, judged) | {
         "veto": overruled,
         "budget": domains.kept(job, trainer.ledger.trajectory, settled),
@@ -216,9 +220,6 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
     for line in domains.lines(result):
         display.say(line)
     if main:
-        models.save(model, job.student.processor, folder / "model", half=job.half)
-        if job.beside is not None and job.beside.task.choices == "labels":
-            models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))
         write_json(folder / "result.json", result)
         write_text(folder / "report.html", report.page(folder, result))

@@ -36,7 +36,7 @@ def score(job: Job, model: Any, split: str, folder: Path, display: Display, main
     predictions = predict(job, model, split, display)
     task, _ = job.of(split, model)
     if main:
-        lines = evaluation.prediction_rows(task, predictions, rows)
+        lines = evaluation.prediction_rows(task, predictions, rows, clusters=job.material.recipe.evaluation.clusters)
         write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     clusters = job.material.recipe.evaluation.clusters
     return evaluation.score(task, predictions, rows, clusters=clusters)

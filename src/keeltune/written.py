@@ -49,7 +49,7 @@ class Kept:
     def _read(self) -> dict[str, Any]:
         if not self.file.is_file():
             return {}
-        first, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
+        first, *lines = self.file.read_text(encoding="utf-8").split("\n")  # a text may hold U+2028
         if first != json.dumps(self.identity, sort_keys=True):
             return {}
         found = {}

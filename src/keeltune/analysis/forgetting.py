@@ -43,7 +43,7 @@ def change(
     """One split before and after.
 
     {"rows", "clusters", "metric", "metrics": {name: {"before", "after", "change", "interval"}}, "retention",
-    "mcnemar": {"lost", "won", "p"} (where a row is right or wrong), "by_label", "slices": {column: {value: {"rows",
+    "mcnemar": {"lost", "won", "p"} (of rows that are right or wrong), "by_label", "slices": {column: {value: {"rows",
     "before", "after", "change", "interval"}}}, "lost": [row that was right and is now wrong], "won": its number}.
     `change` is after − before in the metric's own unit. `retention` is after / before, of error rates that of 1 − rate.
     `lengths` are the examples' [rows], for slices of short and long rows.
@@ -67,18 +67,20 @@ def change(
         "clusters": None if groups is None else int(groups.max()) + 1,
         "metric": metric,
         "metrics": metrics,
-        "retention": retention(before.metrics[metric], after.metrics[metric], metric in task.lower_is_better),
-        "mcnemar": _mcnemar(lines, len(lost), won),
+        "retention": retention(before.metrics[metric], after.metrics[metric], metric),
+        "mcnemar": None if groups is not None else _mcnemar(lines, len(lost), won),
         "by_label": _by_label(before.details.get("by_label"), after.details.get("by_label")),
-        "slices": _slices(task, rows, before.table, after.table, metric, lengths),
+        "slices": _slices(task, rows, before.table, after.table, metric, lengths, groups),
         "lost": lost,
         "won": won,
     }
 
 
-def retention(before: float, after: float, error_rate: bool) -> float | None:
-    """What is left of a score: after / before; of an error rate (1 − after) / (1 − before). None of nothing."""
-    if error_rate:
+def retention(before: float, after: float, metric: str) -> float | None:
+    """What is left of a score: after / before, of an error rate (1 − after) / (1 − before); None of a loss, or of 0."""
+    if metric in ("loss", "perplexity"):
+        return None
+    if metric in ("wer", "cer"):
         before, after = 1 - before, 1 - after
     return after / before if before > 0 else None
 
@@ -118,11 +120,17 @@ def _by_label(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None)
 
 
 def _slices(
-    task: Task, rows: Sequence[Row], before: np.ndarray, after: np.ndarray, metric: str, lengths: Sequence[int]
+    task: Task,
+    rows: Sequence[Row],
+    before: np.ndarray,
+    after: np.ndarray,
+    metric: str,
+    lengths: Sequence[int],
+    groups: np.ndarray | None,
 ) -> dict[str, Any]:
     """The change in each value of each further column of a few values, and in short, medium and long rows."""
-    own = {column.name for column in task.columns}
-    names = sorted({name for row in rows for name in row.fields if name not in own})
+    known = {column.name for column in task.columns}
+    names = sorted({name for row in rows for name in row.fields if name not in known})
     further = {name: [row.fields.get(name) for row in rows] for name in names}
     columns = {name: [str(v) for v in values] for name, values in further.items() if _sliceable(values)}
     edges = np.quantile(np.asarray(lengths), [1 / 3, 2 / 3])
@@ -136,7 +144,8 @@ def _slices(
             a, b = before[places], after[places]
             old, new = (evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in (a, b))
             wide = len(places) >= SMALL
-            drawn = evaluation.differences(task, b, a)[metric] if wide else None
+            own = None if groups is None else np.unique(groups[places], return_inverse=True)[1]
+            drawn = evaluation.differences(task, b, a, own)[metric] if wide else None
             found[name][value] = {
                 "rows": len(places),
                 "before": old,

@@ -47,9 +47,13 @@ def log_ratios(log_probs: Tensor, targets: Tensor) -> Tensor:
     return rival - log_probs.gather(-1, targets).squeeze(-1)
 
 
-def veto(ratios: Tensor, weight: float, divergence: str) -> Veto | None:
-    """What a weight of this divergence does to the labels; None where no rule is known, or nothing is labelled."""
-    if divergence not in ("reverse-kl", "forward-kl") or not len(ratios):
+def veto(ratios: Tensor, weight: float, divergence: str, temperature: float = 1.0) -> Veto | None:
+    """What a weight of this divergence does to the labels; None where no rule is known, or nothing is labelled.
+
+    Reverse KL's rule is the same at any temperature, forward KL's is known at 1.
+    """
+    known = divergence == "reverse-kl" or (divergence == "forward-kl" and temperature == 1)
+    if not known or not len(ratios):
         return None
     bar = _bar(weight, divergence)
     highest = float(torch.quantile(ratios, 1 - TOLERATED, interpolation="higher"))

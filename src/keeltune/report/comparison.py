@@ -15,7 +15,11 @@ from keeltune.report.report import environment, path_places
 
 def page(comparison: dict[str, Any]) -> str:
     """`compare.html` of what `compare.compare` returned."""
-    curves = [(line["name"], line["interpolation"]) for line in comparison["runs"] if line["interpolation"]]
+    curves = [
+        (line["name"], line["interpolation"])
+        for line in comparison["runs"]
+        if (line["interpolation"] or {}).get("points")
+    ]
     x, y = (f"{domain} {comparison['metric']}" for domain in ("source", "target"))
     template = environment().get_template("compare.html")
     return template.render(

@@ -42,7 +42,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             teacher=gate.lines(result["reference"]["gate"]),
             forgetting=domains.lines(result),
             domain_chart=Markup(_domain_chart(forgotten)),
-            path_chart=Markup(_path_chart(result)) if result["interpolation"] else None,
+            path_chart=Markup(_path_chart(result)) if (result["interpolation"] or {}).get("points") else None,
             budget_chart=Markup(_budget_chart(result)) if result["budget"] else None,
             slices={**({"label": source["by_label"]} if source.get("by_label") else {}), **source.get("slices", {})},
             lost=source.get("lost", [])[:WORST],
@@ -160,7 +160,8 @@ def _worst(folder: Path) -> list[dict[str, Any]]:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line]
 
 
 def model_card(recipe: Recipe, result: dict[str, Any]) -> str:

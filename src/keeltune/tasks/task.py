@@ -258,6 +258,12 @@ class Task(ABC):
                 batch[name] = companion.collate([e.others[name] for e in examples])
         return batch
 
+    @property
+    def separable(self) -> bool:
+        """Whether some rows of a batch have the same predictions alone as among the others: not places in a batch's
+        longest row, and not where a reference reads rows otherwise and may lack some of a row's predictions."""
+        return self.choices != "positions" and not self.companions
+
     def collate_held(self, examples: Sequence[Example]) -> dict[str, Any]:
         """`collate`, with the anchored examples alone as the batch's `held`, where there are others beside them.
 
@@ -265,6 +271,8 @@ class Task(ABC):
         """
         held = [example for example in examples if example.anchored]
         batch = self.collate(examples)
+        if not self.separable:
+            return batch
         return batch if len(held) in (0, len(examples)) else {**batch, "held": self.collate(held)}
 
     @abstractmethod
