@@ -556,6 +556,18 @@ def test_the_divergence_is_computed_on_the_cached_rows(tmp_path, given, monkeypa
     assert len({tuple(line.tolist()) for line in answers.values()}) > 30
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_heads_input_is_kept_of_a_reference_in_bf16(tmp_path, architecture):
+    """The kept head multiplies in bf16 as its model did: held to float32's products it would look like another head."""
+    values = spec_of(tmp_path, "text-generation", architecture, "distillation") | {"output": "out"}
+    values["training"] |= {"precision": "bf16"}
+    values["reference"] = {"model": "teacher", "from": "cached", "form": "hidden"}
+    facts = filled(values, tmp_path)
+    assert facts["form"]["name"] == "hidden"
+    assert abs(facts["divergence"]) < 1e-5
+    assert train(values, tmp_path).result["reference"]["kind"] == "cached"
+
+
 # A teacher behind a server
 
 

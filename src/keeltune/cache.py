@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -260,8 +260,11 @@ def hidden_form(
     head = Head.of(rows.head)
     if head is None:
         return None, None
-    some = slice(0, 64)
-    ours, theirs = head(rows.hidden[some]).float().log_softmax(-1), rows.log_probs(some)
+    some, applied = slice(0, 64), rows.head
+    within = nullcontext() if applied.dtype is None else torch.autocast(applied.kind, dtype=applied.dtype)
+    with within:  # the head that is kept multiplies as its model did
+        ours = head(rows.hidden[some])
+    ours, theirs = ours.float().log_softmax(-1), rows.log_probs(some)
     if not torch.allclose(ours, theirs, atol=1e-4):
         return None, None
     stored = dtype or rows.hidden.dtype
