@@ -112,7 +112,7 @@ class TopK(Form):
 
     def _coarsened(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         kept, ids = log_probs.topk(min(self.k, log_probs.shape[-1]), dim=-1)
-        tail = log_probs.scatter(-1, ids, -torch.inf).logsumexp(-1)
+        tail = log_probs.exp_().scatter_(-1, ids, 0.0).sum(-1).log()  # in place: no copy of [n, C] is made
         lowest = torch.finfo(self.dtype).min
         return ids, kept.clamp_min(lowest), tail
 
