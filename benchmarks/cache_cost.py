@@ -209,8 +209,9 @@ def lost(data: Path, out: Path) -> None:
                    "data": {"train": "lost-train.jsonl"},
                    "training": {"epochs": 8, "batch_size": 64, "learning_rate": 2e-3}}  # fmt: skip
         run.train(recipe.from_dict(teacher, out), display=QUIET)
-    forms: list[dict[str, Any]] = [{"form": "full"}, *({"form": "top-k", "k": k} for k in (12, 50, 64, 128)),
-                                   *({"form": "hidden", "dtype": d} for d in ("float32", "float16", "int8"))]  # fmt: skip
+    forms: list[dict[str, Any]] = [{"form": "full"}]
+    forms += [{"form": "top-k", "k": k} for k in (12, 50, 64, 128)]
+    forms += [{"form": "hidden", "dtype": dtype} for dtype in ("float32", "float16", "int8")]
     for form in forms:
         values = {"task": "translation", "method": "distillation", "output": "unused",
                   "model": {"from": "lost-teacher/model", "layers": 1}, "data": {"train": "lost-rows.jsonl"},
