@@ -299,10 +299,10 @@ UNBUILT = [
         base=CROSS_DOMAIN,
     ),
     line(
-        "confidence without labels",
+        "confidence on rows without labels",
         "  source: {unlabeled: s.jsonl}\nobjective: {anchor_on: source, weight: {confidence: 0.99}}",
         "objective.weight",
-        "have none",
+        "has none",
         base=CROSS_DOMAIN,
     ),
     line(

@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from transformers import AutoTokenizer
 
-from keeltune import prepare, recipe
+from keeltune import label_space, prepare, recipe
 from keeltune.data import Row
 from keeltune.evaluation import bootstrap, score
 from keeltune.problems import Problem, UserError
@@ -301,7 +301,7 @@ def with_weights(weights, tmp_path) -> recipe.Recipe:
 def test_balanced_weights_are_scikit_learns(tmp_path):
     labels = ["b"] * 7 + ["a"] * 2 + ["c"]
     problems: list[Problem] = []
-    found = prepare._class_weights(
+    found = label_space.class_weights_of(
         with_weights("balanced", tmp_path), TextClassification, [row("t", x) for x in labels], ["c", "b", "a"], problems
     )
     expected = compute_class_weight("balanced", classes=np.array(["c", "b", "a"]), y=labels)
@@ -311,7 +311,7 @@ def test_balanced_weights_are_scikit_learns(tmp_path):
 
 def test_a_weight_of_an_unknown_label_is_named(tmp_path):
     problems: list[Problem] = []
-    prepare._class_weights(
+    label_space.class_weights_of(
         with_weights({"postive": 2.0}, tmp_path), TextClassification, [], ["negative", "positive"], problems
     )
     assert 'did you mean "positive"' in str(UserError(problems))
