@@ -49,13 +49,19 @@ def write_targets(
             mend = "start once with one process (it may be stopped when training begins), then with several"
             raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, mend))
         if missing:
-            reference = live()
-            teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
-            assert isinstance(teacher, Model)
+            teacher = _writer(live)
             with display.bar(f"the teacher writes {split}", missing) as advance:
                 targets.write(teacher.model, rows, device, autocast, advance)
         learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
         material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
+
+
+def _writer(live: Callable[[], Reference]) -> Model:
+    """Who writes: the reference's model, of several the first."""
+    reference = live()
+    teacher = reference.members[0] if isinstance(reference, Ensemble) else reference
+    assert isinstance(teacher, Model)
+    return teacher
 
 
 def label(
@@ -95,9 +101,7 @@ def draw(
     if world_size() > 1:
         raise refuse("several processes", "one, which draws the texts", "start with one process")
     source = material.references[0].source if material.references else material.source
-    drawn, openings, reference = Drawn(recipe, task, source), task.openings(material.rows["train"]), live()
-    teacher = reference.members[0] if isinstance(reference, Ensemble) else reference  # of several the first
-    assert isinstance(teacher, Model)
+    drawn, openings, teacher = Drawn(recipe, task, source), task.openings(material.rows["train"]), _writer(live)
     with display.bar("the source model draws texts", len(openings)) as advance:
         made = [[example] for example in drawn.draw(teacher.model, openings, device, autocast, advance)]
     share = max(1, len(made) // 10)  # not trained on: a budget of divergence is measured there

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from keeltune import apply, evaluation, recipe, run
+from keeltune.analysis.significance import mcnemar
 from keeltune.problems import Problem, UserError
+from keeltune.results import read_lines
 from keeltune.tasks.task import Task
 
 DOMAINS = {"target": "test", "source": "source"}
@@ -43,7 +44,7 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     """
     found = [_finished(Path(folder)) for folder in runs]
     _comparable(found)
-    tasks = {domain: _task(found[0], domain) for domain in DOMAINS}
+    tasks = _tasks(found[0])
     domains = {d: s for d, s in DOMAINS.items() if all(_predictions(one, s).is_file() for one in found)}
     sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
     some = tasks["target"].scores(sides["target"][0].statistics.sum(0))
@@ -70,12 +71,10 @@ def _predictions(one: run.Run, split: str) -> Path:
     return one.folder / "predictions" / f"{split}.jsonl"
 
 
-def _task(one: run.Run, domain: str) -> Task:
+def _tasks(one: run.Run) -> dict[str, Task]:
     """The task as a run has it; on a source domain with labels of its own, as the old head has it."""
-    old = one.folder / "source_model"
-    return apply.open_model(old, one.result["task"]).task if domain == "source" and old.is_dir() else (
-        apply.open_model(one.folder, None).task
-    )  # fmt: skip
+    old, task = one.folder / "source_model", apply.open_model(one.folder, None).task
+    return {"target": task, "source": apply.open_model(old, one.result["task"]).task if old.is_dir() else task}
 
 
 def _finished(folder: Path) -> run.Run:
@@ -122,13 +121,11 @@ def _labels(folder: Path) -> list[str] | None:
 
 
 def _side(task: Task, file: Path) -> Side:
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    rows = read_lines(file)
     statistics = task.statistics([row["prediction"] for row in rows], [row["gold"] for row in rows])
-    clusters = None
-    if any("cluster" in row for row in rows):
-        names = [f"= {row['cluster']}" if "cluster" in row else f"{i}" for i, row in enumerate(rows)]
-        clusters = np.unique(names, return_inverse=True)[1]
-    return Side([row["score"] for row in rows], statistics, clusters)
+    return Side(
+        [row["score"] for row in rows], statistics, evaluation.clusters_of([row.get("cluster") for row in rows])
+    )
 
 
 def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
@@ -146,7 +143,7 @@ def _against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any
     pairs = list(zip(ours.scores, theirs.scores, strict=True))
     if ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
         won, lost = (sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
-        p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        p = mcnemar(lost, won)
     else:
         p = _two_sided(a - b)
     return {"change": float(value), "interval": list(evaluation.interval(a - b)), "p": p}

@@ -10,7 +10,6 @@ what was forgotten.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune import build, drift, evaluation, weight_path
+from keeltune import build, drift, evaluation, scoring, weight_path
 from keeltune.analysis import domain_gap, label_veto
 from keeltune.analysis import forgetting as changes
 from keeltune.batching import by_length
@@ -34,6 +33,7 @@ from keeltune.machine import in_eval_mode
 from keeltune.objective import Objective
 from keeltune.problems import Problem, UserError
 from keeltune.references import Model
+from keeltune.results import read_lines
 from keeltune.rows import slices
 from keeltune.tasks.task import Example, to_device
 from keeltune.trainer import Budget
@@ -157,7 +157,7 @@ def _measure(job: Job, before: Mapping[str, Scores | None]) -> Measured:
     clusters = weight_path.clusters_of(job, "source_validation", places)
 
     def fallen(model: Any, reference: Model | None) -> float:
-        now = weight_path.scored(job, model, "source_validation", places)
+        now = scoring.scored(job, model, "source_validation", places)
         return weight_path.drop(task, first.table[places], now.table, task.metrics[0], clusters)["upper"]
 
     return fallen
@@ -260,7 +260,7 @@ def forgetting(
         if old is None or new is None:
             found[name] = None
             continue
-        lines = tuple(_lines(place / f"{split}.jsonl") for place in (folder / "before", folder))
+        lines = tuple(read_lines(place / f"{split}.jsonl") for place in (folder / "before", folder))
         lengths = [sum(e.length for e in row) for row in material.encoded[split]]
         clusters = material.recipe.evaluation.clusters
         made = changes.change(
@@ -279,10 +279,6 @@ def forgetting(
     }
     found["gap"] = gap(job, settled.source)
     return found
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _moved(job: Job, model: Any, source: Model | None, split: str) -> dict[str, Any] | None:

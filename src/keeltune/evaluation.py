@@ -139,10 +139,15 @@ def numbers_of(rows: Sequence[Row], column: str | None) -> np.ndarray | None:
     """The cluster of each row, as a number [rows]; a row without the column is one of its own. None where all are."""
     if column is None:
         return None
-    if not any(column in row.fields for row in rows):
+    return clusters_of([str(row.fields[column]) if column in row.fields else None for row in rows])
+
+
+def clusters_of(names: Sequence[str | None]) -> np.ndarray | None:
+    """A number for each name, [rows], None being a name of its own each time; None where all are None."""
+    if all(name is None for name in names):
         return None
-    values = [f"= {row.fields[column]}" if column in row.fields else f"{i}" for i, row in enumerate(rows)]
-    return np.unique(values, return_inverse=True)[1]
+    own = [f"{i}" if name is None else f"= {name}" for i, name in enumerate(names)]
+    return np.unique(own, return_inverse=True)[1]
 
 
 def _metrics(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:

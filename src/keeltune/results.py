@@ -163,6 +163,13 @@ def _peak_memory() -> int:
     return int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; none where there is no file. A text in them may hold U+2028, so that
+    `splitlines` would cut it."""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line]
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON without NaN: what is no number is refused here, not read as one elsewhere."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

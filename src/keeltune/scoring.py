@@ -35,10 +35,10 @@ def score(job: Job, model: Any, split: str, folder: Path, display: Display, main
     file = folder / f"{split}.jsonl"
     predictions = predict(job, model, split, display)
     task, _ = job.of(split, model)
-    if main:
-        lines = evaluation.prediction_rows(task, predictions, rows, clusters=job.material.recipe.evaluation.clusters)
-        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     clusters = job.material.recipe.evaluation.clusters
+    if main:
+        lines = evaluation.prediction_rows(task, predictions, rows, clusters=clusters)
+        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     return evaluation.score(task, predictions, rows, clusters=clusters)
 
 
@@ -61,6 +61,13 @@ def predict(
     return [shares[i % world][i // world] for i in range(len(encoded))]
 
 
+def scored(job: Job, model: Any, split: str, places: Sequence[int]) -> evaluation.Scores:
+    """A model's scores on some rows of a split, in the training's precision, without intervals."""
+    answers = predict(job, model, split, Display(quiet=True), places=places, fast=True)
+    rows = [job.material.rows[split][i] for i in places]
+    return evaluation.score(job.material.task, answers, rows, intervals=False)
+
+
 def validator(job: Job, display: Display) -> Any:
     """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
     rows = job.material.rows["validation"]
@@ -68,8 +75,6 @@ def validator(job: Job, display: Display) -> Any:
     places = evaluation.subset(len(rows), limit)
 
     def validate() -> dict[str, float]:
-        predictions = predict(job, job.model, "validation", Display(quiet=True), places=places, fast=True)
-        chosen = [rows[i] for i in places]
-        return evaluation.score(job.material.task, predictions, chosen, intervals=False).metrics
+        return scored(job, job.model, "validation", places).metrics
 
     return validate

@@ -74,7 +74,7 @@ def sweep(job: Job, path: Path, display: Display) -> dict[str, Any]:
     with display.bar("between start and end", len(SHARES)) as advance:
         for share in SHARES:
             path.go(share)
-            tables.append({split: scored(job, path.model, split, chosen) for split, chosen in places.items()})
+            tables.append({split: scoring.scored(job, path.model, split, chosen) for split, chosen in places.items()})
             advance(1)
     path.go(1.0)
     metric = task.metrics[0]
@@ -133,13 +133,6 @@ def places_of(job: Job, split: str) -> list[int]:
     """Which rows of a split a point is scored on."""
     limit = evaluation.WRITTEN if job.material.task.generates else ROWS
     return evaluation.subset(len(job.material.rows[split]), limit)
-
-
-def scored(job: Job, model: Any, split: str, places: Sequence[int]) -> Scores:
-    """A model's scores on some rows of a split, in the training's precision, without intervals."""
-    answers = scoring.predict(job, model, split, Display(quiet=True), places=places, fast=True)
-    rows = [job.material.rows[split][i] for i in places]
-    return evaluation.score(job.material.task, answers, rows, intervals=False)
 
 
 def clusters_of(job: Job, split: str, places: Sequence[int]) -> np.ndarray | None:

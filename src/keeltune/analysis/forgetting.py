@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from keeltune import evaluation
+from keeltune.analysis.significance import mcnemar
 from keeltune.data import Row
 from keeltune.evaluation import Scores
 from keeltune.media import Media
@@ -99,8 +99,7 @@ def _mcnemar(lines: tuple[Sequence[Line], Sequence[Line]], lost: int, won: int) 
     """McNemar's exact test: of the rows that changed sides, is one side commoner than by chance? Else None."""
     if not all(line["score"] in (0, 1) for split in lines for line in split):
         return None
-    p = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-    return {"lost": lost, "won": won, "p": p}
+    return {"lost": lost, "won": won, "p": mcnemar(lost, won)}
 
 
 def _by_label(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> dict[str, Any] | None:

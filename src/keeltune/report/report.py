@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from markupsafe import Markup
 from keeltune import domains, gate
 from keeltune.recipe import Recipe
 from keeltune.report import charts
+from keeltune.results import read_lines
 
 WORST = 10
 
@@ -24,7 +24,7 @@ SENTENCES = {
 
 def page(folder: Path, result: dict[str, Any]) -> str:
     """`report.html` of a finished run, from its `result.json`, `log.jsonl`, `recipe.yaml` and predictions."""
-    log = _json_lines(folder / "log.jsonl")
+    log = read_lines(folder / "log.jsonl")
     forgotten = result["forgetting"] or {}
     source = forgotten.get("source") or forgotten.get("control") or {}
     return (
@@ -154,14 +154,9 @@ def _score_chart(log: list[dict[str, Any]]) -> str:
 
 def _worst(folder: Path) -> list[dict[str, Any]]:
     """The test rows whose wrong answer the model was surest of."""
-    lines = _json_lines(folder / "predictions" / "test.jsonl")
+    lines = read_lines(folder / "predictions" / "test.jsonl")
     wrong = [line for line in lines if line["score"] < 1 and "probabilities" in line]
     return sorted(wrong, key=lambda line: -max(line["probabilities"].values()))[:WORST]
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line) for line in lines if line]
 
 
 def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
