@@ -12,6 +12,8 @@ Run it with nothing else running.
     classifier   MiniLM on SST-2, C = 2                            full
     tagger       MiniLM on PropBank EWT, C = its tags              full
     decoder      GPT-2 of 12 M weights beside its vocabulary, V = 50,257, random: top-k (k = 64), hidden, hidden int8
+    anchor       MiniLM on SST-2, the source model its own start: anchored on the target's inputs, cached and online, on
+                 inputs of the source domain (a second stream of as many rows a step) cached, and beside replayed rows
     lost         D(live ‖ cached) of each form, of a translator trained on 8,000 pairs of Multi30k
     memory       a small student of a GPT-2 of 124 M random weights: the peak of its training, online and cached, each
                  in a process of its own; the cache is captured by another one before
@@ -56,6 +58,7 @@ class Case:
 CASES = {
     "classifier": Case("sentiment-analysis", "sentiment-sst2", 640, 20, 32, {"full": {"form": "full"}}),
     "tagger": Case("semantic-role-labeling", "srl-ewt", 320, 10, 32, {"full": {"form": "full"}}),
+    "anchor": Case("sentiment-analysis", "sentiment-sst2", 640, 20, 32, {}),
     "decoder": Case(
         "translation", "translation-multi30k-en-de", 64, 8, 8,
         {"top-k": {"form": "top-k", "k": 64}, "hidden": {"form": "hidden"},
@@ -105,16 +108,19 @@ def rows_of(name: str, data: Path, out: Path) -> None:
         file.write_text("\n".join(text.splitlines()[: case.rows]) + "\n", "utf-8")
 
 
-def job_of(name: str, out: Path, reference: dict[str, Any] | None) -> build.Job:
+def job_of(name: str, out: Path, reference: dict[str, Any] | None, source: str = "") -> build.Job:
+    """`source` names what the source domain gives, `unlabeled` or `train`: then this is cross-domain, or replay."""
     case, model = CASES[name], model_of(name, out)
+    rows = str(out / name / "train.jsonl")
     values = {
         "task": case.task,
-        "method": "fine-tuning" if reference is None else "distillation",
+        "method": "fine-tuning" if reference is None else "cross-domain" if name == "anchor" else "distillation",
         "model": model,
         **({} if reference is None else {"reference": {"model": model, **reference}}),
-        "data": {"train": str(out / name / "train.jsonl")},
+        "data": {"train": rows, **({"source": {source: rows}} if source else {})},
         "training": {"max_steps": case.steps, "batch_size": case.batch_size},
         "output": "unused",
+        **({"objective": {"anchor_on": "source"}} if source == "unlabeled" else {}),
         **case.fields,
     }
     return build.build(prepare.gather(recipe.from_dict(values, out)), QUIET)
@@ -139,6 +145,10 @@ def epochs(name: str, out: Path, rounds: int) -> None:
     arms: dict[str, dict[str, Any] | None] = {"plain": None, "online": {"from": "online"}}
     arms |= {form: {"from": "cached", **how} for form, how in case.forms.items()}
     jobs = {arm: job_of(name, out, reference) for arm, reference in arms.items()}
+    if name == "anchor":
+        cached = {"from": "cached", "form": "full"}
+        jobs |= {"target, cached": job_of(name, out, cached), "replay": job_of(name, out, None, "train"),
+                 "source, cached": job_of(name, out, cached, "unlabeled")}  # fmt: skip
     folder = Path(model_of(name, out))
     weights = next(p for p in (folder / "model.safetensors", folder / "model" / "model.safetensors") if p.is_file())
     start = load_file(weights)
@@ -265,7 +275,8 @@ def main() -> None:
             continue
         rows_of(name, options.data.resolve(), out)
         epochs(name, out, options.rounds)
-        capture(name, out, options.rounds)
+        if CASES[name].forms:
+            capture(name, out, options.rounds)
 
 
 PARTS = {"lost": lost, "memory": memory}

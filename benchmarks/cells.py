@@ -111,7 +111,7 @@ APPLICATIONS = [
     Application("translation", "translation-multi30k-en-de", "translation-multi30k-en-de", copied, (8000, 100, 400)),
     Application("image captioning", "caption-coco", "caption-coco", constant_caption, (68, 13, 34)),
     Application("speech recognition", "asr-fsdd", "asr-fsdd", frequent_word, (1000, 60, 250)),
-    Application("summary generation", "summ-email-aeslc", "summ-scitldr", lead, (2500, 60, 250)),
+    Application("summary generation", "summ-email-aeslc", "summ-scitldr", lead, (2000, 60, 250)),
     Application(
         "instruction tuning", "translation-multi30k-en-de", "translation-multi30k-en-de", nothing, (6000, 100, 300)
     ),
