@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import apply, demo, evaluation, recipe, run
+from keeltune import apply, demo, evaluation, recipe, results, run
 from keeltune.display import Display
 from keeltune.tasks.task import Task
 
@@ -183,11 +183,7 @@ class Runs:
                                for places in self.places.values()])  # fmt: skip
 
     def _read(self, file: Path) -> np.ndarray:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        table = self.task.statistics([row["prediction"] for row in rows], [row["gold"] for row in rows])
-        return np.pad(
-            table, ((0, 0), (0, 2)), constant_values=1.0
-        )  # its loss and predictions, which nothing here reads
+        return evaluation.table_of(self.task, results.read_lines(file))
 
     def clusters(self, split: str) -> np.ndarray | None:
         """The adaptation that each row of the table is of; None where there is one alone."""

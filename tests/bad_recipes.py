@@ -335,12 +335,10 @@ UNBUILT = [
         "data.source.validation",
     ),
     line("near weights that stay", "training: {l2_sp: 0.1, lora: {}}", "training.l2_sp", "no l2_sp with lora"),
-    line("two seeds", "training: {seed: [0, 1]}", "training.seed", "not built yet"),
     line("beams", "generation: {beams: 4}", "generation", "writes no text"),
     line("languages", "languages: {source: de, target: en}", "languages", "writes no text"),
     line("target length", "target_max_length: 9", "target_max_length", "writes no text"),
     bad("new model", FINE_TUNING.replace("encoder", "{new: {model_type: bert}}"), "model.tokenizer", "train: bpe"),
-    line("Chinese report", "report: {language: zh}", "report.language", "not built yet"),
 ]
 
 PASSED = [

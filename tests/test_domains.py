@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from keeltune import build, compare, evaluation, inspection, prepare, recipe, run
-from keeltune.analysis import domain_gap, forgetting, label_veto
+from keeltune.analysis import domain_gap, forgetting, label_veto, slices
 from keeltune.display import Display
 from keeltune.objective import Counts, Objective
 from keeltune.problems import UserError
@@ -463,7 +463,7 @@ def test_the_report_is_made_of_the_prediction_files(tiny, data):
         assert found["rows"] == len(chosen)
         assert found["after"] == pytest.approx(np.mean([new[i]["score"] for i in chosen]), abs=1e-15)
         assert found["change"] == pytest.approx(np.mean([new[i]["score"] - old[i]["score"] for i in chosen]), abs=1e-15)
-    assert set(report["source"]["slices"]["length"]) <= set(forgetting.THIRDS)
+    assert set(report["source"]["slices"]["length"]) <= set(slices.THIRDS)
     moved = report["divergence"]["target"]["reverse_kl"]
     assert moved == pytest.approx(_moved(tiny, finished, data / "test.jsonl"), rel=1e-3)
     page = check_page((finished.folder / "report.html").read_text())

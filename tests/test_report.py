@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
-from keeltune import recipe, report, run
+from keeltune import domains, gate, recipe, run
+from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.report import charts
-from tests.test_run import lines, make_data, write_rows
+from keeltune.report import charts, report
+from keeltune.report.chinese import CHINESE
+from tests.test_run import lines, make_data, spec_of, write_rows
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 HOSTILE = ['"onerror=alert(1) x="', "<script>alert(1)</script>", "{{ 7 * 7 }} &lt;b&gt; ' ]]>"]
@@ -94,7 +99,7 @@ def finished(tiny, tmp_path_factory) -> run.Run:
 
 def test_the_page_is_whole_and_asks_for_nothing(finished):
     page = check_page((finished.folder / "report.html").read_text(encoding="utf-8"))
-    assert sum(tag == "svg" for tag, _ in page.tags) == 3  # intervals, losses, validation scores
+    assert sum(tag == "svg" for tag, _ in page.tags) == 4  # intervals, losses, validation scores
 
 
 def test_hostile_names_stay_text(finished):
@@ -193,3 +198,50 @@ def test_the_model_card_names_the_scores(finished):
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"| accuracy | {finished.result['metrics']['test']['accuracy']:.4f} |" in card
     assert str(Path(finished.folder).parent) not in card
+
+
+# Chinese
+
+
+def templates_sentences() -> set[str]:
+    """Every sentence that the run's page says in a language."""
+    source = Path(report.__file__).parent / "templates" / "report.html"
+    text = source.read_text("utf-8")
+    found = set(re.findall(r'_\("((?:[^"\\]|\\.)*)"', text))
+    for heads in re.findall(r"heads\(\[(.*?)\]\)", text):
+        found |= {name.lstrip("#") for name in re.findall(r'"(.*?)"', heads) if name}
+    return found
+
+
+def said_sentences() -> set[str]:
+    """Every template of a `Said` in the modules whose sentences stand on the page."""
+    found = set()
+    for module in (overfitting, domains, gate):
+        tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+        for node in ast.walk(tree):
+            said = isinstance(node, ast.Call) and ast.unparse(node.func) == "Said" and node.args
+            if said and isinstance(node.args[0], ast.Constant):
+                found.add(node.args[0].value)
+    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values())
+
+
+def test_every_sentence_is_there_in_chinese_with_the_same_values():
+    sentences = templates_sentences() | said_sentences()
+    assert len(sentences) > 90
+    assert sorted(sentences - set(CHINESE)) == []
+    for english, chinese in CHINESE.items():
+        fields = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in (english, chinese)]
+        assert fields[0] == fields[1], english
+
+
+def test_a_page_in_chinese(tiny, tmp_path):
+    folder = make_data(tmp_path)
+    values = spec_of("distillation", tiny("bert"), reference=str(tiny("bert", seed=1)), report={"language": "zh"})
+    done = run.train(recipe.from_dict(values, folder), display=Display(quiet=True))
+    html = (done.folder / "report.html").read_text("utf-8")
+    page = check_page(html)
+    assert '<html lang="zh">' in html
+    for word in ("结果", "过拟合", "校准", "教师模型", "学习曲线", "数据与开销", "95 % 置信区间"):
+        assert word in page.text
+    for english in ("Result", "Overfitting", "Verdict", "Learning curves", "interval", "rows skipped"):
+        assert english not in page.text.replace("keeltune", "")

@@ -24,7 +24,8 @@ from tests.conftest import WORDS, save_tiny, word_tokenizer
 QUIET = Display(quiet=True)
 KEYS = {
     "": {"keeltune", "task", "method", "status", "metrics", "intervals", "objective", "reference", "training", "data",
-         "environment", "veto", "budget", "interpolation", "forgetting"},
+         "environment", "veto", "budget", "interpolation", "forgetting", "overfitting", "calibration", "bias",
+         "seeds"},
     "metrics": {"validation", "test", "source", "before"},
     "metrics.source": {"before", "after"},
     "metrics.before": {"validation", "test"},
@@ -121,7 +122,10 @@ def check_folder(finished: run.Run, folder: Path, labels: list[str], multi_label
     recipe.load(finished.folder / "recipe.yaml")
     given, predicted = lines(folder / "test.jsonl"), lines(finished.folder / "predictions" / "test.jsonl")
     assert [line["row"] for line in predicted] == list(range(1, len(given) + 1))
-    assert all(set(p) == {"key", "row", "prediction", "gold", "score", "probabilities"} for p in predicted)
+    assert all(
+        set(p) == {"key", "row", "prediction", "gold", "score", "loss", "predictions", "probabilities"}
+        for p in predicted
+    )
     assert [p["gold"] for p in predicted] == [row["label"] for row in given]
     assert len({p["key"] for p in predicted}) == len(given)
     table = np.array([list(p["probabilities"].values()) for p in predicted])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keeltune import divergences as divergences
     from keeltune import references as references
     from keeltune import tasks as tasks
+    from keeltune.advisor import advise as advise
     from keeltune.apply import evaluate as evaluate
     from keeltune.apply import predict as predict
     from keeltune.objective import Counts as Counts
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from keeltune.rows import Projected as Projected
     from keeltune.rows import cross_entropy as cross_entropy
     from keeltune.run import Run as Run
-    from keeltune.run import train as train
+    from keeltune.seeds import train as train
 
 __version__ = "0.1.0"
 
@@ -43,11 +44,12 @@ _HOME = {
     "Run": "run",
     "Terms": "objective",
     "UserError": "problems",
+    "advise": "advisor",
     "cross_entropy": "rows",
     "evaluate": "apply",
     "load_recipe": "recipe",
     "predict": "apply",
-    "train": "run",
+    "train": "seeds",
 }
 _FOLDERS = ("divergences", "references", "tasks")
 

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keeltune import audit, data, evaluation, machine, models, recipe, registry
+from keeltune import audit, data, evaluation, history, machine, models, recipe, registry, run
+from keeltune.analysis.calibration import tempered
 from keeltune.data import Column, Row
 from keeltune.display import Display
 from keeltune.fitting import known_names, reading_length, writing_length
@@ -48,7 +49,8 @@ def evaluate(
     Args:
         model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
-    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows.
+    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n, "looks"}, intervals 95 % over rows;
+    `looks`: how often a run's model has been scored on these very rows, which its `looks.jsonl` counts.
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
@@ -64,10 +66,14 @@ def evaluate(
     found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
     _refuse([*problems, *found], display)
     scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring", labelled=True), rows)
+    looks = None
+    if done := run.finished(Path(model)):
+        looks = history.look(done.folder, by="evaluate", fingerprint=data.fingerprint(rows), rows=len(rows))
     return {
         "metrics": scores.metrics,
         "intervals": {name: list(pair) for name, pair in scores.intervals.items()},
         "rows": len(rows),
+        "looks": looks,
     }
 
 
@@ -78,11 +84,13 @@ def predict(
     *,
     task: str | None = None,
     columns: Mapping[str, str] | None = None,
+    calibrated: bool = False,
     display: Display | None = None,
 ) -> list[dict[str, Any]]:
     """Each input row, as it was in its file, with `prediction` and `probabilities`.
 
     Args: as for `evaluate`; rows need no label. `output_file` (.jsonl, .csv or .tsv) is written whole or not at all.
+        calibrated: probabilities at the temperature that the run fitted on its validation rows; answers stay the same.
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
@@ -92,6 +100,7 @@ def predict(
                 str(output_file), "--output", shown(Path(output_file).suffix), " ".join(OUTPUTS), "name such a file"
             )
         )
+    temperature = _temperature(str(model)) if calibrated else None
     opened = open_model(model, task)
     inputs = [column for column in opened.columns if not column.label]
     rows, problems = read_rows(opened, str(input_file), inputs, columns)
@@ -104,10 +113,25 @@ def predict(
         line["prediction"] = answer.value
         if answer.probabilities is not None:
             line["probabilities"] = dict(answer.probabilities)
+            if temperature is not None:
+                several = opened.task.settings.multi_label
+                line["probabilities"] = tempered(answer.probabilities, temperature, several=several)
         table.append(line)
     if output_file is not None:
         _write(Path(output_file), table)
     return table
+
+
+def _temperature(model: str) -> float:
+    """What a run fitted on its validation rows; UserError where it fitted none."""
+    done = run.finished(Path(model))
+    one = run.finished(done.parts[done.best]) if done else None
+    found = ((one.result.get("calibration") or {}).get("validation") or {}).get("temperature") if one else None
+    if found is None:
+        expected = "a run folder that fitted a temperature: of one class a row, with validation rows"
+        mend = "leave --calibrated out, or train with data.validation"
+        raise UserError(Problem(model, "--calibrated", "no fitted temperature", expected, mend))
+    return float(found)
 
 
 @models.quietly()
@@ -173,6 +197,14 @@ def open_model(model: str | Path, task: str | None) -> Opened:
         given if isinstance(given, dict) else None,
         device,
     )
+
+
+def tasks_of(folder: Path) -> dict[str, Task]:
+    """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own."""
+    task = open_model(folder, None).task
+    old = folder / "source_model"
+    name = recipe.load(folder / "recipe.yaml").task
+    return {"target": task, "source": open_model(old, name).task if old.is_dir() else task}
 
 
 def read_rows(

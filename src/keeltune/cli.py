@@ -39,11 +39,11 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run from `output` first.")] = False,
 ) -> None:
     """Train, evaluate, and write the run folder with its report."""
-    from keeltune import run
+    from keeltune import run, seeds
     from keeltune.recipe import load
 
     loaded = load(recipe, overrides or [])
-    finished = run.train(loaded, resume=resume, overwrite=overwrite)
+    finished = seeds.train(loaded, resume=resume, overwrite=overwrite)
     if run.is_main_process():
         _print_result(finished.folder, finished.result)
 
@@ -106,6 +106,10 @@ def evaluate(
         low, high = result["intervals"][name]
         table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     Console().print(table)
+    if (result["looks"] or 0) > 1:
+        Console().print(
+            f"look {result['looks']} at these rows with this run: what was chosen by them they cannot judge"
+        )
 
 
 @app.command()
@@ -115,11 +119,13 @@ def predict(
     output_file: Annotated[Path, typer.Option("--output", help="A .jsonl, .csv or .tsv file.")],
     task: TaskName = None,
     column: ColumnNames = None,
+    calibrated: Annotated[bool, typer.Option(help="Probabilities at the temperature that the run fitted.")] = False,
 ) -> None:
     """Write each input row with its prediction and probabilities."""
     from keeltune import apply
 
-    table = apply.predict(model, input_file, output_file, task=task, columns=_columns(column))
+    names = _columns(column)
+    table = apply.predict(model, input_file, output_file, task=task, columns=names, calibrated=calibrated)
     Console(stderr=True).print(f"{len(table)} rows written to {escape(str(output_file))}")
 
 
@@ -142,6 +148,91 @@ def compare(
     console = Console(highlight=False)
     console.print(comparison.table(found))
     console.print(f"page: {escape(str(output))}", soft_wrap=True)
+
+
+@app.command()
+def advise(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 30m, 2h; without it three whole plain runs.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="A teacher, where the recipe names none.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Texts without labels, where the recipe names none.")] = None,
+    source_texts: Annotated[str | None, typer.Option(help="Inputs of the old domain.")] = None,
+    source_weight: Annotated[float | None, typer.Option(min=0, max=1, help="What the old domain counts.")] = None,
+    max_source_drop: Annotated[float | None, typer.Option(help="How far the old domain's score may fall.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the card, as JSON, on stdout.")] = False,
+) -> None:
+    """Which method fits this data: pilots of all that it allows, a verdict, and the recipe to run."""
+    from keeltune import advisor
+    from keeltune.recipe import load
+    from keeltune.report import advice
+
+    loaded = load(recipe, overrides or [])
+    card = advisor.advise(
+        loaded, budget=budget, teacher=teacher, pool=pool, source_texts=source_texts, source_weight=source_weight,
+        max_source_drop=max_source_drop,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(card, allow_nan=False))
+        return
+    console = Console()
+    console.print(advice.table(card))
+    for name, why in card["ruled_out"].items():
+        console.print(escape(f"ruled out: {name}: {why}"))
+    console.print(escape(f"{card['recommended']}: {card['reason']}"))
+    for line in card["turning_points"]:
+        console.print(escape(line))
+    console.print(f"run it:  keeltune train {escape(card['recipe'])}", soft_wrap=True)
+    console.print(f"page:    {escape(str(loaded.path(loaded.output) / 'advice.html'))}", soft_wrap=True)
+
+
+@app.command()
+def curve(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    share: Annotated[list[float] | None, typer.Option("--share", help="A share of the rows; several times.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the result, as JSON, on stdout.")] = False,
+) -> None:
+    """Would more rows help? Train on shares of the rows and foretell the score of twice as many."""
+    from keeltune import curve as curving
+    from keeltune.recipe import load
+
+    loaded = load(recipe, overrides or [])
+    card = curving.curve(loaded, share or curving.SHARES)
+    if as_json:
+        print(json.dumps(card, allow_nan=False))
+        return
+    table = Table("training rows", card["metric"], "95 % interval")
+    for point in card["points"]:
+        low, high = point["interval"]
+        table.add_row(str(point["rows"]), f"{point['value']:.4f}", f"{low:.4f} to {high:.4f}")
+    console = Console()
+    console.print(table)
+    console.print(card["verdict"])
+    console.print(f"page: {escape(str(loaded.path(loaded.output) / 'curve.html'))}", soft_wrap=True)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs lie, at any depth.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Only the list, as JSON, on stdout.")] = False,
+) -> None:
+    """The runs in a folder: method, score with its interval, date, identity. Any is made again by its recipe.yaml."""
+    from keeltune import history
+
+    found = history.runs(folder)
+    if as_json:
+        print(json.dumps(found, allow_nan=False))
+        return
+    table = Table("run", "method", "status", "score", "95 % interval", "seeds", "looks", "finished", "identity")
+    for one in found:
+        score = f"{one['split']} {one['metric']} {one['value']:.4f}" if one["split"] else "–"
+        interval = f"{one['interval'][0]:.4f} to {one['interval'][1]:.4f}" if one["interval"] else "–"
+        place = str(Path(one["folder"]).relative_to(folder)) if Path(one["folder"]) != folder else folder.name
+        table.add_row(escape(place), one["method"] or "–", one["status"] or "–", score, interval,
+                      str(len(one["seeds"] or [0])), str(one["looks"]), one["finished"] or "–",
+                      one["identity"] or "–")  # fmt: skip
+    Console().print(table)
 
 
 @app.command()

@@ -27,10 +27,13 @@ DOMAINS = {"target": "test", "source": "source"}
 
 @dataclass(frozen=True)
 class Side:
-    """A run's answers to one domain's rows: each row's score, and the statistics [rows, K] that its metrics sum."""
+    """A run's answers to one domain's rows: each row's score, and the table [rows, K + 2] that its metrics sum.
+
+    Of several seeds, a row's mean score and the sum of its statistics: what is drawn again is rows.
+    """
 
     scores: list[float]
-    statistics: np.ndarray
+    table: np.ndarray
     clusters: np.ndarray | None
 
 
@@ -39,16 +42,16 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
 
     {"task", "metric", "higher_is_better", "baseline", "runs": [{"name", "folder", "method", "anchor", "weight",
     "target": {"value", "interval", "rows"}, "source": the same or null, "against": {domain: {"change", "interval",
-    "p", "p_holm"}} or null, "pareto", "seconds", "interpolation"}]}. `change` is the run's metric − the first's.
+    "p", "p_holm"}} or null, "pareto", "seconds", "interpolation"}], "groups": `_groups`}. `change` is the run's
+    metric − the first's.
     Raises: UserError: folders without a finished run, of several tasks, or scored on other rows.
     """
     found = [_finished(Path(folder)) for folder in runs]
     _comparable(found)
-    tasks = _tasks(found[0])
-    domains = {d: s for d, s in DOMAINS.items() if all(_predictions(one, s).is_file() for one in found)}
+    tasks = apply.tasks_of(found[0].parts[0])
+    domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for one in found for f in _predictions(one, s))}
     sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
-    some = tasks["target"].scores(sides["target"][0].statistics.sum(0))
-    metric = next(name for name in tasks["target"].metrics if name in some)  # a loss is in no prediction file
+    metric = tasks["target"].metrics[0]
     lines = []
     for place, one in enumerate(found):
         scores = {d: _score(tasks[d], each[place], metric) for d, each in sides.items()}
@@ -64,17 +67,44 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
         "baseline": lines[0]["name"],
         "clusters": recipe.load(found[0].folder / "recipe.yaml").evaluation.clusters,
         "runs": lines,
+        "groups": _groups(found),
     }
 
 
-def _predictions(one: run.Run, split: str) -> Path:
-    return one.folder / "predictions" / f"{split}.jsonl"
+def _groups(runs: Sequence[run.Run]) -> dict[str, Any]:
+    """How the runs serve the same groups of rows, side by side; what one of them lacks is left out.
+
+    {"slices": {column: {value: {"rows", "values": [score a run], "small"}}}, "gap": {column: [best − worst a run]},
+    "equalised_odds": the same, "flip_rate": [a run] or null, "ece": [a run] or null}; of several seeds the best one's.
+    """
+    parts = [run.finished(one.parts[one.best]) or one for one in runs]
+    found = [part.result.get("bias") for part in parts]
+    known = [one for one in found if one]
+    made: dict[str, Any] = {"slices": {}, "gap": {}, "equalised_odds": {}, "flip_rate": None, "ece": None}
+    if len(known) == len(runs):
+        for column in known[0]["slices"]:
+            if not all(column in one["slices"] for one in known):
+                continue
+            groups = [one["slices"][column]["groups"] for one in known]
+            made["slices"][column] = {
+                value: {"rows": g["rows"], "values": [each[value]["value"] for each in groups], "small": g["small"]}
+                for value, g in groups[0].items()
+                if all(value in each for each in groups)
+            }
+            for name in ("gap", "equalised_odds"):
+                values = [one["slices"][column][name] for one in known]
+                if all(value is not None for value in values):
+                    made[name][column] = values
+        if all(one["counterfactual"] for one in known):
+            made["flip_rate"] = [one["counterfactual"]["flip_rate"] for one in known]
+    calibrated = [(part.result.get("calibration") or {}).get("test") for part in parts]
+    if all(calibrated):
+        made["ece"] = [one["ece"] for one in calibrated if one]
+    return made
 
 
-def _tasks(one: run.Run) -> dict[str, Task]:
-    """The task as a run has it; on a source domain with labels of its own, as the old head has it."""
-    old, task = one.folder / "source_model", apply.open_model(one.folder, None).task
-    return {"target": task, "source": apply.open_model(old, one.result["task"]).task if old.is_dir() else task}
+def _predictions(one: run.Run, split: str) -> list[Path]:
+    return [part / "predictions" / f"{split}.jsonl" for part in one.parts]
 
 
 def _finished(folder: Path) -> run.Run:
@@ -93,7 +123,7 @@ def _comparable(runs: Sequence[run.Run]) -> None:
             found, expected = other.result["task"], f"{first.result['task']}, the task of {first.folder}"
             problems.append(Problem(str(other.folder), "task", found, expected, "compare runs of one task"))
         for name in ("model", "source_model"):
-            ours, theirs = (_labels(r.folder / name) for r in (first, other))
+            ours, theirs = (_labels(r.parts[0] / name) for r in (first, other))
             if ours != theirs:
                 problems.append(
                     Problem(str(other.folder), name, f"the labels {theirs}", f"{ours}, those of {first.folder}",
@@ -120,33 +150,29 @@ def _labels(folder: Path) -> list[str] | None:
     return sorted(names.values()) if names else None
 
 
-def _side(task: Task, file: Path) -> Side:
-    rows = read_lines(file)
-    statistics = task.statistics([row["prediction"] for row in rows], [row["gold"] for row in rows])
-    return Side(
-        [row["score"] for row in rows], statistics, evaluation.clusters_of([row.get("cluster") for row in rows])
-    )
+def _side(task: Task, files: Sequence[Path]) -> Side:
+    seeds = [read_lines(file) for file in files]
+    clusters = evaluation.clusters_of([row.get("cluster") for row in seeds[0]])
+    scores = [sum(row["score"] for row in same) / len(same) for same in zip(*seeds, strict=True)]
+    return Side(scores, np.sum([evaluation.table_of(task, rows) for rows in seeds], axis=0), clusters)
 
 
 def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
-    value = float(task.scores(side.statistics.sum(0))[metric])
-    drawn = task.scores(evaluation.bootstrap(side.statistics, clusters=side.clusters))[metric]
-    return {"value": value, "interval": list(evaluation.interval(drawn)), "rows": len(side.scores)}
+    found = evaluation.scores_of(task, side.table, clusters=side.clusters)
+    return {"value": found.metrics[metric], "interval": list(found.intervals[metric]), "rows": len(side.scores)}
 
 
 def _against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
     """The change from `theirs` to `ours`, and how likely one as large is where there is none."""
-    both = np.concatenate([ours.statistics, theirs.statistics], axis=1)
-    drawn = evaluation.bootstrap(both, clusters=ours.clusters)
-    a, b = (task.scores(part)[metric] for part in np.split(drawn, [ours.statistics.shape[1]], axis=1))
-    value = task.scores(ours.statistics.sum(0))[metric] - task.scores(theirs.statistics.sum(0))[metric]
+    drawn = evaluation.differences(task, ours.table, theirs.table, ours.clusters)[metric]
+    here, there = (evaluation.scores_of(task, s.table, intervals=False).metrics[metric] for s in (ours, theirs))
     pairs = list(zip(ours.scores, theirs.scores, strict=True))
     if ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
         won, lost = (sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
         p = mcnemar(lost, won)
     else:
-        p = _two_sided(a - b)
-    return {"change": float(value), "interval": list(evaluation.interval(a - b)), "p": p}
+        p = _two_sided(drawn)
+    return {"change": here - there, "interval": list(evaluation.interval(drawn)), "p": p}
 
 
 def _two_sided(drawn: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from keeltune.formats import BOM, READERS, Log, Record, RowProblem, bare, quoted
 from keeltune.media import Media as Media
 from keeltune.problems import Problem, UserError, nearest, shown
 
-__all__ = ["KINDS", "Column", "Row", "RowProblem", "fingerprint", "read", "row_key", "split_share"]
+__all__ = ["KINDS", "Column", "Row", "RowProblem", "fingerprint", "nested_share", "read", "row_key", "split_share"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,13 @@ def split_share(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row]
         place = rows[0].file if rows else ""
         raise UserError(Problem(place, "data.validation", found, expected, mend, kind="impossible share"))
     return [row for row in rows if row.key not in chosen], [row for row in rows if row.key in chosen]
+
+
+def nested_share(rows: Sequence[Row], share: float) -> list[Row]:
+    """A share of the rows (one at least), in the order they had; a smaller share's rows are among a larger one's."""
+    ranked = sorted(rows, key=lambda row: hashlib.sha256(f"share:{row.key}".encode()).digest())
+    kept = {id(row) for row in ranked[: max(1, round(share * len(rows)))]}
+    return [row for row in rows if id(row) in kept]
 
 
 def fingerprint(rows: Iterable[Row]) -> str:

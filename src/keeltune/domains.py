@@ -38,6 +38,7 @@ from keeltune.rows import slices
 from keeltune.tasks.task import Example, to_device
 from keeltune.trainer import Budget
 from keeltune.weight_path import Path as WeightPath
+from keeltune.words import Said, joined
 
 LOOKED_AT = 500
 """Training rows on which the veto is counted at most."""
@@ -90,18 +91,21 @@ def veto_lines(found: Mapping[str, Any] | None, *, taught: bool) -> list[str]:
     """What `veto` found, in a sentence; a warning where a source model wins too often against the new labels."""
     if found is None or not found["contradicted"]:
         return []
-    said = (
-        f"the reference would choose otherwise than {found['contradicted']:.1%} of {found['predictions']} labels; at "
-        f"weight {found['weight']:.3g} it wins against {found['overruled']:.1%} of them all"
+    said = Said(
+        "the reference would choose otherwise than {contradicted:.1%} of {predictions} labels; at weight {weight:.3g} "
+        "it wins against {overruled:.1%} of them all",
+        **{name: found[name] for name in ("contradicted", "predictions", "weight", "overruled")},
     )
     if found["confidence"] is not None:
-        said += f", those of which it is surer than {found['confidence']:.4g}"
+        said = joined([said, Said(", those of which it is surer than {p:.4g}", p=found["confidence"])])
     if found["overruled"] < label_veto.WARNED or taught:
         return [said]
-    return [
-        f"warning: {said}; with objective.weight: {_two_digits(found['weight_kept'])} it would win against "
-        f"{label_veto.TOLERATED:.0%}"
-    ]
+    mend = Said(
+        "; with objective.weight: {weight} it would win against {share:.0%}",
+        weight=_two_digits(found["weight_kept"]),
+        share=label_veto.TOLERATED,
+    )
+    return [joined([Said("warning: "), said, mend])]
 
 
 def _two_digits(value: float) -> str:
@@ -358,30 +362,36 @@ def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray |
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The forgetting report in a few sentences, for the console and the page."""
     report, budget = result.get("forgetting"), result.get("budget")
-    over = []
+    over: list[str] = []
     if budget and not budget["held"]:
-        over = [f"warning: {budget['kind']} is {budget['measured']:.4g}, above its limit {budget['limit']:g}"]
+        template = "warning: {kind} is {measured:.4g}, above its limit {limit:g}"
+        over = [Said(template, **{name: budget[name] for name in ("kind", "measured", "limit")})]
     if not report:
         return over
-    said = [_sentence(name, report[name]) for name in ("source", "control", "target") if report[name]]
+    said: list[str] = [_sentence(name, report[name]) for name in ("source", "control", "target") if report[name]]
     if report["gap"]:
-        named = {"words": "by their words", "features": "by what the model makes of them"}
-        far = [f"{value:.2f} {named[name]}" for name, value in report["gap"].items() if value is not None]
+        named = {"words": "{far:.2f} by their words", "features": "{far:.2f} by what the model makes of them"}
+        far = [Said(named[name], far=value) for name, value in report["gap"].items() if value is not None]
         if far:
-            said.append(f"the domains are {' and '.join(far)} apart (0: the same, 2: never taken for each other)")
+            apart = "the domains are {far} apart (0: the same, 2: never taken for each other)"
+            said.append(Said(apart, far=joined(far, ", ")))
     moved = report["divergence"]
-    parts = [f"{moved[name]['reverse_kl']:.3f} on {name} inputs" for name in ("target", "source") if moved[name]]
+    on = {"target": "{kl:.3f} on target inputs", "source": "{kl:.3f} on source inputs"}
+    parts = [Said(template, kl=moved[name]["reverse_kl"]) for name, template in on.items() if moved[name]]
     if parts:
-        said.append(f"nats a prediction from the model before training: {', '.join(parts)}")
+        said.append(Said("nats a prediction from the model before training: {parts}", parts=joined(parts, ", ")))
     return [*over, *said]
 
 
 def _sentence(name: str, change: Mapping[str, Any]) -> str:
-    what = {"source": "source domain", "control": "source domain, control slice", "target": "target domain"}[name]
+    what = {"source": "source domain", "control": "source domain, control slice", "target": "target domain"}
     found = change["metrics"][change["metric"]]
     low, high = found["interval"]
-    kept = "" if change["retention"] is None or name == "target" else f", {change['retention']:.1%} kept"
-    return (
-        f"{what}: {change['metric']} {found['before']:.4f} -> {found['after']:.4f}, change {found['change']:+.4f} "
-        f"({low:+.4f} to {high:+.4f}){kept}; {len(change['lost'])} rows lost, {change['won']} won"
-    )
+    known = change["retention"] is not None and name != "target"
+    return Said(
+        "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f} ({low:+.4f} to {high:+.4f}){kept}; {lost} "
+        "rows lost, {won} won",
+        what=Said(what[name]), metric=change["metric"], low=low, high=high, lost=len(change["lost"]), won=change["won"],
+        kept=Said(", {share:.1%} kept", share=change["retention"]) if known else "",
+        **{key: found[key] for key in ("before", "after", "change")},
+    )  # fmt: skip

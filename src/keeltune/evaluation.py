@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,13 +103,20 @@ def score(
     return scores_of(task, table, intervals=intervals, clusters=numbers_of(rows, clusters))
 
 
+def table_of(task: Task, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """A `Scores.table` [rows, K + 2], made again of the lines of a prediction file; NaN where a file has no losses."""
+    statistics = task.statistics([line["prediction"] for line in lines], [line["gold"] for line in lines])
+    losses = np.array([[line.get("loss", np.nan), line.get("predictions", np.nan)] for line in lines])
+    return np.concatenate([statistics, losses], axis=1)
+
+
 def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True, clusters: np.ndarray | None = None) -> Scores:
     """The same of a `Scores.table`, or of some of its rows; K = 0 leaves the loss alone. `clusters` [rows] or None."""
     sums = table.sum(0)
-    metrics = {name: float(value) for name, value in _metrics(task, sums).items()}
+    metrics = {name: float(value) for name, value in metrics_of(task, sums).items()}
     ranges: dict[str, tuple[float, float]] = {}
     if intervals:
-        drawn = _metrics(task, bootstrap(table, clusters=clusters))
+        drawn = metrics_of(task, bootstrap(table, clusters=clusters))
         ranges = {name: interval(values) for name, values in drawn.items()}
     return Scores(metrics, ranges, task.details(sums[:-2]) if table.shape[1] > 2 else {}, table)
 
@@ -131,7 +138,7 @@ def differences(
     does not widen an interval.
     """
     drawn = bootstrap(np.concatenate([ours, theirs], axis=1), clusters=clusters)
-    a, b = (_metrics(task, part) for part in np.split(drawn, [ours.shape[1]], axis=1))
+    a, b = (metrics_of(task, part) for part in np.split(drawn, [ours.shape[1]], axis=1))
     return {name: a[name] - b[name] for name in a}
 
 
@@ -150,7 +157,7 @@ def clusters_of(names: Sequence[str | None]) -> np.ndarray | None:
     return np.unique(own, return_inverse=True)[1]
 
 
-def _metrics(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
+def metrics_of(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2]."""
     loss = sums[..., -2] / np.maximum(sums[..., -1], 1e-12)
     values = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
@@ -198,7 +205,8 @@ def prediction_rows(
 ) -> list[dict[str, Any]]:
     """One JSON object a row for the run folder's `predictions/`: key, row, prediction, gold, score, probabilities.
 
-    And `cluster`, the row's value in the column `clusters`, where there is such a column.
+    `loss` is the row's Σ CE in nats and `predictions` their number, so that all metrics can be made of a file again
+    (`table_of`). And `cluster`, the row's value in the column `clusters`, where there is such a column.
     """
     table = []
     for prediction, row in zip(predictions, rows, strict=True):
@@ -206,6 +214,7 @@ def prediction_rows(
         if labelled:
             gold = task.gold(row)
             line |= {"gold": gold, "score": task.row_score(prediction.value, gold)}
+            line |= {"loss": float(prediction.loss), "predictions": float(prediction.count)}
         if prediction.probabilities is not None:
             line["probabilities"] = dict(prediction.probabilities)
         if clusters is not None and clusters in row.fields:

@@ -31,6 +31,7 @@ from keeltune.references import Ensemble, Model
 from keeltune.references.reference import Reference
 from keeltune.rows import IGNORED, Mixture, Rows
 from keeltune.tasks.task import Example, Prediction, Task, to_device
+from keeltune.words import Said
 
 ROWS = 2000
 """Validation rows on which a teacher is judged at most; where answers are written, `evaluation.WRITTEN`."""
@@ -138,40 +139,54 @@ def lines(gate: Mapping[str, Any] | None) -> list[str]:
 
 def _sentences(verdict: Mapping[str, Any], gate: Mapping[str, Any]) -> list[str]:
     metric, floor = verdict["metric"], gate["floor"]
-    who = "the average of the teachers" if verdict["model"] is None else f"the teacher {verdict['model']}"
+    who = Said("the average of the teachers")
+    if verdict["model"] is not None:
+        who = Said("the teacher {name}", name=verdict["model"])
 
     def figures(scores: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> str:
         low, high = intervals[metric]
         return f"{scores[metric]:.3f} ({low:.3f} to {high:.3f})"
 
-    said = f"{metric} {figures(verdict['teacher'], verdict['intervals'])} on {gate['rows']} validation rows"
-    start = "the student's head is new, so that it has no start to compare with"
+    mine = figures(verdict["teacher"], verdict["intervals"])
+    said = Said("{metric} {figures} on {rows} validation rows", metric=metric, figures=mine, rows=gate["rows"])
+    start = Said("the student's head is new, so that it has no start to compare with")
     if gate["student"] is not None:
-        start = f"the student's start {figures(gate['student'], gate['student_intervals'])}"
-    found = [f"{who}: {said}; {start}"]
+        theirs = figures(gate["student"], gate["student_intervals"])
+        start = Said("the student's start {figures}", figures=theirs)
+    found = Said("{who}: {said}; {start}", who=who, said=said, start=start)
     if verdict["difference"] is not None and verdict["difference"][1] < -NOTHING:
         low, high = (-end for end in reversed(verdict["difference"]))
-        mend = "it would teach its mistakes; take another teacher, or train without one"
-        found = [
-            f"warning: {who} is worse than the student's start by {low:.3f} to {high:.3f}: {said}; {start}; {mend}"
-        ]
+        found = Said(
+            "warning: {who} is worse than the student's start by {low:.3f} to {high:.3f}: {said}; {start}; it would "
+            "teach its mistakes; take another teacher, or train without one",
+            who=who, low=low, high=high, said=said, start=start,
+        )  # fmt: skip
     elif verdict["over_floor"] is not None and verdict["over_floor"][0] <= 0:
-        answer = f"the answer {json.dumps(floor['answer'], ensure_ascii=False)} to every row: {floor[metric]:.3f}"
-        found = [f"warning: {who} is not measurably better than {answer}; {said}; {start}"]
-    return [*found, *_offer(who, verdict)]
+        found = Said(
+            "warning: {who} is not measurably better than the answer {answer} to every row: {floor:.3f}; {said}; "
+            "{start}",
+            answer=json.dumps(floor["answer"], ensure_ascii=False), floor=floor[metric], who=who, said=said,
+            start=start,
+        )  # fmt: skip
+    return [found, *_offer(who, verdict)]
 
 
-def _offer(who: str, verdict: Mapping[str, Any]) -> list[str]:
+def _offer(who: Said, verdict: Mapping[str, Any]) -> list[str]:
     """The temperature that would calibrate a teacher, where it clearly would."""
     found = verdict["calibration"]
     if found is None or verdict["temperature"] is None or found["temperature"] is None:
         return []
     if found["ece"] - found["ece_after"] < MENDED or 2 * found["predictions"] * found["gain"] < CHANCE:
         return []
-    side, value = "over" if found["temperature"] > 1 else "under", found["temperature"] * verdict["temperature"]
-    said = f"ECE {found['ece']:.2f}, {found['ece_after']:.2f} at temperature {value:.3g}"
-    use = f"reference: {{model: …, temperature: {value:.3g}}} calibrates it"
-    return [f"{who} is {side}-confident: {said} (fitted on {found['predictions']} predictions); {use}"]
+    side = "over-confident" if found["temperature"] > 1 else "under-confident"
+    return [
+        Said(
+            "{who} is {side}: ECE {before:.2f}, {after:.2f} at temperature {value:.3g} (fitted on {rows} predictions); "
+            "reference: {{model: …, temperature: {value:.3g}}} calibrates it",
+            who=who, side=Said(side), before=found["ece"], after=found["ece_after"], rows=found["predictions"],
+            value=found["temperature"] * verdict["temperature"],
+        )
+    ]  # fmt: skip
 
 
 @torch.inference_mode()

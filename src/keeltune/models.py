@@ -63,9 +63,7 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
 
     Raises UserError where it is a path and no model lies there, naming what is missing in the folder.
     """
-    path = resolve(value)
-    if (path / "result.json").is_file() and (path / "model").is_dir():
-        path = path / "model"
+    path = _trained(resolve(value))
     if path.is_dir():
         if problem := _folder_problem(path, where, field, writes):
             raise UserError(problem)
@@ -82,6 +80,13 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
             "correct the path; paths are relative to the recipe's folder",
         )
     )
+
+
+def _trained(path: Path) -> Path:
+    """A run folder's `model/`; of several seeds that of the best one. Any other path as it is."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        path = path / json.loads((path / "result.json").read_text(encoding="utf-8"))["seeds"]["best"]
+    return path / "model" if (path / "result.json").is_file() and (path / "model").is_dir() else path
 
 
 def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> Problem | None:

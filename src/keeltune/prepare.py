@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from keeltune import audit, augment, data, models, newborn, registry, surgery
+from keeltune.analysis.counterfactual import read_terms
 from keeltune.data import Column, Row
 from keeltune.families.masked import Masked
 from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
@@ -148,6 +149,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     warnings += [p for p in label_problems if p.severity == "warning"]
     if isinstance(recipe.data.validation, float) and rows["train"]:  # named first: a small split may lack a label
         rows["train"], rows["validation"] = data.split_share(rows["train"], recipe.data.validation, recipe.seed)
+    rows["train"] = data.nested_share(rows["train"], recipe.data.share) if recipe.data.share < 1 else rows["train"]
     second = recipe.objective.anchor_head
     if second == "source" and head is not None and (rows["source"] or rows["source_validation"]):
         theirs = {name: rows[name] for name in OLD if rows[name]}  # of the old labels
@@ -167,7 +169,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
     problems += _emptied(recipe, rows, skipped)
-    problems += _no_clusters(recipe, rows)
+    problems += _no_columns(recipe, rows)
     own = source is not None and _from_model(recipe, teachers, source)
     if own and second == "task" and config is not None and auto_model is not None and (names or not has_labels):
         _collect(problems, lambda: own_head(recipe, str(source), config, head, names, str(auto_model)))
@@ -386,15 +388,22 @@ def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Probl
     ]  # fmt: skip
 
 
-def _no_clusters(recipe: Recipe, rows: dict[str, list[Row]]) -> list[Problem]:
-    """A column of clusters that no row has which is scored."""
-    column = recipe.evaluation.clusters
+def _no_columns(recipe: Recipe, rows: dict[str, list[Row]]) -> list[Problem]:
+    """Columns of clusters and slices that no row has which is scored, and a file of terms that is none."""
+    spec, problems = recipe.evaluation, list[Problem]()
+    if spec.terms is not None:
+        file = recipe.path(spec.terms)
+        _collect(problems, lambda: read_terms(file, recipe.where("evaluation.terms"), "evaluation.terms"))
     scored = [row for split in SCORED for row in rows[split]]
-    if column is None or not scored or any(column in row.fields for row in scored):
-        return []
-    there = ", ".join(sorted(scored[0].fields))
-    expected = f"a column of the rows that are scored, which have {there}"
-    return [recipe.problem("evaluation.clusters", expected=expected, mend="name one of them, or leave it out")]
+    asked = {"clusters": [spec.clusters] if spec.clusters else [], "slices": spec.slices or []}
+    for name_of, names in asked.items():
+        if scored and any(not any(name in row.fields for row in scored) for name in names):
+            there = ", ".join(sorted(scored[0].fields))
+            expected = f"a column of the rows that are scored, which have {there}"
+            problems.append(
+                recipe.problem(f"evaluation.{name_of}", expected=expected, mend="name one of them, or leave it out")
+            )
+    return problems
 
 
 def _old_head(

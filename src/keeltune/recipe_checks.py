@@ -36,7 +36,6 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
     if recipe.data.train is None and not (distils and recipe.data.unlabeled is not None):
         mend = "add data.train: FILE; distillation can do with data.unlabeled: FILE alone"
         yield recipe.problem("data.train", expected="the labelled rows to learn from", mend=mend)
-    yield from _unbuilt(recipe)
     if isinstance(recipe.model, NewModel) and recipe.model.tokenizer is None:
         expected = "a tokenizer: its folder or hub id, or {train: bpe, size: 8000}"
         yield recipe.problem("model.tokenizer", expected=expected, mend="add model.tokenizer")
@@ -49,16 +48,6 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
         yield from _task_faults(recipe)
     if "method" not in replaced:
         yield from _fine_tuning_faults(recipe) if recipe.method == "fine-tuning" else _anchor_faults(recipe)
-
-
-def _unbuilt(recipe: Recipe) -> Iterator[Problem]:
-    asked = {
-        "training.seed": isinstance(recipe.training.seed, list) and "a run of several seeds",
-        "report.language": recipe.report.language != "en" and "a report in Chinese",
-    }
-    for field, what in asked.items():
-        if what:
-            yield recipe.problem(field, expected=f"what this version has: {what} is not built yet", mend="leave it out")
 
 
 def _task_faults(recipe: Recipe) -> Iterator[Problem]:

@@ -61,6 +61,9 @@ class Data(Declared):
     hub:NAME[@revision][:config]."""
 
     train: Text | None = Field(default=None, description="The labelled rows to learn from.")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="How much of `train` is learnt; the rows of a smaller share are among a larger one's."
+    )
     validation: Annotated[AsText | AsNumber[Share], ByKind] | None = Field(
         default=None, description="The rows that choose the best model; or a share of `train`, split off by the seed."
     )

@@ -1,4 +1,4 @@
-"""A run: its folder, its status, and `kt.train`, which makes one.
+"""A run: its folder, its status, and `train`, which makes one (`seeds.train`: several, where a recipe asks for them).
 
     recipe.yaml  result.json  report.html  log.jsonl  model/  checkpoints/  predictions/{validation,test,source}.jsonl
 
@@ -24,7 +24,22 @@ import torch.distributed
 import transformers
 from transformers import TrainerCallback
 
-from keeltune import __version__, build, data, domains, gate, models, prepare, report, results, scoring, surgery
+from keeltune import (
+    __version__,
+    bias,
+    build,
+    data,
+    domains,
+    gate,
+    guard,
+    history,
+    models,
+    prepare,
+    report,
+    results,
+    scoring,
+    surgery,
+)
 from keeltune.build import Job, Origin
 from keeltune.display import Advance, Display
 from keeltune.fitting import NEW
@@ -43,6 +58,7 @@ OURS = (
     "report.html",
     "log.jsonl",
     "skipped.jsonl",
+    "looks.jsonl",
     "model",
     "source_model",
     "adapter",
@@ -67,8 +83,20 @@ class Run:
 
     @property
     def model(self) -> Path:
-        """A plain `save_pretrained` folder, which transformers loads with no keeltune installed."""
-        return self.folder / "model"
+        """A plain `save_pretrained` folder, which transformers loads with no keeltune installed; the best seed's."""
+        return self.parts[self.best] / "model"
+
+    @property
+    def parts(self) -> list[Path]:
+        """The folders of a run of several seeds; of one seed the run's own."""
+        seeds = self.result.get("seeds")
+        return [self.folder / name for name in seeds["folders"]] if seeds else [self.folder]
+
+    @property
+    def best(self) -> int:
+        """Which of `parts` is the best by validation."""
+        seeds = self.result.get("seeds")
+        return int(seeds["folders"].index(seeds["best"])) if seeds else 0
 
 
 @models.quietly()
@@ -89,11 +117,13 @@ def train(
         another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
     """
     recipe = opened(recipe)
+    if isinstance(recipe.training.seed, list) and len(set(recipe.training.seed)) > 1:
+        raise ValueError(f"found {len(recipe.training.seed)} seeds, expected one; kt.train makes a run of each")
     main = is_main_process()
     display = display or Display(quiet=not main)
     folder = recipe.path(recipe.output)
     if main:  # the others would find what this process has already made
-        _claim(folder, resume=resume, overwrite=overwrite)
+        claim(folder, resume=resume, overwrite=overwrite)
     with _resources(folder):
         material = prepare.gather(recipe, progress=lambda what: display.say(f"{what} …"))
         for warning in material.warnings:
@@ -116,7 +146,7 @@ def train(
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
         display.say(_headline(job))
-        with _status(folder, recipe, main):
+        with status_of(folder, recipe, main):
             return _train(job, folder, checkpoint, display, main)
 
 
@@ -128,14 +158,14 @@ def is_main_process() -> bool:
 def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, main: bool) -> Run:
     recipe, material = job.material.recipe, job.material
     spec = recipe.training
-    every = recipe.evaluation.every if isinstance(recipe.evaluation.every, int) else None
+    pace = guard.pace(material)
     arguments = training_arguments(
         folder / "checkpoints",
         batch_size=material.batch_size,
         accumulation=spec.gradient_accumulation_steps,
         epochs=spec.epochs or 1,
         max_steps=spec.max_steps,
-        every=every,
+        every=pace.every,
         learning_rate=spec.learning_rate,
         seed=recipe.seed,
         passed=spec.passed,
@@ -169,9 +199,10 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         matching=job.matching,
         autocast=job.autocast,
         validate=scoring.validator(job, display) if material.rows["validation"] else None,
-        every=every,
+        every=pace.every,
         best=folder / "checkpoints" / "best.safetensors" if keeps else None,
-        patience=recipe.evaluation.patience if isinstance(recipe.evaluation.patience, int) else None,
+        patience=pace.patience if budget is None else None,
+        not_before=pace.not_before,
         budget=budget,
         beside=job.beside,
         tether=_tether(job),
@@ -191,6 +222,11 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         raise Stopped(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
             f"{folder / 'checkpoints'}; go on with the same command and --resume"
+        )
+    if trainer.state.global_step < trainer.state.max_steps:
+        display.say(
+            f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}: {pace.patience} "
+            "evaluations without a gain (evaluation.patience: null trains on)"
         )
     trainer.load_best()
     model = job.model
@@ -215,12 +251,17 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         "veto": overruled,
         "budget": domains.kept(job, trainer.ledger.trajectory, settled),
         "interpolation": settled.interpolation,
-        "forgetting": domains.forgetting(job, model, folder / "predictions", before, after, settled) if main else None,
     }
-    for line in domains.lines(result):
-        display.say(line)
     if main:
+        result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
+        result |= guard.report(job, model, folder, after, trainer.state.log_history)
+        result["overfitting"] = guard.with_drift(result["overfitting"], result["forgetting"])
+        result["bias"] = bias.report(job, model, folder, after)
+        for line in (*domains.lines(result), *guard.lines(result), *bias.lines(result)):
+            display.say(line)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))
+        if tested := result["data"]["test"]:
+            history.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
         write_text(folder / "report.html", report.page(folder, result))
     _barrier()
@@ -300,7 +341,7 @@ def _signals(trainer: KeelTrainer) -> Iterator[None]:
 
 
 @contextmanager
-def _status(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
+def status_of(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
     """A run that ends early says so in its `result.json`."""
     status = "failed"
     try:
@@ -350,7 +391,7 @@ def finished(folder: Path) -> Run | None:
     return Run(folder, result) if result.get("status") == "completed" else None
 
 
-def _claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a used output folder, or one that cannot be written, before anything is read."""
 
     def refuse(found: str, mend: str, expected: str = "an empty or a new folder") -> UserError:
@@ -372,8 +413,7 @@ def _claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
             "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
         )
     if overwrite:
-        for name in OURS:
-            path = folder / name
+        for path in (*(folder / name for name in OURS), *folder.glob("seed-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -200,7 +200,7 @@ class KeelTrainer(Trainer):
         validate: called at each evaluation; returns the task's metrics and `loss`.
         every: steps between evaluations, None for each epoch.
         best: the file that keeps the best weights; it is none of the rotated checkpoints.
-        patience: evaluations without improvement after which training ends, or None.
+        patience: evaluations without improvement after which training ends, or None; not before step `not_before`.
         budget: what moves the objective's weight, or None. beside: the second head, which carries D then, or None.
         tether: weights near which the model's are held by their squared distance, λ/2 · ‖θ − θ₀‖², and λ; or None
             (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483).
@@ -224,6 +224,7 @@ class KeelTrainer(Trainer):
         every: int | None = None,
         best: Path | None = None,
         patience: int | None = None,
+        not_before: int = 0,
         budget: Budget | None = None,
         beside: Any = None,
         tether: tuple[Mapping[str, Tensor], float] | None = None,
@@ -245,7 +246,8 @@ class KeelTrainer(Trainer):
             self.add_callback(Dual(self))
         self.norms = batch_norms(model)
         self.plan, self.task, self.objective, self.reference, self.matching = plan, task, objective, reference, matching
-        self.autocast, self.validate, self.best, self.patience = autocast, validate, best, patience
+        self.autocast, self.validate, self.best = autocast, validate, best
+        self.patience, self.not_before = patience, not_before
 
     @property
     def formula(self) -> Objective:
@@ -382,7 +384,8 @@ class KeelTrainer(Trainer):
         merit = (sign * metrics[primary], -metrics[loss])
         if all(merit > other for other in earlier) and self.best is not None:
             self.keep_best()
-        if self.patience is not None and _since_best([*earlier, merit]) >= self.patience:
+        late = self.state.global_step >= self.not_before
+        if self.patience is not None and late and _since_best([*earlier, merit]) >= self.patience:
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -7,7 +7,9 @@ there is no label; all values are computed in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,63 @@ def calibration(log_probs: Tensor, targets: Tensor) -> Calibration | None:
         max(0.0, gain / len(targets)),
         len(targets),
     )
+
+
+PLOTTED = 10
+"""Bins of a reliability plot at most, each of 20 predictions or more."""
+
+
+def of_lines(lines: Sequence[Mapping[str, Any]], temperature: float | None = None) -> dict[str, Any] | None:
+    """The calibration of a prediction file's rows; None where they have no probabilities.
+
+    {"predictions", "ece", "brier", "temperature", "ece_after", "bins": [[mean confidence, accuracy, predictions]]}.
+    `temperature` is fitted on these rows, or the given one, so that `ece_after` is of rows that it has not seen. Rows
+    with several labels count as a yes/no prediction for each label.
+    """
+    known = [line for line in lines if "probabilities" in line]
+    if not known:
+        return None
+    probabilities = torch.tensor([list(line["probabilities"].values()) for line in known], dtype=torch.float64)
+    names = list(known[0]["probabilities"])
+    if isinstance(known[0]["gold"], list):
+        targets = torch.tensor([name in line["gold"] for line in known for name in names]).long()
+        probabilities = torch.stack([1 - probabilities, probabilities], -1).flatten(0, 1)
+    else:
+        targets = torch.tensor([names.index(line["gold"]) for line in known])
+    log_probs = probabilities.clamp_min(1e-38).log()
+    found = calibration(log_probs, targets)
+    assert found is not None
+    if temperature is None:
+        temperature, after = found.temperature, found.ece_after
+    else:
+        after = expected_error(Dense(log_probs).log_probs(slice(None), temperature), targets)
+    return {
+        "predictions": found.predictions,
+        "ece": found.ece,
+        "brier": found.brier,
+        "temperature": temperature,
+        "ece_after": after,
+        "bins": reliability(log_probs, targets),
+    }
+
+
+def reliability(log_probs: Tensor, targets: Tensor) -> list[list[float]]:
+    """[mean confidence, accuracy, predictions] of bins of equally many predictions, in the order of confidence."""
+    log_probs, targets = _labelled(log_probs, targets)
+    top = log_probs.max(-1)
+    order = top.values.argsort(stable=True)
+    confidence, right = top.values.exp()[order], (top.indices == targets).double()[order]
+    bins = max(1, min(PLOTTED, len(targets) // 20))
+    parts = zip(confidence.tensor_split(bins), right.tensor_split(bins), strict=True)
+    return [[c.mean().item(), r.mean().item(), float(len(c))] for c, r in parts]
+
+
+def tempered(probabilities: Mapping[str, float], temperature: float, *, several: bool = False) -> dict[str, float]:
+    """One row's probabilities at a temperature, softmax(log p / T); `several`: of a yes/no choice for each name."""
+    p = torch.tensor(list(probabilities.values()), dtype=torch.float64)
+    logs = (torch.stack([1 - p, p], -1) if several else p).clamp_min(1e-38).log()
+    found = (logs / temperature).softmax(-1)
+    return dict(zip(probabilities, (found[:, 1] if several else found).tolist(), strict=True))
 
 
 def expected_error(log_probs: Tensor, targets: Tensor, bins: int = BINS) -> float:

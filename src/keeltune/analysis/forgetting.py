@@ -12,19 +12,11 @@ from typing import Any
 import numpy as np
 
 from keeltune import evaluation
+from keeltune.analysis import slices
 from keeltune.analysis.significance import mcnemar
 from keeltune.data import Row
 from keeltune.evaluation import Scores
-from keeltune.media import Media
 from keeltune.tasks.task import Task
-
-FEW, MANY = 2, 20
-"""How many values a column must have, and may have, to be a slice of the report."""
-
-SMALL = 20
-"""Rows of a slice below which no interval is given: it would say less than it seems to."""
-
-THIRDS = ("short", "medium", "long")
 
 Line = Mapping[str, Any]
 """A line of `predictions/*.jsonl`."""
@@ -128,13 +120,7 @@ def _slices(
     groups: np.ndarray | None,
 ) -> dict[str, Any]:
     """The change in each value of each further column of a few values, and in short, medium and long rows."""
-    known = {column.name for column in task.columns}
-    names = sorted({name for row in rows for name in row.fields if name not in known})
-    further = {name: [row.fields.get(name) for row in rows] for name in names}
-    columns = {name: [str(v) for v in values] for name, values in further.items() if _sliceable(values)}
-    edges = np.quantile(np.asarray(lengths), [1 / 3, 2 / 3])
-    if edges[0] < edges[1]:
-        columns["length"] = [THIRDS[int(np.searchsorted(edges, length))] for length in lengths]
+    columns = slices.columns_of(task, rows, lengths)
     found: dict[str, Any] = {}
     for name, values in columns.items():
         found[name] = {}
@@ -142,7 +128,7 @@ def _slices(
             places = [i for i, other in enumerate(values) if other == value]
             a, b = before[places], after[places]
             old, new = (evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in (a, b))
-            wide = len(places) >= SMALL
+            wide = len(places) >= slices.BARE
             own = None if groups is None else np.unique(groups[places], return_inverse=True)[1]
             drawn = evaluation.differences(task, b, a, own)[metric] if wide else None
             found[name][value] = {
@@ -153,8 +139,3 @@ def _slices(
                 "interval": None if drawn is None else list(evaluation.interval(drawn)),
             }
     return found
-
-
-def _sliceable(values: Sequence[Any]) -> bool:
-    plain = not any(isinstance(value, list | dict | Media) for value in values)
-    return plain and FEW <= len({str(value) for value in values}) <= MANY

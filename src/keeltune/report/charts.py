@@ -47,11 +47,21 @@ def ranges(bars: Sequence[tuple[str, float, float, float]], x_label: str) -> str
     parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{height - 14}" text-anchor="middle">{escape(x_label)}</text>')
     for number, (name, value, left, right) in enumerate(bars):
         y = 20 + 30 * number
-        parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>')
         parts.append(f'<line class="s{number % 4}" x1="{x_of(left):.1f}" y1="{y}" x2="{x_of(right):.1f}" y2="{y}"/>')
         parts.append(f'<circle class="s{number % 4}" cx="{x_of(value):.1f}" cy="{y}" r="4"/>')
         parts.append(f'<text x="{WIDTH - 62}" y="{y + 4}">{value:.4g}</text>')
     return _svg("".join(parts), x_label, height)
+
+
+def _short(name: str, letters: int = 28) -> str:
+    """A name that fits beside its bar; letters of ideographic width count twice."""
+    width = 0
+    for place, letter in enumerate(name):
+        width += 2 if ord(letter) > 0x2E7F else 1
+        if width > letters:
+            return name[: place - 1] + "…"
+    return name
 
 
 class Place(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from keeltune import domains, gate
-from keeltune.recipe import Recipe
+from keeltune.problems import UserError
+from keeltune.recipe import Recipe, parse
 from keeltune.report import charts
+from keeltune.report.chinese import CHINESE
 from keeltune.results import read_lines
+from keeltune.words import Said
 
 WORST = 10
 
@@ -26,54 +30,91 @@ def page(folder: Path, result: dict[str, Any]) -> str:
     """`report.html` of a finished run, from its `result.json`, `log.jsonl`, `recipe.yaml` and predictions."""
     log = read_lines(folder / "log.jsonl")
     forgotten = result["forgetting"] or {}
+    calibrated = {name: found for name, found in (result["calibration"] or {}).items() if found}
     source = forgotten.get("source") or forgotten.get("control") or {}
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    say = translator(language_of(recipe))
     return (
-        environment()
+        environment(say)
         .get_template("report.html")
         .render(
             name=folder.name,
             result=result,
             sentence=SENTENCES[result["method"]],
             scores=_scores(result),
-            interval_chart=Markup(_interval_chart(result)),
-            loss_chart=Markup(_loss_chart(log)),
-            score_chart=Markup(_score_chart(log)) if any("eval_loss" in entry for entry in log) else None,
+            interval_chart=Markup(_interval_chart(result, say)),
+            loss_chart=Markup(_loss_chart(log, say)) if log or not result["seeds"] else None,
+            reliability_chart=Markup(_reliability_chart(calibrated, say)) if calibrated else None,
+            calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
+            score_chart=Markup(_score_chart(log, say)) if any("eval_loss" in entry for entry in log) else None,
             by_label=(result["metrics"]["test"] or {}).get("by_label"),
             teacher=gate.lines(result["reference"]["gate"]),
             forgetting=domains.lines(result),
-            domain_chart=Markup(_domain_chart(forgotten)),
-            path_chart=Markup(_path_chart(result)) if (result["interpolation"] or {}).get("points") else None,
-            budget_chart=Markup(_budget_chart(result)) if result["budget"] else None,
+            domain_chart=Markup(_domain_chart(forgotten, say)),
+            path_chart=Markup(_path_chart(result, say)) if (result["interpolation"] or {}).get("points") else None,
+            budget_chart=Markup(_budget_chart(result, say)) if result["budget"] else None,
             slices={**({"label": source["by_label"]} if source.get("by_label") else {}), **source.get("slices", {})},
             lost=source.get("lost", [])[:WORST],
             lost_count=len(source.get("lost", [])),
+            slice_charts=_slice_charts(result, say),
             veto=domains.veto_lines(result["veto"], taught=result["method"] == "distillation"),
             worst=_worst(folder),
-            recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+            recipe=recipe,
         )
     )
 
 
-def environment() -> Environment:
-    """The templates; every value in them is escaped, and none may be missing."""
+Say = Callable[..., str]
+"""A sentence in a page's language: of an English template and its values, or of a `Said`."""
+
+
+def translator(language: str) -> Say:
+    """`say("{n} rows", n=3)`, and `say(said)` of a sentence that knows what it was made of; other text as it is."""
+    table = CHINESE if language == "zh" else {}
+
+    def say(text: Any, **values: Any) -> str:
+        if values:
+            text = Said(text, **values)
+        if not isinstance(text, Said):
+            return table.get(str(text), str(text))
+        inner = {name: say(value) if isinstance(value, Said) else value for name, value in text.values.items()}
+        return table.get(text.template, text.template).format(**inner)
+
+    return say
+
+
+def language_of(recipe: str) -> str:
+    """`report.language` of a recipe's text; English where it cannot be read."""
+    try:
+        return parse(recipe, folder=".").report.language
+    except UserError:
+        return "en"
+
+
+def environment(say: Say | None = None) -> Environment:
+    """The templates; every value in them is escaped, and none may be missing. `_` is `say`."""
     loader = PackageLoader("keeltune.report", "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    made.globals |= {"_": say or translator("en")}
+    return made
 
 
-def _domain_chart(forgotten: dict[str, Any]) -> str:
+def _domain_chart(forgotten: dict[str, Any], say: Say) -> str:
     """The primary metric's change in each domain, with its interval."""
     bars = [
-        (f"{name}: {found['metric']}", *((each := found["metrics"][found["metric"]])["change"], *each["interval"]))
+        (f"{say(name)}: {found['metric']}", *((each := found["metrics"][found["metric"]])["change"], *each["interval"]))
         for name, found in forgotten.items()
         if name in ("source", "control", "target") and found
     ]
-    return charts.ranges(bars, "change since before training, 95 % interval") if bars else ""
+    return charts.ranges(bars, say("change since before training, 95 % interval")) if bars else ""
 
 
-def _path_chart(result: dict[str, Any]) -> str:
+def _path_chart(result: dict[str, Any], say: Say) -> str:
     """Target against source at each point between the start's weights and the tuned ones."""
     found = result["interpolation"]
-    return charts.plane(path_places(found), f"source {found['metric']}", f"target {found['metric']}", 280)
+    return charts.plane(
+        path_places(found), f"{say('source')} {found['metric']}", f"{say('target')} {found['metric']}", 280
+    )
 
 
 def path_places(found: dict[str, Any]) -> list[charts.Place]:
@@ -82,13 +123,35 @@ def path_places(found: dict[str, Any]) -> list[charts.Place]:
     return [charts.Place(f"{p['share']:g}", (p["source"][metric],), (p["target"][metric],)) for p in found["points"]]
 
 
-def _budget_chart(result: dict[str, Any]) -> str:
+def _budget_chart(result: dict[str, Any], say: Say) -> str:
     """What a budget bounds, and the weight that held it, over the steps."""
     budget = result["budget"]
     steps = budget["trajectory"]
     limit = [(step, budget["limit"]) for step, _, _ in steps]
-    held = charts.lines({budget["kind"]: [(s, v) for s, v, _ in steps], "limit": limit}, "step", budget["kind"])
-    return held + charts.lines({"weight": [(s, w) for s, _, w in steps]}, "step", "weight")
+    bounded = {budget["kind"]: [(s, v) for s, v, _ in steps], say("limit"): limit}
+    held = charts.lines(bounded, say("step"), budget["kind"])
+    return held + charts.lines({say("weight"): [(s, w) for s, _, w in steps]}, say("step"), say("weight"))
+
+
+def _slice_charts(result: dict[str, Any], say: Say) -> list[tuple[str, Markup]]:
+    """Each column's groups with their intervals; those without one are in the table of `result.json` alone."""
+    found = result["bias"] or {"slices": {}}
+    charted = []
+    for name, each in found["slices"].items():
+        groups = [
+            (f"{v} ({g['rows']})", g["value"], *g["interval"]) for v, g in each["groups"].items() if g["interval"]
+        ]
+        if groups:
+            charted.append((name, Markup(charts.ranges(groups, f"{found['metric']}, {say('95 % interval')}"))))
+    return charted
+
+
+def _reliability_chart(found: dict[str, Any], say: Say) -> str:
+    """Accuracy against confidence; the diagonal is where they agree."""
+    series = {say(name): [(c, a) for c, a, _ in each["bins"]] for name, each in found.items()}
+    ends = [c for points in series.values() for c, _ in points]
+    series[say("as sure as right")] = [(min(ends), min(ends)), (max(ends), max(ends))]
+    return charts.lines(series, say("confidence"), say("accuracy"))
 
 
 def _scores(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -113,43 +176,46 @@ def _scores(result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _interval_chart(result: dict[str, Any]) -> str:
+def _interval_chart(result: dict[str, Any], say: Say) -> str:
     """The primary metric of each split with its interval, before and after."""
     bars = []
     for split in ("validation", "test", "source"):
         metrics = result["metrics"][split]
         pairs = (
-            [(f"source, {when}", metrics[when], result["intervals"]["source"][when]) for when in ("before", "after")]
+            [
+                (say(f"source, {when}"), metrics[when], result["intervals"]["source"][when])
+                for when in ("before", "after")
+            ]
             if split == "source"
-            else [(split, metrics, result["intervals"][split])]
+            else [(say(split), metrics, result["intervals"][split])]
         )
         for name, values, ranges in pairs:
             if values:
                 primary = next(iter(values))
                 bars.append((f"{name}: {primary}", values[primary], *ranges[primary]))
-    return charts.ranges(bars, "95 % bootstrap interval over rows") if bars else ""
+    return charts.ranges(bars, say("95 % bootstrap interval over rows")) if bars else ""
 
 
-def _loss_chart(log: list[dict[str, Any]]) -> str:
+def _loss_chart(log: list[dict[str, Any]], say: Say) -> str:
     def series(name: str) -> list[charts.Point]:
         return [(entry["step"], entry[name]) for entry in log if name in entry]
 
     return charts.lines(
         {
-            "cross-entropy": series("cross_entropy"),
-            "divergence": series("divergence"),
-            "validation": series("eval_loss"),
+            say("cross-entropy"): series("cross_entropy"),
+            say("divergence"): series("divergence"),
+            say("validation"): series("eval_loss"),
         },
-        "step",
-        "nats a prediction",
+        say("step"),
+        say("nats a prediction"),
     )
 
 
-def _score_chart(log: list[dict[str, Any]]) -> str:
+def _score_chart(log: list[dict[str, Any]], say: Say) -> str:
     """The validation metrics (not the loss, which has another unit) over the steps."""
     names = [key for entry in log for key in entry if key.startswith("eval_") and key != "eval_loss"]
     series = {n.removeprefix("eval_"): [(e["step"], e[n]) for e in log if n in e] for n in dict.fromkeys(names)}
-    return charts.lines(series, "step", "validation")
+    return charts.lines(series, say("step"), say("validation"))
 
 
 def _worst(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,134 @@
+"""The ways to train that a recipe's own material allows, each as a recipe; and why the others are out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keeltune import prepare
+from keeltune.problems import UserError
+from keeltune.recipe import Recipe, from_dict
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train. `values` is the whole recipe as YAML would give it, without what a pilot sets itself."""
+
+    name: str
+    said: str
+    values: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is beside the labelled rows: a teacher, texts without labels, inputs of the source domain."""
+
+    teacher: Any = None
+    pool: str | None = None
+    source_texts: str | None = None
+
+
+def given(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: str | None) -> Given:
+    """What the recipe names, and what the caller adds to it, as one method's recipe cannot name all of it."""
+    values = recipe.model_dump(by_alias=True, exclude_unset=True)
+    source = recipe.data.source
+    own_teacher = values.get("reference") if recipe.method == "distillation" else None
+    return Given(
+        teacher or own_teacher, pool or recipe.data.unlabeled, source_texts or source.unlabeled or source.train
+    )
+
+
+def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
+    """The arms in the order of their simplicity, plain fine-tuning first, and those that are out: {name: why}."""
+    made, out = [Arm(PLAIN, "fine-tuning on the labelled rows alone", _plain(recipe))], dict[str, str]()
+    source = recipe.data.source
+    old = source.validation is not None
+    no_source = "no data.source.validation: nothing says what would be kept of an old domain"
+
+    def add(name: str, said: str, reasons: Sequence[str | None], values: dict[str, Any]) -> None:
+        reason = next((reason for reason in reasons if reason), None) or _refused(recipe, values)
+        if reason:
+            out[name] = reason
+        else:
+            made.append(Arm(name, said, values))
+
+    base = made[0].values
+    add("interpolated", "plain fine-tuning, then the best point between its start and its end",
+        [None if old else no_source], _with(base, training={"interpolate": "recommended"}))  # fmt: skip
+    replayed = _with(base, data={"source": {"train": source.train}})
+    add("replay", "labelled rows of the old domain mixed in",
+        [None if old else no_source, None if source.train else "no data.source.train: no labelled rows to replay"],
+        replayed)  # fmt: skip
+    anchored = _with(base, method="cross-domain")
+    if recipe.method == "cross-domain":
+        dumped = recipe.model_dump(by_alias=True, exclude_unset=True)
+        objective = {k: v for k, v in dumped.get("objective", {}).items() if k not in ("anchor_on", "weight")}
+        anchored = _with(anchored, objective=objective, reference=dumped.get("reference"))
+    add("anchored", "held near the source model on the new domain's rows", [None if old else no_source], anchored)
+    on_source = _with(anchored, objective={"anchor_on": "source"}, data={"source": {"unlabeled": have.source_texts}})
+    add("anchored on source inputs", "held near the source model on inputs of the old domain",
+        [None if old else no_source, None if have.source_texts else "no inputs of the old domain (--source-texts)"],
+        on_source)  # fmt: skip
+    no_teacher = None if have.teacher else "no teacher (--teacher)"
+    taught = _with(base, method="distillation", reference=have.teacher)
+    if recipe.method == "distillation":
+        dumped = recipe.model_dump(by_alias=True, exclude_unset=True)
+        taught = _with(taught, objective=dumped.get("objective", {}), generation=dumped.get("generation", {}))
+    pooled = _with(taught, data={"unlabeled": have.pool})
+    if have.pool is None:
+        add("distilled", "held near the teacher on the labelled rows", [no_teacher], taught)
+        out["distilled with a pool"] = "no texts without labels (--pool)"
+    else:
+        add("distilled with a pool", "held near the teacher on labelled rows and on texts without labels", [no_teacher],
+            pooled)  # fmt: skip
+        labels = _with(pooled, data={"unlabeled_as": "labels"}, objective={"weight": 0.0})
+        add("pseudo-labels", "the teacher's choices as labels of the texts without any", [no_teacher], labels)
+    return made, out
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain fine-tuning: what only another method reads is left out."""
+    values = copy.deepcopy(recipe.model_dump(by_alias=True, exclude_unset=True))
+    for name in ("reference", "objective", "generation"):
+        values.pop(name, None)
+    if recipe.generation.beams != 1 or "max_new_tokens" in recipe.generation.model_fields_set:
+        values["generation"] = {"beams": recipe.generation.beams, "max_new_tokens": recipe.generation.max_new_tokens}
+    values["method"] = "fine-tuning"
+    data = values["data"]
+    for name in ("unlabeled", "unlabeled_as", "augment", "mix"):
+        data.pop(name, None)
+    source = {name: file for name, file in (data.pop("source", None) or {}).items() if name in ("validation", "test")}
+    if source:
+        data["source"] = source
+    training = values.setdefault("training", {})
+    for name in ("interpolate", "l2_sp"):
+        training.pop(name, None)
+    training["interpolate"] = None
+    return values
+
+
+def _with(values: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """A deep copy with changes merged in, mapping by mapping; a None is left out."""
+    made = copy.deepcopy(dict(values))
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            made[name] = _with(made.get(name) or {}, **value)
+            if not made[name]:
+                made.pop(name)
+        elif value is not None:
+            made[name] = value
+    return made
+
+
+def _refused(recipe: Recipe, values: dict[str, Any]) -> str | None:
+    """Why a recipe cannot run: its first problem; None where it can."""
+    try:
+        prepare.gather(from_dict(values, recipe.folder))
+    except UserError as error:
+        problem = next(p for p in error.problems if p.severity == "error")
+        return f"{problem.field}: found {problem.found}, expected {problem.expected}"
+    return None

@@ -1,0 +1,136 @@
+"""Short ordinary runs of the arms: paired in their seeds, resumable, scored on validation rows alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keeltune import apply, domains, evaluation, gate, run, seeds
+from keeltune.advisor.facts import Arm
+from keeltune.advisor.verdict import Scored
+from keeltune.display import Display
+from keeltune.recipe import Recipe, from_dict
+from keeltune.results import read_lines
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One length of pilots: a share of the recipe's steps, and the seeds."""
+
+    share: float
+    seeds: tuple[int, ...]
+
+
+class Pilots:
+    """The pilots of a recipe, below `folder`; each is run once, and goes on where it was stopped."""
+
+    def __init__(self, recipe: Recipe, folder: Path, steps: int, display: Display):
+        self.recipe, self.folder, self.steps, self.display = recipe, folder, steps, display
+        self.seconds: dict[tuple[str, float], list[float]] = {}
+
+    def place(self, arm: Arm, share: float, seed: int) -> Path:
+        return self.folder / f"{arm.name.replace(' ', '-')}-{share:g}-seed-{seed}"
+
+    def run(self, arm: Arm, share: float, seed: int) -> run.Run:
+        """A pilot's run: the arm's recipe without its test rows, over a share of its steps."""
+        values = copy.deepcopy(arm.values)
+        values["data"].pop("test", None)
+        values["data"].get("source", {}).pop("test", None)
+        training = values.setdefault("training", {})
+        training |= {"max_steps": max(1, round(share * self.steps)), "seed": seed}
+        training.pop("epochs", None)
+        values["evaluation"] = {**values.get("evaluation", {}), "patience": None}
+        place = self.place(arm, share, seed)
+        values["output"] = str(place)
+        self.display.say(f"pilot: {arm.name}, {share:.0%} of the steps, seed {seed}")
+        done = run.finished(place) or run.train(
+            from_dict(values, self.recipe.folder), resume=place.is_dir(), display=Display(quiet=True)
+        )
+        begun, ended = ((done.folder / name).stat().st_mtime for name in ("recipe.yaml", "result.json"))
+        self.seconds.setdefault((arm.name, share), []).append(ended - begun)
+        return done
+
+    def cost(self, arm: Arm, rung: Rung) -> float:
+        """Seconds that an arm's pilots of a rung would take, from those it has had; else from plain's."""
+        known = [(s, np.mean(t)) for (name, s), t in self.seconds.items() if name == arm.name]
+        known = known or [(s, np.mean(t)) for (_, s), t in self.seconds.items()]
+        return len(rung.seeds) * float(np.mean([t * (rung.share / s) for s, t in known]))
+
+    def spent(self) -> float:
+        return float(sum(sum(times) for times in self.seconds.values()))
+
+    def scores(self, arm: Arm, rung: Rung) -> Scored:
+        """What an arm's pilots of a rung scored on the validation rows of both domains."""
+        places = [self.place(arm, rung.share, seed) for seed in rung.seeds]
+        task = apply.open_model(places[0], None).task
+        metric, sign = task.metrics[0], task.primary_sign
+        sign /= 100.0 if metric in ("bleu", "chrf") else 1.0
+
+        def tables(split: str, where: str = "") -> list[np.ndarray] | None:
+            files = [place / "predictions" / where / f"{split}.jsonl" for place in places]
+            if not all(file.is_file() for file in files):
+                return None
+            return [seeds.clustered(task, read_lines(file)) for file in files]
+
+        def drawn(found: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [sign * seeds.draws(task, table)[metric] for table in found]
+
+        def values(found: Sequence[np.ndarray]) -> list[float]:
+            scores = [evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in found]
+            return [sign * score for score in scores]
+
+        target, source, before = (
+            tables("validation"),
+            tables("source_validation"),
+            tables("source_validation", "before"),
+        )
+        assert target is not None
+        drops = None
+        if source is not None and before is not None:
+            drops = [then - now for then, now in zip(drawn(before), drawn(source), strict=True)]
+        return Scored(
+            drawn(target),
+            None if source is None else drawn(source),
+            values(target),
+            None if source is None else values(source),
+            drops,
+        )
+
+
+def shares_for(budget: float, unit: float, arms: int) -> tuple[Rung, Rung]:
+    """Two rungs that fit the budget: all arms briefly, then the best two and plain longer.
+
+    `unit`: seconds of one whole plain run. Half of the budget goes to each; a rung is shortened, then loses seeds.
+    """
+
+    def rung(share: float, many: int, each: tuple[int, ...]) -> Rung:
+        affordable = 0.5 * budget / max(1e-9, unit * many)
+        while len(each) > 1 and share * len(each) > affordable and affordable / len(each) < share / 4:
+            each = each[:-1]
+        return Rung(min(share, max(share / 4, _rounded(affordable / len(each)))), each)
+
+    return rung(0.25, arms, (0, 1)), rung(1.0, min(3, arms), (0, 1, 2))
+
+
+def _rounded(share: float) -> float:
+    """Down to two digits, so that a folder's name is short and the same when it is called again."""
+    digits = 1 - math.floor(math.log10(share)) if share > 0 else 2
+    return math.floor(share * 10**digits) / 10**digits
+
+
+def evidence(done: Mapping[str, run.Run]) -> list[str]:
+    """What the pilots measured on the way: the teacher, forgetting, how far the domains are, labels overruled."""
+    said: list[str] = []
+    for name, one in done.items():
+        if one.result["reference"]["gate"] and not any(line.startswith("teacher") for line in said):
+            said += gate.lines(one.result["reference"]["gate"])
+        if name == "plain":
+            said += domains.lines(one.result)
+        elif name == "anchored":
+            said += domains.veto_lines(one.result["veto"], taught=False)
+    return list(dict.fromkeys(str(line) for line in said))

@@ -1,0 +1,249 @@
+"""`keeltune advise`: which method fits this data, what it would cost to be wrong, and the recipe to run.
+
+    1  feasibility    the arms that the material allows; the others with the reason why not
+    2  first rung     all of them for a quarter of the steps, two seeds each
+    3  second rung    the best two and plain fine-tuning for all of the steps, three seeds
+    4  verdict        see `verdict`
+
+Pilots are ordinary runs below `OUTPUT/pilots`, scored on validation rows, never on test rows; called again, the command
+goes on where it was stopped. The card is written after every pilot.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keeltune import prepare, run
+from keeltune.advisor import verdict
+from keeltune.advisor.facts import PLAIN, Arm, candidates, given
+from keeltune.advisor.pilots import Pilots, Rung, evidence, shares_for
+from keeltune.advisor.verdict import Scored
+from keeltune.display import Display
+from keeltune.problems import KeeltuneError, Problem, Stopped, UserError
+from keeltune.recipe import Recipe, from_dict, opened
+from keeltune.report import advice
+from keeltune.results import write_json, write_text
+
+FULL_RUNS = 3.0
+"""The budget where none is given: so many whole plain runs."""
+WEIGHT = 0.5
+"""What the old domain counts where one is named."""
+KEPT = 2
+"""Arms beside plain fine-tuning that reach the second rung."""
+
+
+def advise(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    budget: float | str | None = None,
+    teacher: str | None = None,
+    pool: str | None = None,
+    source_texts: str | None = None,
+    source_weight: float | None = None,
+    max_source_drop: float | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Compares the methods that a recipe's material allows, by pilots, and says which to run.
+
+    Args:
+        recipe: any method's recipe with validation rows; `data.source.validation` names an old domain to keep.
+        budget: seconds, or "90s", "30m", "2h"; None: as long as three plain runs.
+        teacher, pool, source_texts: a model, texts without labels, inputs of the old domain, where the recipe, which is
+            one method's, does not name them.
+        source_weight: what the old domain counts, from 0 to 1; None: ½ where one is named. max_source_drop: arms whose
+            one-sided 90 % bound of the fall of the old domain's score lies above are out.
+    Returns the card: {"recommended", "sure", "p_better", "reason", "complete", "metric", "source_weight",
+        "max_source_drop", "arms": [{"arm", "said", "rung", "utility", "target", "source", "source_drop_bound",
+        "within", "seeds", "against_plain": {"gain", "interval", "p_better", "se"}}], "ruled_out": {arm: why},
+        "evidence": [text],
+        "turning_points": [text], "cost": {"seconds", "budget", "pilots"}, "recipe": file}; also in `OUTPUT/advice.json`
+        and `advice.html`. The recipe, `OUTPUT/recommended.yaml`, is ready for `keeltune train`.
+    Raises: UserError: the recipe's faults, no validation rows, a call at fault. Stopped: the card is there.
+    """
+    made = opened(recipe)
+    display = display or Display()
+    if made.data.validation is None:
+        expected = "rows to compare the methods on, which are no test rows"
+        raise UserError(made.problem("data.validation", expected=expected, mend="add data.validation: 0.1, say"))
+    folder = made.path(made.output)
+    arms, out = candidates(made, given(made, teacher, pool, source_texts))
+    steps = prepare.gather(from_dict(arms[0].values, made.folder)).steps
+    weight = (WEIGHT if made.data.source.validation else 0.0) if source_weight is None else source_weight
+    race = Race(made, arms, out, Pilots(made, folder / "pilots", steps, display), weight, max_source_drop, folder)
+    race.seconds = _seconds(budget)
+    try:
+        race.go()
+    except (Stopped, KeyboardInterrupt):
+        race.write(complete=False)
+        display.say(f"stopped; the card so far is {folder / 'advice.html'}, and the same command goes on")
+        raise
+    return race.write(complete=True)
+
+
+class Race:
+    """The pilots in their order, and the card that they make."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        arms: list[Arm],
+        out: dict[str, str],
+        pilots: Pilots,
+        weight: float,
+        max_drop: float | None,
+        folder: Path,
+    ):
+        self.recipe, self.arms, self.out, self.pilots = recipe, arms, out, pilots
+        self.weight, self.max_drop, self.folder = weight, max_drop, folder
+        self.seconds: float | None = None
+        self.begun = time.monotonic()
+        self.done: dict[str, run.Run] = {}
+        self.rungs: list[tuple[Rung, dict[str, Scored]]] = []
+
+    def go(self) -> None:
+        first = self._try(self.arms[0], 0.25, 0)
+        if first is None:
+            raise UserError(
+                Problem("the pilots", PLAIN, self.out[PLAIN], "a plain run that ends", "try keeltune train first")
+            )
+        unit = self.pilots.cost(self.arms[0], Rung(1.0, (0,)))
+        budget = FULL_RUNS * unit if self.seconds is None else self.seconds
+        self.seconds = budget
+        brief, whole = shares_for(budget, unit, len(self.arms))
+        self._rung(brief, self.arms)
+        ranks = [line["arm"] for line in self._ranked()]
+        self._teacher_gate()
+        kept = [name for name in ranks if name != PLAIN and name not in self.out][:KEPT]
+        finalists = [arm for arm in self.arms if arm.name == PLAIN or arm.name in kept]
+        left = budget - self.pilots.spent()
+        cost = sum(self.pilots.cost(arm, whole) for arm in finalists)
+        if len(finalists) > 1 and whole.share > brief.share and left > 0.5 * cost:
+            self._rung(whole, finalists)
+
+    def _rung(self, rung: Rung, arms: list[Arm]) -> None:
+        """All pilots of a rung, seed by seed, so that a stop leaves comparable ones."""
+        self.rungs.append((rung, {}))
+        for number in range(len(rung.seeds)):
+            so_far = Rung(rung.share, rung.seeds[: number + 1])
+            scored: dict[str, Scored] = {}
+            for arm in (arm for arm in arms if arm.name not in self.out):
+                if self._try(arm, rung.share, rung.seeds[number]) is not None:
+                    scored[arm.name] = self.pilots.scores(arm, so_far)
+            self.rungs[-1] = (so_far, scored)
+            self.write(complete=False)
+
+    def _try(self, arm: Arm, share: float, seed: int) -> run.Run | None:
+        """A pilot's run; an arm whose training fails is out, with the reason."""
+        try:
+            done = self.pilots.run(arm, share, seed)
+        except Stopped:
+            raise
+        except KeeltuneError as error:
+            self.out[arm.name] = f"its pilot failed: {error}"
+            return None
+        self.done[arm.name] = done
+        return done
+
+    def _teacher_gate(self) -> None:
+        """A teacher that is no better than what it would teach is out, unless texts without labels speak for it."""
+        plain = self.rungs[-1][1][PLAIN]
+        for name in ("distilled",):
+            gate = self.done[name].result["reference"]["gate"] if name in self.done else None
+            if gate is None:
+                continue
+            taught = gate["teacher"][gate["metric"]]
+            if taught < max(plain.targets):
+                self.out[name] = (
+                    f"the teacher ({gate['metric']} {taught:.4g}) is no better than a plain student's pilot"
+                )
+
+    def _ranked(self) -> list[dict[str, Any]]:
+        """The arms of the last rung that has plain and another one, before them those of earlier rungs alone."""
+        lines: list[dict[str, Any]] = []
+        for rung, scored in reversed(self.rungs):
+            if PLAIN not in scored:
+                continue
+            known = {line["arm"] for line in lines}
+            new = verdict.ranked(scored, PLAIN, self.weight, self.max_drop)
+            lines += [{**line, "rung": rung.share} for line in new if line["arm"] not in known]
+        return lines
+
+    def write(self, *, complete: bool) -> dict[str, Any]:
+        """The card, from what there is."""
+        lines = self._ranked()
+        last = [line for line in lines if lines and line["rung"] == lines[0]["rung"]]
+        order = [arm.name for arm in self.arms]
+        allowed = [line for line in last if line["arm"] not in self.out] or last
+        chosen = {"arm": PLAIN, "p_better": None, "sure": False, "reason": "nothing was compared yet"}
+        if allowed:
+            chosen = verdict.decided(allowed, order, PLAIN)
+        arm = next(arm for arm in self.arms if arm.name == chosen["arm"])
+        said = {one.name: one.said for one in self.arms}
+        turning = verdict.turning_points(allowed, arm.name, self.weight) if allowed else []
+        card = {
+            "recommended": arm.name,
+            "said": arm.said,
+            "sure": chosen["sure"],
+            "p_better": chosen["p_better"],
+            "reason": chosen["reason"],
+            "complete": complete,
+            "task": self.recipe.task,
+            "metric": self._metric(),
+            "source_weight": self.weight,
+            "max_source_drop": self.max_drop,
+            "arms": [{**line, "said": said[line["arm"]]} for line in lines],
+            "ruled_out": self.out,
+            "evidence": evidence(self.done),
+            "turning_points": [*(_turning(name, at) for name, at in turning), *self._wishes(arm.name)],
+            "cost": {
+                "seconds": self.pilots.spent(),
+                "budget": self.seconds,
+                "pilots": sum(len(times) for times in self.pilots.seconds.values()),
+            },
+            "recipe": str(self.folder / "recommended.yaml"),
+        }
+        write_text(self.folder / "recommended.yaml", self._recipe(arm).dump())
+        write_json(self.folder / "advice.json", card)
+        write_text(self.folder / "advice.html", advice.page(card))
+        return card
+
+    def _metric(self) -> str | None:
+        done = self.done.get(PLAIN)
+        return next(iter(done.result["metrics"]["validation"])) if done else None
+
+    def _recipe(self, arm: Arm) -> Recipe:
+        """The arm's own recipe, whole: with its test rows, into `OUTPUT/run`."""
+        values = copy.deepcopy(arm.values)
+        values["output"] = str(self.folder / "run")
+        return from_dict(values, self.recipe.folder)
+
+    def _wishes(self, chosen: str) -> list[str]:
+        """What is missing that would allow another arm."""
+        said = []
+        if "distilled with a pool" in self.out and not chosen.startswith("distilled with"):
+            rows = self.done[PLAIN].result["data"]["train"]["rows"] if PLAIN in self.done else 0
+            if rows:
+                said.append(f"with {5 * rows} texts without labels and a good teacher: distilled with a pool")
+        if "anchored on source inputs" in self.out and self.recipe.data.source.validation:
+            said.append("with inputs of the old domain (no labels needed): anchored on source inputs")
+        return said
+
+
+def _turning(name: str, at: float) -> str:
+    return f"if the old domain counted {at:.2f} of the whole: {name}"
+
+
+def _seconds(budget: float | str | None) -> float | None:
+    """A budget in seconds. UserError where it is none."""
+    if budget is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(budget))
+    if not found or not float(found[1]):
+        mend = "write it so, or leave it out"
+        raise UserError(Problem("the call", "--budget", str(budget), "a time, such as 90s, 30m or 2h", mend))
+    return float(found[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]

@@ -1,0 +1,121 @@
+"""Which arm is the best, how sure that is, and what would change it. Pure functions of the pilots' scores.
+
+    U = (1 − w) · target + w · source,     on validation rows; w is what the old domain counts
+
+An arm is compared with plain fine-tuning on the same draws of rows and the same seeds. It is recommended where
+P(U > U of plain) ≥ 0.9; else the simplest arm within one standard error of the best is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keeltune import evaluation
+from keeltune.seeds import over_seeds
+
+SURE = 0.9
+"""P(better than plain) from which an arm is recommended for what it is."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One arm's pilots of one rung: draws [seeds][resamples] of its score in each domain, more being better, and the
+    values [seeds] themselves; `source` is None where no old domain is named."""
+
+    target: list[np.ndarray]
+    source: list[np.ndarray] | None
+    targets: list[float]
+    sources: list[float] | None
+    drops: list[np.ndarray] | None = None
+
+    def draws(self, weight: float) -> list[np.ndarray]:
+        if self.source is None:
+            return self.target
+        return [(1 - weight) * t + weight * s for t, s in zip(self.target, self.source, strict=True)]
+
+    def value(self, weight: float) -> float:
+        target = float(np.mean(self.targets))
+        return target if self.sources is None else (1 - weight) * target + weight * float(np.mean(self.sources))
+
+    def drop_bound(self) -> float | None:
+        """The one-sided 90 % bound of how far the source score fell since before training."""
+        return None if self.drops is None else float(np.percentile(over_seeds(self.drops), 90.0))
+
+
+def compared(arm: Scored, plain: Scored, weight: float) -> dict[str, Any]:
+    """{"gain", "interval", "p_better", "se"} of an arm against plain, rows and seeds drawn together for both."""
+    pairs = zip(arm.draws(weight), plain.draws(weight), strict=True)
+    drawn = over_seeds([ours - theirs for ours, theirs in pairs])
+    return {
+        "gain": arm.value(weight) - plain.value(weight),
+        "interval": list(evaluation.interval(drawn)),
+        "p_better": float(np.mean(drawn > 0) + 0.5 * np.mean(drawn == 0)),
+        "se": float(drawn.std()),
+    }
+
+
+def ranked(scored: Mapping[str, Scored], plain: str, weight: float, max_drop: float | None) -> list[dict[str, Any]]:
+    """Each arm with its utility and its comparison with plain, the best first; those beyond `max_drop` at the end."""
+    lines = []
+    for name, one in scored.items():
+        bound = one.drop_bound()
+        kept = max_drop is None or bound is None or bound <= max_drop
+        line = {
+            "arm": name,
+            "utility": one.value(weight),
+            "target": float(np.mean(one.targets)),
+            "source": None if one.sources is None else float(np.mean(one.sources)),
+            "source_drop_bound": bound,
+            "within": kept,
+            "seeds": len(one.targets),
+            "against_plain": None if name == plain else compared(one, scored[plain], weight),
+        }
+        lines.append(line)
+    return sorted(lines, key=lambda line: (not line["within"], -line["utility"]))
+
+
+def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str) -> dict[str, Any]:
+    """{"arm", "p_better", "sure", "reason"}; `order` names the arms from the simplest on."""
+    allowed = [line for line in lines if line["within"]] or list(lines)
+    best = allowed[0]
+    if best["arm"] == plain:
+        return {"arm": plain, "p_better": None, "sure": True, "reason": "no arm is better than plain fine-tuning"}
+    p = best["against_plain"]["p_better"]
+    if p >= SURE:
+        return {
+            "arm": best["arm"],
+            "p_better": p,
+            "sure": True,
+            "reason": f"better than plain with probability {p:.2f}",
+        }
+    near = [line for line in allowed if best["utility"] - line["utility"] <= best["against_plain"]["se"]]
+    plain_out = not any(line["arm"] == plain for line in allowed)
+    simplest = min(near, key=lambda line: order.index(line["arm"]))
+    reason = f"the simplest arm within one standard error of the best ({best['arm']}, P(better than plain) {p:.2f})"
+    if plain_out:
+        reason += "; plain fine-tuning loses too much of the old domain"
+    own = simplest["against_plain"]
+    return {"arm": simplest["arm"], "p_better": own and own["p_better"], "sure": False, "reason": reason}
+
+
+def turning_points(lines: Sequence[Mapping[str, Any]], chosen: str, weight: float) -> list[tuple[str, float]]:
+    """Other arms, each with the weight of the old domain at which it would do as well as the chosen one.
+
+    (1 − w) ΔT + w ΔS = 0 at w = ΔT / (ΔT − ΔS), Δ the chosen arm's score minus the other's; those of 0 < w < 1.
+    """
+    mine = next(line for line in lines if line["arm"] == chosen)
+    found = []
+    for other in (line for line in lines if line["arm"] != chosen):
+        if mine["source"] is None or other["source"] is None:
+            continue
+        target, source = mine["target"] - other["target"], mine["source"] - other["source"]
+        if target * source < 0:
+            turning = target / (target - source)
+            gains = turning > weight if source < 0 else turning < weight
+            if gains:
+                found.append((str(other["arm"]), turning))
+    return found

@@ -1,0 +1,238 @@
+"""Signs that a model has learnt its rows by heart, has learnt nothing, or is judged on rows that it has seen.
+
+Each is a pure function of numbers that a run has anyway, and gives a `Signal` with a traffic light. The thresholds are
+conventions, not laws: they are here, in one place, and the values stand beside the lights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from keeltune.words import Said, joined
+
+Light = Literal["green", "amber", "red"]
+
+GAP = (0.05, 0.10)
+"""Training score − validation score, of scores from 0 to 1."""
+RISES = 3
+"""Evaluations after the lowest validation loss from which a rise counts."""
+SURE = 0.9
+"""The probability from which an answer is a confident one."""
+SURE_ERRORS = (0.2, 0.5)
+"""The share of wrong answers that are confident."""
+MISCALIBRATED = (0.05, 0.10)
+"""Expected calibration error."""
+COLLAPSED, EXPLODED = 1e-2, 10.0
+"""A gradient norm beside the median of the run's first half."""
+LEARNT_NOTHING = 0.98
+"""Cross-entropy as a share of the labels' entropy, above which nothing was learnt."""
+LONG_ENOUGH = 100
+"""Steps after which a training that has learnt nothing has failed; a shorter one may not have got there yet."""
+LEARNT = 0.3
+"""The share of the labels' entropy above which training rows count as learnt."""
+SHARED = (0.0, 0.01)
+"""The share of validation rows that are training rows too."""
+SPREAD = (0.01, 0.03)
+"""The standard deviation of scores over seeds."""
+MOVED = 0.5
+"""Nats a prediction from the reference on the target's inputs."""
+
+ORDER = ("green", "amber", "red")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One sign: its light, the value that it hangs on, and a sentence."""
+
+    name: str
+    light: Light
+    value: float
+    said: str
+
+
+def lit(value: float, thresholds: tuple[float, float]) -> Light:
+    """Green up to the first threshold, amber up to the second, red above it."""
+    return "red" if value > thresholds[1] else "amber" if value > thresholds[0] else "green"
+
+
+def gap(train: float, validation: float, metric: str, sign: float, *, fell: bool) -> Signal:
+    """How much better the rows that were learnt are answered; red only where validation also fell from its best.
+
+    `sign` is −1 for a metric of which less is better. A score from 0 to 100 is taken as a share.
+    """
+    scale = 100.0 if metric in ("bleu", "chrf") else 1.0
+    value = sign * (train - validation) / scale
+    light = lit(value, GAP)
+    light = "amber" if light == "red" and not fell else light
+    return Signal(
+        "gap", light, value,
+        Said("{metric} {train:.4g} on training rows, {validation:.4g} on validation rows",
+             metric=metric, train=train, validation=validation),
+    )  # fmt: skip
+
+
+def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Signal | None:
+    """Validation loss after its lowest point: amber after `RISES` evaluations above it, red if the metric fell too.
+
+    A loss that rises while the metric holds is overconfidence, which a temperature mends.
+    """
+    if len(losses) < 2:
+        return None
+    lowest = int(np.argmin(losses))
+    since = len(losses) - 1 - lowest
+    value = losses[-1] - losses[lowest]
+    rose = since >= RISES and value > 0
+    worse = sign * scores[-1] < sign * max(scores, key=lambda score: sign * score)
+    said = Said("the validation loss was lowest ({low:.4g}) at evaluation {at} of {all}",
+                low=losses[lowest], at=lowest + 1, all=len(losses))  # fmt: skip
+    said = joined([said, Said(", and ended at {last:.4g}", last=losses[-1])]) if since else said
+    return Signal("validation loss", "red" if rose and worse else "amber" if rose else "green", value, said)
+
+
+def confident_errors(lines: Sequence[Mapping[str, Any]]) -> Signal | None:
+    """The share of wrong answers that the model was sure of."""
+    wrong = [max(line["probabilities"].values()) for line in lines if "probabilities" in line and line["score"] < 1]
+    if not wrong:
+        return None
+    value = float(np.mean([p > SURE for p in wrong]))
+    said = Said("{value:.0%} of {wrong} wrong answers were given more than {sure:g}",
+                value=value, wrong=len(wrong), sure=SURE)  # fmt: skip
+    return Signal("confident errors", lit(value, SURE_ERRORS), value, said)
+
+
+def miscalibration(error: float, temperature: float | None) -> Signal:
+    said = Said("confidence and accuracy lie {error:.3f} apart (expected calibration error)", error=error)
+    if temperature and error > MISCALIBRATED[0]:
+        said = joined([said, Said("; temperature {t:.3g} would mend most of it", t=temperature)])
+    return Signal("calibration", lit(error, MISCALIBRATED), error, said)
+
+
+def gradients(norms: Sequence[float]) -> Signal | None:
+    """The last gradient norms beside those of the run's first half: vanished, or exploded."""
+    known = [norm for norm in norms if math.isfinite(norm)]
+    if len(known) < 4:
+        return None
+    early = float(np.median(known[: len(known) // 2]))
+    late, highest = float(np.median(known[-3:])), max(known)
+    value = late / early if early else 1.0
+    if value < COLLAPSED:
+        said = Said("gradients fell from {early:.3g} to {late:.3g}", early=early, late=late)
+        return Signal("gradient norm", "amber", value, said)
+    if highest > EXPLODED * early:
+        said = Said("a gradient of norm {high:.3g} where {early:.3g} is usual", high=highest, early=early)
+        return Signal("gradient norm", "amber", value, said)
+    said = Said("gradients of norm {early:.3g} at first, {late:.3g} at the end", early=early, late=late)
+    return Signal("gradient norm", "green", value, said)
+
+
+def nothing_learnt(cross_entropy: float, labels: Mapping[str, int], steps: int) -> Signal | None:
+    """Whether the training's last cross-entropy is still that of the labels' frequencies; amber after few steps.
+
+        H = −Σ_c f_c log f_c ≤ log C
+
+    Such runs have failed, most often by gradients that vanished (Mosbach et al. 2020, https://arxiv.org/abs/2006.04884).
+    """
+    total = sum(labels.values())
+    entropy = -sum(n / total * math.log(n / total) for n in labels.values() if n) if total else 0.0
+    if entropy <= 0:
+        return None
+    value = cross_entropy / entropy
+    said = Said("cross-entropy {ce:.4g} nats on training rows; the labels' frequencies alone give {entropy:.4g}",
+                ce=cross_entropy, entropy=entropy)  # fmt: skip
+    failed: Light = "red" if steps >= LONG_ENOUGH else "amber"
+    return Signal("learnt", failed if value > LEARNT_NOTHING else "green", value, said)
+
+
+def by_chance(validation: float, low: float, chance: float, explained: float, metric: str) -> Signal:
+    """Whether validation is no better than always the commonest label, though the training rows were learnt.
+
+    Labels that were shuffled look like that, or validation rows of another kind. `low`: validation's lower 95 % bound.
+    `explained`: the share of the labels' entropy that training took away, 1 − CE / H, of the last steps.
+    """
+    value = validation - chance
+    light: Light = "green" if low > chance else "red" if explained > LEARNT else "amber"
+    said = Said("validation {metric} {value:.4g} (from {low:.4g}); always the commonest label gives {chance:.4g}",
+                metric=metric, value=validation, low=low, chance=chance)  # fmt: skip
+    if light == "red":
+        asked = "; yet {explained:.0%} of the training labels' entropy was learnt: do labels and rows belong together?"
+        said = joined([said, Said(asked, explained=explained)])
+    return Signal("beyond chance", light, value, said)
+
+
+def shared(validation: Sequence[str], train: Sequence[str]) -> Signal | None:
+    """The share of validation rows whose inputs are training inputs too."""
+    if not validation:
+        return None
+    known = set(train)
+    copies = sum(text in known for text in validation)
+    value = copies / len(validation)
+    said = Said("{copies} of {rows} validation rows are training rows too", copies=copies, rows=len(validation))
+    if value > SHARED[1]:
+        said = joined([said, Said(": the validation score is that of rows learnt by heart")])
+    return Signal("duplicates", lit(value, SHARED), value, said)
+
+
+def drift(moved: float) -> Signal:
+    """How far the model is from its reference on the target's inputs."""
+    said = Said("{moved:.3g} nats a prediction from the model before training, on the target's inputs", moved=moved)
+    return Signal("drift", "amber" if moved > MOVED else "green", moved, said)
+
+
+def spread(scores: Sequence[float], metric: str) -> Signal:
+    """The standard deviation over seeds."""
+    scale = 100.0 if metric in ("bleu", "chrf") else 1.0
+    value = float(np.std(scores, ddof=1)) / scale
+    said = Said("{metric} over {seeds} seeds: standard deviation {value:.3g}, from {low:.4g} to {high:.4g}",
+                metric=metric, seeds=len(scores), value=value, low=min(scores), high=max(scores))  # fmt: skip
+    return Signal("seeds", lit(value, SPREAD), value, said)
+
+
+VERDICTS = {
+    "learnt": "nothing was learnt",
+    "duplicates": "validation rows were trained on: their score says nothing",
+    "beyond chance": "the rows were learnt by heart, and nothing that holds for others",
+    "validation loss": "overfitted: the last weights are worse than earlier ones",
+    "gap": "overfitted: training rows are answered much better than others",
+    "confident errors": "overconfident",
+    "calibration": "overconfident or underconfident: its probabilities are not shares of right answers",
+    "seeds": "seeds differ much: one run says little",
+}
+"""What a red light means; the first that is red names the verdict."""
+
+
+def verdict(signals: Sequence[Signal]) -> str:
+    """The run in a few words."""
+    lights = {signal.name: signal.light for signal in signals}
+    for name, said in VERDICTS.items():
+        if lights.get(name) == "red":
+            return Said(said)
+    amber = [Said(signal.name) for signal in signals if signal.light != "green"]
+    if amber:
+        return Said("no sign of overfitting beyond: {names}", names=joined(amber, ", "))
+    return Said("no sign of overfitting")
+
+
+def report(signals: Sequence[Signal | None]) -> dict[str, Any]:
+    """What `result.json` holds as `overfitting`: {"verdict", "signals": [{"name", "light", "value", "said"}]}."""
+    known = [signal for signal in signals if signal is not None]
+    return {"verdict": verdict(known), "signals": [asdict(signal) for signal in known]}
+
+
+def stuck(result: Mapping[str, Any]) -> str | None:
+    """Why a finished run is a failed one, whose seed should be replaced; None where it is not."""
+    for signal in (result.get("overfitting") or {}).get("signals", ()):
+        if signal["name"] == "learnt" and signal["light"] == "red":
+            return str(signal["said"])
+    return None
+
+
+def commonest(labels: Sequence[str]) -> tuple[dict[str, int], float]:
+    """How often each label is there, and the share of the commonest."""
+    counts = Counter(labels)
+    return dict(counts), (max(counts.values()) / len(labels) if labels else 0.0)

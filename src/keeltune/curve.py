@@ -1,0 +1,136 @@
+"""Would more rows help? The same recipe on shares of its training rows, and the score that the curve foretells.
+
+    error(n) = a + b · n^(−c),     a, b ≥ 0, 0 < c ≤ 2
+
+fitted by least squares to the errors of the shares (Hestness et al. 2017, https://arxiv.org/abs/1712.00409; such fits
+foretell the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
+trainings would change: rows are drawn as in every interval, the fit is made again with them, and what the points
+scatter around it is drawn on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from keeltune import apply, evaluation, seeds
+from keeltune.display import Display
+from keeltune.problems import Problem, UserError
+from keeltune.recipe import Recipe
+from keeltune.report import curves
+from keeltune.results import read_lines, write_json, write_text
+from keeltune.run import Run, finished
+
+SHARES = (0.125, 0.25, 0.5, 1.0)
+EXPONENTS = np.geomspace(0.02, 2.0, 60)
+RESAMPLES = 400
+
+
+def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | None = None) -> dict[str, Any]:
+    """Trains the recipe on each share, into `OUTPUT/share-0.5/` and so on (what is finished is not trained again).
+
+    {"metric", "split", "points": [{"share", "rows", "value", "interval"}], "fit": {"a", "b", "c"}, "twice": {"rows",
+    "value", "interval", "gain" (more is better), "gain_interval"}, "verdict"}, also written to `OUTPUT/curve.json`,
+    with a picture in `curve.html`.
+    Raises: UserError: fewer than three shares, or neither test nor validation rows.
+    """
+    display = display or Display()
+    if len(set(shares)) < 3:
+        found = ", ".join(f"{share:g}" for share in shares)
+        expected = "three shares or more: a curve has three unknowns"
+        raise UserError(Problem("the call", "--share", found, expected, "add some"))
+    folder = recipe.path(recipe.output)
+    runs = []
+    for share in sorted(set(shares)):
+        output = folder / f"share-{share:g}"
+        rows = recipe.data.model_copy(update={"share": recipe.data.share * share})
+        part = recipe.model_copy(update={"data": rows, "output": str(output)})
+        display.say(f"share {share:g}")
+        runs.append(finished(output) or seeds.train(part, resume=output.is_dir(), display=display))
+    card = foretold(runs, sorted(set(shares)), recipe)
+    write_json(folder / "curve.json", card)
+    write_text(folder / "curve.html", curves.page(card))
+    return card
+
+
+def foretold(runs: Sequence[Run], shares: Sequence[float], recipe: Recipe) -> dict[str, Any]:
+    """What finished runs on shares of the rows foretell of twice as many rows."""
+    split = next((name for name in ("test", "validation") if runs[-1].result["metrics"][name]), None)
+    if split is None:
+        expected = "rows to score on"
+        raise UserError(
+            recipe.problem("data", found="neither test nor validation", expected=expected, mend="add data.test")
+        )
+    task = apply.open_model(runs[-1].folder, None).task
+    metric, sign = task.metrics[0], task.primary_sign
+    best = 0.0 if sign < 0 else (100.0 if metric in ("bleu", "chrf") else 10.0 if metric == "cider" else 1.0)
+    rows = np.array([run.result["data"]["train"]["rows"] for run in runs], dtype=float)
+    tables = [
+        np.sum(
+            [evaluation.table_of(task, read_lines(part / "predictions" / f"{split}.jsonl")) for part in run.parts], 0
+        )
+        for run in runs
+    ]
+    values = np.array([evaluation.scores_of(task, t, intervals=False).metrics[metric] for t in tables])
+    drawn = np.stack([evaluation.metrics_of(task, evaluation.bootstrap(t, RESAMPLES))[metric] for t in tables])
+    fitted = fit(rows, sign * (best - values))
+    twice = 2 * float(rows[-1])
+    noise = np.random.default_rng(2).normal(size=drawn.shape[1]) * fitted.scatter
+    there = np.array([best - sign * fit(rows, errors).at(twice) for errors in (sign * (best - drawn)).T]) + noise
+    low, high = evaluation.interval(there)
+    gains = sorted(sign * end for end in evaluation.interval(there - drawn[-1]))
+    value = best - sign * fitted.at(twice)
+    gain = float(sign * (value - values[-1]))
+    return {
+        "metric": metric,
+        "split": split,
+        "points": [
+            {"share": share, "rows": int(n), "value": float(v), "interval": list(evaluation.interval(d))}
+            for share, n, v, d in zip(shares, rows, values, drawn, strict=True)
+        ],
+        "fit": {"a": fitted.a, "b": fitted.b, "c": fitted.c},
+        "twice": {"rows": int(twice), "value": value, "interval": [low, high], "gain": gain, "gain_interval": gains},
+        "verdict": verdict(metric, gain, gains[0], gains[1], int(twice), best or 1.0),
+    }
+
+
+@dataclass(frozen=True)
+class Power:
+    """a + b · n^(−c), and the standard deviation of the points around it."""
+
+    a: float
+    b: float
+    c: float
+    scatter: float
+
+    def at(self, rows: float) -> float:
+        return float(self.a + self.b * rows**-self.c)
+
+
+def fit(rows: np.ndarray, errors: np.ndarray) -> Power:
+    """The curve of least squares, a and b not negative; c by trying `EXPONENTS`."""
+    best: tuple[float, Power] | None = None
+    for exponent in EXPONENTS:
+        columns = np.stack([np.ones_like(rows), (rows / rows[0]) ** -exponent], axis=1)
+        (a, b), off = nnls(columns, errors)
+        if best is None or off < best[0] - 1e-12:
+            scatter = float(off / np.sqrt(max(1, len(rows) - 2)))
+            best = off, Power(float(a), float(b * rows[0] ** exponent), float(exponent), scatter)
+    assert best is not None
+    return best[1]
+
+
+def verdict(metric: str, gain: float, low: float, high: float, rows: int, scale: float) -> str:
+    """In words; a gain below a hundredth of the scale is called small. More is better, also of an error rate."""
+    said = f"{rows} rows, twice as many, would better {metric} by {gain:+.3g} ({low:+.3g} to {high:+.3g})"
+    if low > 0:
+        return f"more rows would help: {said}" if gain > 0.01 * scale else f"more rows would help a little: {said}"
+    return (
+        f"whether more rows would help is not clear: {said}"
+        if high > 0.01 * scale
+        else f"more rows would not help: {said}"
+    )

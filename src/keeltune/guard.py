@@ -1,0 +1,162 @@
+"""The overfitting guard: how often a run looks at its validation rows, when it stops, and what it says of itself.
+
+pace      before: evaluations often enough, and the patience after which training ends early
+report    after: the signs of overfitting with the run's own values, and how well its probabilities are calibrated
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from keeltune import evaluation
+from keeltune.analysis import calibration, overfitting
+from keeltune.build import Job
+from keeltune.evaluation import Scores
+from keeltune.prepare import Material, encode_rows
+from keeltune.results import read_lines
+from keeltune.rows import IGNORED
+
+EVALUATIONS = 10
+"""How often a run looks at its validation rows where that is cheap."""
+CHEAP = 0.1
+"""The share of training's cost that these evaluations may have; a forward pass is a third of a training step."""
+PATIENCE = 5
+"""Evaluations without a gain after which training ends early, unless the recipe says otherwise."""
+NOT_BEFORE = 0.4
+"""The share of the steps before which it never does: the warm-up and what follows it."""
+LATE = 5
+"""The last log entries whose mean is the training's last cross-entropy."""
+ROWS = 500
+"""Training rows that are answered once more at the end."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps between evaluations (None: each epoch), evaluations without a gain (None: never), and the first step on
+    which training may end early."""
+
+    every: int | None
+    patience: int | None
+    not_before: int
+
+
+def pace(material: Material) -> Pace:
+    """The recipe's `evaluation.every` and `patience`; where they are auto, what the rows suggest."""
+    spec, training = material.recipe.evaluation, material.recipe.training
+    patience = PATIENCE if spec.patience == "auto" else spec.patience
+    steps = material.steps
+    not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
+    every = spec.every if isinstance(spec.every, int) else None
+    validation = len(material.examples["validation"])
+    if every is None and validation and not material.task.generates:
+        trained = steps * material.batch_size * material.cuts
+        affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / validation))
+        epochs = training.epochs or steps / max(1, len(material.main_stream) // (material.batch_size * material.cuts))
+        if affordable > epochs:
+            every = max(1, math.ceil(steps / affordable))
+    return Pace(every, patience, not_before)
+
+
+def report(
+    job: Job, model: Any, folder: Path, after: Mapping[str, Scores | None], log: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What `result.json` reports as `overfitting` and `calibration`.
+
+    `calibration`: {"validation", "test"}: what `calibration.of_lines` says of the run's predictions, the temperature
+    fitted on validation alone; null where answers have no probabilities.
+    """
+    predictions = folder / "predictions"
+    lines = {split: read_lines(predictions / f"{split}.jsonl") for split in ("validation", "test")}
+    fitted = calibration.of_lines(lines["validation"])
+    temperature = fitted["temperature"] if fitted else None
+    tested = calibration.of_lines(lines["test"], temperature)
+    return {
+        "overfitting": overfitting.report(_signals(job, model, after, log, lines["validation"], fitted)),
+        "calibration": {"validation": fitted, "test": tested} if fitted or tested else None,
+    }
+
+
+def _signals(
+    job: Job,
+    model: Any,
+    after: Mapping[str, Scores | None],
+    log: Sequence[Mapping[str, Any]],
+    lines: Sequence[Mapping[str, Any]],
+    fitted: Mapping[str, Any] | None,
+) -> list[overfitting.Signal | None]:
+    material, task = job.material, job.material.task
+    metric, sign = task.metrics[0], task.primary_sign
+    judged = [entry for entry in log if "eval_loss" in entry]
+    losses, scores = ([entry[f"eval_{name}"] for entry in judged] for name in ("loss", metric))
+    signals: list[overfitting.Signal | None] = []
+    explained = None
+    logged = [entry["cross_entropy"] for entry in log if "cross_entropy" in entry][-LATE:]
+    trained = sum(logged) / len(logged) if logged else None
+    if task.choices == "labels" and not task.settings.multi_label and not task.settings.class_weights:
+        learnt = [target for e in material.examples["train"] for target in e.targets if target != IGNORED]
+        counts, _ = overfitting.commonest([str(target) for target in learnt])
+        if trained is not None and (found := overfitting.nothing_learnt(trained, counts, material.steps)):
+            signals.append(found)
+            explained = 1 - found.value
+    validation = after["validation"]
+    if validation is not None and material.rows["train"]:
+        train = _on_training_rows(job, model)
+        value = validation.metrics[metric]
+        if train is not None:
+            best = max(scores, key=lambda score: sign * score, default=value)
+            fell = sign * (best - value) > overfitting.GAP[0] / 5
+            signals.append(overfitting.gap(train.metrics[metric], value, metric, sign, fell=fell))
+        if metric == "accuracy" and explained is not None:
+            _, chance = overfitting.commonest([json.dumps(task.gold(row)) for row in material.rows["validation"]])
+            signals.append(overfitting.by_chance(value, validation.intervals[metric][0], chance, explained, metric))
+        inputs = partial(_inputs, {column.name for column in task.columns if not column.label})
+        seen, held = ([inputs(row.fields) for row in material.rows[split]] for split in ("train", "validation"))
+        signals.append(overfitting.shared(held, seen))
+    signals.append(overfitting.rising(losses, scores, sign))
+    signals.append(overfitting.confident_errors(lines))
+    if fitted is not None:
+        signals.append(overfitting.miscalibration(fitted["ece"], fitted["temperature"]))
+    signals.append(overfitting.gradients([entry["grad_norm"] for entry in log if "grad_norm" in entry]))
+    return signals
+
+
+def with_drift(found: dict[str, Any], forgetting: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The report with how far the model moved from its source model, where a run has measured that."""
+    moved = (forgetting or {}).get("divergence", {}).get("target")
+    if not moved:
+        return found
+    signals = [overfitting.Signal(**signal) for signal in found["signals"]]
+    return overfitting.report([*signals, overfitting.drift(moved["reverse_kl"])])
+
+
+def _inputs(names: set[str], fields: Mapping[str, Any]) -> str:
+    return json.dumps({name: fields[name] for name in sorted(names & fields.keys())}, default=str)
+
+
+def _on_training_rows(job: Job, model: Any) -> Scores | None:
+    """The scores on some of the training rows, as an evaluation reads them."""
+    task, rows = job.material.task, job.material.rows["train"]
+    places = evaluation.subset(len(rows), evaluation.WRITTEN // 2 if task.generates else ROWS)
+    kept, encoded, _ = encode_rows(task, [rows[i] for i in places], task.encode_scored)
+    if not kept:
+        return None
+    answers = evaluation.predict(model, task, encoded, device=job.device, autocast=job.autocast)
+    return evaluation.score(task, answers, kept, intervals=False)
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """The verdict and what is not green, for the console."""
+    found = result.get("overfitting")
+    if not found:
+        return []
+    said = [f"verdict: {found['verdict']}"]
+    for signal in found["signals"]:
+        if signal["light"] != "green":
+            said.append(("warning: " if signal["light"] == "red" else "") + f"{signal['name']}: {signal['said']}")
+    return said

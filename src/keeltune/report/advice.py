@@ -1,0 +1,49 @@
+"""The card of `keeltune advise` as a page, and as a table for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune.report import charts
+from keeltune.report.report import environment
+
+
+def page(card: dict[str, Any]) -> str:
+    """`advice.html` of what `advisor.advise` returns."""
+    return environment().get_template("advice.html").render(card=card, picture=Markup(picture(card)))
+
+
+def picture(card: dict[str, Any]) -> str:
+    """Each arm's gain over plain fine-tuning with its interval; the arms themselves where nothing was compared."""
+    bars = [
+        (line["arm"], line["against_plain"]["gain"], *line["against_plain"]["interval"])
+        for line in card["arms"]
+        if line["against_plain"]
+    ]
+    if bars:
+        return charts.ranges(bars, "gain over plain fine-tuning, 95 % interval")
+    return charts.ranges([(line["arm"], line["utility"], line["utility"], line["utility"]) for line in card["arms"]]
+                         or [("nothing was run yet", 0.0, 0.0, 0.0)], "utility")  # fmt: skip
+
+
+def table(card: dict[str, Any]) -> Table:
+    """The arms for a terminal, the best first."""
+    made = Table("arm", "steps", "seeds", "target", "source", "gain over plain", "P(better)")
+    for line in card["arms"]:
+        against = line["against_plain"]
+        made.add_row(
+            escape(line["arm"]) + ("" if line["within"] else " (loses too much)"),
+            f"{line['rung']:.0%}",
+            str(line["seeds"]),
+            f"{line['target']:.4f}",
+            "–" if line["source"] is None else f"{line['source']:.4f}",
+            "–"
+            if not against
+            else f"{against['gain']:+.4f} ({against['interval'][0]:+.4f} to {against['interval'][1]:+.4f})",
+            "–" if not against else f"{against['p_better']:.2f}",
+        )
+    return made

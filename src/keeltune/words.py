@@ -1,0 +1,29 @@
+"""Sentences that know what they were made of, so that a page can say them in another language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Said(str):
+    """`template.format(**values)`, and both; a value may be a `Said` itself."""
+
+    template: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, **values: Any) -> Said:
+        made = super().__new__(cls, template.format(**values))
+        made.template, made.values = template, values
+        return made
+
+    def __deepcopy__(self, memo: Any) -> Said:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
+
+
+def joined(parts: Sequence[str], between: str = "") -> Said:
+    """Several sentences as one."""
+    return Said(between.join(f"{{p{i}}}" for i in range(len(parts))), **{f"p{i}": p for i, p in enumerate(parts)})

@@ -1,0 +1,254 @@
+"""The advisor: which arms a recipe's material allows, decisions with known answers, and a race that can be stopped."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from keeltune import advisor, recipe, run
+from keeltune.advisor import pilots, race, verdict
+from keeltune.advisor.facts import PLAIN, Given, candidates, given
+from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
+from keeltune.display import Display
+from keeltune.problems import Stopped, UserError
+from tests.test_report import check_page
+from tests.test_run import lines, make_data, reviews, spec_of, write_rows
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture
+def data(tmp_path):
+    make_data(tmp_path)
+    rows = reviews(400, seed=41)
+    write_rows(tmp_path / "validation.jsonl", rows[:120])
+    write_rows(tmp_path / "old-validation.jsonl", rows[120:240])
+    write_rows(tmp_path / "old-train.jsonl", rows[240:300])
+    write_rows(tmp_path / "pool.jsonl", [{"text": row["text"]} for row in rows[300:]])
+    return tmp_path
+
+
+def made(tiny, folder, method="fine-tuning", source=(), **changes):
+    values = spec_of(method, tiny("bert"), output="advice", **changes)
+    values["training"] = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3}
+    files = {"validation": "old-validation.jsonl", "train": "old-train.jsonl"}
+    if source:
+        values["data"] = {**values["data"], "source": {name: files[name] for name in source}}
+    return recipe.from_dict(values, folder)
+
+
+def names(recipe_, have=None):
+    arms, out = candidates(recipe_, have or given(recipe_, None, None, None))
+    return [arm.name for arm in arms], out
+
+
+# Feasibility
+
+
+def test_labelled_rows_alone_allow_plain_fine_tuning_alone(tiny, data):
+    found, out = names(made(tiny, data))
+    assert found == [PLAIN]
+    assert "no teacher" in out["distilled"]
+    assert "data.source.validation" in out["anchored"]
+
+
+def test_everything_that_is_there_is_an_arm(tiny, data):
+    base = made(tiny, data, source=("validation", "train"))
+    have = given(base, str(tiny("bert", seed=1)), "pool.jsonl", None)
+    assert names(base, have)[0] == [
+        PLAIN, "interpolated", "replay", "anchored", "anchored on source inputs", "distilled with a pool",
+        "pseudo-labels",
+    ]  # fmt: skip
+    assert names(base, Given(teacher=str(tiny("bert", seed=1))))[0][-1] == "distilled"
+
+
+def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
+    values = spec_of("fine-tuning", tiny("bert", labels=("a", "b", "c")), output="advice")
+    values["data"]["source"] = {"validation": "old-validation.jsonl"}
+    values["data"]["labels"] = ["negative", "positive"]
+    found, out = names(recipe.from_dict(values, data))
+    assert "anchored" not in found
+    assert "anchored" in out
+
+
+def test_the_recipes_own_settings_stay_with_their_arm(tiny, data):
+    held = made(tiny, data, "cross-domain", ("validation",), objective={"divergence": "forward-kl", "weight": 0.3})
+    arms = {arm.name: arm.values for arm in candidates(held, given(held, None, None, None))[0]}
+    assert arms["anchored"]["objective"] == {"divergence": "forward-kl"}  # the weight is the method's, not this arm's
+    assert "objective" not in arms[PLAIN]
+    taught = made(tiny, data, "distillation", reference=str(tiny("bert", seed=1)), objective={"temperature": 2.0})
+    arms = {arm.name: arm.values for arm in candidates(taught, given(taught, None, None, None))[0]}
+    assert arms["distilled"]["objective"] == {"temperature": 2.0}
+    assert arms[PLAIN]["method"] == "fine-tuning"
+    assert "reference" not in arms[PLAIN]
+
+
+# Decisions
+
+
+def scored(target, source=None, noise=0.0, seeds=3, drops=None, seed=0):
+    rng = np.random.default_rng(seed)
+    draws = [target + noise * rng.normal(size=2000) for _ in range(seeds)]
+    old = None if source is None else [np.full(2000, source) for _ in range(seeds)]
+    fell = None if drops is None else [np.full(2000, drops) for _ in range(seeds)]
+    return Scored(draws, old, [target] * seeds, None if source is None else [source] * seeds, fell)
+
+
+ORDER = [PLAIN, "anchored", "distilled"]
+
+
+def test_a_clear_winner_is_recommended():
+    table = ranked({PLAIN: scored(0.80), "distilled": scored(0.85, noise=0.01)}, PLAIN, 0.0, None)
+    assert [line["arm"] for line in table] == ["distilled", PLAIN]
+    assert table[0]["against_plain"]["gain"] == pytest.approx(0.05)
+    found = decided(table, ORDER, PLAIN)
+    assert (found["arm"], found["sure"]) == ("distilled", True)
+    assert found["p_better"] > 0.99
+
+
+def test_a_winner_within_one_standard_error_is_not():
+    table = ranked({PLAIN: scored(0.80), "distilled": scored(0.802, noise=0.02)}, PLAIN, 0.0, None)
+    found = decided(table, ORDER, PLAIN)
+    assert (found["arm"], found["sure"]) == (PLAIN, False)
+    assert "distilled" in found["reason"]
+
+
+def test_plain_is_recommended_where_nothing_beats_it():
+    table = ranked({PLAIN: scored(0.9), "distilled": scored(0.8)}, PLAIN, 0.0, None)
+    assert decided(table, ORDER, PLAIN) == {
+        "arm": PLAIN, "p_better": None, "sure": True, "reason": "no arm is better than plain fine-tuning",
+    }  # fmt: skip
+
+
+def test_the_old_domain_counts_by_its_weight():
+    arms = {PLAIN: scored(0.90, 0.70), "anchored": scored(0.88, 0.80)}
+    assert [line["arm"] for line in ranked(arms, PLAIN, 0.0, None)] == [PLAIN, "anchored"]
+    table = ranked(arms, PLAIN, 0.5, None)
+    assert table[0]["arm"] == "anchored"
+    assert table[0]["utility"] == pytest.approx(0.84)
+    ((name, at),) = turning_points(ranked(arms, PLAIN, 0.0, None), PLAIN, 0.0)
+    assert name == "anchored"
+    assert at == pytest.approx(0.02 / 0.12)
+    assert turning_points(table, "anchored", 0.5) == [(PLAIN, pytest.approx(0.02 / 0.12))]
+
+
+def test_an_arm_that_loses_too_much_is_out():
+    arms = {PLAIN: scored(0.95, 0.6, drops=0.2), "anchored": scored(0.9, 0.8, drops=0.005)}
+    table = ranked(arms, PLAIN, 0.0, 0.01)
+    assert [(line["arm"], line["within"]) for line in table] == [("anchored", True), (PLAIN, False)]
+    found = decided(table, ORDER, PLAIN)
+    assert found["arm"] == "anchored"
+    assert "loses too much" in found["reason"]
+
+
+def test_rungs_fit_the_budget():
+    brief, whole = pilots.shares_for(1000.0, 10.0, 6)
+    assert (brief.share, brief.seeds, whole.share, whole.seeds) == (0.25, (0, 1), 1.0, (0, 1, 2))
+    brief, whole = pilots.shares_for(30.0, 10.0, 6)
+    assert 10 * 6 * brief.share * len(brief.seeds) <= 15.1
+    assert 10 * 3 * whole.share * len(whole.seeds) <= 15.1
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5h", 5400), (60, 60), (None, None)]
+)
+def test_budgets_are_times(said, seconds):
+    assert race._seconds(said) == seconds
+
+
+@pytest.mark.parametrize("said", ["", "soon", "-3m", "0s", "3x"])
+def test_other_budgets_are_refused(said):
+    with pytest.raises(UserError, match="a time"):
+        race._seconds(said)
+
+
+# Whole races
+
+
+def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
+    base = made(tiny, data, source=("validation", "train"))
+    teacher = run.train(
+        recipe.from_dict(
+            {
+                **spec_of("fine-tuning", tiny("bert"), output="teacher"),
+                "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2},
+            },
+            data,
+        ),
+        display=QUIET,
+    )
+    card = advisor.advise(base, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
+    folder = data / "advice"
+    assert card["complete"]
+    assert json.loads((folder / "advice.json").read_text("utf-8")) == card
+    check_page((folder / "advice.html").read_text("utf-8"))
+    assert {line["arm"] for line in card["arms"]} | set(card["ruled_out"]) >= {
+        PLAIN,
+        "anchored",
+        "replay",
+        "distilled with a pool",
+    }
+    final = [line for line in card["arms"] if line["rung"] == 1.0]
+    assert PLAIN in {line["arm"] for line in final}
+    assert len(final) <= 3
+    assert card["recommended"] in {line["arm"] for line in final}
+    assert all(line["seeds"] == 3 for line in final)
+    for name in ("test.jsonl",):  # no pilot ever saw a test row
+        assert not list((folder / "pilots").rglob(f"predictions/{name}"))
+    written = recipe.load(folder / "recommended.yaml")
+    assert written.data.test is not None
+    assert written.training.epochs == 2
+    times = {file: file.stat().st_mtime_ns for file in (folder / "pilots").rglob("result.json")}
+    again = advisor.advise(base, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
+    assert again["recommended"] == card["recommended"]
+    assert times == {file: file.stat().st_mtime_ns for file in (folder / "pilots").rglob("result.json")}
+    plain = next(line for line in final if line["arm"] == PLAIN)
+    scores = [
+        run.finished(folder / "pilots" / f"plain-1-seed-{n}").result["metrics"]["validation"]["accuracy"]
+        for n in (0, 1, 2)
+    ]
+    assert plain["target"] == pytest.approx(np.mean(scores))
+
+
+def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
+    base = made(tiny, data, source=("validation",))
+    original, count = run.train, iter(range(100))
+
+    def stopping(*given_, **named):
+        if next(count) == 2:
+            raise Stopped("stopped")
+        return original(*given_, **named)
+
+    monkeypatch.setattr(run, "train", stopping)
+    with pytest.raises(Stopped):
+        advisor.advise(base, budget="10m", display=QUIET)
+    card = json.loads((data / "advice" / "advice.json").read_text("utf-8"))
+    assert not card["complete"]
+    assert card["recommended"] == PLAIN
+    check_page((data / "advice" / "advice.html").read_text("utf-8"))
+    recipe.load(data / "advice" / "recommended.yaml")
+    monkeypatch.setattr(run, "train", original)
+    assert advisor.advise(base, budget="10m", display=QUIET)["complete"]
+
+
+def test_without_validation_rows_there_is_no_advice(tiny, data):
+    values = spec_of("fine-tuning", tiny("bert"), output="advice")
+    values["data"] = {"train": "train.jsonl", "test": "test.jsonl"}
+    with pytest.raises(UserError, match="to compare the methods"):
+        advisor.advise(recipe.from_dict(values, data), display=QUIET)
+
+
+def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
+    base = made(tiny, data)
+    bad = lines(data / "train.jsonl")
+    flipped = [{**row, "label": "positive" if row["label"] == "negative" else "negative"} for row in bad]
+    write_rows(data / "flipped.jsonl", flipped)
+    values = {**spec_of("fine-tuning", tiny("bert"), output="bad"), "data": {"train": "flipped.jsonl"}}
+    values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2}
+    teacher = run.train(recipe.from_dict(values, data), display=QUIET)
+    card = advisor.advise(base, teacher=str(teacher.folder), budget="10m", display=QUIET)
+    assert "no better" in card["ruled_out"]["distilled"]
+    assert card["recommended"] == PLAIN
+    assert verdict.SURE == 0.9

@@ -1,0 +1,81 @@
+"""The learning curve: a fit with a known answer, nested shares, and what a command leaves behind."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from keeltune import curve, data, prepare, recipe, run
+from keeltune.display import Display
+from keeltune.problems import UserError
+from tests.test_report import check_page
+from tests.test_run import make_data, reviews, spec_of, write_rows
+
+QUIET = Display(quiet=True)
+
+
+def test_a_power_law_is_found_again():
+    rows = np.array([100.0, 200.0, 400.0, 800.0])
+    found = curve.fit(rows, 0.05 + 3.0 * rows**-0.5)
+    assert found.at(1600) == pytest.approx(0.05 + 3.0 * 1600**-0.5, abs=1e-3)
+    assert found.scatter < 1e-3
+    flat = curve.fit(rows, np.full(4, 0.2))
+    assert flat.at(1600) == pytest.approx(0.2, abs=1e-9)
+    rising = curve.fit(rows, np.array([0.1, 0.2, 0.3, 0.4]))  # no curve of this kind rises: the mean is the best
+    assert rising.at(1600) == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "said"),
+    [(0.03, 0.01, 0.05, "more rows would help:"), (0.004, 0.001, 0.008, "help a little"),
+     (0.01, -0.01, 0.03, "not clear"), (0.0, -0.004, 0.004, "would not help")],
+)  # fmt: skip
+def test_the_verdict_follows_the_interval(gain, low, high, said):
+    assert said in curve.verdict("accuracy", gain, low, high, 2000, 1.0)
+
+
+def test_shares_are_nested_and_their_labels_those_of_all_rows(tiny, tmp_path):
+    make_data(tmp_path)
+    values = spec_of("fine-tuning", tiny("bert"))
+
+    def rows(share):
+        return prepare.gather(recipe.from_dict({**values, "data": {**values["data"], "share": share}}, tmp_path)).rows[
+            "train"
+        ]
+
+    quarter, half, whole = ([row.key for row in rows(share)] for share in (0.25, 0.5, 1.0))
+    assert (len(quarter), len(half), len(whole)) == (6, 12, 24)
+    assert set(quarter) < set(half) < set(whole)
+    assert [key for key in whole if key in set(half)] == half
+    assert data.nested_share([], 0.5) == []
+
+
+def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
+    make_data(tmp_path)
+    write_rows(tmp_path / "test.jsonl", reviews(200, seed=31))
+    values = spec_of("fine-tuning", tiny("bert"), output="curve")
+    values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3}
+    made = recipe.from_dict(values, tmp_path)
+    card = curve.curve(made, (0.25, 0.5, 1.0), display=QUIET)
+    folder = tmp_path / "curve"
+    assert json.loads((folder / "curve.json").read_text("utf-8")) == card
+    check_page((folder / "curve.html").read_text("utf-8"))
+    for point in card["points"]:
+        done = run.finished(folder / f"share-{point['share']:g}")
+        assert done.result["data"]["train"]["rows"] == point["rows"]
+        assert done.result["metrics"]["test"]["accuracy"] == pytest.approx(point["value"])
+        assert point["interval"] == pytest.approx(done.result["intervals"]["test"]["accuracy"], abs=0.02)
+    low, high = card["twice"]["interval"]
+    assert low <= card["twice"]["value"] <= high
+    assert card["twice"]["rows"] == 48
+    times = [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
+    assert curve.curve(made, (0.25, 0.5, 1.0), display=QUIET) == card
+    assert times == [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
+
+
+def test_two_shares_are_no_curve(tiny, tmp_path):
+    make_data(tmp_path)
+    with pytest.raises(UserError, match="three shares"):
+        curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), (0.5, 1.0), display=QUIET)
