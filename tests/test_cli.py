@@ -140,7 +140,7 @@ def test_train_evaluate_predict_show(folder, monkeypatch, capsys):
     assert keeltune(monkeypatch, "evaluate", "run", "--data", "test.jsonl", "--json") == 0
     scored = json.loads(capsys.readouterr().out)
     result = json.loads((folder / "run" / "result.json").read_text())
-    assert set(scored) == {"metrics", "intervals", "rows", "looks"}
+    assert set(scored) == {"metrics", "intervals", "rows"}
     assert scored["rows"] == 15
     for name, value in scored["metrics"].items():
         assert value == pytest.approx(result["metrics"]["test"][name], abs=1e-6)

@@ -49,8 +49,8 @@ def evaluate(
     Args:
         model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
-    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n, "looks"}, intervals 95 % over rows;
-    `looks`: how often a run's model has been scored on these very rows, which its `looks.jsonl` counts.
+    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows. A run's
+    `looks.jsonl` counts how often its model has been scored on these very rows.
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
@@ -66,14 +66,14 @@ def evaluate(
     found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
     _refuse([*problems, *found], display)
     scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring", labelled=True), rows)
-    looks = None
     if done := run.finished(Path(model)):
         looks = history.look(done.folder, by="evaluate", fingerprint=data.fingerprint(rows), rows=len(rows))
+        if looks > 1:
+            display.say(f"look {looks} at these rows with this run: what was chosen by them they cannot judge")
     return {
         "metrics": scores.metrics,
         "intervals": {name: list(pair) for name, pair in scores.intervals.items()},
         "rows": len(rows),
-        "looks": looks,
     }
 
 

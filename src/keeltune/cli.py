@@ -106,10 +106,6 @@ def evaluate(
         low, high = result["intervals"][name]
         table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     Console().print(table)
-    if (result["looks"] or 0) > 1:
-        Console().print(
-            f"look {result['looks']} at these rows with this run: what was chosen by them they cannot judge"
-        )
 
 
 @app.command()
