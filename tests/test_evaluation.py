@@ -165,6 +165,6 @@ def test_prediction_lines():
     (line,) = prediction_rows(task, [prediction], rows)
     assert line == {
         "key": "abc", "row": 7, "prediction": "negative", "gold": "positive", "score": 0.0,
-        "probabilities": {"negative": 0.75, "positive": 0.25},
+        "probabilities": {"negative": 0.75, "positive": 0.25}, "loss": 1.4, "predictions": 1.0,
     }  # fmt: skip
     assert "gold" not in prediction_rows(task, [prediction], rows, labelled=False)[0]

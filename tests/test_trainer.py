@@ -121,7 +121,7 @@ def test_a_part_of_the_validation_rows_while_training_all_of_them_at_the_end(spe
     monkeypatch.setattr(evaluation, "predict", counting)
     spec["evaluation"] = {"rows": 6}
     train(spec, tmp_path, epochs=2)
-    assert sizes == [20, 6, 6, 20]  # before, each epoch, the result
+    assert sizes == [20, 6, 6, 20, 40]  # before, each epoch, the result, the rows that were learnt
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_an_update(spec, tmp_path, monkeypatch):

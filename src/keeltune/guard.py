@@ -53,7 +53,7 @@ def pace(material: Material) -> Pace:
     steps = material.steps
     not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
     every = spec.every if isinstance(spec.every, int) else None
-    validation = len(material.examples["validation"])
+    validation = len(material.examples["validation"][: spec.rows])
     if every is None and validation and not material.task.generates:
         trained = steps * material.batch_size * material.cuts
         affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / validation))
