@@ -15,8 +15,8 @@ from keeltune.reviews import make_reviews
 from tests.bad_data import BAD, SOUND
 from tests.bad_recipes import CASES
 
-VERBS = ["train", "check", "show", "cache", "evaluate", "predict", "compare", "advise", "curve", "runs", "demo", "doctor",
-         "schema"]  # fmt: skip
+VERBS = ["train", "check", "show", "cache", "evaluate", "predict", "compare"]
+VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema"]
 
 
 def keeltune(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:

@@ -119,7 +119,7 @@ def test_a_part_of_the_validation_rows_while_training_all_of_them_at_the_end(spe
         return original(model, task, examples, **how)
 
     monkeypatch.setattr(evaluation, "predict", counting)
-    spec["evaluation"] = {"rows": 6}
+    spec["evaluation"] = {"rows": 6, "every": 5}
     train(spec, tmp_path, epochs=2)
     assert sizes == [20, 6, 6, 20, 40]  # before, each epoch, the result, the rows that were learnt
 
