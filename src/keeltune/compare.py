@@ -55,8 +55,8 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     lines = []
     for place, one in enumerate(found):
         scores = {d: _score(tasks[d], each[place], metric) for d, each in sides.items()}
-        against = {d: _against(tasks[d], each[place], each[0], metric) for d, each in sides.items()} if place else None
-        lines.append(_line(one, {"target": None, "source": None, **scores}, against))
+        changes = {d: against(tasks[d], each[place], each[0], metric) for d, each in sides.items()} if place else None
+        lines.append(_line(one, {"target": None, "source": None, **scores}, changes))
     _holm(lines)
     higher = metric not in tasks["target"].lower_is_better
     _pareto(lines, 1.0 if higher else -1.0)
@@ -162,7 +162,7 @@ def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
     return {"value": found.metrics[metric], "interval": list(found.intervals[metric]), "rows": len(side.scores)}
 
 
-def _against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
+def against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
     """The change from `theirs` to `ours`, and how likely one as large is where there is none."""
     drawn = evaluation.differences(task, ours.table, theirs.table, ours.clusters)[metric]
     here, there = (evaluation.scores_of(task, s.table, intervals=False).metrics[metric] for s in (ours, theirs))
