@@ -60,18 +60,31 @@ def test_gradients_that_vanish_or_explode():
 
 
 def test_confident_errors_are_a_share_of_the_wrong_answers():
-    lines = [{"score": 0, "probabilities": {"a": p, "b": 1 - p}} for p in (0.95, 0.6, 0.99, 0.7)]
+    lines = [{"score": 0, "probabilities": {"a": p, "b": 1 - p}} for p in (0.95, 0.6, 0.99, 0.7) * 5]
     lines += [{"score": 1, "probabilities": {"a": 0.99, "b": 0.01}}] * 10
     assert overfitting.confident_errors(lines).value == 0.5
+    assert overfitting.confident_errors(lines[:19]) is None
     assert overfitting.confident_errors([{"score": 0.0}]) is None
 
 
 def test_the_first_red_light_names_the_verdict():
-    red = overfitting.shared(["a", "b"], ["a", "c"])
+    red = overfitting.shared([{"text": "a"}, {"text": "b"}], [{"text": "a"}, {"text": "c"}])
     assert red.value == 0.5
     found = overfitting.report([overfitting.gap(1.0, 0.9, "accuracy", 1.0, fell=True), None, red])
     assert found["verdict"] == overfitting.VERDICTS["duplicates"]
     assert overfitting.report([])["verdict"] == "no sign of overfitting"
+
+
+def test_copies_are_found_word_for_word_and_nearly():
+    long = " ".join(f"w{i}" for i in range(40))
+    train = [{"text": long}, {"text": "A film, good!"}, {"question": "who?", "context": long}]
+    one = overfitting.shared([{"text": "a FILM good"}, {"text": "a film bad"}], train)
+    assert (one.value, one.light) == (0.5, "red")
+    changed = " ".join(["new", *long.split()[1:], "end"])
+    assert overfitting.shared([{"text": changed}], train).value == 1.0
+    assert overfitting.shared([{"text": " ".join(reversed(long.split()))}], train).value == 0.0
+    other_question = overfitting.shared([{"question": "where?", "context": long}], train)
+    assert other_question.value == 0.0  # a context is asked about more than once
 
 
 def test_calibration_of_lines_is_that_of_their_probabilities():

@@ -11,7 +11,7 @@ from string import Formatter
 
 import pytest
 
-from keeltune import domains, gate, recipe, run
+from keeltune import domains, gate, recipe, run, weight_path
 from keeltune.analysis import overfitting
 from keeltune.display import Display
 from keeltune.report import charts, report
@@ -216,7 +216,7 @@ def templates_sentences() -> set[str]:
 def said_sentences() -> set[str]:
     """Every template of a `Said` in the modules whose sentences stand on the page."""
     found = set()
-    for module in (overfitting, domains, gate):
+    for module in (overfitting, domains, gate, weight_path):
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
         for node in ast.walk(tree):
             said = isinstance(node, ast.Call) and ast.unparse(node.func) == "Said" and node.args

@@ -135,8 +135,10 @@ def with_drift(found: dict[str, Any], forgetting: Mapping[str, Any] | None) -> d
     return overfitting.report([*signals, overfitting.drift(moved["reverse_kl"])])
 
 
-def _inputs(names: set[str], fields: Mapping[str, Any]) -> str:
-    return json.dumps({name: fields[name] for name in sorted(names & fields.keys())}, default=str)
+def _inputs(names: set[str], fields: Mapping[str, Any]) -> dict[str, str]:
+    """A row's inputs as texts."""
+    given = {name: fields[name] for name in names & fields.keys()}
+    return {n: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for n, v in given.items()}
 
 
 def _on_training_rows(job: Job, model: Any) -> Scores | None:

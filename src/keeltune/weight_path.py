@@ -20,6 +20,7 @@ from keeltune.build import Job
 from keeltune.display import Display
 from keeltune.evaluation import Scores
 from keeltune.tasks.task import Task
+from keeltune.words import Said
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ROWS = 500
@@ -107,9 +108,10 @@ def recommended(
     if max_drop is not None:
         kept = [p for p in points if p["share"] == 0 or p["source_drop"]["upper"] <= max_drop]
         best = max(kept, key=lambda p: (sign * p["target"][metric], p["share"]))
-        return best["share"], f"the best {metric} on the target whose source drop stays below {max_drop:g}"
+        template = "the best {metric} on the target whose source drop stays below {limit:g}"
+        return best["share"], Said(template, metric=metric, limit=max_drop)
     best = max(points, key=lambda p: (sign * (p["target"][metric] + p["source"][metric]), p["share"]))
-    return best["share"], f"the best mean {metric} of target and source"
+    return best["share"], Said("the best mean {metric} of target and source", metric=metric)
 
 
 def largest_within(path: Path, holds: Callable[[], bool], *, halvings: int = 6) -> float:

@@ -7,6 +7,7 @@ conventions, not laws: they are here, in one place, and the values stand beside 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ SURE = 0.9
 """The probability from which an answer is a confident one."""
 SURE_ERRORS = (0.2, 0.5)
 """The share of wrong answers that are confident."""
+ENOUGH_ERRORS = 20
+"""Wrong answers below which their confidence says little."""
 MISCALIBRATED = (0.05, 0.10)
 """Expected calibration error."""
 COLLAPSED, EXPLODED = 1e-2, 10.0
@@ -38,6 +41,8 @@ LEARNT = 0.3
 """The share of the labels' entropy above which training rows count as learnt."""
 SHARED = (0.0, 0.01)
 """The share of validation rows that are training rows too."""
+RUN, NEARLY = 8, 0.8
+"""Words that are compared together, and the share of such runs from which a text is nearly another."""
 SPREAD = (0.01, 0.03)
 """The standard deviation of scores over seeds."""
 MOVED = 0.5
@@ -96,9 +101,9 @@ def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Sig
 
 
 def confident_errors(lines: Sequence[Mapping[str, Any]]) -> Signal | None:
-    """The share of wrong answers that the model was sure of."""
+    """The share of wrong answers that the model was sure of; None where they are few."""
     wrong = [max(line["probabilities"].values()) for line in lines if "probabilities" in line and line["score"] < 1]
-    if not wrong:
+    if len(wrong) < ENOUGH_ERRORS:
         return None
     value = float(np.mean([p > SURE for p in wrong]))
     said = Said("{value:.0%} of {wrong} wrong answers were given more than {sure:g}",
@@ -165,17 +170,37 @@ def by_chance(validation: float, low: float, chance: float, explained: float, me
     return Signal("beyond chance", light, value, said)
 
 
-def shared(validation: Sequence[str], train: Sequence[str]) -> Signal | None:
-    """The share of validation rows whose inputs are training inputs too."""
+def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str, str]]) -> Signal | None:
+    """The share of validation rows whose inputs are training inputs too, word for word or nearly.
+
+    Rows are {column: text}. They are equal where their words are, in any case and with any marks; a longer text is
+    nearly one that was learnt where `NEARLY` of its runs of `RUN` words are in training texts of that column. All
+    columns of a row must be.
+    """
     if not validation:
         return None
-    known = set(train)
-    copies = sum(text in known for text in validation)
-    value = copies / len(validation)
-    said = Said("{copies} of {rows} validation rows are training rows too", copies=copies, rows=len(validation))
+    words = [{name: _words(text) for name, text in row.items()} for row in validation]
+    learnt = [{name: _words(text) for name, text in row.items()} for row in train]
+    known = {tuple(sorted(row.items())) for row in learnt}
+    texts = {(name, text) for row in learnt for name, text in row.items()}
+    runs = {(name, text[i : i + RUN]) for name, text in texts for i in range(len(text) - RUN + 1)}
+
+    def near(name: str, text: tuple[str, ...]) -> bool:
+        own = [(name, text[i : i + RUN]) for i in range(len(text) - RUN + 1)]
+        return (name, text) in texts or (len(own) >= RUN and sum(run in runs for run in own) >= NEARLY * len(own))
+
+    copies = sum(tuple(sorted(row.items())) in known for row in words)
+    nearly = sum(all(near(*item) for item in row.items()) for row in words) - copies
+    value = (copies + nearly) / len(validation)
+    said = Said("{copies} of {rows} validation rows are training rows too, and {nearly} nearly",
+                copies=copies, rows=len(validation), nearly=nearly)  # fmt: skip
     if value > SHARED[1]:
         said = joined([said, Said(": the validation score is that of rows learnt by heart")])
     return Signal("duplicates", lit(value, SHARED), value, said)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower())) or (text,)
 
 
 def drift(moved: float) -> Signal:

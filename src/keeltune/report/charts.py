@@ -7,7 +7,7 @@ from html import escape
 from typing import NamedTuple
 
 Point = tuple[float, float]
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 56, 34, 16, 120
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 66, 34, 16, 120
 
 
 def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
@@ -40,6 +40,7 @@ def ranges(bars: Sequence[tuple[str, float, float, float]], x_label: str) -> str
     """Named values with their intervals (name, value, low, high), one a line, on one axis."""
     height = 30 * len(bars) + 44
     low, high = min(b[2] for b in bars), max(b[3] for b in bars)
+    low, high = (low, high) if high > low else _room([low, high])
     x_of = _scale(low, high, 200, WIDTH - 70)
     parts = [f'<line class="axis" x1="200" y1="{height - 30}" x2="{WIDTH - 70}" y2="{height - 30}"/>']
     for value, anchor in ((low, "start"), (high, "end")):
@@ -154,4 +155,5 @@ def _axes(x_label: str, y_label: str, height: int = HEIGHT) -> str:
 
 
 def _svg(body: str, label: str, height: int = HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    return f'<div class="chart">{svg}</div>'

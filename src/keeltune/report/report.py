@@ -193,7 +193,8 @@ def _interval_chart(result: dict[str, Any], say: Say) -> str:
             if values:
                 primary = next(iter(values))
                 bars.append((f"{name}: {primary}", values[primary], *ranges[primary]))
-    return charts.ranges(bars, say("95 % bootstrap interval over rows")) if bars else ""
+    over = "95 % bootstrap interval over rows and seeds" if result["seeds"] else "95 % bootstrap interval over rows"
+    return charts.ranges(bars, say(over)) if bars else ""
 
 
 def _loss_chart(log: list[dict[str, Any]], say: Say) -> str:
