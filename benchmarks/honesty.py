@@ -53,7 +53,7 @@ def false_alarms(one: Path, other: Path, rows: int, trials: int) -> str:
         sides = [
             compare.Side(
                 list(np.where(swap, scores[1 - i][chosen], scores[i][chosen])),
-                np.where(swap[:, None], tables[1 - i][chosen], tables[i][chosen]),
+                [np.where(swap[:, None], tables[1 - i][chosen], tables[i][chosen])],
                 None,
             )
             for i in (0, 1)

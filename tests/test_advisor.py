@@ -12,7 +12,7 @@ from keeltune.advisor import pilots, race, verdict
 from keeltune.advisor.facts import PLAIN, Given, candidates, given
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.display import Display
-from keeltune.problems import Stopped, UserError
+from keeltune.problems import StateRefused, Stopped, UserError
 from tests.test_report import check_page
 from tests.test_run import lines, make_data, reviews, spec_of, write_rows
 
@@ -117,9 +117,16 @@ def test_a_winner_within_one_standard_error_is_not():
 
 def test_plain_is_recommended_where_nothing_beats_it():
     table = ranked({PLAIN: scored(0.9), "distilled": scored(0.8)}, PLAIN, 0.0, None)
-    assert decided(table, ORDER, PLAIN) == {
-        "arm": PLAIN, "p_better": None, "sure": True, "reason": "no arm is better than plain fine-tuning",
-    }  # fmt: skip
+    assert (decided(table, ORDER, PLAIN)["arm"], decided(table, ORDER, PLAIN)["sure"]) == (PLAIN, True)
+    close = ranked({PLAIN: scored(0.9), "distilled": scored(0.899, noise=0.05)}, PLAIN, 0.0, None)
+    assert (decided(close, ORDER, PLAIN)["arm"], decided(close, ORDER, PLAIN)["sure"]) == (PLAIN, False)
+    alone = ranked({PLAIN: scored(0.9)}, PLAIN, 0.0, None)
+    assert "nothing was compared" in decided(alone, ORDER, PLAIN)["reason"]
+
+
+def test_one_seed_is_never_sure():
+    table = ranked({PLAIN: scored(0.8, seeds=1), "distilled": scored(0.9, seeds=1)}, PLAIN, 0.0, None)
+    assert not decided(table, ORDER, PLAIN)["sure"]
 
 
 def test_the_old_domain_counts_by_its_weight():
@@ -231,6 +238,26 @@ def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
     recipe.load(data / "advice" / "recommended.yaml")
     monkeypatch.setattr(run, "train", original)
     assert advisor.advise(base, budget="10m", display=QUIET)["complete"]
+
+
+def test_what_the_caller_adds_must_be_there(tiny, data):
+    with pytest.raises(UserError) as caught:
+        advisor.advise(made(tiny, data), teacher="./absent", pool="absent.jsonl", display=QUIET)
+    assert {problem.field for problem in caught.value.problems} == {"--teacher", "--pool"}
+
+
+def test_pilots_of_another_recipe_are_refused(tiny, data):
+    advisor.advise(made(tiny, data, source=("validation",)), budget="10m", display=QUIET)
+    other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
+    with pytest.raises(StateRefused):
+        advisor.advise(other, budget="10m", display=QUIET)
+
+
+def test_a_small_budget_ends_early_and_says_how_little_it_knows(tiny, data):
+    card = advisor.advise(made(tiny, data, source=("validation", "train")), budget="1s", display=QUIET)
+    assert card["complete"]
+    assert max(line["seeds"] for line in card["arms"]) == 1
+    assert not card["sure"]
 
 
 def test_without_validation_rows_there_is_no_advice(tiny, data):

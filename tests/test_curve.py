@@ -9,7 +9,7 @@ import pytest
 
 from keeltune import curve, data, prepare, recipe, run
 from keeltune.display import Display
-from keeltune.problems import UserError
+from keeltune.problems import StateRefused, UserError
 from tests.test_report import check_page
 from tests.test_run import make_data, reviews, spec_of, write_rows
 
@@ -58,7 +58,7 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
     values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3}
     made = recipe.from_dict(values, tmp_path)
-    card = curve.curve(made, (0.25, 0.5, 1.0), display=QUIET)
+    card = curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET)
     folder = tmp_path / "curve"
     assert json.loads((folder / "curve.json").read_text("utf-8")) == card
     check_page((folder / "curve.html").read_text("utf-8"))
@@ -71,11 +71,21 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     assert low <= card["twice"]["value"] <= high
     assert card["twice"]["rows"] == 48
     times = [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
-    assert curve.curve(made, (0.25, 0.5, 1.0), display=QUIET) == card
+    assert curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET) == card
     assert times == [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
 
 
-def test_two_shares_are_no_curve(tiny, tmp_path):
+@pytest.mark.parametrize("shares", [(0.25, 0.5, 1.0), (0.25, 0.5, 1.0, 2.0), (0.0, 0.25, 0.5, 1.0)])
+def test_other_shares_are_no_curve(tiny, tmp_path, shares):
     make_data(tmp_path)
-    with pytest.raises(UserError, match="three shares"):
-        curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), (0.5, 1.0), display=QUIET)
+    with pytest.raises(UserError, match="three unknowns"):
+        curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), shares, display=QUIET)
+
+
+def test_shares_of_another_recipe_are_refused(tiny, tmp_path):
+    make_data(tmp_path)
+    values = spec_of("fine-tuning", tiny("bert"), output="curve")
+    curve.curve(recipe.from_dict(values, tmp_path), (0.25, 0.5, 0.75, 1.0), display=QUIET)
+    values["training"] = {**values["training"], "learning_rate": 1e-4}
+    with pytest.raises(StateRefused):
+        curve.curve(recipe.from_dict(values, tmp_path), (0.25, 0.5, 0.75, 1.0), display=QUIET)

@@ -19,7 +19,7 @@ def sign(result, name):
 
 @pytest.mark.parametrize(
     ("train_score", "validation", "fell", "light"),
-    [(0.91, 0.90, True, "green"), (0.97, 0.90, True, "amber"), (1.0, 0.85, False, "amber"), (1.0, 0.85, True, "red")],
+    [(0.91, 0.90, 0.02, "green"), (0.97, 0.90, 0.02, "amber"), (1.0, 0.85, 0.0, "amber"), (1.0, 0.85, 0.02, "red")],
 )
 def test_the_gap_is_red_only_where_validation_fell_too(train_score, validation, fell, light):
     found = overfitting.gap(train_score, validation, "accuracy", 1.0, fell=fell)
@@ -28,8 +28,10 @@ def test_the_gap_is_red_only_where_validation_fell_too(train_score, validation, 
 
 
 def test_a_gap_of_error_rates_and_of_scores_to_a_hundred():
-    assert overfitting.gap(0.02, 0.20, "wer", -1.0, fell=True).value == pytest.approx(0.18)
-    assert overfitting.gap(38.0, 34.0, "bleu", 1.0, fell=True).light == "green"
+    assert overfitting.gap(0.02, 0.20, "wer", -1.0, fell=0.5).value == pytest.approx(0.18)
+    assert overfitting.gap(38.0, 34.0, "bleu", 1.0, fell=0.5).light == "green"
+    assert overfitting.gap(1.0, 3.0, "loss", -1.0, fell=0.5) is None
+    assert overfitting.gap(1.2, 0.6, "cider", 1.0, fell=0.5).value == pytest.approx(0.06)
 
 
 def test_a_loss_that_rises_for_three_evaluations():
@@ -59,18 +61,38 @@ def test_gradients_that_vanish_or_explode():
     assert overfitting.gradients([1.0, math.nan]) is None
 
 
-def test_confident_errors_are_a_share_of_the_wrong_answers():
-    lines = [{"score": 0, "probabilities": {"a": p, "b": 1 - p}} for p in (0.95, 0.6, 0.99, 0.7) * 5]
-    lines += [{"score": 1, "probabilities": {"a": 0.99, "b": 0.01}}] * 10
-    assert overfitting.confident_errors(lines).value == 0.5
-    assert overfitting.confident_errors(lines[:19]) is None
-    assert overfitting.confident_errors([{"score": 0.0}]) is None
+def test_confident_errors_are_held_against_what_probabilities_promise():
+    def lines(wrong, right, p=0.97):
+        sure = {"prediction": "a", "probabilities": {"a": p, "b": 1 - p}}
+        return [{**sure, "score": 0}] * wrong + [{**sure, "score": 1}] * right
+
+    calibrated = overfitting.confident_errors(lines(3, 97))
+    assert calibrated.light == "green"  # all of its errors are confident, as they must be
+    over = overfitting.confident_errors(lines(20, 80))
+    assert over.light == "red"
+    assert over.value == pytest.approx((20 - 3) / math.sqrt(100 * 0.97 * 0.03))
+    assert overfitting.confident_errors(lines(1, 18)) is None
+    assert overfitting.confident_errors(lines(20, 80, p=0.8)) is None
+    several = [{"prediction": ["a"], "score": 0.5, "probabilities": {"a": 0.99, "b": 0.4}}] * 50
+    assert overfitting.confident_errors(several) is None
+
+
+def test_a_calibrated_model_is_not_called_out_for_few_rows():
+    rng = np.random.default_rng(0)
+    lines = [
+        {"prediction": "a", "probabilities": {"a": 0.9, "b": 0.1}, "gold": "a" if rng.random() < 0.9 else "b"}
+        for _ in range(60)
+    ]
+    found = of_lines(lines)
+    assert found["ece_by_chance"] == pytest.approx(0.8 * math.sqrt(0.09 / 60), rel=0.3)  # E|N(0, σ)|, one bin
+    assert overfitting.miscalibration(found).light == "green"
+    assert of_lines(lines, fit=False)["temperature"] is None
 
 
 def test_the_first_red_light_names_the_verdict():
     red = overfitting.shared([{"text": "a"}, {"text": "b"}], [{"text": "a"}, {"text": "c"}])
     assert red.value == 0.5
-    found = overfitting.report([overfitting.gap(1.0, 0.9, "accuracy", 1.0, fell=True), None, red])
+    found = overfitting.report([overfitting.gap(1.0, 0.9, "accuracy", 1.0, fell=0.5), None, red])
     assert found["verdict"] == overfitting.VERDICTS["duplicates"]
     assert overfitting.report([])["verdict"] == "no sign of overfitting"
 
@@ -78,13 +100,22 @@ def test_the_first_red_light_names_the_verdict():
 def test_copies_are_found_word_for_word_and_nearly():
     long = " ".join(f"w{i}" for i in range(40))
     train = [{"text": long}, {"text": "A film, good!"}, {"question": "who?", "context": long}]
-    one = overfitting.shared([{"text": "a FILM good"}, {"text": "a film bad"}], train)
-    assert (one.value, one.light) == (0.5, "red")
+    assert overfitting.shared([{"text": "a FILM good"}, {"text": "a film bad"}], train).value == 0.5
     changed = " ".join(["new", *long.split()[1:], "end"])
     assert overfitting.shared([{"text": changed}], train).value == 1.0
     assert overfitting.shared([{"text": " ".join(reversed(long.split()))}], train).value == 0.0
     other_question = overfitting.shared([{"question": "where?", "context": long}], train)
     assert other_question.value == 0.0  # a context is asked about more than once
+    same = [{"tokens": long, "predicate_index": "3"}]
+    assert overfitting.shared([{"tokens": long, "predicate_index": "5"}], same).value == 0.0
+
+
+def test_a_template_is_no_copy():
+    prompt = " ".join(f"p{i}" for i in range(60))
+    train = [{"prompt": f"{prompt} question {i} of {i * 7} and {i * 11}"} for i in range(400)]
+    held = [{"prompt": f"{prompt} something else {i} entirely {i * 3}"} for i in range(50)]
+    assert overfitting.shared(held, train).value == 0.0
+    assert overfitting.shared([train[3]], train).value == 1.0
 
 
 def test_calibration_of_lines_is_that_of_their_probabilities():
@@ -99,7 +130,7 @@ def test_calibration_of_lines_is_that_of_their_probabilities():
     assert found["temperature"] == pytest.approx(0.5, abs=0.05)
     assert found["ece_after"] < 0.03 < found["ece"]
     assert sum(n for *_, n in found["bins"]) == 4000
-    assert of_lines(lines, 1.0)["ece_after"] == pytest.approx(found["ece"])
+    assert of_lines(lines, 1.0, fit=False)["ece_after"] == pytest.approx(found["ece"])
     assert tempered({"a": 0.8, "b": 0.2}, 0.5)["a"] == pytest.approx(0.64 / 0.68)
     assert tempered({"a": 0.8, "b": 0.5}, 0.5, several=True) == pytest.approx({"a": 0.64 / 0.68, "b": 0.5})
 

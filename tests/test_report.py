@@ -219,6 +219,9 @@ def said_sentences() -> set[str]:
     for module in (overfitting, domains, gate, weight_path):
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
         for node in ast.walk(tree):
+            named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("template", "asked", "apart")
+            if named and isinstance(node.value, ast.Constant):
+                found.add(node.value.value)
             said = isinstance(node, ast.Call) and ast.unparse(node.func) == "Said" and node.args
             if said and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)

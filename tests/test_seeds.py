@@ -12,7 +12,7 @@ import keeltune as kt
 from keeltune import apply, compare, evaluation, history, recipe, run, seeds
 from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.problems import UserError
+from keeltune.problems import StateRefused, UserError
 from keeltune.results import read_lines
 from tests.test_report import check_page
 from tests.test_run import lines, make_data, reviews, spec_of, write_rows
@@ -79,9 +79,15 @@ def test_seeds_go_on_where_they_were_stopped(tiny, data):
     assert (data / "out" / "seed-0" / "result.json").stat().st_mtime_ns == before
     assert again.result["metrics"] == whole.result["metrics"]
     assert again.result["intervals"] == whole.result["intervals"]
+    made["training"] = {**made["training"], "learning_rate": 1e-5}
+    with pytest.raises(StateRefused, match="learning_rate"):
+        seeds.train(recipe.from_dict(made, data), resume=True, display=QUIET)
+    assert run.finished(data / "out").result["metrics"] == whole.result["metrics"]  # a refusal costs nothing
+    (data / "out" / "seed-words.txt").write_text("mine")
     anew = seeds.train(values, overwrite=True, display=QUIET)
     assert (data / "out" / "seed-0" / "result.json").stat().st_mtime_ns > before
     assert anew.result["metrics"] == whole.result["metrics"]
+    assert (data / "out" / "seed-words.txt").is_file()
 
 
 def test_a_seed_that_learnt_nothing_is_replaced(tiny, data, monkeypatch):

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from keeltune import evaluation
 from keeltune.analysis import counterfactual, slices
+from keeltune.analysis.overfitting import scale_of
 from keeltune.build import Job
 from keeltune.data import Row
 from keeltune.evaluation import Scores
@@ -41,11 +43,11 @@ def report(job: Job, model: Any, folder: Path, after: Mapping[str, Scores | None
     lengths = [sum(e.length for e in row) for row in material.encoded[split]]
     columns = slices.columns_of(task, rows, lengths, material.recipe.evaluation.slices)
     choices = None
-    fields = [name for name in task.whole_texts if rows and isinstance(rows[0].fields.get(name), str)]
+    fields = [name for name in task.whole_texts if any(isinstance(row.fields.get(name), str) for row in rows)]
     if fields:
         texts, train = (_texts(each, fields) for each in (rows, [*material.rows["train"], *material.rows["unlabeled"]]))
         if thirds := slices.by_thirds(slices.rarity(texts, train), slices.WORDS):
-            columns["words"] = thirds
+            columns[slices.beside("words", columns)] = thirds
     if task.choices == "labels" and all(isinstance(line["gold"], str) for line in lines):
         choices = [line["prediction"] for line in lines], [line["gold"] for line in lines]
         columns["label"] = choices[1]
@@ -80,9 +82,9 @@ def _exchanged(
     terms = counterfactual.read_terms(file, recipe.where("evaluation.terms"), "evaluation.terms")
     made: list[tuple[int, Row, str]] = []
     for place, row in enumerate(rows):
-        kinds = [found[1] for name in fields if (found := terms.variant(str(row.fields.get(name) or "")))]
-        if kinds:
-            made.append((place, _changed(row, fields, lambda text: (terms.variant(text) or (text, ""))[0]), kinds[0]))
+        kind = terms.kind_of(_texts([row], fields)[0])
+        if kind is not None:
+            made.append((place, _changed(row, fields, partial(terms.variant, kind=kind)), kind))
     made = [made[i] for i in evaluation.subset(len(made), ROWS)]
     if not made:
         return None
@@ -148,12 +150,13 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         return []
     said = []
     for column, groups in found["slices"].items():
-        if groups["gap"] is not None and groups["gap"] > 0.1:
+        scale = scale_of(found["metric"])
+        if scale is not None and groups["gap"] is not None and groups["gap"] > 0.1 * scale:
             worst = groups["groups"][groups["worst"]]
-            low, high = worst["interval"]
+            between = "" if worst["interval"] is None else " ({:.3f} to {:.3f})".format(*worst["interval"])
             said.append(
-                f"{column} {groups['worst']}: {found['metric']} {worst['value']:.3f} ({low:.3f} to {high:.3f}) on "
-                f"{worst['rows']} {found['split']} rows, {groups['gap']:.3f} below the best group"
+                f"{column} {groups['worst']}: {found['metric']} {worst['value']:.3f}{between} on "
+                f"{worst['rows']} {found['split']} rows, {groups['gap']:.3f} worse than the best group"
             )
     exchanged = found["counterfactual"]
     if exchanged and exchanged["interval"][0] > 0.01:

@@ -45,7 +45,7 @@ def train(
     loaded = load(recipe, overrides or [])
     finished = seeds.train(loaded, resume=resume, overwrite=overwrite)
     if run.is_main_process():
-        _print_result(finished.folder, finished.result)
+        _print_result(finished.folder, finished.result, finished.model)
 
 
 @app.command()
@@ -165,8 +165,8 @@ def advise(
 
     loaded = load(recipe, overrides or [])
     card = advisor.advise(
-        loaded, budget=budget, teacher=teacher, pool=pool, source_texts=source_texts, source_weight=source_weight,
-        max_source_drop=max_source_drop,
+        loaded, budget=budget, teacher=_from_here(teacher), pool=_from_here(pool),
+        source_texts=_from_here(source_texts), source_weight=source_weight, max_source_drop=max_source_drop,
     )  # fmt: skip
     if as_json:
         print(json.dumps(card, allow_nan=False))
@@ -298,6 +298,11 @@ def _message(error: KeeltuneError) -> str:
     return f"{error}\n{len(errors)} problem{'s' if len(errors) != 1 else ''}; nothing was started."
 
 
+def _from_here(value: str | None) -> str | None:
+    """What the command line names: a path from the working folder where there is one, else as the recipe has it."""
+    return str(Path(value).absolute()) if value is not None and Path(value).exists() else value
+
+
 def _columns(pairs: list[str] | None) -> dict[str, str]:
     """`text=body` options as a mapping."""
     found = {}
@@ -309,7 +314,7 @@ def _columns(pairs: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _print_result(folder: Path, result: dict[str, Any]) -> None:
+def _print_result(folder: Path, result: dict[str, Any], model: Path) -> None:
     """The result as a table: the split's scores before and after, with the interval."""
     table = Table("split", "metric", "before", "after", "95 % interval")
     metrics, intervals = result["metrics"], result["intervals"]
@@ -326,4 +331,4 @@ def _print_result(folder: Path, result: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(f"report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
-    console.print(f"model:  {escape(str(folder / 'model'))}", soft_wrap=True)
+    console.print(f"model:  {escape(str(model))}", soft_wrap=True)

@@ -27,13 +27,13 @@ DOMAINS = {"target": "test", "source": "source"}
 
 @dataclass(frozen=True)
 class Side:
-    """A run's answers to one domain's rows: each row's score, and the table [rows, K + 2] that its metrics sum.
+    """A run's answers to one domain's rows: each row's score, and the tables [rows, K + 2] that its metrics sum.
 
-    Of several seeds, a row's mean score and the sum of its statistics: what is drawn again is rows.
+    Of several seeds one table each: a metric is their mean, and what is drawn again is rows.
     """
 
     scores: list[float]
-    table: np.ndarray
+    tables: list[np.ndarray]
     clusters: np.ndarray | None
 
 
@@ -154,25 +154,36 @@ def _side(task: Task, files: Sequence[Path]) -> Side:
     seeds = [read_lines(file) for file in files]
     clusters = evaluation.clusters_of([row.get("cluster") for row in seeds[0]])
     scores = [sum(row["score"] for row in same) / len(same) for same in zip(*seeds, strict=True)]
-    return Side(scores, np.sum([evaluation.table_of(task, rows) for rows in seeds], axis=0), clusters)
+    return Side(scores, [evaluation.table_of(task, rows) for rows in seeds], clusters)
+
+
+def _value(task: Task, side: Side, metric: str) -> float:
+    each = [evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in side.tables]
+    return float(np.mean(each))
+
+
+def _drawn(task: Task, side: Side, metric: str) -> np.ndarray:
+    """The metric on each draw of rows; the same draws for every side of the same rows."""
+    each = [evaluation.bootstrap(table, clusters=side.clusters) for table in side.tables]
+    return np.mean([evaluation.metrics_of(task, sums)[metric] for sums in each], axis=0)
 
 
 def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
-    found = evaluation.scores_of(task, side.table, clusters=side.clusters)
-    return {"value": found.metrics[metric], "interval": list(found.intervals[metric]), "rows": len(side.scores)}
+    interval = evaluation.interval(_drawn(task, side, metric))
+    return {"value": _value(task, side, metric), "interval": list(interval), "rows": len(side.scores)}
 
 
 def against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
     """The change from `theirs` to `ours`, and how likely one as large is where there is none."""
-    drawn = evaluation.differences(task, ours.table, theirs.table, ours.clusters)[metric]
-    here, there = (evaluation.scores_of(task, s.table, intervals=False).metrics[metric] for s in (ours, theirs))
+    drawn = _drawn(task, ours, metric) - _drawn(task, theirs, metric)
     pairs = list(zip(ours.scores, theirs.scores, strict=True))
     if ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
         won, lost = (sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
         p = mcnemar(lost, won)
     else:
         p = _two_sided(drawn)
-    return {"change": here - there, "interval": list(evaluation.interval(drawn)), "p": p}
+    change = _value(task, ours, metric) - _value(task, theirs, metric)
+    return {"change": change, "interval": list(evaluation.interval(drawn)), "p": p}
 
 
 def _two_sided(drawn: np.ndarray) -> float:

@@ -4,8 +4,8 @@
 
 fitted by least squares to the errors of the shares (Hestness et al. 2017, https://arxiv.org/abs/1712.00409; such fits
 foretell the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
-trainings would change: rows are drawn as in every interval, the fit is made again with them, and what the points
-scatter around it is drawn on top.
+trainings would change: rows are drawn as in every interval, each point is moved by as much as the points scatter around
+the fit, the fit is made again, and the scatter comes on top of what it foretells.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import numpy as np
 from scipy.optimize import nnls
 
 from keeltune import apply, evaluation, seeds
+from keeltune.analysis.overfitting import scale_of
 from keeltune.display import Display
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import Recipe
 from keeltune.report import curves
 from keeltune.results import read_lines, write_json, write_text
-from keeltune.run import Run, finished
+from keeltune.run import Run
+from keeltune.tasks.task import Task
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
+FEWEST = 4
+"""Points of a fit with three unknowns."""
 EXPONENTS = np.geomspace(0.02, 2.0, 60)
 RESAMPLES = 400
 
@@ -36,22 +40,27 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
     {"metric", "split", "points": [{"share", "rows", "value", "interval"}], "fit": {"a", "b", "c"}, "twice": {"rows",
     "value", "interval", "gain" (more is better), "gain_interval"}, "verdict"}, also written to `OUTPUT/curve.json`,
     with a picture in `curve.html`.
-    Raises: UserError: fewer than three shares, or neither test nor validation rows.
+    Raises: UserError: fewer than four shares, no labelled rows, or neither test nor validation rows; StateRefused: the
+        runs in `OUTPUT` are of another recipe.
     """
     display = display or Display()
-    if len(set(shares)) < 3:
+    shares = sorted(set(shares))
+    if len(shares) < FEWEST or not all(0 < share <= 1 for share in shares):
         found = ", ".join(f"{share:g}" for share in shares)
-        expected = "three shares or more: a curve has three unknowns"
+        expected = f"{FEWEST} shares or more, above 0 and up to 1: a curve has three unknowns"
         raise UserError(Problem("the call", "--share", found, expected, "add some"))
+    if recipe.data.train is None:
+        expected = "labelled rows to take shares of"
+        raise UserError(recipe.problem("data.train", expected=expected, mend="add data.train"))
     folder = recipe.path(recipe.output)
     runs = []
-    for share in sorted(set(shares)):
+    for share in shares:
         output = folder / f"share-{share:g}"
         rows = recipe.data.model_copy(update={"share": recipe.data.share * share})
         part = recipe.model_copy(update={"data": rows, "output": str(output)})
         display.say(f"share {share:g}")
-        runs.append(finished(output) or seeds.train(part, resume=output.is_dir(), display=display))
-    card = foretold(runs, sorted(set(shares)), recipe)
+        runs.append(seeds.train(part, resume=output.is_dir(), display=display))
+    card = foretold(runs, shares, recipe)
     write_json(folder / "curve.json", card)
     write_text(folder / "curve.html", curves.page(card))
     return card
@@ -67,20 +76,16 @@ def foretold(runs: Sequence[Run], shares: Sequence[float], recipe: Recipe) -> di
         )
     task = apply.open_model(runs[-1].folder, None).task
     metric, sign = task.metrics[0], task.primary_sign
-    best = 0.0 if sign < 0 else (100.0 if metric in ("bleu", "chrf") else 10.0 if metric == "cider" else 1.0)
+    scale = scale_of(metric) or 1.0
+    best = 0.0 if sign < 0 else scale
     rows = np.array([run.result["data"]["train"]["rows"] for run in runs], dtype=float)
-    tables = [
-        np.sum(
-            [evaluation.table_of(task, read_lines(part / "predictions" / f"{split}.jsonl")) for part in run.parts], 0
-        )
-        for run in runs
-    ]
-    values = np.array([evaluation.scores_of(task, t, intervals=False).metrics[metric] for t in tables])
-    drawn = np.stack([evaluation.metrics_of(task, evaluation.bootstrap(t, RESAMPLES))[metric] for t in tables])
+    values = np.array([run.result["metrics"][split][metric] for run in runs])
+    drawn = np.stack([_drawn(task, run, split, metric) for run in runs])
     fitted = fit(rows, sign * (best - values))
     twice = 2 * float(rows[-1])
-    noise = np.random.default_rng(2).normal(size=drawn.shape[1]) * fitted.scatter
-    there = np.array([best - sign * fit(rows, errors).at(twice) for errors in (sign * (best - drawn)).T]) + noise
+    noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))
+    errors = (sign * (best - drawn) + noise[:-1]).T
+    there = np.array([best - sign * fit(rows, each).at(twice) for each in errors]) + noise[-1]
     low, high = evaluation.interval(there)
     gains = sorted(sign * end for end in evaluation.interval(there - drawn[-1]))
     value = best - sign * fitted.at(twice)
@@ -94,8 +99,14 @@ def foretold(runs: Sequence[Run], shares: Sequence[float], recipe: Recipe) -> di
         ],
         "fit": {"a": fitted.a, "b": fitted.b, "c": fitted.c},
         "twice": {"rows": int(twice), "value": value, "interval": [low, high], "gain": gain, "gain_interval": gains},
-        "verdict": verdict(metric, gain, gains[0], gains[1], int(twice), best or 1.0),
+        "verdict": verdict(metric, gain, gains[0], gains[1], int(twice), scale),
     }
+
+
+def _drawn(task: Task, run: Run, split: str, metric: str) -> np.ndarray:
+    """The run's score on each draw of rows (or clusters), and of seeds where it has several."""
+    lines = [read_lines(part / "predictions" / f"{split}.jsonl") for part in run.parts]
+    return seeds.over_seeds([seeds.draws(task, seeds.clustered(task, each), RESAMPLES)[metric] for each in lines])
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ def fit(rows: np.ndarray, errors: np.ndarray) -> Power:
         columns = np.stack([np.ones_like(rows), (rows / rows[0]) ** -exponent], axis=1)
         (a, b), off = nnls(columns, errors)
         if best is None or off < best[0] - 1e-12:
-            scatter = float(off / np.sqrt(max(1, len(rows) - 2)))
+            scatter = float(off / np.sqrt(max(1, len(rows) - 3)))
             best = off, Power(float(a), float(b * rows[0] ** exponent), float(exponent), scatter)
     assert best is not None
     return best[1]

@@ -388,10 +388,12 @@ def _sentence(name: str, change: Mapping[str, Any]) -> str:
     found = change["metrics"][change["metric"]]
     low, high = found["interval"]
     known = change["retention"] is not None and name != "target"
+    rows = ""
+    if change["lost"] is not None:  # of several seeds no one row is lost
+        rows = Said("; {lost} rows lost, {won} won", lost=len(change["lost"]), won=change["won"])
     return Said(
-        "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f} ({low:+.4f} to {high:+.4f}){kept}; {lost} "
-        "rows lost, {won} won",
-        what=Said(what[name]), metric=change["metric"], low=low, high=high, lost=len(change["lost"]), won=change["won"],
+        "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f} ({low:+.4f} to {high:+.4f}){kept}{rows}",
+        what=Said(what[name]), metric=change["metric"], low=low, high=high, rows=rows,
         kept=Said(", {share:.1%} kept", share=change["retention"]) if known else "",
         **{key: found[key] for key in ("before", "after", "change")},
     )  # fmt: skip

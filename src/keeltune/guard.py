@@ -18,6 +18,7 @@ from keeltune import evaluation
 from keeltune.analysis import calibration, overfitting
 from keeltune.build import Job
 from keeltune.evaluation import Scores
+from keeltune.media import Media
 from keeltune.prepare import Material, encode_rows
 from keeltune.results import read_lines
 from keeltune.rows import IGNORED
@@ -75,7 +76,7 @@ def report(
     lines = {split: read_lines(predictions / f"{split}.jsonl") for split in ("validation", "test")}
     fitted = calibration.of_lines(lines["validation"])
     temperature = fitted["temperature"] if fitted else None
-    tested = calibration.of_lines(lines["test"], temperature)
+    tested = calibration.of_lines(lines["test"], temperature, fit=False)
     return {
         "overfitting": overfitting.report(_signals(job, model, after, log, lines["validation"], fitted)),
         "calibration": {"validation": fitted, "test": tested} if fitted or tested else None,
@@ -109,8 +110,7 @@ def _signals(
         train = _on_training_rows(job, model)
         value = validation.metrics[metric]
         if train is not None:
-            best = max(scores, key=lambda score: sign * score, default=value)
-            fell = sign * (best - value) > overfitting.GAP[0] / 5
+            fell = max(sign * (score - scores[-1]) for score in scores) if scores else 0.0
             signals.append(overfitting.gap(train.metrics[metric], value, metric, sign, fell=fell))
         if metric == "accuracy" and explained is not None:
             _, chance = overfitting.commonest([json.dumps(task.gold(row)) for row in material.rows["validation"]])
@@ -121,7 +121,7 @@ def _signals(
     signals.append(overfitting.rising(losses, scores, sign))
     signals.append(overfitting.confident_errors(lines))
     if fitted is not None:
-        signals.append(overfitting.miscalibration(fitted["ece"], fitted["temperature"]))
+        signals.append(overfitting.miscalibration(fitted))
     signals.append(overfitting.gradients([entry["grad_norm"] for entry in log if "grad_norm" in entry]))
     return signals
 
@@ -138,7 +138,14 @@ def with_drift(found: dict[str, Any], forgetting: Mapping[str, Any] | None) -> d
 def _inputs(names: set[str], fields: Mapping[str, Any]) -> dict[str, str]:
     """A row's inputs as texts."""
     given = {name: fields[name] for name in names & fields.keys()}
-    return {n: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for n, v in given.items()}
+    return {name: _text(value) for name, value in given.items()}
+
+
+def _text(value: Any) -> str:
+    """A value as words; of a picture or a recording the digest of its content."""
+    if isinstance(value, Media):
+        return value.digest
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _on_training_rows(job: Job, model: Any) -> Scores | None:

@@ -435,6 +435,10 @@ class Recipe(Declared):
         for name in values.keys() & {"model", "reference"}:
             values[name] = self._model_anywhere(values[name])
         values["data"] = {name: value for name, value in data.items() if value != {}}
+        held = values.get("reference"), values.get("evaluation")
+        for part, name in zip(held, ("cache", "terms"), strict=True):
+            if isinstance(part, dict) and part.get(name) is not None:
+                part[name] = self._anywhere(part[name])
         values["output"] = self._anywhere(self.output)
         return yaml_of(values)
 

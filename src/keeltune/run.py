@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -50,7 +51,7 @@ from keeltune.results import empty, write_json, write_text
 from keeltune.self_test import SELF_TEST_ROWS, self_test
 from keeltune.shards import differences, refuse_other
 from keeltune.tasks.task import to_device
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune.trainer import Enough, KeelTrainer, training_arguments
 
 OURS = (
     "recipe.yaml",
@@ -66,6 +67,9 @@ OURS = (
     "predictions",
 )
 """What a run writes into its folder, and all that `--overwrite` removes."""
+
+SEED = re.compile(r"seed-\d+(-failed)?")
+"""The folders of a run of several seeds."""
 
 NO_SPACE = (27, 28, 122)
 """Errors of the system: file too large, no space left, quota exceeded."""
@@ -215,7 +219,8 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
     try:
         with display.bar("training", material.steps) as advance, _signals(trainer):
             watcher.advance = advance
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with suppress(Enough):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         trainer.release()
     if trainer.ledger.stopping and trainer.state.global_step < trainer.state.max_steps:
@@ -243,20 +248,21 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         for weight in model.parameters():  # what is scored is what is stored
             weight.data = weight.data.to(job.half).float()
     after = {split: scoring.score(job, model, split, folder / "predictions", display, main) for split in SCORED}
-    if main:
-        models.save(model, job.student.processor, folder / "model", half=job.half)
-        if job.beside is not None and job.beside.task.choices == "labels":
-            models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
     result = results.result(job, trainer, before, after, judged) | {
         "veto": overruled,
         "budget": domains.kept(job, trainer.ledger.trajectory, settled),
         "interpolation": settled.interpolation,
     }
     if main:
+        models.save(model, job.student.processor, folder / "model", half=job.half)
+        if job.beside is not None and job.beside.task.choices == "labels":
+            models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
         result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
-        result |= guard.report(job, model, folder, after, trainer.state.log_history)
-        result["overfitting"] = guard.with_drift(result["overfitting"], result["forgetting"])
-        result["bias"] = bias.report(job, model, folder, after)
+        with _no_loss("overfitting", display):
+            result |= guard.report(job, model, folder, after, trainer.state.log_history)
+            result["overfitting"] = guard.with_drift(result["overfitting"], result["forgetting"])
+        with _no_loss("bias", display):
+            result["bias"] = bias.report(job, model, folder, after)
         for line in (*domains.lines(result), *guard.lines(result), *bias.lines(result)):
             display.say(line)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))
@@ -266,6 +272,15 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         write_text(folder / "report.html", report.page(folder, result))
     _barrier()
     return Run(folder, result)
+
+
+@contextmanager
+def _no_loss(what: str, display: Display) -> Iterator[None]:
+    """A fault of ours in an analysis of a finished training is said, and costs that analysis, not the training."""
+    try:
+        yield
+    except Exception as error:
+        display.say(f"warning: no {what} in this report, by a bug of keeltune: {type(error).__name__}: {error}")
 
 
 def _tether(job: Job) -> tuple[dict[str, torch.Tensor], float] | None:
@@ -342,7 +357,7 @@ def _signals(trainer: KeelTrainer) -> Iterator[None]:
 
 @contextmanager
 def status_of(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
-    """A run that ends early says so in its `result.json`."""
+    """A run that ends early says so in its `result.json`; one that has its result keeps it."""
     status = "failed"
     try:
         yield
@@ -354,7 +369,7 @@ def status_of(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
         status = "diverged"
         raise
     finally:
-        if main and sys.exc_info()[0] is not None:
+        if main and sys.exc_info()[0] is not None and finished(folder) is None:
             unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
             with suppress(OSError):  # on a full disk the message counts, not the file
                 write_json(folder / "result.json", {**empty(), **unfinished})
@@ -413,7 +428,8 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
             "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
         )
     if overwrite:
-        for path in (*(folder / name for name in OURS), *folder.glob("seed-*")):
+        seeds = [path.parent for path in folder.glob("seed-*/recipe.yaml") if SEED.fullmatch(path.parent.name)]
+        for path in (*(folder / name for name in OURS), *seeds):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -25,13 +25,16 @@ from typing import Any
 import numpy as np
 import torch.distributed
 
-from keeltune import apply, evaluation, report, run
+from keeltune import apply, evaluation, history, report, run
 from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.recipe import Recipe, opened
+from keeltune.problems import Problem, StateRefused, shown
+from keeltune.recipe import Recipe, load, opened, parse
 from keeltune.results import empty, read_lines, write_json, write_text
 from keeltune.run import Run
+from keeltune.shards import differences
 from keeltune.tasks.task import Task
+from keeltune.words import Said, joined
 
 RESTARTS = 2
 """How often a seed whose training failed is tried with another one."""
@@ -73,15 +76,38 @@ def train(
     folder = recipe.path(recipe.output)
     if main:
         run.claim(folder, resume=resume, overwrite=overwrite)
+        if resume:
+            _same(folder, recipe)
         write_text(folder / "recipe.yaml", recipe.dump())
     with run.status_of(folder, recipe, main):
         runs, failed = _each(recipe, folder, display, resume)
         if not main:
             return Run(folder, {})
         result = pool(apply.tasks_of(runs[0].folder), runs, failed)
+        if (tested := result["data"]["test"]) and not (folder / history.LOOKS).is_file():
+            history.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
         write_text(folder / "report.html", report.page(folder, result))
     return Run(folder, result)
+
+
+def _same(folder: Path, recipe: Recipe) -> None:
+    """StateRefused where the folder's seeds are of another recipe, or the folder is a single run's."""
+    if not (folder / "recipe.yaml").is_file():
+        return
+    then, now = (
+        made.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
+        for made in (load(folder / "recipe.yaml"), parse(recipe.dump(), folder=folder))
+    )
+    single = (folder / "checkpoints" / "identity.json").is_file()
+    problems = [
+        Problem(str(folder), name, f"{shown(new)} in this recipe, {shown(old)} in the run", "the recipe that it was "
+                "started with", "undo the change, or start anew with --overwrite")
+        for name, old, new in differences(then, now)
+    ]  # fmt: skip
+    if problems or single:
+        found, mend = "a run of one seed", "name another folder, or start anew with --overwrite"
+        raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", mend))
 
 
 def of(recipe: Recipe) -> list[int]:
@@ -99,8 +125,9 @@ def _each(recipe: Recipe, folder: Path, display: Display, resume: bool) -> tuple
     runs, numbers = [], of(recipe)
     for place, seed in enumerate(numbers):
         output = folder / f"seed-{seed}"
-        for attempt in range(RESTARTS + 1):
-            used = seed + ANOTHER * attempt
+        others = (seed + ANOTHER * n for n in range(1, len(numbers) + RESTARTS + 1))
+        tries = [seed, *[other for other in others if other not in numbers][:RESTARTS]]
+        for used in tries:
             if (folder / f"seed-{used}-failed").is_dir():
                 continue
             display.say(f"seed {used} ({place + 1} of {len(numbers)})")
@@ -108,7 +135,7 @@ def _each(recipe: Recipe, folder: Path, display: Display, resume: bool) -> tuple
             one = recipe.model_copy(update={"training": training, "output": str(output)})
             done = run.train(one, resume=resume, display=display)
             reason = _of_rank_0(overfitting.stuck(done.result))
-            if reason is None or attempt == RESTARTS:
+            if reason is None or used == tries[-1]:
                 break
             display.say(f"warning: seed {used} failed: {reason}; another one is tried")
             if run.is_main_process():
@@ -158,6 +185,9 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
     metric, sign = tasks["target"].metrics[0], tasks["target"].primary_sign
     judged = values.get("validation") or values.get("test") or {}
     spread = overfitting.spread(judged[metric], metric) if metric in judged else None
+    verdicts = [r["overfitting"]["verdict"] for r in results if r["overfitting"]]
+    if spread is not None and spread.light == "red":
+        verdicts.insert(0, overfitting.verdict([spread]))
     chosen = values.get("validation", {}).get(metric, [0.0])
     return made | {
         "objective": _means([result["objective"] for result in results]),
@@ -165,7 +195,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
         "training": _training([result["training"] for result in results]),
         "forgetting": _forgetting(tasks, folders, results),
         "overfitting": {
-            "verdict": "; ".join(dict.fromkeys(r["overfitting"]["verdict"] for r in results if r["overfitting"])),
+            "verdict": joined([Said(said) for said in dict.fromkeys(verdicts)], "; "),
             "signals": [asdict(spread)] if spread else [],
         },
         "seeds": {
@@ -179,9 +209,9 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
     }
 
 
-def draws(task: Task, table: np.ndarray) -> dict[str, np.ndarray]:
+def draws(task: Task, table: np.ndarray, resamples: int = evaluation.RESAMPLES) -> dict[str, np.ndarray]:
     """Each metric on each draw of a table's rows: {name: [resamples]}; the same draws for tables of as many rows."""
-    return evaluation.metrics_of(task, evaluation.bootstrap(table))
+    return evaluation.metrics_of(task, evaluation.bootstrap(table, resamples))
 
 
 def over_seeds(drawn: Sequence[np.ndarray]) -> np.ndarray:
@@ -244,8 +274,8 @@ def _forgetting(
             "mcnemar": None,
             "by_label": None,
             "slices": {},
-            "lost": [],
-            "won": 0,
+            "lost": None,
+            "won": None,
         }
     made["divergence"] = {
         name: _means(moved) if all(moved := [each["divergence"][name] for each in reports]) else None

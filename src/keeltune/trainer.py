@@ -155,7 +155,23 @@ class Cadence(TrainerCallback):
         control.should_evaluate |= self.every is not None and (last or state.global_step % self.every == 0)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_evaluate |= self.every is None
+        stopped = control.should_training_stop and state.global_step < state.max_steps  # in the middle of the epoch
+        control.should_evaluate |= self.every is None and not stopped
+
+
+class Enough(Exception):
+    """A run that goes on had used up its patience before it was stopped: nothing is left to train."""
+
+
+class Patience(TrainerCallback):
+    """Raises `Enough` where a checkpoint's history has no gain in the last evaluations; the Trainer forgets that."""
+
+    def __init__(self, trainer: KeelTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.patient_no_more(state):
+            raise Enough
 
 
 class Dual(TrainerCallback):
@@ -244,6 +260,7 @@ class KeelTrainer(Trainer):
         self.budget, self.tether, self.beside = budget, tether, beside
         if budget is not None:
             self.add_callback(Dual(self))
+        self.add_callback(Patience(self))
         self.norms = batch_norms(model)
         self.plan, self.task, self.objective, self.reference, self.matching = plan, task, objective, reference, matching
         self.autocast, self.validate, self.best = autocast, validate, best
@@ -384,11 +401,18 @@ class KeelTrainer(Trainer):
         merit = (sign * metrics[primary], -metrics[loss])
         if all(merit > other for other in earlier) and self.best is not None:
             self.keep_best()
-        late = self.state.global_step >= self.not_before
-        if self.patience is not None and late and _since_best([*earlier, merit]) >= self.patience:
+        if self.patient_no_more(self.state):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def patient_no_more(self, state: Any) -> bool:
+        """Whether the last `patience` evaluations of a state's history brought no gain, past step `not_before`."""
+        if self.patience is None or state.global_step < self.not_before:
+            return False
+        primary, sign = f"eval_{self.task.metrics[0]}", self.task.primary_sign
+        merits = [(sign * entry[primary], -entry["eval_loss"]) for entry in state.log_history if primary in entry]
+        return bool(merits) and _since_best(merits) >= self.patience
 
     def floating_point_ops(self, inputs: Any) -> int:
         """None are counted: a batch of ours holds mappings, where the Trainer would count a tensor's numbers."""

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keeltune import prepare
-from keeltune.problems import UserError
+from keeltune import models, prepare
+from keeltune.problems import Problem, UserError
 from keeltune.recipe import Recipe, from_dict
 
 PLAIN = "plain"
+
+BETWEEN = 0.75
+"""The point of the interpolated arm. It is fixed: one that is chosen on the rows of the comparison is never worse."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,27 @@ def given(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: s
     )
 
 
+def check(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: str | None) -> None:
+    """UserError for what the caller adds and does not exist: that is a slip, and no reason to rule an arm out."""
+    problems = []
+    if teacher is not None:
+        try:
+            models.locate(teacher, recipe.path, "the call", "--teacher")
+        except UserError as error:
+            problems += error.problems
+    for option, file in (("--pool", pool), ("--source-texts", source_texts)):
+        if file is not None and not file.startswith("hub:") and not recipe.path(file).exists():
+            found, expected = f"{file}, tried as {recipe.path(file)}", "a file or a folder of rows"
+            problems.append(Problem("the call", option, found, expected, "correct the path"))
+    if problems:
+        raise UserError(problems)
+
+
 def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
     """The arms in the order of their simplicity, plain fine-tuning first, and those that are out: {name: why}."""
     made, out = [Arm(PLAIN, "fine-tuning on the labelled rows alone", _plain(recipe))], dict[str, str]()
     source = recipe.data.source
-    old = source.validation is not None
+    old = source.validation is not None and recipe.objective.anchor_head == "task"
     no_source = "no data.source.validation: nothing says what would be kept of an old domain"
 
     def add(name: str, said: str, reasons: Sequence[str | None], values: dict[str, Any]) -> None:
@@ -57,8 +76,8 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
             made.append(Arm(name, said, values))
 
     base = made[0].values
-    add("interpolated", "plain fine-tuning, then the best point between its start and its end",
-        [None if old else no_source], _with(base, training={"interpolate": "recommended"}))  # fmt: skip
+    add("interpolated", f"plain fine-tuning, then the point {BETWEEN:g} of the way from its start to its end",
+        [None if old else no_source], _with(base, training={"interpolate": BETWEEN}))  # fmt: skip
     replayed = _with(base, data={"source": {"train": source.train}})
     add("replay", "labelled rows of the old domain mixed in",
         [None if old else no_source, None if source.train else "no data.source.train: no labelled rows to replay"],
@@ -102,7 +121,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     for name in ("unlabeled", "unlabeled_as", "augment", "mix"):
         data.pop(name, None)
     source = {name: file for name, file in (data.pop("source", None) or {}).items() if name in ("validation", "test")}
-    if source:
+    if source and recipe.objective.anchor_head == "task":  # else the old labels are others
         data["source"] = source
     training = values.setdefault("training", {})
     for name in ("interpolate", "l2_sp"):

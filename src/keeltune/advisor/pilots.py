@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ import numpy as np
 from keeltune import apply, domains, evaluation, gate, run, seeds
 from keeltune.advisor.facts import Arm
 from keeltune.advisor.verdict import Scored
+from keeltune.analysis.overfitting import scale_of
 from keeltune.display import Display
 from keeltune.recipe import Recipe, from_dict
-from keeltune.results import read_lines
+from keeltune.results import read_lines, write_json
+from keeltune.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Pilots:
     def __init__(self, recipe: Recipe, folder: Path, steps: int, display: Display):
         self.recipe, self.folder, self.steps, self.display = recipe, folder, steps, display
         self.seconds: dict[tuple[str, float], list[float]] = {}
+        self.trained: dict[tuple[str, float], list[float]] = {}
+        file = folder / "seconds.json"
+        self.took: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def place(self, arm: Arm, share: float, seed: int) -> Path:
         return self.folder / f"{arm.name.replace(' ', '-')}-{share:g}-seed-{seed}"
@@ -48,18 +55,25 @@ class Pilots:
         place = self.place(arm, share, seed)
         values["output"] = str(place)
         self.display.say(f"pilot: {arm.name}, {share:.0%} of the steps, seed {seed}")
-        done = run.finished(place) or run.train(
-            from_dict(values, self.recipe.folder), resume=place.is_dir(), display=Display(quiet=True)
-        )
-        begun, ended = ((done.folder / name).stat().st_mtime for name in ("recipe.yaml", "result.json"))
-        self.seconds.setdefault((arm.name, share), []).append(ended - begun)
+        begun, new = time.monotonic(), run.finished(place) is None
+        made = from_dict(values, self.recipe.folder)
+        done = run.train(made, resume=place.is_dir(), display=Display(quiet=True))
+        if new:  # what a stopped one took before is not known any more
+            self.took[place.name] = time.monotonic() - begun
+            write_json(self.folder / "seconds.json", self.took)
+        seconds = self.took.get(place.name, done.result["training"]["seconds"])
+        self.seconds.setdefault((arm.name, share), []).append(seconds)
+        self.trained.setdefault((arm.name, share), []).append(done.result["training"]["seconds"])
         return done
 
     def cost(self, arm: Arm, rung: Rung) -> float:
-        """Seconds that an arm's pilots of a rung would take, from those it has had; else from plain's."""
-        known = [(s, np.mean(t)) for (name, s), t in self.seconds.items() if name == arm.name]
-        known = known or [(s, np.mean(t)) for (_, s), t in self.seconds.items()]
-        return len(rung.seeds) * float(np.mean([t * (rung.share / s) for s, t in known]))
+        """Seconds that an arm's pilots of a rung would take: what is beside the training, and the training's share."""
+        known = [key for key in self.seconds if key[0] == arm.name] or list(self.seconds)
+        each = []
+        for key in known:
+            whole, trained = float(np.mean(self.seconds[key])), float(np.mean(self.trained[key]))
+            each.append(max(0.0, whole - trained) + trained * rung.share / key[1])
+        return len(rung.seeds) * float(np.mean(each))
 
     def spent(self) -> float:
         return float(sum(sum(times) for times in self.seconds.values()))
@@ -68,8 +82,8 @@ class Pilots:
         """What an arm's pilots of a rung scored on the validation rows of both domains."""
         places = [self.place(arm, rung.share, seed) for seed in rung.seeds]
         task = apply.open_model(places[0], None).task
-        metric, sign = task.metrics[0], task.primary_sign
-        sign /= 100.0 if metric in ("bleu", "chrf") else 1.0
+        metric = task.metrics[0]
+        sign = oriented(task)
 
         def tables(split: str, where: str = "") -> list[np.ndarray] | None:
             files = [place / "predictions" / where / f"{split}.jsonl" for place in places]
@@ -100,6 +114,11 @@ class Pilots:
             None if source is None else values(source),
             drops,
         )
+
+
+def oriented(task: Task) -> float:
+    """What a score is multiplied by to be a share of which more is better."""
+    return task.primary_sign / (scale_of(task.metrics[0]) or 1.0)
 
 
 def shares_for(budget: float, unit: float, arms: int) -> tuple[Rung, Rung]:

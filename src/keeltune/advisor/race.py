@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keeltune import prepare, run
+from keeltune import apply, prepare, run
 from keeltune.advisor import verdict
-from keeltune.advisor.facts import PLAIN, Arm, candidates, given
-from keeltune.advisor.pilots import Pilots, Rung, evidence, shares_for
+from keeltune.advisor.facts import PLAIN, Arm, candidates, check, given
+from keeltune.advisor.pilots import Pilots, Rung, evidence, oriented, shares_for
 from keeltune.advisor.verdict import Scored
 from keeltune.display import Display
-from keeltune.problems import KeeltuneError, Problem, Stopped, UserError
+from keeltune.problems import Diverged, Problem, Stopped, UserError
 from keeltune.recipe import Recipe, from_dict, opened
 from keeltune.report import advice
 from keeltune.results import write_json, write_text
@@ -33,6 +33,8 @@ FULL_RUNS = 3.0
 """The budget where none is given: so many whole plain runs."""
 WEIGHT = 0.5
 """What the old domain counts where one is named."""
+OVER = 1.1
+"""How far a budget may be overdrawn to end a round of pilots, which is of use only as a whole."""
 KEPT = 2
 """Arms beside plain fine-tuning that reach the second rung."""
 
@@ -71,6 +73,7 @@ def advise(
         expected = "rows to compare the methods on, which are no test rows"
         raise UserError(made.problem("data.validation", expected=expected, mend="add data.validation: 0.1, say"))
     folder = made.path(made.output)
+    check(made, teacher, pool, source_texts)
     arms, out = candidates(made, given(made, teacher, pool, source_texts))
     steps = prepare.gather(from_dict(arms[0].values, made.folder)).steps
     weight = (WEIGHT if made.data.source.validation else 0.0) if source_weight is None else source_weight
@@ -126,41 +129,46 @@ class Race:
             self._rung(whole, finalists)
 
     def _rung(self, rung: Rung, arms: list[Arm]) -> None:
-        """All pilots of a rung, seed by seed, so that a stop leaves comparable ones."""
+        """All pilots of a rung, seed by seed, so that a stop leaves comparable ones; as far as the budget goes."""
         self.rungs.append((rung, {}))
-        for number in range(len(rung.seeds)):
+        assert self.seconds is not None
+        for number, seed in enumerate(rung.seeds):
+            left = [arm for arm in arms if arm.name not in self.out]
+            cost = sum(self.pilots.cost(arm, Rung(rung.share, (seed,))) for arm in left)
+            if number and self.pilots.spent() + cost > OVER * self.seconds:
+                self.pilots.display.say(f"the budget of {self.seconds:.0f} s ends before seed {seed}")
+                return
             so_far = Rung(rung.share, rung.seeds[: number + 1])
-            scored: dict[str, Scored] = {}
-            for arm in (arm for arm in arms if arm.name not in self.out):
-                if self._try(arm, rung.share, rung.seeds[number]) is not None:
-                    scored[arm.name] = self.pilots.scores(arm, so_far)
-            self.rungs[-1] = (so_far, scored)
+            done = [arm for arm in left if self._try(arm, rung.share, seed) is not None]
+            if PLAIN not in {arm.name for arm in done}:  # nothing to compare with: what was known stays
+                return
+            self.rungs[-1] = (so_far, {arm.name: self.pilots.scores(arm, so_far) for arm in done})
             self.write(complete=False)
 
     def _try(self, arm: Arm, share: float, seed: int) -> run.Run | None:
-        """A pilot's run; an arm whose training fails is out, with the reason."""
+        """A pilot's run; an arm whose training diverges is out, with the reason."""
         try:
             done = self.pilots.run(arm, share, seed)
-        except Stopped:
-            raise
-        except KeeltuneError as error:
-            self.out[arm.name] = f"its pilot failed: {error}"
+        except Diverged as error:
+            self.out[arm.name] = f"its pilot diverged: {error}"
             return None
         self.done[arm.name] = done
         return done
 
     def _teacher_gate(self) -> None:
-        """A teacher that is no better than what it would teach is out, unless texts without labels speak for it."""
-        plain = self.rungs[-1][1][PLAIN]
-        for name in ("distilled",):
-            gate = self.done[name].result["reference"]["gate"] if name in self.done else None
-            if gate is None:
-                continue
-            taught = gate["teacher"][gate["metric"]]
-            if taught < max(plain.targets):
-                self.out[name] = (
-                    f"the teacher ({gate['metric']} {taught:.4g}) is no better than a plain student's pilot"
-                )
+        """A teacher that is no better than a plain student is out, unless texts without labels speak for it."""
+        name = "distilled"
+        gate = self.done[name].result["reference"]["gate"] if name in self.done else None
+        plain = self.rungs[-1][1].get(PLAIN)
+        if gate is None or plain is None:
+            return
+        task = apply.open_model(self.done[PLAIN].folder, None).task
+        if gate["metric"] != task.metrics[0]:
+            return
+        taught = oriented(task) * gate["teacher"][gate["metric"]]
+        if taught <= max(plain.targets):
+            score = gate["teacher"][gate["metric"]]
+            self.out[name] = f"the teacher ({gate['metric']} {score:.4g}) is no better than a plain student's pilot"
 
     def _ranked(self) -> list[dict[str, Any]]:
         """The arms of the last rung that has plain and another one, before them those of earlier rungs alone."""
@@ -176,7 +184,7 @@ class Race:
     def write(self, *, complete: bool) -> dict[str, Any]:
         """The card, from what there is."""
         lines = self._ranked()
-        last = [line for line in lines if lines and line["rung"] == lines[0]["rung"]]
+        last = [line for line in lines if line["rung"] == lines[0]["rung"]]
         order = [arm.name for arm in self.arms]
         allowed = [line for line in last if line["arm"] not in self.out] or last
         chosen = {"arm": PLAIN, "p_better": None, "sure": False, "reason": "nothing was compared yet"}

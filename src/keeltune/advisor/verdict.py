@@ -20,6 +20,9 @@ from keeltune.seeds import over_seeds
 SURE = 0.9
 """P(better than plain) from which an arm is recommended for what it is."""
 
+PAIRS = 2
+"""Seeds without which nothing is sure: of one, its own luck is not known."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -82,10 +85,19 @@ def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str
     """{"arm", "p_better", "sure", "reason"}; `order` names the arms from the simplest on."""
     allowed = [line for line in lines if line["within"]] or list(lines)
     best = allowed[0]
+    chances = [line["against_plain"]["p_better"] for line in allowed if line["against_plain"]]
+    several = best["seeds"] >= PAIRS
+    if not chances:
+        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": "nothing was compared with it"}
     if best["arm"] == plain:
-        return {"arm": plain, "p_better": None, "sure": True, "reason": "no arm is better than plain fine-tuning"}
-    p = best["against_plain"]["p_better"]
-    if p >= SURE:
+        p = max(chances)
+        reason = f"no arm did better than plain fine-tuning; the nearest is better with probability {p:.2f}"
+        return {"arm": plain, "p_better": None, "sure": several and p <= 1 - SURE, "reason": reason}
+    against = best["against_plain"]
+    if against is None:  # plain is beyond the budget of forgetting, and was not compared
+        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": "the best of what keeps the old domain"}
+    p = against["p_better"]
+    if p >= SURE and several:
         return {
             "arm": best["arm"],
             "p_better": p,

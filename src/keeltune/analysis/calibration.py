@@ -65,12 +65,19 @@ PLOTTED = 10
 """Bins of a reliability plot at most, each of 20 predictions or more."""
 
 
-def of_lines(lines: Sequence[Mapping[str, Any]], temperature: float | None = None) -> dict[str, Any] | None:
+CHANCE_DRAWS = 40
+"""Draws of labels from a model's own probabilities, of which the calibration error by chance is the mean."""
+
+
+def of_lines(
+    lines: Sequence[Mapping[str, Any]], temperature: float | None = None, *, fit: bool = True
+) -> dict[str, Any] | None:
     """The calibration of a prediction file's rows; None where they have no probabilities.
 
-    {"predictions", "ece", "brier", "temperature", "ece_after", "bins": [[mean confidence, accuracy, predictions]]}.
-    `temperature` is fitted on these rows, or the given one, so that `ece_after` is of rows that it has not seen. Rows
-    with several labels count as a yes/no prediction for each label.
+    {"predictions", "ece", "ece_by_chance", "brier", "temperature", "ece_after", "bins": [[mean confidence, accuracy,
+    predictions]]}. `fit`: the temperature is fitted on these rows; else it is the given one, so that `ece_after` is of
+    rows that it has not seen (None without one). `ece_by_chance` is what a perfectly calibrated model with these
+    probabilities would show on so many rows. Rows with several labels count as a yes/no prediction for each label.
     """
     known = [line for line in lines if "probabilities" in line]
     if not known:
@@ -85,18 +92,27 @@ def of_lines(lines: Sequence[Mapping[str, Any]], temperature: float | None = Non
     log_probs = probabilities.clamp_min(1e-38).log()
     found = calibration(log_probs, targets)
     assert found is not None
-    if temperature is None:
-        temperature, after = found.temperature, found.ece_after
-    else:
+    after = found.ece_after if fit else None
+    temperature = found.temperature if fit else temperature
+    if not fit and temperature is not None:
         after = expected_error(Dense(log_probs).log_probs(slice(None), temperature), targets)
     return {
         "predictions": found.predictions,
         "ece": found.ece,
+        "ece_by_chance": error_by_chance(log_probs),
         "brier": found.brier,
         "temperature": temperature,
         "ece_after": after,
         "bins": reliability(log_probs, targets),
     }
+
+
+def error_by_chance(log_probs: Tensor) -> float:
+    """The mean calibration error where the labels are drawn from the probabilities themselves."""
+    drawn = torch.Generator().manual_seed(0)
+    probabilities = log_probs.double().exp()
+    labels = [torch.multinomial(probabilities, 1, generator=drawn)[:, 0] for _ in range(CHANCE_DRAWS)]
+    return sum(expected_error(log_probs, each) for each in labels) / CHANCE_DRAWS
 
 
 def reliability(log_probs: Tensor, targets: Tensor) -> list[list[float]]:

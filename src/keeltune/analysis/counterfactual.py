@@ -36,22 +36,20 @@ class Terms:
     replaced_by: Mapping[str, str]
     kinds: Mapping[str, str]
 
-    def variant(self, text: str) -> tuple[str, str] | None:
-        """The text with all its terms of one kind replaced at once, and that kind; None where it has none.
+    def kind_of(self, text: str) -> str | None:
+        """The kind of a text's first term: terms of one kind go together, as he and his do. None where it has none."""
+        kinds = (self.kinds.get(found[0].lower()) for found in self._pattern.finditer(text))
+        return next((kind for kind in kinds if kind is not None), None)
 
-        The kind is that of its first term: terms of one kind go together, as he and his do.
-        """
-        first = self._pattern.search(text)
-        if first is None:
-            return None
-        kind = self.kinds[first[0].lower()]
+    def variant(self, text: str, kind: str) -> str:
+        """The text with all its terms of a kind replaced at once."""
 
         def other(found: re.Match[str]) -> str:
-            term = found[0].lower()
-            return _cased(self.replaced_by[term], found[0]) if self.kinds[term] == kind else found[0]
+            term = found[0].lower()  # which may be none of ours: letters that only `re` takes for the same (ı, ſ)
+            return _cased(self.replaced_by[term], found[0]) if self.kinds.get(term) == kind else found[0]
 
         changed = self._pattern.sub(other, text)
-        return " ".join(changed.split()) if any(not new for new in self.replaced_by.values()) else changed, kind
+        return " ".join(changed.split()) if any(not new for new in self.replaced_by.values()) else changed
 
     @property
     def _pattern(self) -> re.Pattern[str]:

@@ -128,8 +128,8 @@ def _slices(
             places = [i for i, other in enumerate(values) if other == value]
             a, b = before[places], after[places]
             old, new = (evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in (a, b))
-            wide = len(places) >= slices.BARE
             own = None if groups is None else np.unique(groups[places], return_inverse=True)[1]
+            wide = slices.enough(len(places), own)
             drawn = evaluation.differences(task, b, a, own)[metric] if wide else None
             found[name][value] = {
                 "rows": len(places),

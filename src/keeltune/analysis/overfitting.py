@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -21,14 +21,16 @@ Light = Literal["green", "amber", "red"]
 
 GAP = (0.05, 0.10)
 """Training score − validation score, of scores from 0 to 1."""
+FELL = 0.01
+"""How far the last validation score must lie below the best one, as a share of the whole, to have fallen."""
 RISES = 3
 """Evaluations after the lowest validation loss from which a rise counts."""
 SURE = 0.9
 """The probability from which an answer is a confident one."""
-SURE_ERRORS = (0.2, 0.5)
-"""The share of wrong answers that are confident."""
-ENOUGH_ERRORS = 20
-"""Wrong answers below which their confidence says little."""
+SURE_ERRORS = (2.0, 4.0)
+"""Standard errors by which confident answers are wrong more often than their probabilities say."""
+ENOUGH_SURE = 20
+"""Confident answers below which their errors say little."""
 MISCALIBRATED = (0.05, 0.10)
 """Expected calibration error."""
 COLLAPSED, EXPLODED = 1e-2, 10.0
@@ -39,10 +41,11 @@ LONG_ENOUGH = 100
 """Steps after which a training that has learnt nothing has failed; a shorter one may not have got there yet."""
 LEARNT = 0.3
 """The share of the labels' entropy above which training rows count as learnt."""
-SHARED = (0.0, 0.01)
-"""The share of validation rows that are training rows too."""
-RUN, NEARLY = 8, 0.8
-"""Words that are compared together, and the share of such runs from which a text is nearly another."""
+SHARED = (0.0, 0.05)
+"""The share of validation rows that are training rows too, or nearly."""
+RUN, NEARLY, COMMON = 8, 0.8, 0.02
+"""Words that are compared together; the share of such runs from which a text is nearly another; and the share of the
+training rows from which a run is a template's and says nothing."""
 SPREAD = (0.01, 0.03)
 """The standard deviation of scores over seeds."""
 MOVED = 0.5
@@ -66,20 +69,28 @@ def lit(value: float, thresholds: tuple[float, float]) -> Light:
     return "red" if value > thresholds[1] else "amber" if value > thresholds[0] else "green"
 
 
-def gap(train: float, validation: float, metric: str, sign: float, *, fell: bool) -> Signal:
+def scale_of(metric: str) -> float | None:
+    """What a metric's perfect score, or its whole error, is; None of a loss, which has none."""
+    if metric in ("loss", "perplexity"):
+        return None
+    return {"bleu": 100.0, "chrf": 100.0, "cider": 10.0}.get(metric, 1.0)
+
+
+def gap(train: float, validation: float, metric: str, sign: float, *, fell: float) -> Signal | None:
     """How much better the rows that were learnt are answered; red only where validation also fell from its best.
 
-    `sign` is −1 for a metric of which less is better. A score from 0 to 100 is taken as a share.
+    `sign` is −1 for a metric of which less is better; scores are taken as shares of `scale_of`, a loss has no gap.
+    `fell`: how far the last validation score lies below the best one, in the metric's unit.
     """
-    scale = 100.0 if metric in ("bleu", "chrf") else 1.0
+    scale = scale_of(metric)
+    if scale is None:
+        return None
     value = sign * (train - validation) / scale
     light = lit(value, GAP)
-    light = "amber" if light == "red" and not fell else light
-    return Signal(
-        "gap", light, value,
-        Said("{metric} {train:.4g} on training rows, {validation:.4g} on validation rows",
-             metric=metric, train=train, validation=validation),
-    )  # fmt: skip
+    light = "amber" if light == "red" and fell <= FELL * scale else light
+    said = Said("{metric} {train:.4g} on training rows, {validation:.4g} on validation rows",
+                metric=metric, train=train, validation=validation)  # fmt: skip
+    return Signal("gap", light, value, said)
 
 
 def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Signal | None:
@@ -101,21 +112,34 @@ def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Sig
 
 
 def confident_errors(lines: Sequence[Mapping[str, Any]]) -> Signal | None:
-    """The share of wrong answers that the model was sure of; None where they are few."""
-    wrong = [max(line["probabilities"].values()) for line in lines if "probabilities" in line and line["score"] < 1]
-    if len(wrong) < ENOUGH_ERRORS:
+    """Whether answers given more than `SURE` are wrong more often than their probabilities say.
+
+    (wrong − Σ (1 − p)) / √(Σ p (1 − p)) over those answers; None where they are few. Of one choice a row alone.
+    """
+    single = [line for line in lines if "probabilities" in line and isinstance(line["prediction"], str)]
+    sure = [(max(line["probabilities"].values()), line["score"]) for line in single]
+    sure = [(p, score) for p, score in sure if p > SURE]
+    if len(sure) < ENOUGH_SURE:
         return None
-    value = float(np.mean([p > SURE for p in wrong]))
-    said = Said("{value:.0%} of {wrong} wrong answers were given more than {sure:g}",
-                value=value, wrong=len(wrong), sure=SURE)  # fmt: skip
+    wrong, expected = sum(score < 1 for _, score in sure), sum(1 - p for p, _ in sure)
+    error = math.sqrt(sum(p * (1 - p) for p, _ in sure))
+    value = (wrong - expected) / max(error, 1e-6) if wrong > expected + 1 else 0.0
+    template = "of {sure} answers given more than {limit:g} {wrong} are wrong, where {expected:.1f} are to be expected"
+    said = Said(template, sure=len(sure), limit=SURE, wrong=wrong, expected=expected)
     return Signal("confident errors", lit(value, SURE_ERRORS), value, said)
 
 
-def miscalibration(error: float, temperature: float | None) -> Signal:
-    said = Said("confidence and accuracy lie {error:.3f} apart (expected calibration error)", error=error)
-    if temperature and error > MISCALIBRATED[0]:
-        said = joined([said, Said("; temperature {t:.3g} would mend most of it", t=temperature)])
-    return Signal("calibration", lit(error, MISCALIBRATED), error, said)
+def miscalibration(found: Mapping[str, Any]) -> Signal:
+    """The calibration error beyond what `calibration.of_lines` says that chance alone would make."""
+    value = max(0.0, found["ece"] - found["ece_by_chance"])
+    template = (
+        "confidence and accuracy lie {error:.3f} apart (expected calibration error), {chance:.3f} by chance alone"
+    )
+    said = Said(template, error=found["ece"], chance=found["ece_by_chance"])
+    after = found["ece_after"]
+    if value > MISCALIBRATED[0] and after is not None and after < found["ece"] / 2:
+        said = joined([said, Said("; temperature {t:.3g} would mend most of it", t=found["temperature"])])
+    return Signal("calibration", lit(value, MISCALIBRATED), value, said)
 
 
 def gradients(norms: Sequence[float]) -> Signal | None:
@@ -161,7 +185,8 @@ def by_chance(validation: float, low: float, chance: float, explained: float, me
     `explained`: the share of the labels' entropy that training took away, 1 − CE / H, of the last steps.
     """
     value = validation - chance
-    light: Light = "green" if low > chance else "red" if explained > LEARNT else "amber"
+    near = value < GAP[0]
+    light: Light = "green" if low > chance else "red" if explained > LEARNT and near else "amber"
     said = Said("validation {metric} {value:.4g} (from {low:.4g}); always the commonest label gives {chance:.4g}",
                 metric=metric, value=validation, low=low, chance=chance)  # fmt: skip
     if light == "red":
@@ -171,32 +196,56 @@ def by_chance(validation: float, low: float, chance: float, explained: float, me
 
 
 def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str, str]]) -> Signal | None:
-    """The share of validation rows whose inputs are training inputs too, word for word or nearly.
+    """The share of validation rows whose inputs are a training row's too, word for word or nearly.
 
-    Rows are {column: text}. They are equal where their words are, in any case and with any marks; a longer text is
-    nearly one that was learnt where `NEARLY` of its runs of `RUN` words are in training texts of that column. All
-    columns of a row must be.
+    Rows are {column: text}. They are equal where their words are, in any case and with any marks. A row is nearly a
+    training row where its longest text shares `NEARLY` of its runs of `RUN` words with that row's, and its other texts
+    are that row's; runs that many training rows have (`COMMON`) are a template's. The training rows are gone through
+    one by one: what is kept in memory is the validation rows'.
     """
     if not validation:
         return None
-    words = [{name: _words(text) for name, text in row.items()} for row in validation]
-    learnt = [{name: _words(text) for name, text in row.items()} for row in train]
-    known = {tuple(sorted(row.items())) for row in learnt}
-    texts = {(name, text) for row in learnt for name, text in row.items()}
-    runs = {(name, text[i : i + RUN]) for name, text in texts for i in range(len(text) - RUN + 1)}
-
-    def near(name: str, text: tuple[str, ...]) -> bool:
-        own = [(name, text[i : i + RUN]) for i in range(len(text) - RUN + 1)]
-        return (name, text) in texts or (len(own) >= RUN and sum(run in runs for run in own) >= NEARLY * len(own))
-
-    copies = sum(tuple(sorted(row.items())) in known for row in words)
-    nearly = sum(all(near(*item) for item in row.items()) for row in words) - copies
-    value = (copies + nearly) / len(validation)
+    rows = [{name: _words(text) for name, text in row.items()} for row in validation]
+    whole: dict[Any, list[int]] = defaultdict(list)
+    beside: dict[Any, list[int]] = defaultdict(list)
+    runs: list[set[Any]] = []
+    for place, row in enumerate(rows):
+        longest = max(row, key=lambda name: len(row[name]))
+        whole[_key(row)].append(place)
+        beside[longest, _key({n: t for n, t in row.items() if n != longest})].append(place)
+        runs.append(_runs(row[longest]))
+    asked: set[Any] = set().union(*runs)
+    often: Counter[Any] = Counter()
+    for given in train:
+        often.update({run for text in given.values() for run in _runs(_words(text))} & asked)
+    many = max(5, COMMON * len(train))
+    kept = [{run for run in own if often[run] <= many} for own in runs]
+    copies, near = set[int](), set[int]()
+    for given in train:
+        row = {name: _words(text) for name, text in given.items()}
+        copies |= set(whole.get(_key(row), ()))
+        for name, text in row.items():
+            candidates = beside.get((name, _key({n: t for n, t in row.items() if n != name})), ())
+            theirs = _runs(text) if candidates else set()
+            for place in candidates:
+                own = kept[place]
+                if len(own) >= RUN and len(own & theirs) >= NEARLY * len(own):
+                    near.add(place)
+    nearly = len(near - copies)
+    value = (len(copies) + nearly) / len(validation)
     said = Said("{copies} of {rows} validation rows are training rows too, and {nearly} nearly",
-                copies=copies, rows=len(validation), nearly=nearly)  # fmt: skip
+                copies=len(copies), rows=len(validation), nearly=nearly)  # fmt: skip
     if value > SHARED[1]:
-        said = joined([said, Said(": the validation score is that of rows learnt by heart")])
+        said = joined([said, Said(": the validation score flatters by rows learnt by heart")])
     return Signal("duplicates", lit(value, SHARED), value, said)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(sorted(row.items()))
+
+
+def _runs(text: tuple[str, ...]) -> set[tuple[str, ...]]:
+    return {text[i : i + RUN] for i in range(len(text) - RUN + 1)}
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -209,9 +258,11 @@ def drift(moved: float) -> Signal:
     return Signal("drift", "amber" if moved > MOVED else "green", moved, said)
 
 
-def spread(scores: Sequence[float], metric: str) -> Signal:
-    """The standard deviation over seeds."""
-    scale = 100.0 if metric in ("bleu", "chrf") else 1.0
+def spread(scores: Sequence[float], metric: str) -> Signal | None:
+    """The standard deviation over seeds; None of a loss."""
+    scale = scale_of(metric)
+    if scale is None:
+        return None
     value = float(np.std(scores, ddof=1)) / scale
     said = Said("{metric} over {seeds} seeds: standard deviation {value:.3g}, from {low:.4g} to {high:.4g}",
                 metric=metric, seeds=len(scores), value=value, low=min(scores), high=max(scores))  # fmt: skip
@@ -220,7 +271,7 @@ def spread(scores: Sequence[float], metric: str) -> Signal:
 
 VERDICTS = {
     "learnt": "nothing was learnt",
-    "duplicates": "validation rows were trained on: their score says nothing",
+    "duplicates": "validation rows were trained on: their score flatters",
     "beyond chance": "the rows were learnt by heart, and nothing that holds for others",
     "validation loss": "overfitted: the last weights are worse than earlier ones",
     "gap": "overfitted: training rows are answered much better than others",

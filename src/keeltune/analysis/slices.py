@@ -7,7 +7,6 @@ labels. A group of few rows is marked, not hidden.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from keeltune import evaluation
+from keeltune.analysis.counterfactual import words_of
 from keeltune.data import Row
 from keeltune.media import Media
 from keeltune.tasks.task import Task
@@ -28,10 +28,14 @@ SMALL = 100
 BARE = 20
 """Rows of a group below which it gets no interval: that would say less than it seems to."""
 
+FEW_CLUSTERS = 5
+"""Clusters of a group below which it gets no interval: one cluster drawn again and again is always the same."""
+
+COUNTED = 20
+"""Labels up to which equalised odds get an interval."""
+
 THIRDS = ("short", "medium", "long")
 WORDS = ("common words", "mixed", "rare words")
-
-WORD = re.compile(r"\w+")
 
 
 def columns_of(
@@ -46,8 +50,13 @@ def columns_of(
     further = {name: [row.fields.get(name) for row in rows] for name in names}
     columns = {n: [str(v) for v in values] for n, values in further.items() if asked is not None or _few(values)}
     if thirds := by_thirds(lengths, THIRDS):
-        columns["length"] = thirds
+        columns[beside("length", columns)] = thirds
     return columns
+
+
+def beside(name: str, columns: Mapping[str, Any]) -> str:
+    """A name for thirds that no column of the data has."""
+    return name if name not in columns else f"{name} (thirds)"
 
 
 def by_thirds(values: Sequence[float], names: Sequence[str]) -> list[str] | None:
@@ -65,11 +74,11 @@ def _few(values: Sequence[Any]) -> bool:
 
 def rarity(texts: Sequence[str], train: Sequence[str]) -> list[float]:
     """How rare a text's words are in the training rows: their mean −log frequency, one occurrence more each."""
-    counts = Counter(word for text in train for word in WORD.findall(text.lower()))
+    counts = Counter(word for text in train for word in words_of(text))
     total = counts.total() + len(counts) + 1
     found = []
     for text in texts:
-        words = WORD.findall(text.lower())
+        words = words_of(text)
         found.append(sum(-math.log((counts[w] + 1) / total) for w in words) / max(1, len(words)))
     return found
 
@@ -82,7 +91,7 @@ def report(
     choices: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """{column: {"groups": {value: {"rows", "value", "interval", "small"}}, "worst": value, "gap",
-    "equalised_odds": number or null}} in the task's first metric.
+    "equalised_odds": number or null, "equalised_odds_interval"}} in the task's first metric.
 
     `table` [rows, K + 2] is a split's. `worst` and `gap` (best − worst, at least 0) are of the groups that are not too
     small, null where there are fewer than two. `choices`: predicted and right label of each row, for equalised odds.
@@ -94,7 +103,7 @@ def report(
         for value in sorted(set(values)):
             places = [i for i, other in enumerate(values) if other == value]
             own = None if clusters is None else np.unique(clusters[places], return_inverse=True)[1]
-            wide = len(places) >= BARE
+            wide = enough(len(places), own)
             scores = evaluation.scores_of(task, table[places], intervals=wide, clusters=own)
             groups[value] = {
                 "rows": len(places),
@@ -104,30 +113,71 @@ def report(
             }
             if len(places) >= SMALL:
                 large[value] = sign * scores.metrics[metric]
-        enough = len(large) >= FEW
+        several = len(large) >= FEW
         found[name] = {
             "groups": groups,
-            "worst": min(large, key=large.__getitem__) if enough else None,
-            "gap": max(large.values()) - min(large.values()) if enough else None,
-            "equalised_odds": equalised_odds(*choices, values) if choices and name != "label" else None,
+            "worst": min(large, key=large.__getitem__) if several else None,
+            "gap": max(large.values()) - min(large.values()) if several else None,
+            **(equalised_odds(*choices, values) if choices and name != "label" else NO_ODDS),
         }
     return found
 
 
-def equalised_odds(predicted: Sequence[str], right: Sequence[str], groups: Sequence[str]) -> float | None:
+def enough(rows: int, clusters: np.ndarray | None) -> bool:
+    """Whether a group has rows, and clusters, enough for an interval."""
+    return rows >= BARE and (clusters is None or len(np.unique(clusters)) >= FEW_CLUSTERS)
+
+
+NO_ODDS: dict[str, Any] = {"equalised_odds": None, "equalised_odds_interval": None}
+
+
+def equalised_odds(predicted: Sequence[str], right: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
     """max over labels c of max(max_g TPR_g − min_g TPR_g, max_g FPR_g − min_g FPR_g), each c against the others.
 
-    Of groups of `SMALL` rows and more; None where there are fewer than two. For two labels this is fairlearn's
-    `equalized_odds_difference`. Source: Hardt et al. 2016, https://arxiv.org/abs/1610.02413.
+    {"equalised_odds", "equalised_odds_interval": percentile bootstrap over rows}. Of groups of `SMALL` rows and more,
+    and of rates of `BARE` rows and more; None where fewer than two groups have one. A largest difference is above 0 by
+    chance alone; so is its interval. For two labels it is fairlearn's `equalized_odds_difference`.
+    Source: Hardt et al. 2016, https://arxiv.org/abs/1610.02413.
     """
-    p, y, g = (np.asarray(values, dtype=object) for values in (predicted, right, groups))
     large = [value for value, rows in Counter(groups).items() if rows >= SMALL]
+    labels = sorted({*right, *predicted})
     if len(large) < FEW:
-        return None
-    widest = 0.0
-    for label in sorted(set(right)):
-        for of_label in (True, False):
-            asked = [(g == group) & ((y == label) == of_label) for group in large]
-            rates = [float((p[rows] == label).mean()) for rows in asked if rows.any()]
-            widest = max(widest, max(rates) - min(rates)) if len(rates) >= FEW else widest
-    return widest
+        return NO_ODDS
+    of_group, of_label = ({name: i for i, name in enumerate(names)} for names in (large, labels))
+    kept = [i for i, group in enumerate(groups) if group in of_group]
+    shape = (len(large), len(labels), len(labels))
+    cells = np.ravel_multi_index(
+        (
+            [of_group[groups[i]] for i in kept],
+            [of_label[right[i]] for i in kept],
+            [of_label[predicted[i]] for i in kept],
+        ),
+        shape,
+    )
+    value = _widest(np.bincount(cells, minlength=int(np.prod(shape))).reshape(1, *shape))[0]
+    if np.isnan(value):
+        return NO_ODDS
+    interval = None
+    if len(labels) <= COUNTED:
+        counts = np.zeros((len(kept), int(np.prod(shape))))
+        counts[np.arange(len(kept)), cells] = 1.0
+        drawn = _widest(evaluation.bootstrap(counts).reshape(-1, *shape))
+        interval = list(evaluation.interval(drawn[~np.isnan(drawn)]))
+    return {"equalised_odds": float(value), "equalised_odds_interval": interval}
+
+
+def _widest(counts: np.ndarray) -> np.ndarray:
+    """The largest difference of a rate between groups, of counts [draws, groups, right, predicted]; NaN without any."""
+    chosen = counts.sum(2)  # [draws, groups, predicted]
+    right = counts.sum(3)
+    hits = np.diagonal(counts, axis1=2, axis2=3)
+    rows = right.sum(-1, keepdims=True)
+    found = []
+    for part, whole in ((hits, right), (chosen - hits, rows - right)):  # true and false positives
+        rate = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole >= BARE)
+        known = (~np.isnan(rate)).sum(1) >= FEW
+        highest = np.where(np.isnan(rate), -np.inf, rate).max(1)
+        lowest = np.where(np.isnan(rate), np.inf, rate).min(1)
+        found.append(np.where(known, highest - lowest, -np.inf).max(-1))
+    widest = np.maximum(*found)
+    return np.where(np.isinf(widest), np.nan, widest)
