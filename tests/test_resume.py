@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from keeltune import recipe, run
+from keeltune import recipe, results, run
 from keeltune.display import Display
 from keeltune.problems import StateRefused, Stopped, UserError
 from keeltune.reviews import make_reviews
@@ -104,6 +104,29 @@ def test_a_killed_lora_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             train(spec, tmp_path, "killed")
     assert same(whole.folder, train(spec, tmp_path, "killed", resume=True).folder)
+
+
+@pytest.mark.parametrize("every", [2, "auto"])
+def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monkeypatch, every):
+    """Killed while it is scored at the end, after training ended early: it goes on to its end, and no further."""
+    values = {**spec, "evaluation": {"every": every, "patience": 1}}
+    kept = {name: value for name, value in spec["training"].items() if name != "save_steps"}
+    values["training"] = {**kept, "epochs": 12, "learning_rate": 1e-12}  # nothing is ever gained
+    whole = train(values, tmp_path, "whole")
+    assert whole.result["training"]["steps"] < 12 * 5
+
+    def dying(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "result", dying)
+        with pytest.raises(Killed):
+            train(values, tmp_path, "killed")
+    again = train(values, tmp_path, "killed", resume=True)
+    assert same(whole.folder, again.folder)
+    assert again.result["training"]["steps"] == whole.result["training"]["steps"]
+    assert again.result["objective"] == whole.result["objective"]
+    assert (again.folder / "log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
 
 
 def test_resuming_a_finished_run_does_nothing(spec, tmp_path):
