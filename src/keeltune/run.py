@@ -111,15 +111,7 @@ def train(
     overwrite: bool = False,
     display: Display | None = None,
 ) -> Run:
-    """Trains and evaluates after a recipe, and writes its run folder.
-
-    Args:
-        recipe: a YAML file's path, a `Recipe`, or a mapping as YAML would give it.
-        resume: go on from the newest checkpoint in `output`; the run ends as if it had not been interrupted.
-        overwrite: remove an earlier run from `output` first.
-    Raises: UserError (recipe, data or call at fault; every problem in it), StateRefused (the checkpoint belongs to
-        another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
-    """
+    """One run of a recipe with one seed; arguments and errors are those of `seeds.train`, which makes several of them."""
     recipe = opened(recipe)
     if isinstance(recipe.training.seed, list) and len(set(recipe.training.seed)) > 1:
         raise ValueError(f"found {len(recipe.training.seed)} seeds, expected one; kt.train makes a run of each")
