@@ -111,7 +111,7 @@ def train(
     overwrite: bool = False,
     display: Display | None = None,
 ) -> Run:
-    """One run of a recipe with one seed; arguments and errors are those of `seeds.train`, which makes several of them."""
+    """One run of a recipe with one seed; arguments and errors are those of `seeds.train`, which makes several."""
     recipe = opened(recipe)
     if isinstance(recipe.training.seed, list) and len(set(recipe.training.seed)) > 1:
         raise ValueError(f"found {len(recipe.training.seed)} seeds, expected one; kt.train makes a run of each")
