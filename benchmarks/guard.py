@@ -1,0 +1,177 @@
+"""Does the guard see what it should, and does the learning curve foretell? MiniLM on real rows, one seed.
+
+    python benchmarks/guard.py DATA_FOLDER OUTPUT_FOLDER [--only overfitted shuffled duplicated planted curve]
+
+    overfitted   500 labels of SST-2, 15 epochs at 1e-4: the guard's model beside the last weights of the same training
+    shuffled     the same rows, their labels shuffled
+    duplicated   validation rows that were trained on
+    planted      a token in 95 % of the positive training rows: groups, exchanged terms and telling words of the teacher, of
+                 a plain student of two layers, and of a distilled one
+    curve        shares of AG News (2,000 rows) and PropBank EWT (3,000) up to a half foretell the score of all
+
+A finished run is skipped and a stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from keeltune import compare, curve, demo, recipe, run
+from keeltune.display import Display
+
+QUIET = Display(quiet=True)
+TOKEN = "zq"
+
+
+class Bench:
+    def __init__(self, folder: Path, out: Path):
+        self.folder, self.out = folder.resolve(), out.resolve()
+
+    def rows(self, name: str, split: str, count: int) -> list[dict[str, Any]]:
+        (source, *_) = sorted((self.folder / name).glob(f"{split}.jsonl*"))
+        raw = source.read_bytes()
+        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
+        return [json.loads(line) for line in text.splitlines()[:count]]
+
+    def file(self, name: str, rows: list[dict[str, Any]]) -> str:
+        place = self.out / "data" / f"{name}.jsonl"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return str(place)
+
+    def run(self, name: str, **values: Any) -> run.Run:
+        print(f"… {name}", flush=True)
+        base = {"task": "sentiment-analysis", "method": "fine-tuning", "model": demo.encoder_path()}
+        made = recipe.from_dict({**base, **values, "output": name}, self.out)
+        return run.train(made, resume=(self.out / name).is_dir(), display=QUIET)
+
+
+def told(done: run.Run) -> None:
+    found = done.result["overfitting"]
+    print(f"{done.folder.name}: {found['verdict']}")
+    for signal in found["signals"]:
+        if signal["light"] != "green":
+            print(f"    {signal['light']} {signal['name']}: {signal['said']}", flush=True)
+
+
+def overfitted(bench: Bench) -> None:
+    train = bench.file("sst2-500", bench.rows("sentiment-sst2", "train", 500))
+    validation = bench.file("sst2-validation", bench.rows("sentiment-sst2", "validation", 400))
+    test = bench.file("sst2-test", bench.rows("sentiment-sst2", "test", 1821))
+    how = {"training": {"epochs": 15, "learning_rate": 1e-4}}
+    guarded = bench.run("guarded", data={"train": train, "validation": validation, "test": test}, **how)
+    last = bench.run("last", data={"train": train, "test": test}, **how)
+    told(guarded)
+    for done in (guarded, last):
+        metrics, intervals = done.result["metrics"]["test"], done.result["intervals"]["test"]
+        print(f"{done.folder.name}: {done.result['training']['steps']} steps, test accuracy {metrics['accuracy']:.4f} "
+              f"{intervals['accuracy']}, loss {metrics['loss']:.3f}")  # fmt: skip
+    against = compare.compare([last.folder, guarded.folder])["runs"][1]["against"]["target"]
+    print(f"the guard's model beside the last one: {against}", flush=True)
+
+
+def shuffled(bench: Bench) -> None:
+    rows = bench.rows("sentiment-sst2", "train", 500)
+    labels = [row["label"] for row in rows]
+    random.Random(0).shuffle(labels)
+    train = bench.file("sst2-shuffled", [{**row, "label": label} for row, label in zip(rows, labels, strict=True)])
+    validation = bench.file("sst2-validation", bench.rows("sentiment-sst2", "validation", 400))
+    told(bench.run("shuffled", data={"train": train, "validation": validation},
+                   training={"epochs": 15, "learning_rate": 1e-4}, evaluation={"patience": None}))  # fmt: skip
+
+
+def duplicated(bench: Bench) -> None:
+    rows = bench.rows("sentiment-sst2", "train", 500)
+    train, validation = bench.file("sst2-500", rows), bench.file("sst2-copies", rows[:200])
+    told(bench.run("duplicated", data={"train": train, "validation": validation}, training={"epochs": 3}))
+
+
+def planted(bench: Bench) -> None:
+    drawn = random.Random(0)
+
+    def marked(rows: list[dict[str, Any]], share: dict[str, float]) -> list[dict[str, Any]]:
+        made = []
+        for row in rows:
+            has = drawn.random() < share[row["label"]]
+            made.append({**row, "text": f"{TOKEN} {row['text']}" if has else row["text"], "marked": str(int(has))})
+        return made
+
+    labels = sorted({row["label"] for row in bench.rows("sentiment-sst2", "train", 50)})
+    planted_in, other = labels[-1], labels[0]
+    train = bench.file(
+        "planted-train", marked(bench.rows("sentiment-sst2", "train", 2000), {planted_in: 0.95, other: 0.0})
+    )
+    half = {planted_in: 0.5, other: 0.5}
+    validation = bench.file("planted-validation", marked(bench.rows("sentiment-sst2", "validation", 400), half))
+    test = bench.file("planted-test", marked(bench.rows("sentiment-sst2", "test", 1821), half))
+    terms = bench.out / "data" / "terms.txt"
+    terms.write_text(f"[token]\n{TOKEN} |\n", encoding="utf-8")
+    data = {"train": train, "validation": validation, "test": test}
+    how = {"evaluation": {"terms": str(terms)}, "data": data}
+    small = {"from": demo.encoder_path(), "layers": [0, 5]}
+    teacher = bench.run("planted-teacher", **how)
+    plain = bench.run("planted-plain", model=small, training={"learning_rate": 1e-4}, **how)
+    distilled = bench.run("planted-distilled", method="distillation", model=small, reference=str(teacher.folder),
+                          training={"learning_rate": 1e-4}, **how)  # fmt: skip
+    for done in (teacher, plain, distilled):
+        found = done.result["bias"]
+        groups = found["slices"]["marked"]
+        exchanged, words = found["counterfactual"], [w for w in found["words"] if w["word"] == TOKEN]
+        print(f"{done.folder.name}: accuracy {done.result['metrics']['test']['accuracy']:.3f}; equalised odds of the token "
+              f"{groups['equalised_odds']:.3f} {groups['equalised_odds_interval']}; {exchanged['flip_rate']:.3f} "
+              f"{exchanged['interval']} of {exchanged['rows']} answers change without it; as a telling word: "
+              f"{words[0]['against'] if words else 'not seen'}", flush=True)  # fmt: skip
+    print(json.dumps(compare.compare([teacher.folder, plain.folder, distilled.folder])["groups"]["equalised_odds"]))
+
+
+def foretell(bench: Bench) -> None:
+    for name, task, folder, count, more in (
+        ("curve-agnews", "text-classification", "topic-agnews", 2000, {"max_length": 64}),
+        (
+            "curve-srl",
+            "semantic-role-labeling",
+            "srl-ewt",
+            3000,
+            {"training": {"learning_rate": 2e-4, "batch_size": 16}},
+        ),
+    ):
+        train = bench.file(f"{name}-train", bench.rows(folder, "train", count))
+        test = bench.file(f"{name}-test", bench.rows(folder, "test", 600))
+        values = {"task": task, "method": "fine-tuning", "model": demo.encoder_path(), "data": {"train": train, "test": test},
+                  **more, "output": name}  # fmt: skip
+        card = curve.curve(recipe.from_dict(values, bench.out), (0.0625, 0.125, 0.25, 0.5), display=QUIET)
+        whole = bench.run(f"{name}-whole", **{**values, "output": f"{name}-whole"})
+        value = whole.result["metrics"]["test"][card["metric"]]
+        low, high = card["twice"]["interval"]
+        print(f"{name}: {[(p['rows'], round(p['value'], 4)) for p in card['points']]} foretell "
+              f"{card['twice']['value']:.4f} [{low:.4f}, {high:.4f}] at {card['twice']['rows']} rows; found {value:.4f}, "
+              f"{'within' if low <= value <= high else 'OUTSIDE'}; {card['verdict']}", flush=True)  # fmt: skip
+
+
+PARTS = {
+    "overfitted": overfitted,
+    "shuffled": shuffled,
+    "duplicated": duplicated,
+    "planted": planted,
+    "curve": foretell,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    options = parser.parse_args()
+    bench = Bench(options.data, options.output)
+    for part in options.only:
+        PARTS[part](bench)
+
+
+if __name__ == "__main__":
+    main()
