@@ -5,8 +5,8 @@
     overfitted   500 labels of SST-2, 15 epochs at 1e-4: the guard's model beside the last weights of the same training
     shuffled     the same rows, their labels shuffled
     duplicated   validation rows that were trained on
-    planted      a token in 95 % of the positive training rows: groups, exchanged terms and telling words of the teacher, of
-                 a plain student of two layers, and of a distilled one
+    planted      a token in 95 % of the positive training rows: groups, exchanged terms and telling words of teacher,
+                 a plain student of two layers, and a distilled one
     curve        shares of AG News (2,000 rows) and PropBank EWT (3,000) up to a half foretell the score of all
 
 A finished run is skipped and a stopped one goes on.
@@ -122,10 +122,11 @@ def planted(bench: Bench) -> None:
         found = done.result["bias"]
         groups = found["slices"]["marked"]
         exchanged, words = found["counterfactual"], [w for w in found["words"] if w["word"] == TOKEN]
-        print(f"{done.folder.name}: accuracy {done.result['metrics']['test']['accuracy']:.3f}; equalised odds of the token "
-              f"{groups['equalised_odds']:.3f} {groups['equalised_odds_interval']}; {exchanged['flip_rate']:.3f} "
-              f"{exchanged['interval']} of {exchanged['rows']} answers change without it; as a telling word: "
-              f"{words[0]['against'] if words else 'not seen'}", flush=True)  # fmt: skip
+        accuracy = done.result["metrics"]["test"]["accuracy"]
+        odds = f"{groups['equalised_odds']:.3f} {groups['equalised_odds_interval']}"
+        print(f"{done.folder.name}: accuracy {accuracy:.3f}; equalised odds of the token {odds}; "
+              f"{exchanged['flip_rate']:.3f} {exchanged['interval']} of {exchanged['rows']} answers change without it; "
+              f"as a telling word: {words[0]['against'] if words else 'not seen'}", flush=True)  # fmt: skip
     print(json.dumps(compare.compare([teacher.folder, plain.folder, distilled.folder])["groups"]["equalised_odds"]))
 
 
@@ -142,14 +143,21 @@ def foretell(bench: Bench) -> None:
     ):
         train = bench.file(f"{name}-train", bench.rows(folder, "train", count))
         test = bench.file(f"{name}-test", bench.rows(folder, "test", 600))
-        values = {"task": task, "method": "fine-tuning", "model": demo.encoder_path(), "data": {"train": train, "test": test},
-                  **more, "output": name}  # fmt: skip
+        data = {"train": train, "test": test}
+        values = {
+            "task": task,
+            "method": "fine-tuning",
+            "model": demo.encoder_path(),
+            "data": data,
+            **more,
+            "output": name,
+        }
         card = curve.curve(recipe.from_dict(values, bench.out), (0.0625, 0.125, 0.25, 0.5), display=QUIET)
         whole = bench.run(f"{name}-whole", **{**values, "output": f"{name}-whole"})
         value = whole.result["metrics"]["test"][card["metric"]]
         low, high = card["twice"]["interval"]
         print(f"{name}: {[(p['rows'], round(p['value'], 4)) for p in card['points']]} foretell "
-              f"{card['twice']['value']:.4f} [{low:.4f}, {high:.4f}] at {card['twice']['rows']} rows; found {value:.4f}, "
+              f"{card['twice']['value']:.4f} [{low:.4f}, {high:.4f}] at {card['twice']['rows']}; found {value:.4f}, "
               f"{'within' if low <= value <= high else 'OUTSIDE'}; {card['verdict']}", flush=True)  # fmt: skip
 
 
