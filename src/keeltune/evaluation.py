@@ -180,13 +180,19 @@ def bootstrap(
     Source: Efron 1979. One matrix product: how often each row was drawn, times the statistics. `clusters` [rows] gives
     each row's cluster: whole clusters are drawn, as many as there are.
     """
-    if clusters is not None:
-        sums = np.zeros((clusters.max() + 1, statistics.shape[1]))
-        np.add.at(sums, clusters, statistics)
-        statistics = sums
+    statistics = summed(statistics, clusters)
     rows = len(statistics)
     drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
     return drawn.astype(np.float64) @ statistics
+
+
+def summed(statistics: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
+    """What is drawn together: the rows' statistics, or their sums over each cluster."""
+    if clusters is None:
+        return statistics
+    sums = np.zeros((clusters.max() + 1, statistics.shape[1]))
+    np.add.at(sums, clusters, statistics)
+    return sums
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

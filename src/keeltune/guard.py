@@ -65,9 +65,14 @@ def pace(material: Material) -> Pace:
 
 
 def report(
-    job: Job, model: Any, folder: Path, after: Mapping[str, Scores | None], log: Sequence[Mapping[str, Any]]
+    job: Job,
+    model: Any,
+    folder: Path,
+    after: Mapping[str, Scores | None],
+    log: Sequence[Mapping[str, Any]],
+    forgetting: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What `result.json` reports as `overfitting` and `calibration`.
+    """What `result.json` reports as `overfitting` and `calibration`; `forgetting`: what it reports as that.
 
     `calibration`: {"validation", "test"}: what `calibration.of_lines` says of the run's predictions, the temperature
     fitted on validation alone; null where answers have no probabilities.
@@ -77,8 +82,10 @@ def report(
     fitted = calibration.of_lines(lines["validation"])
     temperature = fitted["temperature"] if fitted else None
     tested = calibration.of_lines(lines["test"], temperature, fit=False)
+    moved = (forgetting or {}).get("divergence", {}).get("target")
+    drifted = overfitting.drift(moved["reverse_kl"]) if moved else None
     return {
-        "overfitting": overfitting.report(_signals(job, model, after, log, lines["validation"], fitted)),
+        "overfitting": overfitting.report([*_signals(job, model, after, log, lines["validation"], fitted), drifted]),
         "calibration": {"validation": fitted, "test": tested} if fitted or tested else None,
     }
 
@@ -124,15 +131,6 @@ def _signals(
         signals.append(overfitting.miscalibration(fitted))
     signals.append(overfitting.gradients([entry["grad_norm"] for entry in log if "grad_norm" in entry]))
     return signals
-
-
-def with_drift(found: dict[str, Any], forgetting: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The report with how far the model moved from its source model, where a run has measured that."""
-    moved = (forgetting or {}).get("divergence", {}).get("target")
-    if not moved:
-        return found
-    signals = [overfitting.Signal(**signal) for signal in found["signals"]]
-    return overfitting.report([*signals, overfitting.drift(moved["reverse_kl"])])
 
 
 def _inputs(names: set[str], fields: Mapping[str, Any]) -> dict[str, str]:

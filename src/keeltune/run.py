@@ -251,8 +251,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
             models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
         result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
         with _no_loss("overfitting", display):
-            result |= guard.report(job, model, folder, after, trainer.state.log_history)
-            result["overfitting"] = guard.with_drift(result["overfitting"], result["forgetting"])
+            result |= guard.report(job, model, folder, after, trainer.state.log_history, result["forgetting"])
         with _no_loss("bias", display):
             result["bias"] = bias.report(job, model, folder, after)
         for line in (*domains.lines(result), *guard.lines(result), *bias.lines(result)):

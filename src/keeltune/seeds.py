@@ -232,13 +232,8 @@ def _tables(task: Task, folders: Sequence[Path], where: str, split: str) -> list
 
 def clustered(task: Task, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """A table of what is drawn together: rows, or the sums of their clusters."""
-    table = evaluation.table_of(task, lines)
     clusters = evaluation.clusters_of([line.get("cluster") for line in lines])
-    if clusters is None:
-        return table
-    sums = np.zeros((clusters.max() + 1, table.shape[1]))
-    np.add.at(sums, clusters, table)
-    return sums
+    return evaluation.summed(evaluation.table_of(task, lines), clusters)
 
 
 def _forgetting(

@@ -388,17 +388,15 @@ class KeelTrainer(Trainer):
     ) -> dict[str, float]:
         """Our validation; keeps the best weights (by the primary metric; ties: lower loss, then earlier)."""
         assert self.validate is not None
-        primary = f"{metric_key_prefix}_{self.task.metrics[0]}"
         loss = f"{metric_key_prefix}_loss"
-        sign = self.task.primary_sign
-        earlier = [(sign * e[primary], -e[loss]) for e in self.state.log_history if primary in e]  # larger is better
+        earlier = self._merits(self.state, metric_key_prefix)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         if not math.isfinite(metrics[loss]):
             raise Diverged(
                 f"after step {self.state.global_step} the validation loss is {metrics[loss]}; lower learning_rate"
             )
         self.log(metrics)
-        merit = (sign * metrics[primary], -metrics[loss])
+        merit = self._merits(self.state, metric_key_prefix)[-1]
         if all(merit > other for other in earlier) and self.best is not None:
             self.keep_best()
         if self.patient_no_more(self.state):
@@ -406,12 +404,16 @@ class KeelTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _merits(self, state: Any, prefix: str) -> list[tuple[float, float]]:
+        """(primary metric, −loss) of each evaluation of a state's history; larger is better."""
+        primary, sign = f"{prefix}_{self.task.metrics[0]}", self.task.primary_sign
+        return [(sign * entry[primary], -entry[f"{prefix}_loss"]) for entry in state.log_history if primary in entry]
+
     def patient_no_more(self, state: Any) -> bool:
         """Whether the last `patience` evaluations of a state's history brought no gain, past step `not_before`."""
         if self.patience is None or state.global_step < self.not_before:
             return False
-        primary, sign = f"eval_{self.task.metrics[0]}", self.task.primary_sign
-        merits = [(sign * entry[primary], -entry["eval_loss"]) for entry in state.log_history if primary in entry]
+        merits = self._merits(state, "eval")
         return bool(merits) and _since_best(merits) >= self.patience
 
     def floating_point_ops(self, inputs: Any) -> int:

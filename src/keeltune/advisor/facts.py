@@ -75,7 +75,7 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
         else:
             made.append(Arm(name, said, values))
 
-    base = made[0].values
+    base, own = made[0].values, recipe.model_dump(by_alias=True, exclude_unset=True)
     add("interpolated", f"plain fine-tuning, then the point {BETWEEN:g} of the way from its start to its end",
         [None if old else no_source], _with(base, training={"interpolate": BETWEEN}))  # fmt: skip
     replayed = _with(base, data={"source": {"train": source.train}})
@@ -84,9 +84,8 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
         replayed)  # fmt: skip
     anchored = _with(base, method="cross-domain")
     if recipe.method == "cross-domain":
-        dumped = recipe.model_dump(by_alias=True, exclude_unset=True)
-        objective = {k: v for k, v in dumped.get("objective", {}).items() if k not in ("anchor_on", "weight")}
-        anchored = _with(anchored, objective=objective, reference=dumped.get("reference"))
+        objective = {k: v for k, v in own.get("objective", {}).items() if k not in ("anchor_on", "weight")}
+        anchored = _with(anchored, objective=objective, reference=own.get("reference"))
     add("anchored", "held near the source model on the new domain's rows", [None if old else no_source], anchored)
     on_source = _with(anchored, objective={"anchor_on": "source"}, data={"source": {"unlabeled": have.source_texts}})
     add("anchored on source inputs", "held near the source model on inputs of the old domain",
@@ -95,8 +94,7 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
     no_teacher = None if have.teacher else "no teacher (--teacher)"
     taught = _with(base, method="distillation", reference=have.teacher)
     if recipe.method == "distillation":
-        dumped = recipe.model_dump(by_alias=True, exclude_unset=True)
-        taught = _with(taught, objective=dumped.get("objective", {}), generation=dumped.get("generation", {}))
+        taught = _with(taught, objective=own.get("objective", {}), generation=own.get("generation", {}))
     pooled = _with(taught, data={"unlabeled": have.pool})
     if have.pool is None:
         add("distilled", "held near the teacher on the labelled rows", [no_teacher], taught)
@@ -111,7 +109,7 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain fine-tuning: what only another method reads is left out."""
-    values = copy.deepcopy(recipe.model_dump(by_alias=True, exclude_unset=True))
+    values = recipe.model_dump(by_alias=True, exclude_unset=True)
     for name in ("reference", "objective", "generation"):
         values.pop(name, None)
     if recipe.generation.beams != 1 or "max_new_tokens" in recipe.generation.model_fields_set:
@@ -124,8 +122,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     if source and recipe.objective.anchor_head == "task":  # else the old labels are others
         data["source"] = source
     training = values.setdefault("training", {})
-    for name in ("interpolate", "l2_sp"):
-        training.pop(name, None)
+    training.pop("l2_sp", None)
     training["interpolate"] = None
     return values
 

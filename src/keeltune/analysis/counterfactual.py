@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Terms:
         changed = self._pattern.sub(other, text)
         return " ".join(changed.split()) if any(not new for new in self.replaced_by.values()) else changed
 
-    @property
+    @cached_property
     def _pattern(self) -> re.Pattern[str]:
         longest = sorted(self.replaced_by, key=len, reverse=True)
         return re.compile("|".join(_whole(term) for term in longest), re.IGNORECASE)
