@@ -9,10 +9,12 @@
     speech      Whisper's architecture on four speakers of FSDD -> the fifth, every speaker once     WER
 
 Each source model is trained once (one a speaker); from it start the arms below, of the same seeds and the same labelled
-batches. A finished run is skipped and a stopped one goes on. The tables are made of the runs' prediction files: an arm
-against plain fine-tuning, the same draws of rows for both. A row's answers of all seeds are one cluster, and so are all
-clips of one adaptation to a speaker: what is drawn again is rows, or speakers. Changes are oriented so that more is
-better, in points. Then what the budgets promised, and what they kept on rows that they had not seen.
+batches, all to their last step: weights that are kept where the target's validation rows are best would be of another
+step in each arm, and the later step forgets more. A finished run is skipped and a stopped one goes on. The tables are
+made of the runs' prediction files: an arm against plain fine-tuning, the same draws of rows for both. A row's answers
+of all seeds are one cluster, and so are all clips of one adaptation to a speaker: what is drawn again is rows, or
+speakers. Changes are oriented so that more is better, in points. Then what the budgets promised, and what they kept on
+rows that they had not seen.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ NEW_WHISPER = {
             "max_source_positions": 150, "max_target_positions": 32},
     "tokenizer": {"train": "bpe", "size": 300},
 }  # fmt: skip
+
+AT_THE_END = {"every": 1_000_000, "patience": None}
 
 DIALS = {
     "text": Dial("sentiment-analysis", "sentiment-sst2", "sentiment-airline",
@@ -164,6 +168,7 @@ class Bench:
                     "model": f"{dial.start or first}-source",
                     "data": {**rows, "source": own},
                     "training": training,
+                    "evaluation": AT_THE_END,
                 }
                 place = self.run(f"{first}-{arm.replace(',', '').replace(' ', '-')}-{seed}", values)
                 if run.finished(place):

@@ -59,6 +59,7 @@ LAYERS = [
     ["build"],
     ["gate"],
     ["results"],
+    ["checkpoints"],
     ["history"],
     ["scoring"],
     ["weight_path"],

@@ -161,6 +161,21 @@ def test_another_recipe_or_other_data_is_refused(spec, tmp_path, monkeypatch):
         train(spec, tmp_path, "out", resume=True)
 
 
+def test_a_field_that_a_later_version_added_is_no_change(spec, tmp_path, monkeypatch):
+    whole = train(spec, tmp_path, "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 7)
+        with pytest.raises(Killed):
+            train(spec, tmp_path, "out")
+    file = tmp_path / "out" / "checkpoints" / "identity.json"
+    stored = json.loads(file.read_text())
+    del stored["recipe"]["data"]["share"], stored["recipe"]["evaluation"]["terms"]
+    file.write_text(json.dumps(stored))
+    with pytest.raises(StateRefused, match=r"data\.share"):
+        train({**spec, "data": {**spec["data"], "share": 0.5}}, tmp_path, "out", resume=True)
+    assert same(whole.folder, train(spec, tmp_path, "out", resume=True).folder)
+
+
 def test_a_broken_newest_checkpoint_is_skipped(spec, tmp_path, monkeypatch):
     whole = train(spec, tmp_path, "whole")
     with monkeypatch.context() as patch:

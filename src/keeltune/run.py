@@ -29,7 +29,7 @@ from keeltune import (
     __version__,
     bias,
     build,
-    data,
+    checkpoints,
     domains,
     gate,
     guard,
@@ -41,15 +41,13 @@ from keeltune import (
     scoring,
     surgery,
 )
-from keeltune.build import Job, Origin
+from keeltune.build import Job
 from keeltune.display import Advance, Display
-from keeltune.fitting import NEW
 from keeltune.prepare import SCORED, Material
-from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError, shown
+from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError
 from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
 from keeltune.self_test import SELF_TEST_ROWS, self_test
-from keeltune.shards import differences, refuse_other
 from keeltune.tasks.task import to_device
 from keeltune.trainer import Enough, KeelTrainer, training_arguments
 
@@ -126,18 +124,18 @@ def train(
             display.say(f"warning: {warning}")
         if material.skipped:
             display.say(f"warning: {len(material.skipped)} rows skipped; they are listed in {folder / 'skipped.jsonl'}")
-        identity = _identity(material)
-        checkpoint = _checkpoint(folder, identity, display) if resume else None
+        identity = checkpoints.identity_of(material)
+        checkpoint = checkpoints.newest(folder, identity, recipe, display) if resume else None
         if resume and (done := finished(folder)):
             display.say(f"{folder} holds a finished run; nothing is left to do")
             return done
         transformers.set_seed(recipe.seed)
-        job = build.build(material, display, _origin(folder) if checkpoint else None)
+        job = build.build(material, display, checkpoints.origin_of(folder) if checkpoint else None)
         if main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_text(folder / "recipe.yaml", recipe.dump())
             write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
-            _keep_origin(folder, job.origin, resumed=checkpoint is not None)
+            checkpoints.keep_origin(folder, job.origin, resumed=checkpoint is not None)
             _write_skipped(folder, material)
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
@@ -422,67 +420,6 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
         seeds = [path.parent for path in folder.glob("seed-*/recipe.yaml") if SEED.fullmatch(path.parent.name)]
         for path in (*(folder / name for name in OURS), *seeds):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _identity(material: Material) -> dict[str, Any]:
-    """What a checkpoint belongs to: everything in the recipe that shapes the weights, and the data's content."""
-    shaping = material.recipe.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
-    return {
-        "recipe": shaping,
-        "data": {name: data.fingerprint(rows) for name, rows in material.rows.items()},
-        "model": NEW if material.source == NEW else models.fingerprint(material.source),
-        "reference": [models.fingerprint(files.source) for files in material.references],
-        "world_size": prepare.world_size(),
-    }
-
-
-def _origin(folder: Path) -> Origin | None:
-    """Where the reference of a started run comes from: `auto` is measured once, not again when the run goes on."""
-    try:
-        kept = json.loads((folder / "checkpoints" / "reference.json").read_text(encoding="utf-8"))
-        return Origin(kept["kind"], kept["reason"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _keep_origin(folder: Path, origin: Origin, *, resumed: bool) -> None:
-    """Notes it; a run that goes on must read the very answers that it began with."""
-    file = folder / "checkpoints" / "reference.json"
-    now = {"kind": origin.kind, "reason": origin.reason, "digest": (origin.cache or {}).get("digest")}
-    if resumed and file.is_file() and (then := json.loads(file.read_text(encoding="utf-8"))) != now:
-        refuse_other(
-            folder, {"reference": then}, {"reference": now}, "restore the cache, or start anew with --overwrite"
-        )
-    write_text(file, json.dumps(now))
-
-
-def _checkpoint(folder: Path, identity: dict[str, Any], display: Display) -> Path | None:
-    """The newest whole checkpoint of this very run, or None where it has none yet."""
-    file = folder / "checkpoints" / "identity.json"
-    if not file.is_file():
-        display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
-        return None
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    problems = [
-        Problem(
-            str(folder),
-            name.removeprefix("recipe."),
-            f"{shown(now)} in this recipe, {shown(then)} in the run",
-            "the recipe, data and number of processes that the run was started with",
-            "undo the change, or start anew with --overwrite",
-        )
-        for name, then, now in differences(stored, json.loads(json.dumps(identity)))
-    ]
-    if problems:
-        raise StateRefused(problems)
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1]))
-    for path in found:
-        if (path / "trainer_state.json").is_file() and (path / "optimizer.pt").is_file():
-            display.say(f"going on from {path.name}")
-            return path
-        display.say(f"skipping {path.name}: it is not whole")
-    display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
-    return None
 
 
 def _headline(job: Job) -> str:

@@ -1,0 +1,91 @@
+"""What a run's checkpoints belong to: the recipe, the data and the models that it was started with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from keeltune import data, models, prepare
+from keeltune.build import Origin
+from keeltune.display import Display
+from keeltune.fitting import NEW
+from keeltune.prepare import Material
+from keeltune.problems import Problem, StateRefused, shown
+from keeltune.recipe import Recipe
+from keeltune.results import write_text
+from keeltune.shards import differences, refuse_other
+
+
+def identity_of(material: Material) -> dict[str, Any]:
+    """What a checkpoint belongs to: everything in the recipe that shapes the weights, and the data's content."""
+    return {
+        "recipe": material.recipe.model_dump(mode="json", by_alias=True, exclude={"output", "report"}),
+        "data": {name: data.fingerprint(rows) for name, rows in material.rows.items()},
+        "model": NEW if material.source == NEW else models.fingerprint(material.source),
+        "reference": [models.fingerprint(files.source) for files in material.references],
+        "world_size": prepare.world_size(),
+    }
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """Where the reference of a started run comes from: `auto` is measured once, not again when the run goes on."""
+    try:
+        kept = json.loads((folder / "checkpoints" / "reference.json").read_text(encoding="utf-8"))
+        return Origin(kept["kind"], kept["reason"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def keep_origin(folder: Path, origin: Origin, *, resumed: bool) -> None:
+    """Notes it; a run that goes on must read the very answers that it began with."""
+    file = folder / "checkpoints" / "reference.json"
+    now = {"kind": origin.kind, "reason": origin.reason, "digest": (origin.cache or {}).get("digest")}
+    if resumed and file.is_file() and (then := json.loads(file.read_text(encoding="utf-8"))) != now:
+        refuse_other(
+            folder, {"reference": then}, {"reference": now}, "restore the cache, or start anew with --overwrite"
+        )
+    write_text(file, json.dumps(now))
+
+
+def newest(folder: Path, identity: dict[str, Any], recipe: Recipe, display: Display) -> Path | None:
+    """The newest whole checkpoint of this very run, or None where it has none yet.
+
+    A field that the run does not know, as keeltune got it since, is no change while it is at its default.
+    """
+    file = folder / "checkpoints" / "identity.json"
+    if not file.is_file():
+        display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
+        return None
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    chosen = {"recipe": recipe.model_dump(by_alias=True, exclude_defaults=True)}
+    problems = [
+        Problem(
+            str(folder),
+            name.removeprefix("recipe."),
+            f"{shown(now)} in this recipe, {shown(then)} in the run",
+            "the recipe, data and number of processes that the run was started with",
+            "undo the change, or start anew with --overwrite",
+        )
+        for name, then, now in differences(stored, json.loads(json.dumps(identity)))
+        if _named(stored, name) or _named(chosen, name) or not name.startswith("recipe.")
+    ]
+    if problems:
+        raise StateRefused(problems)
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1]))
+    for path in found:
+        if (path / "trainer_state.json").is_file() and (path / "optimizer.pt").is_file():
+            display.say(f"going on from {path.name}")
+            return path
+        display.say(f"skipping {path.name}: it is not whole")
+    display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
+    return None
+
+
+def _named(values: Any, name: str) -> bool:
+    """Whether a dotted field stands in nested mappings, be it as null."""
+    for key in name.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
