@@ -1,8 +1,9 @@
-"""Does the guard see what it should, and does the learning curve foretell? MiniLM on real rows, one seed.
+"""Does the guard see what it should, and does the learning curve foretell? MiniLM on real rows.
 
     python benchmarks/guard.py DATA_FOLDER OUTPUT_FOLDER [--only overfitted shuffled duplicated planted curve]
 
-    overfitted   500 labels of SST-2, 15 epochs at 1e-4: the guard's model beside the last weights of the same training
+    overfitted   500 labels of SST-2, 15 epochs at 1e-4, three seeds: the guard's model beside the last weights of the
+                 same training
     shuffled     the same rows, their labels shuffled
     duplicated   validation rows that were trained on
     planted      a token in 95 % of the positive training rows: groups, exchanged terms and telling words of teacher,
@@ -21,7 +22,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from keeltune import compare, curve, demo, recipe, run
+from keeltune import compare, curve, demo, recipe, run, seeds
 from keeltune.display import Display
 
 QUIET = Display(quiet=True)
@@ -48,7 +49,7 @@ class Bench:
         print(f"… {name}", flush=True)
         base = {"task": "sentiment-analysis", "method": "fine-tuning", "model": demo.encoder_path()}
         made = recipe.from_dict({**base, **values, "output": name}, self.out)
-        return run.train(made, resume=(self.out / name).is_dir(), display=QUIET)
+        return seeds.train(made, resume=(self.out / name).is_dir(), display=QUIET)
 
 
 def told(done: run.Run) -> None:
@@ -63,10 +64,11 @@ def overfitted(bench: Bench) -> None:
     train = bench.file("sst2-500", bench.rows("sentiment-sst2", "train", 500))
     validation = bench.file("sst2-validation", bench.rows("sentiment-sst2", "validation", 400))
     test = bench.file("sst2-test", bench.rows("sentiment-sst2", "test", 1821))
-    how = {"training": {"epochs": 15, "learning_rate": 1e-4}}
+    how = {"training": {"epochs": 15, "learning_rate": 1e-4, "seed": [0, 1, 2]}}
     guarded = bench.run("guarded", data={"train": train, "validation": validation, "test": test}, **how)
     last = bench.run("last", data={"train": train, "test": test}, **how)
-    told(guarded)
+    for seed in (0, 1, 2):
+        told(run.finished(guarded.folder / f"seed-{seed}") or guarded)
     for done in (guarded, last):
         metrics, intervals = done.result["metrics"]["test"], done.result["intervals"]["test"]
         print(f"{done.folder.name}: {done.result['training']['steps']} steps, test accuracy {metrics['accuracy']:.4f} "

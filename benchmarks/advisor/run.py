@@ -63,14 +63,14 @@ class Group:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-NEW = {"few": {"epochs": 8, "learning_rate": 1e-3}, "many": {"epochs": 3, "learning_rate": 1e-3}}
-MOVED = {"few": {"epochs": 8, "learning_rate": 5e-4}, "many": {"epochs": 4, "learning_rate": 5e-4}}
+NEW = {"few": {"epochs": 8, "learning_rate": 1e-3}, "many": {"epochs": 2, "learning_rate": 1e-3}}
+MOVED = {"few": {"epochs": 8, "learning_rate": 5e-4}, "many": {"epochs": 2, "learning_rate": 5e-4}}
 FILMS = {"data": "sentiment-sst2", "rows": 6200, "training": {"epochs": 4, "learning_rate": 1e-3}}
 MINILM = {"data": "sentiment-sst2", "rows": 2000, "training": {"epochs": 2, "learning_rate": 5e-5}}
-MARKED = {"few": {"epochs": 6, "learning_rate": 1e-3}, "many": {"epochs": 4, "learning_rate": 1e-3}}
+MARKED = {"few": {"epochs": 6, "learning_rate": 1e-3}, "many": {"epochs": 3, "learning_rate": 1e-3}}
 GROUPS = {
-    "sst2": Group("sentiment-analysis", "sentiment-sst2", 400, 3000, 400, NEW, MINILM, pool=2000),
-    "agnews": Group("text-classification", "topic-agnews", 400, 3000, 400, NEW,
+    "sst2": Group("sentiment-analysis", "sentiment-sst2", 400, 2000, 400, NEW, MINILM, pool=2000),
+    "agnews": Group("text-classification", "topic-agnews", 400, 2000, 400, NEW,
                     {"data": "topic-agnews", "rows": 600, "training": {"epochs": 3, "learning_rate": 1e-4}}, pool=2000,
                     more={"max_length": 64}),
     "tweets": Group("sentiment-analysis", "sentiment-airline", 200, 1000, 400, NEW, MINILM, pool=1000),

@@ -2,7 +2,7 @@
 
 A step is a set of rows of similar length. It is chosen before anyone asks how many micro-batches or ranks will share
 it, so the same rows meet in a step however it is cut: 4 rows, 2 × 2 accumulated and 2 ranks × 2 are the same step.
-Order is a function of (seed, epoch), the other streams' order of (seed, stream, round): nothing depends on a global
+Order is a function of (seed, epoch), the other streams' order of that and (stream, round): nothing depends on a global
 random state, and a resumed run meets the rows that the uninterrupted one would have met.
 
 The plan is the dataset: item i is the collated micro-batch i of the epoch, over all ranks. accelerate hands rank r the
@@ -27,7 +27,10 @@ JITTER = 0.05
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows beside the labelled ones that define the epoch: `per_step` of them join each step, going round and round."""
+    """Rows beside the labelled ones that define the epoch: `per_step` of them join each step, going round and round.
+
+    In each round the short ones join the steps of short rows: a batch is padded to the longest row of all its streams.
+    """
 
     name: str
     examples: Sequence[Example]
@@ -71,6 +74,7 @@ class Plan(Dataset[Any]):
         self.epoch = 0
         self._lengths = np.array([example.length for example in examples])
         self._orders: dict[int, list[np.ndarray]] = {}
+        self._means: dict[int, np.ndarray] = {}
         self._rounds: dict[tuple[int, int], np.ndarray] = {}
 
     @property
@@ -106,9 +110,11 @@ class Plan(Dataset[Any]):
 
     def _epoch_order(self, epoch: int) -> list[np.ndarray]:
         if epoch not in self._orders:
-            random = np.random.default_rng([self.seed, 0, epoch])
-            self._orders = {epoch: steps_of_similar_length(self._lengths, self.step_size, random)}
+            self._orders = {epoch: self._drawn(epoch)}
         return self._orders[epoch]
+
+    def _drawn(self, epoch: int) -> list[np.ndarray]:
+        return steps_of_similar_length(self._lengths, self.step_size, np.random.default_rng([self.seed, 0, epoch]))
 
     @staticmethod
     def _positions(stream: Stream, step: int) -> np.ndarray:
@@ -126,17 +132,42 @@ class Plan(Dataset[Any]):
             stream = self.streams[number]
             lengths = np.array([example.length for example in stream.examples])
             random = np.random.default_rng([self.seed, 1, *stream.name.encode(), round_number])
-            order = np.concatenate(steps_of_similar_length(lengths, max(1, round(stream.per_step)), random))
+            order = np.empty(len(lengths), dtype=int)
+            order[np.argsort(self._company(stream, round_number), kind="stable")] = _by_length(lengths, random)
             earlier = {k: v for k, v in self._rounds.items() if k[0] != number or k[1] == round_number - 1}
             self._rounds = {**earlier, key: order}  # a step may reach from one round into the next
         return self._rounds[key]
 
+    def _company(self, stream: Stream, round_number: int) -> np.ndarray:
+        """For each place in a round, the mean length of the labelled rows in the step that takes it."""
+        rows, share = len(stream.examples), stream.per_step
+        start = round_number * rows
+        step = max(1, int(start / share) - 1)
+        found: list[float] = []
+        while len(found) < rows:
+            positions = self._positions(stream, step)
+            inside = int(((positions >= start) & (positions < start + rows)).sum())
+            if inside:
+                epoch, place = divmod(step - 1, self.steps)
+                found += [self._mean_lengths(epoch)[place]] * inside
+            step += 1
+        return np.array(found)
+
+    def _mean_lengths(self, epoch: int) -> np.ndarray:
+        if epoch not in self._means:
+            self._means = {epoch: np.array([self._lengths[rows].mean() for rows in self._drawn(epoch)])}
+        return self._means[epoch]
+
 
 def steps_of_similar_length(lengths: np.ndarray, size: int, random: np.random.Generator) -> list[np.ndarray]:
     """All rows, each once, in max(1, ⌊rows / size⌋) steps whose sizes differ by at most one, in random order."""
-    order = np.argsort(lengths * random.uniform(1.0, 1.0 + JITTER, len(lengths)), kind="stable")
-    steps = np.array_split(order, max(1, len(lengths) // size))
+    steps = np.array_split(_by_length(lengths, random), max(1, len(lengths) // size))
     return [steps[i] for i in random.permutation(len(steps))]
+
+
+def _by_length(lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Places from the shortest row to the longest, those of nearly the same length in random order."""
+    return np.argsort(lengths * random.uniform(1.0, 1.0 + JITTER, len(lengths)), kind="stable")
 
 
 def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:

@@ -86,6 +86,7 @@ def foretold(runs: Sequence[Run], shares: Sequence[float], recipe: Recipe) -> di
     noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))
     errors = (sign * (best - drawn) + noise[:-1]).T
     there = np.array([best - sign * fit(rows, each).at(twice) for each in errors]) + noise[-1]
+    there = np.clip(there, 0.0, scale if sign > 0 else None)  # the scatter reaches beyond what a score can be
     low, high = evaluation.interval(there)
     gains = sorted(sign * end for end in evaluation.interval(there - drawn[-1]))
     value = best - sign * fitted.at(twice)
