@@ -11,10 +11,11 @@ from string import Formatter
 
 import pytest
 
-from keeltune import domains, gate, recipe, run, weight_path
+from keeltune import curve, domains, gate, recipe, run, weight_path
+from keeltune.advisor import facts, race, verdict
 from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.report import charts, report
+from keeltune.report import advice, charts, comparison, curves, report
 from keeltune.report.chinese import CHINESE
 from tests.test_run import lines, make_data, spec_of, write_rows
 
@@ -204,37 +205,53 @@ def test_the_model_card_names_the_scores(finished):
 
 
 def templates_sentences() -> set[str]:
-    """Every sentence that the run's page says in a language."""
-    source = Path(report.__file__).parent / "templates" / "report.html"
-    text = source.read_text("utf-8")
+    """Every sentence that a page's template says in a language."""
+    text = "".join(file.read_text("utf-8") for file in (Path(report.__file__).parent / "templates").glob("*.html"))
     found = set(re.findall(r'_\("((?:[^"\\]|\\.)*)"', text))
     for heads in re.findall(r"heads\(\[(.*?)\]\)", text):
         found |= {name.lstrip("#") for name in re.findall(r'"(.*?)"', heads) if name}
     return found
 
 
+SPEAKING = (overfitting, domains, gate, weight_path, facts, race, verdict, curve, advice, comparison, curves, report)
+"""The modules whose sentences stand on a page."""
+
+
 def said_sentences() -> set[str]:
-    """Every template of a `Said` in the modules whose sentences stand on the page."""
+    """Every template of a `Said` in them, what they look up by `say`, and the names of the advisor's arms."""
     found = set()
-    for module in (overfitting, domains, gate, weight_path):
+    for module in SPEAKING:
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
         for node in ast.walk(tree):
             named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("template", "asked", "apart")
             if named and isinstance(node.value, ast.Constant):
                 found.add(node.value.value)
-            said = isinstance(node, ast.Call) and ast.unparse(node.func) == "Said" and node.args
+            said = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Said", "say", "add") and node.args
             if said and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
-    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values())
+    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values()) | {facts.PLAIN}
 
 
 def test_every_sentence_is_there_in_chinese_with_the_same_values():
     sentences = templates_sentences() | said_sentences()
-    assert len(sentences) > 90
+    assert len(sentences) > 200
     assert sorted(sentences - set(CHINESE)) == []
     for english, chinese in CHINESE.items():
         fields = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in (english, chinese)]
         assert fields[0] == fields[1], english
+
+
+def check_chinese(html: str) -> Page:
+    """A page whose own words are all Chinese; what is code or the user's data may be English."""
+    assert '<html lang="zh">' in html
+    page = check_page(html)
+    own = page.words[: page.words.index("复现")] if "复现" in page.words else page.words
+    said = re.sub(r"/[^\s<]+|keeltune[ a-z]*", "", "\n".join(own))
+    assert re.findall(r"(?:[A-Za-z]{2,} ){2,}[A-Za-z]{2,}", said) == []
+    for english in CHINESE:
+        for part in re.split(r"\{[^}]*\}", english):
+            assert len(part) < 12 or part not in said, part
+    return page
 
 
 def test_a_page_in_chinese(tiny, tmp_path):
@@ -242,8 +259,7 @@ def test_a_page_in_chinese(tiny, tmp_path):
     values = spec_of("distillation", tiny("bert"), reference=str(tiny("bert", seed=1)), report={"language": "zh"})
     done = run.train(recipe.from_dict(values, folder), display=Display(quiet=True))
     html = (done.folder / "report.html").read_text("utf-8")
-    page = check_page(html)
-    assert '<html lang="zh">' in html
+    page = check_chinese(html)
     for word in ("结果", "过拟合", "校准", "教师模型", "学习曲线", "数据与开销", "95 % 置信区间"):
         assert word in page.text
     for english in ("Result", "Overfitting", "Verdict", "Learning curves", "interval", "rows skipped"):

@@ -10,11 +10,14 @@ Point = tuple[float, float]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 66, 34, 16, 120
 
 
-def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
-    """Several named lines over one x axis, each named at its end. Series without a point are left out."""
+def lines(
+    series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, nothing: str = "nothing was logged"
+) -> str:
+    """Several named lines over one x axis, each named at its end. Series without a point are left out; `nothing`: what
+    is said where none has one."""
     series = {name: points for name, points in series.items() if points}
     if not series:
-        return _svg(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing was logged</text>', y_label)
+        return _svg(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">{escape(nothing)}</text>', y_label)
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     x_of, y_of = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT), _scale(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
@@ -109,7 +112,7 @@ def plane(
         taken.append((x, down))
         parts.append(f'<circle class="s{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(f'<text class="t{kind}" x="{x + 7:.1f}" y="{down:.1f}">{escape(point.name)}</text>')
-    return _svg("".join(parts), f"{y_label} against {x_label}", height)
+    return _svg("".join(parts), f"{y_label} / {x_label}", height)
 
 
 def _bar(kind: int, x1: float, y1: float, x2: float, y2: float) -> str:

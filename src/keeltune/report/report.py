@@ -209,6 +209,7 @@ def _loss_chart(log: list[dict[str, Any]], say: Say) -> str:
         },
         say("step"),
         say("nats a prediction"),
+        say("nothing was logged"),
     )
 
 
