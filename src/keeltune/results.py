@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from keeltune import __version__, data
+from keeltune import __version__, census, data
 from keeltune.build import Job
 from keeltune.evaluation import Scores
 from keeltune.prepare import world_size
@@ -91,6 +91,7 @@ def result(
             for split, rows in job.material.rows.items()
         }
         | {"skipped": len(job.material.skipped)},
+        "audit": census.taken(job.material),
         "environment": environment(),
     }
 
@@ -129,6 +130,7 @@ def empty() -> dict[str, Any]:
         "seeds": None,
         "training": None,
         "data": None,
+        "audit": None,
         "environment": None,
     }
 

@@ -68,6 +68,25 @@ def _short(name: str, letters: int = 28) -> str:
     return name
 
 
+def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -> str:
+    """How a column's whole is shared out: one line a name, in it one bar a column, beside its number and its share."""
+    names = list(dict.fromkeys(name for counts in columns.values() for name in counts))
+    left, step = 150, (WIDTH - 150) / len(columns)
+    height = 34 * len(names) + 24
+    parts = []
+    for place, (column, counts) in enumerate(columns.items()):
+        x = left + place * step
+        parts.append(f'<text class="t{place % 4}" x="{x:.1f}" y="14">{escape(_short(column, int(step / 7)))}</text>')
+        for line, name in enumerate(names):
+            y, share = 24 + 34 * line, counts.get(name, 0) / whole[column]
+            parts.append(f'<text x="{x:.1f}" y="{y + 12}">{counts.get(name, 0)} · {100 * share:.3g} %</text>')
+            end = x + share * (step - 12)
+            parts.append(f'<line class="s{place % 4} bar" x1="{x:.1f}" y1="{y + 21}" x2="{end:.1f}" y2="{y + 21}"/>')
+    for line, name in enumerate(names):
+        parts.append(f'<text x="{left - 10}" y="{36 + 34 * line}" text-anchor="end">{escape(_short(name, 20))}</text>')
+    return _svg("".join(parts), ", ".join(columns), height)
+
+
 class Place(NamedTuple):
     """A named point of a plane; x and y are (value,) or (value, low, high)."""
 
