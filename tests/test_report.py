@@ -327,9 +327,9 @@ def test_the_page_shows_the_audit_in_both_languages(audited, tmp_path):
         "测试集的 20 行中有 3 行也在训练集中",
         "训练集中有 2 行输入相同而标签不同",
         "训练集中有 2 行重复",
-        "31 行中有 1 行（3.2%）超过 16 个词元而被截断",
+        "训练集的 31 行中有 1 行（3.2%）超过 16 个词元而被截断",
         "请从训练集或测试集中去掉",
-        "空文本 1, 未知标签 1",
+        "空文本 1，未知标签 1",
     ):
         assert said in page.text
     english = tmp_path / "english"

@@ -504,11 +504,11 @@ def _enough_rows(material: Material) -> None:
 
 
 def _truncation(split: str, cut: int, total: int, max_length: int | None, recipe: Recipe) -> Problem:
-    template = "{cut} of {all} rows ({share:.1%}) are longer than {most} tokens and are cut"
+    template = "{cut} of {all} rows of {split} ({share:.1%}) are longer than {most} tokens and are cut"
     return Problem(
         recipe.where(field_of(split)),
         split,
-        Said(template, cut=cut, all=total, share=cut / total, most=max_length),
+        Said(template, cut=cut, all=total, split=Said(split), share=cut / total, most=max_length),
         Said("rows that fit"),
         Said("raise max_length if the model allows it, or shorten the texts; what is cut is not read"),
         severity="warning",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 CHINESE = {
     "en": "zh",
+    ", ": "，",
+    "; ": "；",
     # the three methods
     "The model was fine-tuned on the training rows, without a reference.": "模型在训练数据上微调，不使用参考模型。",
     "The model was trained on the training rows while held near a teacher.": "模型在训练数据上训练，同时受教师模型约束（蒸馏）。",
@@ -137,6 +139,7 @@ CHINESE = {
     "{metric} {figures} on {rows} validation rows": "在 {rows} 行验证数据上 {metric} 为 {figures}",
     "the student's head is new, so that it has no start to compare with": "学生模型的输出层是新的，没有可比较的起点",
     "the student's start {figures}": "学生模型起点 {figures}",
+    "{value:.3f} ({low:.3f} to {high:.3f})": "{value:.3f}（{low:.3f} 至 {high:.3f}）",
     "{who}: {said}; {start}": "{who}：{said}；{start}",
     "warning: {who} is worse than the student's start by {low:.3f} to {high:.3f}: {said}; {start}; it would teach its "
     "mistakes; take another teacher, or train without one": "警告：{who}比学生模型的起点差 {low:.3f} 至 {high:.3f}：{said}；{start}；它会教给学生错误；请换教师，或不用教师训练",
@@ -209,7 +212,8 @@ CHINESE = {
     "utility": "效用",
     "arm": "方法",
     "what it is": "说明",
-    "steps": "步数比例",
+    "share of the steps": "步数比例",
+    "seeds run": "种子数",
     "gain over plain, 95 % interval": "相对普通微调的增益，95 % 置信区间",
     "P(better)": "更好的概率",
     "(loses too much)": "（源域损失过多）",
@@ -324,7 +328,7 @@ CHINESE = {
     "warning: {found}. Mend: {mend}.": "警告：{found}。建议：{mend}。",
     "… and {n} more warnings, which are in result.json.": "……另有 {n} 条警告，见 result.json。",
     "The audit has no warnings.": "数据检查没有警告。",
-    "Skipped rows:": "跳过的行：",
+    "Skipped rows: ": "跳过的行：",
     '{label} in {n} rows, "{meant}" in {often}: {places}': "{label} 出现 {n} 行，而“{meant}”有 {often} 行：{places}",
     "each class under one name": "每个类别只有一个名称",
     "correct it; or list all labels in data.labels, if it is a class of its own": "如系笔误请更正；若确为单独的类别，请在 data.labels 中列出全部标签",
@@ -346,7 +350,7 @@ CHINESE = {
     "{n} rows of {split} are repeats: {places}": "{split}中有 {n} 行重复：{places}",
     "each row once": "每行只出现一次",
     "delete them, unless they should weigh more": "请删除，除非有意加大其权重",
-    "{cut} of {all} rows ({share:.1%}) are longer than {most} tokens and are cut": "{all} 行中有 {cut} 行（{share:.1%}）超过 {most} 个词元而被截断",
+    "{cut} of {all} rows of {split} ({share:.1%}) are longer than {most} tokens and are cut": "{split}的 {all} 行中有 {cut} 行（{share:.1%}）超过 {most} 个词元而被截断",
     "rows that fit": "长度合适的行",
     "raise max_length if the model allows it, or shorten the texts; what is cut is not read": "若模型允许请增大 max_length，或缩短文本；被截断的部分不会被读取",
     # why rows are skipped
@@ -400,7 +404,7 @@ CHINESE = {
     "unknown role": "未知角色",
     "I- without B-": "I- 之前没有 B-",
     "{examples:.1f} examples a second · {tokens:.0f} tokens a second · {padding:.1f} % padding · {precision} · peak memory "
-    "{memory:.2f} GiB · {skipped} rows skipped.": "每秒 {examples:.1f} 个样本 · 每秒 {tokens:.0f} 个词元 · 填充 {padding:.1f} % · {precision} · 内存峰值 {memory:.2f} GiB · 跳过 {skipped} 行。",
+    "{memory:.2f} GiB.": "每秒 {examples:.1f} 个样本 · 每秒 {tokens:.0f} 个词元 · 填充 {padding:.1f} % · {precision} · 内存峰值 {memory:.2f} GiB。",
     "Reproduce": "复现",
     "keeltune train recipe.yaml, with:": "keeltune train recipe.yaml，内容为：",
 }
