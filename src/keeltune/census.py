@@ -47,12 +47,13 @@ def of_split(
     cut, "labels": {name: rows that have it} or null, "repeated": rows that stand there already, "conflicting": rows
     with the input of another and a different label}."""
     lengths = [example.length for row in encoded for example in row]
+    quantiles = np.quantile(lengths, list(LENGTHS.values())).tolist() if lengths else []
     counts = label_counts(task, rows)
     conflicting, repeated = audit.repeats(rows, keys, task.labels_of if counts else None)
     return {
         "rows": len(rows),
         "examples": len(lengths),
-        "lengths": {name: float(np.quantile(lengths, share)) for name, share in LENGTHS.items()} if lengths else None,
+        "lengths": dict(zip(LENGTHS, quantiles, strict=True)) if lengths else None,
         "truncated": sum(any(example.truncated for example in row) for row in encoded),
         "labels": counts or None,
         "repeated": len(repeated),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from keeltune import __version__, census, data
+from keeltune import __version__, data
 from keeltune.build import Job
 from keeltune.evaluation import Scores
 from keeltune.prepare import world_size
@@ -91,7 +91,6 @@ def result(
             for split, rows in job.material.rows.items()
         }
         | {"skipped": len(job.material.skipped)},
-        "audit": census.taken(job.material),
         "environment": environment(),
     }
 

@@ -35,7 +35,7 @@ def picture(comparison: dict[str, Any], say: Say) -> str:
     metric, lines = comparison["metric"], comparison["runs"]
     if not all(line["source"] for line in lines):
         bars = [(line["name"], line["target"]["value"], *line["target"]["interval"]) for line in lines]
-        return charts.ranges(bars, f"{metric}, {say('95 % bootstrap interval over rows')}")
+        return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
     points = [
         charts.Place(
             line["name"] if line["weight"] is None else f"{line['name']} ({line['weight']:.2g})",
