@@ -12,8 +12,12 @@ from keeltune.advisor import pilots, race, verdict
 from keeltune.advisor.facts import PLAIN, Given, candidates, given
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.display import Display
+from keeltune.language import HAN
 from keeltune.problems import StateRefused, Stopped, UserError
-from tests.test_report import check_page
+from keeltune.recipe_fields import Report
+from keeltune.report import advice
+from keeltune.words import Said
+from tests.test_report import check_chinese, check_page
 from tests.test_run import lines, make_data, reviews, spec_of, write_rows
 
 QUIET = Display(quiet=True)
@@ -208,8 +212,23 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
     assert written.data.test is not None
     assert written.training.epochs == 2
     times = {file: file.stat().st_mtime_ns for file in (folder / "pilots").rglob("result.json")}
-    again = advisor.advise(base, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
+    chinese = base.model_copy(update={"report": Report(language="zh")})  # a page alone is no other pilot
+    again = advisor.advise(chinese, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
     assert again["recommended"] == card["recommended"]
+    page = check_chinese((folder / "advice.html").read_text("utf-8"))
+    for word in (
+        "普通微调",
+        "源模型约束（源域输入）",
+        "知识蒸馏（加无标注数据）",
+        "相对普通微调的增益",
+        "短程试验测得",
+    ):
+        assert word in page.text
+    for line in again["arms"]:
+        assert f"{line['target']:.4f}" in page.text
+    stored = (folder / "advice.json").read_text("utf-8")
+    assert again["reason"] in stored
+    assert not HAN.search(stored)
     assert times == {file: file.stat().st_mtime_ns for file in (folder / "pilots").rglob("result.json")}
     plain = next(line for line in final if line["arm"] == PLAIN)
     scores = [
@@ -276,6 +295,15 @@ def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
     values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2}
     teacher = run.train(recipe.from_dict(values, data), display=QUIET)
     card = advisor.advise(base, teacher=str(teacher.folder), budget="10m", display=QUIET)
+    card["ruled_out"]["anchored"] = Said("its pilot diverged: {error}", error="<script>x</script>")
+    page = check_chinese(advice.page(card, "zh"))
+    for word in (
+        "不比普通微调的学生模型好",
+        "没有 data.source.validation",
+        "短程试验发散：<script>x</script>",
+        "没有无标注文本",
+    ):
+        assert word in page.text
     assert "no better" in card["ruled_out"]["distilled"]
     assert card["recommended"] == PLAIN
     assert verdict.SURE == 0.9

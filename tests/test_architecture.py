@@ -53,7 +53,7 @@ LAYERS = [
     ["newborn", "fitting"],
     ["written", "pseudo_labels", "label_space"],
     ["prepare"],
-    ["kept_head", "cache_identity"],
+    ["kept_head", "cache_identity", "census"],
     ["cache"],
     ["beside", "ahead"],
     ["build"],

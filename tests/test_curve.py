@@ -10,7 +10,8 @@ import pytest
 from keeltune import curve, data, prepare, recipe, run
 from keeltune.display import Display
 from keeltune.problems import StateRefused, UserError
-from tests.test_report import check_page
+from keeltune.report import curves
+from tests.test_report import check_chinese, check_page
 from tests.test_run import make_data, reviews, spec_of, write_rows
 
 QUIET = Display(quiet=True)
@@ -61,7 +62,14 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     card = curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET)
     folder = tmp_path / "curve"
     assert json.loads((folder / "curve.json").read_text("utf-8")) == card
-    check_page((folder / "curve.html").read_text("utf-8"))
+    english = check_page((folder / "curve.html").read_text("utf-8"))
+    assert card["verdict"] in english.text
+    page = check_chinese(curves.page(card, "zh"))
+    twice = card["twice"]
+    assert f"数据翻倍到 48 行，预计 accuracy 改善 {twice['gain']:+.3g}" in page.text
+    for point in card["points"]:
+        assert f"{point['rows']} 行" in page.text
+        assert f"{point['interval'][0]:.4f} 至 {point['interval'][1]:.4f}" in page.text
     for point in card["points"]:
         done = run.finished(folder / f"share-{point['share']:g}")
         assert done.result["data"]["train"]["rows"] == point["rows"]
@@ -71,7 +79,10 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     assert 0 <= low <= card["twice"]["value"] <= high <= 1
     assert card["twice"]["rows"] == 48
     times = [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
-    assert curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET) == card
+    chinese = recipe.from_dict({**values, "report": {"language": "zh"}}, tmp_path)  # a page alone is no other run
+    assert curve.curve(chinese, (0.25, 0.5, 0.75, 1.0), display=QUIET) == card
+    assert check_chinese((folder / "curve.html").read_text("utf-8")).text == page.text
+    assert json.loads((folder / "curve.json").read_text("utf-8"))["verdict"] == card["verdict"]
     assert times == [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
 
 

@@ -28,7 +28,7 @@ from keeltune.trainer import Dual
 from keeltune.weight_path import Path as WeightPath
 from keeltune.weight_path import largest_within, recommended
 from tests.conftest import BODY, word_tokenizer
-from tests.test_report import check_page
+from tests.test_report import check_chinese, check_page
 from tests.test_resume import Killed, kill_at
 from tests.test_run import (
     furthest,
@@ -543,6 +543,18 @@ def test_compare(tiny, data):
         )
     page = check_page(comparison.page(found))
     assert "held-30.0" in page.text
+    assert found["language"] == "en"
+    chinese = check_chinese(comparison.page(compare.compare([plain.folder, held[0].folder], "zh")))
+    for word in ("相对 plain", "帕累托前沿", "按 Holm 法对 1 次比较作校正", "源域 accuracy"):
+        assert word in chinese.text
+    change = found["runs"][1]["against"]["target"]
+    assert f"{change['change']:+.4f} ({change['interval'][0]:+.4f} 至 {change['interval'][1]:+.4f})" in chinese.text
+    for one, language in ((plain, "en"), (held[0], "zh")):  # the runs' own, where they agree
+        file = one.folder / "recipe.yaml"
+        file.write_text(file.read_text("utf-8").replace("language: en", "language: zh"), encoding="utf-8")
+        assert compare.compare([plain.folder, held[0].folder])["language"] == language
+    with pytest.raises(UserError, match="en or zh"):
+        compare.compare([plain.folder], "fr")
     assert any(tag == "svg" for tag, _ in page.tags)
 
 

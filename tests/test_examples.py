@@ -83,6 +83,7 @@ def test_recipe_trains(path, tmp_path):
     assert result["status"] == "completed"
     assert result["training"]["steps"] == 2
     assert result["data"]["train"]["rows"] > 0
+    assert result["audit"]["splits"]["train"]["rows"] == result["data"]["train"]["rows"]
     for name, (low, high) in result["intervals"]["test"].items():
         assert low <= result["metrics"]["test"][name] <= high
     anchored = plain.method != "fine-tuning"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
 
 import pytest
 
-from keeltune import domains, gate, recipe, run, weight_path
+from keeltune import audit, curve, data, domains, gate, prepare, recipe, run, weight_path
+from keeltune.advisor import facts, race, verdict
 from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.report import charts, report
+from keeltune.report import advice, charts, comparison, curves, report
 from keeltune.report.chinese import CHINESE
 from tests.test_run import lines, make_data, spec_of, write_rows
 
@@ -99,7 +101,7 @@ def finished(tiny, tmp_path_factory) -> run.Run:
 
 def test_the_page_is_whole_and_asks_for_nothing(finished):
     page = check_page((finished.folder / "report.html").read_text(encoding="utf-8"))
-    assert sum(tag == "svg" for tag, _ in page.tags) == 4  # intervals, losses, validation scores
+    assert sum(tag == "svg" for tag, _ in page.tags) == 5  # intervals, calibration, losses, validation scores, labels
 
 
 def test_hostile_names_stay_text(finished):
@@ -204,37 +206,56 @@ def test_the_model_card_names_the_scores(finished):
 
 
 def templates_sentences() -> set[str]:
-    """Every sentence that the run's page says in a language."""
-    source = Path(report.__file__).parent / "templates" / "report.html"
-    text = source.read_text("utf-8")
+    """Every sentence that a page's template says in a language."""
+    text = "".join(file.read_text("utf-8") for file in (Path(report.__file__).parent / "templates").glob("*.html"))
     found = set(re.findall(r'_\("((?:[^"\\]|\\.)*)"', text))
     for heads in re.findall(r"heads\(\[(.*?)\]\)", text):
         found |= {name.lstrip("#") for name in re.findall(r'"(.*?)"', heads) if name}
     return found
 
 
+ANALYSES = (audit, data, prepare, overfitting, domains, gate, weight_path, facts, race, verdict, curve)
+SPEAKING = (*ANALYSES, advice, comparison, curves, report)
+"""The modules whose sentences stand on a page."""
+CALLED = ("Said", "say", "add", "_Refused")
+"""What is called there with a sentence."""
+
+
 def said_sentences() -> set[str]:
-    """Every template of a `Said` in the modules whose sentences stand on the page."""
+    """Every template of a `Said` in them, what they look up by `say`, and the names of the advisor's arms."""
     found = set()
-    for module in (overfitting, domains, gate, weight_path):
+    for module in SPEAKING:
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
         for node in ast.walk(tree):
             named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("template", "asked", "apart")
             if named and isinstance(node.value, ast.Constant):
                 found.add(node.value.value)
-            said = isinstance(node, ast.Call) and ast.unparse(node.func) == "Said" and node.args
+            said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
             if said and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
-    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values())
+    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values()) | {facts.PLAIN}
 
 
 def test_every_sentence_is_there_in_chinese_with_the_same_values():
     sentences = templates_sentences() | said_sentences()
-    assert len(sentences) > 90
+    assert len(sentences) > 200
     assert sorted(sentences - set(CHINESE)) == []
     for english, chinese in CHINESE.items():
         fields = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in (english, chinese)]
         assert fields[0] == fields[1], english
+
+
+def check_chinese(html: str) -> Page:
+    """A page whose own words are all Chinese; what is code or the user's data may be English."""
+    assert '<html lang="zh">' in html
+    page = check_page(html)
+    own = page.words[: page.words.index("复现")] if "复现" in page.words else page.words
+    said = re.sub(r"/[^\s<]+|keeltune[ a-z]*", "", "\n".join(own))
+    assert re.findall(r"(?:[A-Za-z]{2,} ){2,}[A-Za-z]{2,}", said) == []
+    for english in CHINESE:
+        for part in re.split(r"\{[^}]*\}", english):
+            assert len(part) < 12 or part not in said, part
+    return page
 
 
 def test_a_page_in_chinese(tiny, tmp_path):
@@ -242,9 +263,106 @@ def test_a_page_in_chinese(tiny, tmp_path):
     values = spec_of("distillation", tiny("bert"), reference=str(tiny("bert", seed=1)), report={"language": "zh"})
     done = run.train(recipe.from_dict(values, folder), display=Display(quiet=True))
     html = (done.folder / "report.html").read_text("utf-8")
-    page = check_page(html)
-    assert '<html lang="zh">' in html
-    for word in ("结果", "过拟合", "校准", "教师模型", "学习曲线", "数据与开销", "95 % 置信区间"):
+    page = check_chinese(html)
+    for word in ("结果", "过拟合", "校准", "教师模型", "学习曲线", "标签分布", "长度分布", "开销", "95 % 置信区间"):
         assert word in page.text
     for english in ("Result", "Overfitting", "Verdict", "Learning curves", "interval", "rows skipped"):
         assert english not in page.text.replace("keeltune", "")
+
+
+# The data's audit
+
+LONG = "<script>alert(9).jsonl"
+
+
+@pytest.fixture(scope="module")
+def audited(tiny, tmp_path_factory) -> run.Run:
+    """A run on rows with every fault that the audit counts, planted by hand, under a file name that is markup."""
+    folder = make_data(tmp_path_factory.mktemp("audited"))
+    train, test = lines(folder / "train.jsonl"), lines(folder / "test.jsonl")
+    other = {"negative": "positive", "positive": "negative"}
+    faulty = [
+        *train,
+        train[0],  # two repeats
+        train[0],
+        {"text": train[1]["text"], "label": other[train[1]["label"]]},  # two rows that contradict each other
+        *test[:3],  # three rows of the test
+        {"text": " ".join(["good"] * 40), "label": "positive"},  # one that is cut
+        {"text": " ", "label": "positive"},  # two that are skipped
+        {"text": "good", "label": "other"},
+    ]
+    write_rows(folder / LONG, faulty)
+    spec = spec_of("fine-tuning", tiny("bert"), report={"language": "zh"}, max_length=16)
+    spec["data"] |= {"train": LONG, "bad_rows": "skip", "labels": ["negative", "positive"]}
+    return run.train(recipe.from_dict(spec, folder), display=Display(quiet=True))
+
+
+def test_the_audit_counts_what_was_planted(audited):
+    found = json.loads((audited.folder / "result.json").read_text("utf-8"))["audit"]
+    train, rows = found["splits"]["train"], audited.result["data"]["train"]["rows"]
+    assert (train["rows"], train["examples"], rows) == (31, 31, 31)
+    assert (train["repeated"], train["conflicting"], train["truncated"]) == (2, 2, 1)
+    kept = [row["label"] for row in lines(audited.folder.parent / LONG)][:-2]
+    assert train["labels"] == {name: kept.count(name) for name in ("negative", "positive")}
+    assert train["lengths"]["max"] == 16
+    assert list(train["lengths"].values()) == sorted(train["lengths"].values())
+    assert found["shared"] == [{"splits": ["train", "test"], "rows": 3}]
+    assert found["skipped"] == {"empty text": 1, "unknown label": 1}
+    assert {w["kind"] for w in found["warnings"]} >= {
+        "rows shared by train, test",
+        "conflicts in train",
+        "repeated rows",
+    }
+    clean = found["splits"]["validation"]
+    assert (clean["rows"], clean["repeated"], clean["conflicting"], clean["truncated"]) == (12, 0, 0, 0)
+    assert "3 of 20 rows of test are in train too" in json.dumps(found, ensure_ascii=False)  # for tools: in English
+
+
+def test_the_page_shows_the_audit_in_both_languages(audited, tmp_path):
+    html = (audited.folder / "report.html").read_text("utf-8")
+    page, splits = check_chinese(html), audited.result["audit"]["splits"]
+    assert "<script" not in html
+    assert LONG in page.text
+    for said in (
+        "测试集的 20 行中有 3 行也在训练集中",
+        "训练集中有 2 行输入相同而标签不同",
+        "训练集中有 2 行重复",
+        "训练集的 31 行中有 1 行（3.2%）超过 16 个词元而被截断",
+        "请从训练集或测试集中去掉",
+        "空文本 1，未知标签 1",
+    ):
+        assert said in page.text
+    english = tmp_path / "english"
+    shutil.copytree(audited.folder, english, ignore=shutil.ignore_patterns("model", "checkpoints"))
+    text = (english / "recipe.yaml").read_text("utf-8")
+    (english / "recipe.yaml").write_text(text.replace("language: zh", "language: en"), encoding="utf-8")
+    stored = json.loads((english / "result.json").read_text("utf-8"))
+    other = check_page(report.page(english, stored))
+    assert "warning: 3 of 20 rows of test are in train too" in other.text
+    for one in (page, other):
+        for split in splits.values():
+            for label, count in split["labels"].items():
+                assert f"{count} · {100 * count / split['rows']:.3g} %" in one.text
+                assert label in one.words
+            assert f"{split['lengths']['median']:.4g}" in one.words
+
+
+def test_many_labels_are_counted_in_words(finished, tmp_path):
+    result = json.loads(json.dumps(finished.result))
+    result["audit"]["splits"]["train"]["labels"] = {f"label {n}": n + 1 for n in range(30)}
+    result["audit"]["warnings"] = [{"found": f"fault {n}", "mend": HOSTILE[1], "where": NAME} for n in range(25)]
+    (tmp_path / "recipe.yaml").write_text("task: x\n")
+    page = check_page(report.page(tmp_path, result))
+    assert "train: 30 labels, in 1 to 30 rows each." in page.text
+    assert "Rows with each label" not in page.text
+    assert page.text.count("warning: fault") == report.WARNINGS
+    assert "and 5 more warnings" in page.text
+    result.pop("audit")  # a run of an earlier version
+    assert "Lengths" not in check_page(report.page(tmp_path, result)).text
+
+
+def test_bars_are_as_long_as_their_shares():
+    svg = charts.shares({"a": {"x": 1, "y": 3}, "b": {"y": 5}}, {"a": 4, "b": 5})
+    bars = [float(a["x2"]) - float(a["x1"]) for tag, a in Page(svg).tags if tag == "line"]
+    assert bars == pytest.approx([0.25 * bars[3], 0.75 * bars[3], 0, bars[3]], abs=0.2)
+    assert max(float(a["x2"]) for tag, a in Page(svg).tags if tag == "line") <= charts.WIDTH

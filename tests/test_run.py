@@ -25,7 +25,7 @@ QUIET = Display(quiet=True)
 KEYS = {
     "": {"keeltune", "task", "method", "status", "metrics", "intervals", "objective", "reference", "training", "data",
          "environment", "veto", "budget", "interpolation", "forgetting", "overfitting", "calibration", "bias",
-         "seeds"},
+         "seeds", "audit"},
     "metrics": {"validation", "test", "source", "before"},
     "metrics.source": {"before", "after"},
     "metrics.before": {"validation", "test"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -17,8 +17,9 @@ from typing import Any
 from keeltune.data import Column, Row, row_key
 from keeltune.formats import RowProblem, quoted
 from keeltune.problems import Problem, nearest, shown
+from keeltune.words import Said
 
-__all__ = ["apply_label_map", "audit", "is_row_problem", "label_names"]
+__all__ = ["apply_label_map", "audit", "input_keys", "is_row_problem", "label_names", "repeats", "shared_rows"]
 
 SIMILAR = 0.8
 """difflib's ratio from which a rare label counts as a misspelling of another."""
@@ -157,11 +158,12 @@ def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
     for label, there in places.items():
         meant = _near(label, [name for name, times in counts.items() if times >= 20 * counts[label]])
         if meant:
-            found = f'{shown(label)} in {len(there)} rows, "{meant}" in {counts[meant]}: {_places(there)}'
-            mend = "correct it; or list all labels in data.labels, if it is a class of its own"
-            warnings.append(
-                _warning(there, "label", found, "each class under one name", mend, "label perhaps misspelt")
-            )
+            template = '{label} in {n} rows, "{meant}" in {often}: {places}'
+            places_ = _places(there)
+            found = Said(template, label=shown(label), n=len(there), meant=meant, often=counts[meant], places=places_)
+            mend = Said("correct it; or list all labels in data.labels, if it is a class of its own")
+            expected = Said("each class under one name")
+            warnings.append(_warning(there, "label", found, expected, mend, "label perhaps misspelt"))
     return warnings
 
 
@@ -185,13 +187,12 @@ def audit(
     """
     own = labels_of is None
     labels_of = labels_of or _labels
-    inputs = [column.name for column in columns if not column.label]
     field = next((column.name for column in columns if column.label), "label")
     problems: list[Problem] = []
     for rows in splits.values():
         problems += _outside(rows, names, field) if own else _never_learnt(rows, names, field, labels_of)
     bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
-    keys = {split: [row_key(row.fields, inputs) for row in rows] for split, rows in splits.items()}
+    keys = {split: input_keys(rows, columns) for split, rows in splits.items()}
     if names and own:
         problems += _classes(splits, names, field, multi_label)
     problems += _shared(splits, keys)
@@ -216,9 +217,11 @@ def _never_learnt(
     for row in rows:
         for label in set(labels_of(row)) - set(names):
             places[label].append(row)
+    template = "{label} in {n} rows, in no training row: {places}"
+    expected = Said("labels that can be learnt")
+    mend = Said("add training rows with it; until then it counts as missed")
     return [
-        _warning(there, field, f"{shown(label)} in {len(there)} rows, in no training row: {_places(there)}",
-                 "labels that can be learnt", "add training rows with it; until then it counts as missed",
+        _warning(there, field, Said(template, label=shown(label), n=len(there), places=_places(there)), expected, mend,
                  "label never learnt")
         for label, there in sorted(places.items())
     ]  # fmt: skip
@@ -249,30 +252,66 @@ def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: s
             mend = "add rows of another class, or name the column of the label under data.columns"
             problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", mend, "one class"))
         elif absent:
-            found = f"no row of {len(absent)} of {len(names)} classes in {split}: {quoted(absent)}"
-            mend = "add rows of them, or take them out of the labels"
-            problems.append(_warning(rows, field, found, "rows of every class", mend, "class without rows"))
+            template = "no row of {n} of {all} classes in {split}: {names}"
+            found = Said(template, n=len(absent), all=len(names), split=Said(split), names=quoted(absent))
+            mend = Said("add rows of them, or take them out of the labels")
+            problems.append(_warning(rows, field, found, Said("rows of every class"), mend, "class without rows"))
         if split == "train" and counts and max(counts.values()) > IMBALANCE * min(counts.values()):
             most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-            found = f'{counts[most]} rows of "{most}", {counts[least]} of "{least}"'
-            mend = "look at macro-F1, and consider data.class_weights: balanced"
-            expected = f"at most {IMBALANCE} rows for one of the rarest class"
+            template = '{many} rows of "{most}", {few} of "{least}"'
+            found = Said(template, many=counts[most], most=most, few=counts[least], least=least)
+            mend = Said("look at macro-F1, and consider data.class_weights: balanced")
+            expected = Said("at most {n} rows for one of the rarest class", n=IMBALANCE)
             problems.append(_warning(rows, field, found, expected, mend, "imbalance"))
     return problems
 
 
-def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """Inputs that are in two splits. The two streams of training may share theirs; an evaluation is spoiled by it."""
-    warnings: list[Problem] = []
+def input_keys(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Each row's key without its label: equal ones are the same input."""
+    inputs = [column.name for column in columns if not column.label]
+    return [row_key(row.fields, inputs) for row in rows]
+
+
+def shared_rows(
+    splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str, list[Row]]]:
+    """(one, other, rows of other whose input is in one too); two streams of training may share theirs."""
     for one, other in combinations(splits, 2):
         known = set() if {one, other} <= TRAINED else set(keys[one])
-        there = [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]
-        if there:
-            found = f"{len(there)} of {len(splits[other])} rows of {other} are in {one} too: {_places(there)}"
-            mend = f"take them out of {one} or of {other}: a row that was trained on does not test"
-            warnings.append(
-                _warning(there, "", found, "no input in two splits", mend, f"rows shared by {one}, {other}")
-            )
+        if there := [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]:
+            yield one, other, there
+
+
+def repeats(
+    rows: Sequence[Row], keys: Sequence[str], labels_of: Callable[[Row], Sequence[str]] | None
+) -> tuple[list[Row], list[Row]]:
+    """(rows with the same input and different labels, rows that stand there already).
+
+    Without `labels_of` nothing conflicts: a text may well have several translations.
+    """
+    same: dict[str, list[Row]] = defaultdict(list)
+    for row, key in zip(rows, keys, strict=True):
+        same[key].append(row)
+    conflicts: list[Row] = []
+    copies: list[Row] = []
+    for group in same.values():
+        if len({frozenset(labels_of(row)) if labels_of else row.key for row in group}) == 1:
+            copies += group[1:]
+        elif labels_of:
+            conflicts += group
+    return conflicts, copies
+
+
+def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Inputs that are in two splits: an evaluation is spoiled by it."""
+    warnings: list[Problem] = []
+    for one, other, there in shared_rows(splits, keys):
+        names = {"one": Said(one), "other": Said(other)}
+        template = "{n} of {all} rows of {other} are in {one} too: {places}"
+        found = Said(template, n=len(there), all=len(splits[other]), places=_places(there), **names)
+        mend = Said("take them out of {one} or of {other}: a row that was trained on does not test", **names)
+        expected = Said("no input in two splits")
+        warnings.append(_warning(there, "", found, expected, mend, f"rows shared by {one}, {other}"))
     return warnings
 
 
@@ -284,24 +323,21 @@ def _repeated(
     labels_of: Callable[[Row], Sequence[str]] | None,
 ) -> list[Problem]:
     """The same input with different answers; and, in training, the same row several times."""
-    same: dict[str, list[Row]] = defaultdict(list)
-    for row, key in zip(rows, keys, strict=True):
-        same[key].append(row)
-    conflicts: list[Row] = []
-    copies: list[Row] = []
-    for group in same.values():
-        answers = {frozenset(labels_of(row)) if labels_of else row.key for row in group}
-        conflicts += group if len(answers) > 1 and labels_of else []  # a text may well have several translations
-        copies += group[1:] if len(answers) == 1 and split == "train" else []
+    conflicts, copies = repeats(rows, keys, labels_of)
     warnings: list[Problem] = []
+
+    def warn(there: Sequence[Row], template: str, field: str, expected: str, mend: str, kind: str) -> None:
+        found = Said(template, n=len(there), split=Said(split), places=_places(there))
+        warnings.append(_warning(there, field, found, expected, mend, kind))
+
     if conflicts:
-        found = f"{len(conflicts)} rows of {split} share an input but not the label: {_places(conflicts)}"
-        mend = "keep those with the right label"
-        warnings.append(_warning(conflicts, field, found, "one answer for one input", mend, f"conflicts in {split}"))
-    if copies:
-        found = f"{len(copies)} rows of {split} are repeats: {_places(copies)}"
-        mend = "delete them, unless they should weigh more"
-        warnings.append(_warning(copies, "", found, "each row once", mend, "repeated rows"))
+        template = "{n} rows of {split} share an input but not the label: {places}"
+        expected, mend = Said("one answer for one input"), Said("keep those with the right label")
+        warn(conflicts, template, field, expected, mend, f"conflicts in {split}")
+    if copies and split == "train":
+        template = "{n} rows of {split} are repeats: {places}"
+        expected, mend = Said("each row once"), Said("delete them, unless they should weigh more")
+        warn(copies, template, "", expected, mend, "repeated rows")
     return warnings
 
 

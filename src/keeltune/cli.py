@@ -129,6 +129,7 @@ def predict(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run folders; the first is the baseline.")],
     output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("compare.html"),
+    language: Annotated[str | None, typer.Option(help="en or zh; without it the runs' own, if they agree.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only the comparison, as JSON, on stdout.")] = False,
 ) -> None:
     """Several runs of one task in one table and one picture: target against source, with paired tests."""
@@ -136,7 +137,7 @@ def compare(
     from keeltune.report import comparison
     from keeltune.results import write_text
 
-    found = comparing.compare(runs)
+    found = comparing.compare(runs, language)
     write_text(output, comparison.page(found))
     if as_json:
         print(json.dumps(found, allow_nan=False))

@@ -17,12 +17,15 @@ import numpy as np
 
 from keeltune import apply, evaluation, recipe, run
 from keeltune.analysis.significance import mcnemar
-from keeltune.problems import Problem, UserError
+from keeltune.problems import Problem, UserError, shown
 from keeltune.results import read_lines
 from keeltune.tasks.task import Task
 
 DOMAINS = {"target": "test", "source": "source"}
 """What is compared, and the split of the run folder that shows it."""
+
+LANGUAGES = ("en", "zh")
+"""What a page can be written in."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,22 @@ class Side:
     clusters: np.ndarray | None
 
 
-def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
+def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str, Any]:
     """The comparison as plain data; the first run is the one that the others are held against.
 
-    {"task", "metric", "higher_is_better", "baseline", "runs": [{"name", "folder", "method", "anchor", "weight",
-    "target": {"value", "interval", "rows"}, "source": the same or null, "against": {domain: {"change", "interval",
-    "p", "p_holm"}} or null, "pareto", "seconds", "interpolation"}], "groups": `_groups`}. `change` is the run's
-    metric − the first's.
-    Raises: UserError: folders without a finished run, of several tasks, or scored on other rows.
+    `language`: that of the page, `en` or `zh`; None: the runs' own where they agree, else English.
+    {"task", "language", "metric", "higher_is_better", "baseline", "runs": [{"name", "folder", "method", "anchor",
+    "weight", "target": {"value", "interval", "rows"}, "source": the same or null, "against": {domain: {"change",
+    "interval", "p", "p_holm"}} or null, "pareto", "seconds", "interpolation"}], "groups": `_groups`}. `change` is the
+    run's metric − the first's.
+    Raises: UserError: folders without a finished run, of several tasks, or scored on other rows; another language.
     """
+    if language not in (None, *LANGUAGES):
+        raise UserError(Problem("the call", "--language", shown(language), " or ".join(LANGUAGES), "name one of them"))
     found = [_finished(Path(folder)) for folder in runs]
     _comparable(found)
+    recipes = [recipe.load(one.folder / "recipe.yaml") for one in found]
+    spoken = {made.report.language for made in recipes}
     tasks = apply.tasks_of(found[0].parts[0])
     domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for one in found for f in _predictions(one, s))}
     sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
@@ -56,16 +64,17 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     for place, one in enumerate(found):
         scores = {d: _score(tasks[d], each[place], metric) for d, each in sides.items()}
         changes = {d: against(tasks[d], each[place], each[0], metric) for d, each in sides.items()} if place else None
-        lines.append(_line(one, {"target": None, "source": None, **scores}, changes))
+        lines.append(_line(one, recipes[place], {"target": None, "source": None, **scores}, changes))
     _holm(lines)
     higher = metric not in tasks["target"].lower_is_better
     _pareto(lines, 1.0 if higher else -1.0)
     return {
         "task": found[0].result["task"],
+        "language": language or (spoken.pop() if len(spoken) == 1 else "en"),
         "metric": metric,
         "higher_is_better": higher,
         "baseline": lines[0]["name"],
-        "clusters": recipe.load(found[0].folder / "recipe.yaml").evaluation.clusters,
+        "clusters": recipes[0].evaluation.clusters,
         "runs": lines,
         "groups": _groups(found),
     }
@@ -192,8 +201,10 @@ def _two_sided(drawn: np.ndarray) -> float:
     return float(min(1.0, 2 * min(sides)))
 
 
-def _line(one: run.Run, scores: Mapping[str, Any], against: Mapping[str, Any] | None) -> dict[str, Any]:
-    made, objective = recipe.load(one.folder / "recipe.yaml"), one.result["objective"]
+def _line(
+    one: run.Run, made: recipe.Recipe, scores: Mapping[str, Any], against: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    objective = one.result["objective"]
     return {
         "name": one.folder.name,
         "folder": str(one.folder),

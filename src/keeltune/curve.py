@@ -26,6 +26,7 @@ from keeltune.report import curves
 from keeltune.results import read_lines, write_json, write_text
 from keeltune.run import Run
 from keeltune.tasks.task import Task
+from keeltune.words import Said
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 FEWEST = 4
@@ -62,7 +63,7 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
         runs.append(seeds.train(part, resume=output.is_dir(), display=display))
     card = foretold(runs, shares, recipe)
     write_json(folder / "curve.json", card)
-    write_text(folder / "curve.html", curves.page(card))
+    write_text(folder / "curve.html", curves.page(card, recipe.report.language))
     return card
 
 
@@ -136,13 +137,14 @@ def fit(rows: np.ndarray, errors: np.ndarray) -> Power:
     return best[1]
 
 
-def verdict(metric: str, gain: float, low: float, high: float, rows: int, scale: float) -> str:
+def verdict(metric: str, gain: float, low: float, high: float, rows: int, scale: float) -> Said:
     """In words; a gain below a hundredth of the scale is called small. More is better, also of an error rate."""
-    said = f"{rows} rows, twice as many, would better {metric} by {gain:+.3g} ({low:+.3g} to {high:+.3g})"
+    template = "{rows} rows, twice as many, would better {metric} by {gain:+.3g} ({low:+.3g} to {high:+.3g})"
+    said = Said(template, rows=rows, metric=metric, gain=gain, low=low, high=high)
+    if low > 0 and gain > 0.01 * scale:
+        return Said("more rows would help: {said}", said=said)
     if low > 0:
-        return f"more rows would help: {said}" if gain > 0.01 * scale else f"more rows would help a little: {said}"
-    return (
-        f"whether more rows would help is not clear: {said}"
-        if high > 0.01 * scale
-        else f"more rows would not help: {said}"
-    )
+        return Said("more rows would help a little: {said}", said=said)
+    if high > 0.01 * scale:
+        return Said("whether more rows would help is not clear: {said}", said=said)
+    return Said("more rows would not help: {said}", said=said)

@@ -143,9 +143,9 @@ def _sentences(verdict: Mapping[str, Any], gate: Mapping[str, Any]) -> list[str]
     if verdict["model"] is not None:
         who = Said("the teacher {name}", name=verdict["model"])
 
-    def figures(scores: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> str:
+    def figures(scores: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> Said:
         low, high = intervals[metric]
-        return f"{scores[metric]:.3f} ({low:.3f} to {high:.3f})"
+        return Said("{value:.3f} ({low:.3f} to {high:.3f})", value=scores[metric], low=low, high=high)
 
     mine = figures(verdict["teacher"], verdict["intervals"])
     said = Said("{metric} {figures} on {rows} validation rows", metric=metric, figures=mine, rows=gate["rows"])

@@ -7,15 +7,14 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keeltune import build, machine, models, registry, results
+from keeltune import build, census, machine, models, registry, results
 from keeltune.display import Display
 from keeltune.objective import Counts
 from keeltune.prepare import SCORED, Material, gather, world_size
@@ -37,8 +36,8 @@ def check(recipe: Recipe, console: Console) -> None:
     for name, rows in material.rows.items():
         if rows:
             lengths = [example.length for example in material.examples[name]]
-            mean = f"{sum(lengths) / len(lengths):.1f}"
-            table.add_row(name, str(len(rows)), str(len(lengths)), mean, str(max(lengths)), escape(_label_counts(rows)))
+            mean, labels = f"{sum(lengths) / len(lengths):.1f}", _listed(census.label_counts(material.task, rows))
+            table.add_row(name, str(len(rows)), str(len(lengths)), mean, str(max(lengths)), escape(labels))
     console.print(table)
     for problem in [*material.skipped, *material.warnings]:
         console.print(escape(f"{'skipped' if problem.severity == 'error' else 'warning'}: {problem}"), soft_wrap=True)
@@ -98,10 +97,9 @@ def _sizes(material: Material) -> tuple[int, int, int, int]:
     return whole, body, depth, int(getattr(text, "hidden_size", 256))
 
 
-def _label_counts(rows: Sequence[Any]) -> str:
-    values = [row.fields.get("label") for row in rows]
-    counts = Counter(x for v in values if v is not None for x in (v if isinstance(v, list) else [v]))
-    listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(6))
+def _listed(counts: Mapping[str, int]) -> str:
+    """The commonest labels with their rows."""
+    listed = ", ".join(f"{name} {count}" for name, count in Counter(counts).most_common(6))
     return f"{listed} … {len(counts)} in all" if len(counts) > 6 else listed or "none"
 
 

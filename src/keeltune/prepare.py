@@ -21,6 +21,7 @@ from keeltune.label_space import class_weights_of, label_names, labels_of
 from keeltune.problems import Problem, UserError, shown
 from keeltune.recipe import NewModel, Recipe, Source, StudentFrom
 from keeltune.tasks.task import Example, Fault, Settings, Task
+from keeltune.words import Said
 
 SCORED = ("validation", "test", "source", "source_validation")
 """The splits that are scored before and after training; of the source domain its test rows and its control slice."""
@@ -503,11 +504,12 @@ def _enough_rows(material: Material) -> None:
 
 
 def _truncation(split: str, cut: int, total: int, max_length: int | None, recipe: Recipe) -> Problem:
+    template = "{cut} of {all} rows of {split} ({share:.1%}) are longer than {most} tokens and are cut"
     return Problem(
         recipe.where(field_of(split)),
         split,
-        f"{cut} of {total} rows ({cut / total:.1%}) are longer than {max_length} tokens and are cut",
-        "rows that fit",
-        "raise max_length if the model allows it, or shorten the texts; what is cut is not read",
+        Said(template, cut=cut, all=total, split=Said(split), share=cut / total, most=max_length),
+        Said("rows that fit"),
+        Said("raise max_length if the model allows it, or shorten the texts; what is cut is not read"),
         severity="warning",
     )

@@ -129,6 +129,7 @@ def empty() -> dict[str, Any]:
         "seeds": None,
         "training": None,
         "data": None,
+        "audit": None,
         "environment": None,
     }
 

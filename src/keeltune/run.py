@@ -29,6 +29,7 @@ from keeltune import (
     __version__,
     bias,
     build,
+    census,
     checkpoints,
     domains,
     gate,
@@ -250,6 +251,8 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
         with _no_loss("overfitting", display):
             result |= guard.report(job, model, folder, after, trainer.state.log_history, result["forgetting"])
+        with _no_loss("audit", display):
+            result["audit"] = census.taken(material)
         with _no_loss("bias", display):
             result["bias"] = bias.report(job, model, folder, after)
         for line in (*domains.lines(result), *guard.lines(result), *bias.lines(result)):

@@ -168,6 +168,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
     results, folders = [one.result for one in runs], [one.folder for one in runs]
     first = results[0]
     made = empty() | {name: first[name] for name in ("keeltune", "task", "method", "status", "data", "environment")}
+    made["audit"] = first.get("audit")
     values: dict[str, Any] = {}
     for path, (where, split) in SPLITS.items():
         found = [_at(result["metrics"], path) for result in results]

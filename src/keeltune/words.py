@@ -26,4 +26,5 @@ class Said(str):
 
 def joined(parts: Sequence[str], between: str = "") -> Said:
     """Several sentences as one."""
-    return Said(between.join(f"{{p{i}}}" for i in range(len(parts))), **{f"p{i}": p for i, p in enumerate(parts)})
+    template = "{between}".join(f"{{p{i}}}" for i in range(len(parts)))
+    return Said(template, between=Said(between), **{f"p{i}": p for i, p in enumerate(parts)})

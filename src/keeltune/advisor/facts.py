@@ -10,6 +10,7 @@ from typing import Any
 from keeltune import models, prepare
 from keeltune.problems import Problem, UserError
 from keeltune.recipe import Recipe, from_dict
+from keeltune.words import Said
 
 PLAIN = "plain"
 
@@ -63,10 +64,10 @@ def check(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: s
 
 def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
     """The arms in the order of their simplicity, plain fine-tuning first, and those that are out: {name: why}."""
-    made, out = [Arm(PLAIN, "fine-tuning on the labelled rows alone", _plain(recipe))], dict[str, str]()
+    made, out = [Arm(PLAIN, Said("fine-tuning on the labelled rows alone"), _plain(recipe))], dict[str, str]()
     source = recipe.data.source
     old = source.validation is not None and recipe.objective.anchor_head == "task"
-    no_source = "no data.source.validation: nothing says what would be kept of an old domain"
+    no_source = Said("no data.source.validation: nothing says what would be kept of an old domain")
 
     def add(name: str, said: str, reasons: Sequence[str | None], values: dict[str, Any]) -> None:
         reason = next((reason for reason in reasons if reason), None) or _refused(recipe, values)
@@ -76,34 +77,36 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
             made.append(Arm(name, said, values))
 
     base, own = made[0].values, recipe.model_dump(by_alias=True, exclude_unset=True)
-    add("interpolated", f"plain fine-tuning, then the point {BETWEEN:g} of the way from its start to its end",
-        [None if old else no_source], _with(base, training={"interpolate": BETWEEN}))  # fmt: skip
+    between = Said("plain fine-tuning, then the point {at:g} of the way from its start to its end", at=BETWEEN)
+    add("interpolated", between, [None if old else no_source], _with(base, training={"interpolate": BETWEEN}))
     replayed = _with(base, data={"source": {"train": source.train}})
-    add("replay", "labelled rows of the old domain mixed in",
-        [None if old else no_source, None if source.train else "no data.source.train: no labelled rows to replay"],
+    add("replay", Said("labelled rows of the old domain mixed in"),
+        [None if old else no_source,
+         None if source.train else Said("no data.source.train: no labelled rows to replay")],
         replayed)  # fmt: skip
     anchored = _with(base, method="cross-domain")
     if recipe.method == "cross-domain":
         objective = {k: v for k, v in own.get("objective", {}).items() if k not in ("anchor_on", "weight")}
         anchored = _with(anchored, objective=objective, reference=own.get("reference"))
-    add("anchored", "held near the source model on the new domain's rows", [None if old else no_source], anchored)
+    add("anchored", Said("held near the source model on the new domain's rows"), [None if old else no_source], anchored)
     on_source = _with(anchored, objective={"anchor_on": "source"}, data={"source": {"unlabeled": have.source_texts}})
-    add("anchored on source inputs", "held near the source model on inputs of the old domain",
-        [None if old else no_source, None if have.source_texts else "no inputs of the old domain (--source-texts)"],
+    add("anchored on source inputs", Said("held near the source model on inputs of the old domain"),
+        [None if old else no_source,
+         None if have.source_texts else Said("no inputs of the old domain (--source-texts)")],
         on_source)  # fmt: skip
-    no_teacher = None if have.teacher else "no teacher (--teacher)"
+    no_teacher = None if have.teacher else Said("no teacher (--teacher)")
     taught = _with(base, method="distillation", reference=have.teacher)
     if recipe.method == "distillation":
         taught = _with(taught, objective=own.get("objective", {}), generation=own.get("generation", {}))
     pooled = _with(taught, data={"unlabeled": have.pool})
     if have.pool is None:
-        add("distilled", "held near the teacher on the labelled rows", [no_teacher], taught)
-        out["distilled with a pool"] = "no texts without labels (--pool)"
+        add("distilled", Said("held near the teacher on the labelled rows"), [no_teacher], taught)
+        out["distilled with a pool"] = Said("no texts without labels (--pool)")
     else:
-        add("distilled with a pool", "held near the teacher on labelled rows and on texts without labels", [no_teacher],
-            pooled)  # fmt: skip
+        add("distilled with a pool", Said("held near the teacher on labelled rows and on texts without labels"),
+            [no_teacher], pooled)  # fmt: skip
         labels = _with(pooled, data={"unlabeled_as": "labels"}, objective={"weight": 0.0})
-        add("pseudo-labels", "the teacher's choices as labels of the texts without any", [no_teacher], labels)
+        add("pseudo-labels", Said("the teacher's choices as labels of the texts without any"), [no_teacher], labels)
     return made, out
 
 
@@ -146,5 +149,8 @@ def _refused(recipe: Recipe, values: dict[str, Any]) -> str | None:
         prepare.gather(from_dict(values, recipe.folder))
     except UserError as error:
         problem = next(p for p in error.problems if p.severity == "error")
-        return f"{problem.field}: found {problem.found}, expected {problem.expected}"
+        return Said(
+            "{field}: found {found}, expected {expected}",
+            field=problem.field, found=problem.found, expected=problem.expected,
+        )  # fmt: skip
     return None

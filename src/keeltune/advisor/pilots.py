@@ -152,4 +152,4 @@ def evidence(done: Mapping[str, run.Run]) -> list[str]:
             said += domains.lines(one.result)
         elif name == "anchored":
             said += domains.veto_lines(one.result["veto"], taught=False)
-    return list(dict.fromkeys(str(line) for line in said))
+    return list(dict.fromkeys(said))

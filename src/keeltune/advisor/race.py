@@ -28,6 +28,7 @@ from keeltune.problems import Diverged, Problem, Stopped, UserError
 from keeltune.recipe import Recipe, from_dict, opened
 from keeltune.report import advice
 from keeltune.results import write_json, write_text
+from keeltune.words import Said
 
 FULL_RUNS = 3.0
 """The budget where none is given: so many whole plain runs."""
@@ -150,7 +151,7 @@ class Race:
         try:
             done = self.pilots.run(arm, share, seed)
         except Diverged as error:
-            self.out[arm.name] = f"its pilot diverged: {error}"
+            self.out[arm.name] = Said("its pilot diverged: {error}", error=str(error))
             return None
         self.done[arm.name] = done
         return done
@@ -167,8 +168,10 @@ class Race:
             return
         taught = oriented(task) * gate["teacher"][gate["metric"]]
         if taught <= max(plain.targets):
-            score = gate["teacher"][gate["metric"]]
-            self.out[name] = f"the teacher ({gate['metric']} {score:.4g}) is no better than a plain student's pilot"
+            self.out[name] = Said(
+                "the teacher ({metric} {score:.4g}) is no better than a plain student's pilot",
+                metric=gate["metric"], score=gate["teacher"][gate["metric"]],
+            )  # fmt: skip
 
     def _ranked(self) -> list[dict[str, Any]]:
         """The arms of the last rung that has plain and another one, before them those of earlier rungs alone."""
@@ -187,7 +190,7 @@ class Race:
         last = [line for line in lines if line["rung"] == lines[0]["rung"]]
         order = [arm.name for arm in self.arms]
         allowed = [line for line in last if line["arm"] not in self.out] or last
-        chosen = {"arm": PLAIN, "p_better": None, "sure": False, "reason": "nothing was compared yet"}
+        chosen = {"arm": PLAIN, "p_better": None, "sure": False, "reason": Said("nothing was compared yet")}
         if allowed:
             chosen = verdict.decided(allowed, order, PLAIN)
         arm = next(arm for arm in self.arms if arm.name == chosen["arm"])
@@ -217,7 +220,7 @@ class Race:
         }
         write_text(self.folder / "recommended.yaml", self._recipe(arm).dump())
         write_json(self.folder / "advice.json", card)
-        write_text(self.folder / "advice.html", advice.page(card))
+        write_text(self.folder / "advice.html", advice.page(card, self.recipe.report.language))
         return card
 
     def _metric(self) -> str | None:
@@ -232,18 +235,22 @@ class Race:
 
     def _wishes(self, chosen: str) -> list[str]:
         """What is missing that would allow another arm."""
-        said = []
+        said: list[str] = []
         if "distilled with a pool" in self.out and not chosen.startswith("distilled with"):
             rows = self.done[PLAIN].result["data"]["train"]["rows"] if PLAIN in self.done else 0
             if rows:
-                said.append(f"with {5 * rows} texts without labels and a good teacher: distilled with a pool")
+                said.append(
+                    Said("with {rows} texts without labels and a good teacher: {arm}",
+                         rows=5 * rows, arm=Said("distilled with a pool"))
+                )  # fmt: skip
         if "anchored on source inputs" in self.out and self.recipe.data.source.validation:
-            said.append("with inputs of the old domain (no labels needed): anchored on source inputs")
+            arm = Said("anchored on source inputs")
+            said.append(Said("with inputs of the old domain (no labels needed): {arm}", arm=arm))
         return said
 
 
 def _turning(name: str, at: float) -> str:
-    return f"if the old domain counted {at:.2f} of the whole: {name}"
+    return Said("if the old domain counted {at:.2f} of the whole: {arm}", at=at, arm=Said(name))
 
 
 def _seconds(budget: float | str | None) -> float | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from keeltune import evaluation
 from keeltune.seeds import over_seeds
+from keeltune.words import Said, joined
 
 SURE = 0.9
 """P(better than plain) from which an arm is recommended for what it is."""
@@ -88,28 +89,31 @@ def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str
     chances = [line["against_plain"]["p_better"] for line in allowed if line["against_plain"]]
     several = best["seeds"] >= PAIRS
     if not chances:
-        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": "nothing was compared with it"}
+        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": Said("nothing was compared with it")}
     if best["arm"] == plain:
         p = max(chances)
-        reason = f"no arm did better than plain fine-tuning; the nearest is better with probability {p:.2f}"
+        template = "no arm did better than plain fine-tuning; the nearest is better with probability {p:.2f}"
+        reason = Said(template, p=p)
         return {"arm": plain, "p_better": None, "sure": several and p <= 1 - SURE, "reason": reason}
     against = best["against_plain"]
     if against is None:  # plain is beyond the budget of forgetting, and was not compared
-        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": "the best of what keeps the old domain"}
+        reason = Said("the best of what keeps the old domain")
+        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": reason}
     p = against["p_better"]
     if p >= SURE and several:
         return {
             "arm": best["arm"],
             "p_better": p,
             "sure": True,
-            "reason": f"better than plain with probability {p:.2f}",
+            "reason": Said("better than plain with probability {p:.2f}", p=p),
         }
     near = [line for line in allowed if best["utility"] - line["utility"] <= best["against_plain"]["se"]]
     plain_out = not any(line["arm"] == plain for line in allowed)
     simplest = min(near, key=lambda line: order.index(line["arm"]))
-    reason = f"the simplest arm within one standard error of the best ({best['arm']}, P(better than plain) {p:.2f})"
+    template = "the simplest arm within one standard error of the best ({arm}, P(better than plain) {p:.2f})"
+    reason = Said(template, arm=Said(best["arm"]), p=p)
     if plain_out:
-        reason += "; plain fine-tuning loses too much of the old domain"
+        reason = joined([reason, Said("; plain fine-tuning loses too much of the old domain")])
     own = simplest["against_plain"]
     return {"arm": simplest["arm"], "p_better": own and own["p_better"], "sure": False, "reason": reason}
 

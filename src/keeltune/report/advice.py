@@ -9,25 +9,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.report import charts
-from keeltune.report.report import environment
+from keeltune.report.report import Say, environment, translator
 
 
-def page(card: dict[str, Any]) -> str:
+def page(card: dict[str, Any], language: str = "en") -> str:
     """`advice.html` of what `advisor.advise` returns."""
-    return environment().get_template("advice.html").render(card=card, picture=Markup(picture(card)))
+    say = translator(language)
+    return environment(say).get_template("advice.html").render(card=card, picture=Markup(picture(card, say)))
 
 
-def picture(card: dict[str, Any]) -> str:
+def picture(card: dict[str, Any], say: Say) -> str:
     """Each arm's gain over plain fine-tuning with its interval; the arms themselves where nothing was compared."""
     bars = [
-        (line["arm"], line["against_plain"]["gain"], *line["against_plain"]["interval"])
+        (say(line["arm"]), line["against_plain"]["gain"], *line["against_plain"]["interval"])
         for line in card["arms"]
         if line["against_plain"]
     ]
     if bars:
-        return charts.ranges(bars, "gain over plain fine-tuning, 95 % interval")
-    return charts.ranges([(line["arm"], line["utility"], line["utility"], line["utility"]) for line in card["arms"]]
-                         or [("nothing was run yet", 0.0, 0.0, 0.0)], "utility")  # fmt: skip
+        return charts.ranges(bars, say("gain over plain fine-tuning, 95 % interval"))
+    alone = [(say(line["arm"]), *[line["utility"]] * 3) for line in card["arms"]]
+    return charts.ranges(alone or [(say("nothing was run yet"), 0.0, 0.0, 0.0)], say("utility"))
 
 
 def table(card: dict[str, Any]) -> Table:

@@ -10,11 +10,14 @@ Point = tuple[float, float]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 66, 34, 16, 120
 
 
-def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
-    """Several named lines over one x axis, each named at its end. Series without a point are left out."""
+def lines(
+    series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, nothing: str = "nothing was logged"
+) -> str:
+    """Several named lines over one x axis, each named at its end. Series without a point are left out; `nothing`: what
+    is said where none has one."""
     series = {name: points for name, points in series.items() if points}
     if not series:
-        return _svg(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing was logged</text>', y_label)
+        return _svg(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">{escape(nothing)}</text>', y_label)
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     x_of, y_of = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT), _scale(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
@@ -65,6 +68,25 @@ def _short(name: str, letters: int = 28) -> str:
     return name
 
 
+def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -> str:
+    """How a column's whole is shared out: one line a name, in it one bar a column, beside its number and its share."""
+    names = list(dict.fromkeys(name for counts in columns.values() for name in counts))
+    left, step = 150, (WIDTH - 150) / len(columns)
+    height = 34 * len(names) + 24
+    parts = []
+    for place, (column, counts) in enumerate(columns.items()):
+        x = left + place * step
+        parts.append(f'<text class="t{place % 4}" x="{x:.1f}" y="14">{escape(_short(column, int(step / 7)))}</text>')
+        for line, name in enumerate(names):
+            y, share = 24 + 34 * line, counts.get(name, 0) / whole[column]
+            parts.append(f'<text x="{x:.1f}" y="{y + 12}">{counts.get(name, 0)} · {100 * share:.3g} %</text>')
+            end = x + share * (step - 12)
+            parts.append(f'<line class="s{place % 4} bar" x1="{x:.1f}" y1="{y + 21}" x2="{end:.1f}" y2="{y + 21}"/>')
+    for line, name in enumerate(names):
+        parts.append(f'<text x="{left - 10}" y="{36 + 34 * line}" text-anchor="end">{escape(_short(name, 20))}</text>')
+    return _svg("".join(parts), ", ".join(columns), height)
+
+
 class Place(NamedTuple):
     """A named point of a plane; x and y are (value,) or (value, low, high)."""
 
@@ -109,7 +131,7 @@ def plane(
         taken.append((x, down))
         parts.append(f'<circle class="s{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(f'<text class="t{kind}" x="{x + 7:.1f}" y="{down:.1f}">{escape(point.name)}</text>')
-    return _svg("".join(parts), f"{y_label} against {x_label}", height)
+    return _svg("".join(parts), f"{y_label} / {x_label}", height)
 
 
 def _bar(kind: int, x1: float, y1: float, x2: float, y2: float) -> str:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.report import charts
-from keeltune.report.report import environment, path_places
+from keeltune.report.report import Say, environment, path_places, translator
 
 
 def page(comparison: dict[str, Any]) -> str:
@@ -20,21 +20,22 @@ def page(comparison: dict[str, Any]) -> str:
         for line in comparison["runs"]
         if (line["interpolation"] or {}).get("points")
     ]
-    x, y = (f"{domain} {comparison['metric']}" for domain in ("source", "target"))
-    template = environment().get_template("compare.html")
+    say = translator(comparison["language"])
+    x, y = (f"{say(domain)} {comparison['metric']}" for domain in ("source", "target"))
+    template = environment(say).get_template("compare.html")
     return template.render(
         comparison=comparison,
-        picture=Markup(picture(comparison)),
+        picture=Markup(picture(comparison, say)),
         curves=[(name, Markup(charts.plane(path_places(found), x, y))) for name, found in curves],
     )
 
 
-def picture(comparison: dict[str, Any]) -> str:
+def picture(comparison: dict[str, Any], say: Say) -> str:
     """Target against source, each run with its intervals; without a source domain the target alone."""
     metric, lines = comparison["metric"], comparison["runs"]
     if not all(line["source"] for line in lines):
         bars = [(line["name"], line["target"]["value"], *line["target"]["interval"]) for line in lines]
-        return charts.ranges(bars, f"{metric}, 95 % bootstrap interval over rows")
+        return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
     points = [
         charts.Place(
             line["name"] if line["weight"] is None else f"{line['name']} ({line['weight']:.2g})",
@@ -43,7 +44,7 @@ def picture(comparison: dict[str, Any]) -> str:
         )
         for line in lines
     ]
-    return charts.plane(points, f"source {metric}", f"target {metric}", dials=list(_dials(lines)))
+    return charts.plane(points, f"{say('source')} {metric}", f"{say('target')} {metric}", dials=list(_dials(lines)))
 
 
 def _dials(lines: Sequence[dict[str, Any]]) -> Iterator[list[int]]:

@@ -7,12 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 from keeltune.report import charts
-from keeltune.report.report import environment
+from keeltune.report.report import environment, translator
 
 
-def page(card: dict[str, Any]) -> str:
+def page(card: dict[str, Any], language: str = "en") -> str:
     """`curve.html`, of what `curve.foretold` says."""
-    bars = [(f"{p['rows']} rows", p["value"], *p["interval"]) for p in card["points"]]
-    bars.append((f"{card['twice']['rows']} rows, foretold", card["twice"]["value"], *card["twice"]["interval"]))
-    chart = charts.ranges(bars, f"{card['metric']} on {card['split']}, 95 % interval")
-    return environment().get_template("curve.html").render(card=card, chart=Markup(chart))
+    say, twice = translator(language), card["twice"]
+    bars = [(say("{n} rows", n=p["rows"]), p["value"], *p["interval"]) for p in card["points"]]
+    bars.append((say("{n} rows, foretold", n=twice["rows"]), twice["value"], *twice["interval"]))
+    over = say("{metric} on {split}, 95 % interval", metric=card["metric"], split=say(card["split"]))
+    return environment(say).get_template("curve.html").render(card=card, chart=Markup(charts.ranges(bars, over)))

@@ -18,6 +18,10 @@ from keeltune.results import read_lines
 from keeltune.words import Said
 
 WORST = 10
+WARNINGS = 20
+"""Warnings of the data's audit that are shown."""
+CHARTED = 20
+"""Labels up to which each has a bar."""
 
 SENTENCES = {
     "fine-tuning": "The model was fine-tuned on the training rows, without a reference.",
@@ -34,6 +38,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
     source = forgotten.get("source") or forgotten.get("control") or {}
     recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     say = translator(language_of(recipe))
+    few, many = _labels(result.get("audit"))
     return (
         environment(say)
         .get_template("report.html")
@@ -60,6 +65,10 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             veto=domains.veto_lines(result["veto"], taught=result["method"] == "distillation"),
             worst=_worst(folder),
             recipe=recipe,
+            audit=result.get("audit"),
+            label_chart=Markup(_label_chart(few, result["audit"], say)) if few else None,
+            many_labels=many,
+            shown_warnings=WARNINGS,
         )
     )
 
@@ -146,6 +155,19 @@ def _slice_charts(result: dict[str, Any], say: Say) -> list[tuple[str, Markup]]:
     return charted
 
 
+def _labels(audit: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The splits' label counts: those that are charted, and those of too many labels for it."""
+    found = {name: one["labels"] for name, one in audit["splits"].items() if one["labels"]} if audit else {}
+    everything = set[str]().union(*found.values())
+    return (found, {}) if len(everything) <= CHARTED else ({}, found)
+
+
+def _label_chart(found: dict[str, Any], audit: dict[str, Any], say: Say) -> str:
+    """Each split's rows with each label, and their share of the split's rows."""
+    counts = {say(name): labels for name, labels in found.items()}
+    return charts.shares(counts, {say(name): audit["splits"][name]["rows"] for name in found})
+
+
 def _reliability_chart(found: dict[str, Any], say: Say) -> str:
     """Accuracy against confidence; the diagonal is where they agree."""
     series = {say(name): [(c, a) for c, a, _ in each["bins"]] for name, each in found.items()}
@@ -209,6 +231,7 @@ def _loss_chart(log: list[dict[str, Any]], say: Say) -> str:
         },
         say("step"),
         say("nats a prediction"),
+        say("nothing was logged"),
     )
 
 
