@@ -127,7 +127,7 @@ class Bench:
     def lines(self, name: str, split: str) -> list[str]:
         (source, *_) = sorted((self.folder / name).glob(f"{split}.jsonl*"))
         raw = source.read_bytes()
-        return (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8").splitlines()
+        return (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8").rstrip("\n").split("\n")
 
     def texts(self, name: str, first: int, last: int) -> str:
         """A pool: rows without their labels."""

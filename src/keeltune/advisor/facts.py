@@ -14,6 +14,10 @@ from keeltune.words import Said
 
 PLAIN = "plain"
 
+COSTS = {"replay": 1.3, "anchored": 1.2, "anchored on source inputs": 2.2, "distilled": 1.2,
+         "distilled with a pool": 2.2, "pseudo-labels": 2.0}  # fmt: skip
+"""Until its own pilot says: what `benchmarks/cache_cost.py` found, the default mix of streams."""
+
 BETWEEN = 0.75
 """The point of the interpolated arm. It is fixed: one that is chosen on the rows of the comparison is never worse."""
 
@@ -25,6 +29,8 @@ class Arm:
     name: str
     said: str
     values: dict[str, Any] = field(repr=False)
+    cost: float = 1.0
+    """What a step of it costs, as a multiple of plain fine-tuning's: the rows of its streams."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
         if reason:
             out[name] = reason
         else:
-            made.append(Arm(name, said, values))
+            made.append(Arm(name, said, values, COSTS.get(name, 1.0)))
 
     base, own = made[0].values, recipe.model_dump(by_alias=True, exclude_unset=True)
     between = Said("plain fine-tuning, then the point {at:g} of the way from its start to its end", at=BETWEEN)

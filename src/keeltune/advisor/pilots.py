@@ -35,8 +35,9 @@ class Pilots:
 
     def __init__(self, recipe: Recipe, folder: Path, steps: int, display: Display):
         self.recipe, self.folder, self.steps, self.display = recipe, folder, steps, display
-        self.seconds: dict[tuple[str, float], list[float]] = {}
-        self.trained: dict[tuple[str, float], list[float]] = {}
+        self.seconds: dict[tuple[str, float], dict[int, float]] = {}
+        self.trained: dict[tuple[str, float], dict[int, float]] = {}
+        self._task: Task | None = None
         file = folder / "seconds.json"
         self.took: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -62,8 +63,8 @@ class Pilots:
             self.took[place.name] = time.monotonic() - begun
             write_json(self.folder / "seconds.json", self.took)
         seconds = self.took.get(place.name, done.result["training"]["seconds"])
-        self.seconds.setdefault((arm.name, share), []).append(seconds)
-        self.trained.setdefault((arm.name, share), []).append(done.result["training"]["seconds"])
+        self.seconds.setdefault((arm.name, share), {})[seed] = seconds
+        self.trained.setdefault((arm.name, share), {})[seed] = done.result["training"]["seconds"]
         return done
 
     def cost(self, arm: Arm, rung: Rung) -> float:
@@ -71,17 +72,22 @@ class Pilots:
         known = [key for key in self.seconds if key[0] == arm.name] or list(self.seconds)
         each = []
         for key in known:
-            whole, trained = float(np.mean(self.seconds[key])), float(np.mean(self.trained[key]))
+            whole, trained = (float(np.mean([*times[key].values()])) for times in (self.seconds, self.trained))
             each.append(max(0.0, whole - trained) + trained * rung.share / key[1])
         return len(rung.seeds) * float(np.mean(each))
 
     def spent(self) -> float:
-        return float(sum(sum(times) for times in self.seconds.values()))
+        return float(sum(sum(times.values()) for times in self.seconds.values()))
+
+    def task(self, place: Path) -> Task:
+        """The task of all pilots, from the first one that is asked for: to open a run loads its weights."""
+        self._task = self._task or apply.open_model(place, None).task
+        return self._task
 
     def scores(self, arm: Arm, rung: Rung) -> Scored:
         """What an arm's pilots of a rung scored on the validation rows of both domains."""
         places = [self.place(arm, rung.share, seed) for seed in rung.seeds]
-        task = apply.open_model(places[0], None).task
+        task = self.task(places[0])
         metric = task.metrics[0]
         sign = oriented(task)
 
@@ -121,19 +127,15 @@ def oriented(task: Task) -> float:
     return task.primary_sign / (scale_of(task.metrics[0]) or 1.0)
 
 
-def shares_for(budget: float, unit: float, arms: int) -> tuple[Rung, Rung]:
-    """Two rungs that fit the budget: all arms briefly, then the best two and plain longer.
+def rung_for(budget: float, cost: float, share: float, seeds: tuple[int, ...]) -> Rung:
+    """The rung that a budget affords, at most `share` of the steps and these seeds: fewer seeds, then fewer steps.
 
-    `unit`: seconds of one whole plain run. Half of the budget goes to each; a rung is shortened, then loses seeds.
+    `budget` and `cost`, that of all its arms over all steps with one seed, in whole plain runs. A shorter training
+    tells less than a second seed: what is learnt late, as from a teacher, is not seen in it.
     """
-
-    def rung(share: float, many: int, each: tuple[int, ...]) -> Rung:
-        affordable = 0.5 * budget / max(1e-9, unit * many)
-        while len(each) > 1 and share * len(each) > affordable and affordable / len(each) < share / 4:
-            each = each[:-1]
-        return Rung(min(share, max(share / 4, _rounded(affordable / len(each)))), each)
-
-    return rung(0.25, arms, (0, 1)), rung(1.0, min(3, arms), (0, 1, 2))
+    while len(seeds) > 1 and share * len(seeds) * cost > budget:
+        seeds = seeds[:-1]
+    return Rung(min(share, max(share / 4, _rounded(budget / (cost * len(seeds))))), seeds)
 
 
 def _rounded(share: float) -> float:

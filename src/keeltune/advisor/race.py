@@ -1,9 +1,11 @@
 """`keeltune advise`: which method fits this data, what it would cost to be wrong, and the recipe to run.
 
     1  feasibility    the arms that the material allows; the others with the reason why not
-    2  first rung     all of them for a quarter of the steps, two seeds each
+    2  first rung     where there are more than three: all of them for a quarter of the steps, two seeds each
     3  second rung    the best two and plain fine-tuning for all of the steps, three seeds
     4  verdict        see `verdict`
+
+A budget that is too small for that takes seeds away, then steps.
 
 Pilots are ordinary runs below `OUTPUT/pilots`, scored on validation rows, never on test rows; called again, the command
 goes on where it was stopped. The card is written after every pilot.
@@ -18,10 +20,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keeltune import apply, prepare, run
-from keeltune.advisor import verdict
+import numpy as np
+
+from keeltune import prepare, run
+from keeltune.advisor import priors, verdict
 from keeltune.advisor.facts import PLAIN, Arm, candidates, check, given
-from keeltune.advisor.pilots import Pilots, Rung, evidence, oriented, shares_for
+from keeltune.advisor.pilots import Pilots, Rung, evidence, oriented, rung_for
+from keeltune.advisor.priors import Belief
 from keeltune.advisor.verdict import Scored
 from keeltune.display import Display
 from keeltune.problems import Diverged, Problem, Stopped, UserError
@@ -38,6 +43,9 @@ OVER = 1.1
 """How far a budget may be overdrawn to end a round of pilots, which is of use only as a whole."""
 KEPT = 2
 """Arms beside plain fine-tuning that reach the second rung."""
+FIRST = 0.4
+"""What the first rung may take of the budget, where there are two."""
+FEWER, QUARTER = "plain on a quarter of the rows", 0.25
 
 
 def advise(
@@ -62,7 +70,8 @@ def advise(
             one-sided 90 % bound of the fall of the old domain's score lies above are out.
     Returns the card: {"recommended", "sure", "p_better", "reason", "complete", "metric", "source_weight",
         "max_source_drop", "arms": [{"arm", "said", "rung", "utility", "target", "source", "source_drop_bound",
-        "within", "seeds", "against_plain": {"gain", "interval", "p_better", "se"}}], "ruled_out": {arm: why},
+        "within", "seeds", "against_plain": {"gain", "interval", "se", "expected", "believed", "p_better"}}],
+        "ruled_out": {arm: why},
         "evidence": [text],
         "turning_points": [text], "cost": {"seconds", "budget", "pilots"}, "recipe": file}; also in `OUTPUT/advice.json`
         and `advice.html`. The recipe, `OUTPUT/recommended.yaml`, is ready for `keeltune train`.
@@ -108,26 +117,54 @@ class Race:
         self.begun = time.monotonic()
         self.done: dict[str, run.Run] = {}
         self.rungs: list[tuple[Rung, dict[str, Scored]]] = []
+        self.curve: tuple[dict[str, Any], float] | None = None
 
     def go(self) -> None:
-        first = self._try(self.arms[0], 0.25, 0)
-        if first is None:
+        plain, cost = self.arms[0], sum(arm.cost for arm in self.arms)
+        few = len(self.arms) <= KEPT + 1  # a first rung would drop none
+        share, seeds, part = (1.0, (0, 1, 2), 1.0) if few else (0.25, (0, 1), FIRST)
+        rung = rung_for(part * FULL_RUNS, cost, share, seeds)
+        if self._try(plain, rung.share if self.seconds is None else 0.25, 0) is None:
             raise UserError(
                 Problem("the pilots", PLAIN, self.out[PLAIN], "a plain run that ends", "try keeltune train first")
             )
-        unit = self.pilots.cost(self.arms[0], Rung(1.0, (0,)))
-        budget = FULL_RUNS * unit if self.seconds is None else self.seconds
-        self.seconds = budget
-        brief, whole = shares_for(budget, unit, len(self.arms))
-        self._rung(brief, self.arms)
+        unit = self.pilots.cost(plain, Rung(1.0, (0,)))
+        if self.seconds is None:
+            self.seconds = FULL_RUNS * unit
+        else:
+            rung = rung_for(part * self._left() / unit, cost, share, seeds)
+        self._rung(rung, self.arms)
         ranks = [line["arm"] for line in self._ranked()]
         self._teacher_gate()
-        kept = [name for name in ranks if name != PLAIN and name not in self.out][:KEPT]
-        finalists = [arm for arm in self.arms if arm.name == PLAIN or arm.name in kept]
-        left = budget - self.pilots.spent()
-        cost = sum(self.pilots.cost(arm, whole) for arm in finalists)
-        if len(finalists) > 1 and whole.share > brief.share and left > 0.5 * cost:
-            self._rung(whole, finalists)
+        if not few:
+            kept = [name for name in ranks if name != PLAIN and name not in self.out][:KEPT]
+            finalists = [arm for arm in self.arms if arm.name == PLAIN or arm.name in kept]
+            cost = sum(self.pilots.cost(arm, Rung(1.0, (0,))) for arm in finalists) / unit
+            whole = rung_for(self._left() / unit, cost, 1.0, (0, 1, 2))
+            if len(finalists) > 1 and whole.share > rung.share and self._left() > 0:
+                self._rung(whole, finalists)
+        self._fewer_rows(plain)
+
+    def _left(self) -> float:
+        """Seconds of the budget that no pilot has used."""
+        assert self.seconds is not None
+        return self.seconds - self.pilots.spent()
+
+    def _fewer_rows(self, plain: Arm) -> None:
+        """The learning curve: what a quarter of the labelled rows is worth, if the budget has a pilot left for it."""
+        share = self.rungs[-1][0].share
+        values = copy.deepcopy(plain.values)
+        values["data"]["share"] = QUARTER * values["data"].get("share", 1.0)
+        arm = Arm(FEWER, "", values)
+        if PLAIN not in self.rungs[-1][1] or self.pilots.cost(plain, Rung(share, (0,))) > self._left():
+            return
+        try:
+            self._try(arm, share, 0)
+        except UserError:  # too few rows to take a quarter of
+            return
+        if arm.name in self.done:
+            many, few = (self.pilots.scores(one, Rung(share, (0,))) for one in (plain, arm))
+            self.curve = verdict.compared(many, few, 0.0), share
 
     def _rung(self, rung: Rung, arms: list[Arm]) -> None:
         """All pilots of a rung, seed by seed, so that a stop leaves comparable ones; as far as the budget goes."""
@@ -158,20 +195,10 @@ class Race:
 
     def _teacher_gate(self) -> None:
         """A teacher that is no better than a plain student is out, unless texts without labels speak for it."""
-        name = "distilled"
-        gate = self.done[name].result["reference"]["gate"] if name in self.done else None
-        plain = self.rungs[-1][1].get(PLAIN)
-        if gate is None or plain is None:
-            return
-        task = apply.open_model(self.done[PLAIN].folder, None).task
-        if gate["metric"] != task.metrics[0]:
-            return
-        taught = oriented(task) * gate["teacher"][gate["metric"]]
-        if taught <= max(plain.targets):
-            self.out[name] = Said(
-                "the teacher ({metric} {score:.4g}) is no better than a plain student's pilot",
-                metric=gate["metric"], score=gate["teacher"][gate["metric"]],
-            )  # fmt: skip
+        name, plain, taught = "distilled", self.rungs[-1][1].get(PLAIN), self._gate()
+        if name in self.done and plain is not None and taught is not None and taught[1] <= max(plain.targets):
+            template = "the teacher ({metric} {score:.4g}) is no better than a plain student's pilot"
+            self.out[name] = Said(template, metric=self._metric(), score=taught[0])
 
     def _ranked(self) -> list[dict[str, Any]]:
         """The arms of the last rung that has plain and another one, before them those of earlier rungs alone."""
@@ -180,7 +207,7 @@ class Race:
             if PLAIN not in scored:
                 continue
             known = {line["arm"] for line in lines}
-            new = verdict.ranked(scored, PLAIN, self.weight, self.max_drop)
+            new = verdict.ranked(scored, PLAIN, self.weight, self.max_drop, self._hopes(scored[PLAIN]), rung.share)
             lines += [{**line, "rung": rung.share} for line in new if line["arm"] not in known]
         return lines
 
@@ -209,12 +236,12 @@ class Race:
             "max_source_drop": self.max_drop,
             "arms": [{**line, "said": said[line["arm"]]} for line in lines],
             "ruled_out": self.out,
-            "evidence": evidence(self.done),
+            "evidence": self._evidence(),
             "turning_points": [*(_turning(name, at) for name, at in turning), *self._wishes(arm.name)],
             "cost": {
                 "seconds": self.pilots.spent(),
                 "budget": self.seconds,
-                "pilots": sum(len(times) for times in self.pilots.seconds.values()),
+                "pilots": sum(map(len, self.pilots.seconds.values())),
             },
             "recipe": str(self.folder / "recommended.yaml"),
         }
@@ -222,6 +249,47 @@ class Race:
         write_json(self.folder / "advice.json", card)
         write_text(self.folder / "advice.html", advice.page(card, self.recipe.report.language))
         return card
+
+    def _hopes(self, plain: Scored) -> Mapping[str, Belief]:
+        """What the arms may be expected to gain, from the teacher's gate and what the plain pilots forgot."""
+        gate = self._gate()
+        gap = None if gate is None else gate[1] - float(np.mean(plain.targets))
+        lost = None if plain.drops is None else float(np.mean([drop.mean() for drop in plain.drops]))
+        rows, texts = self._rows()
+        return priors.expected(gap, lost, self.weight, texts / rows if rows else None)
+
+    def _gate(self) -> tuple[float, float] | None:
+        """The teacher's score on the validation rows, and as a share of which more is better; None if unmeasured."""
+        for done in self.done.values():
+            gate = done.result["reference"]["gate"]
+            if gate and gate["metric"] == self._metric():
+                score = float(gate["teacher"][gate["metric"]])
+                return score, oriented(self.pilots.task(done.folder)) * score
+        return None
+
+    def _rows(self) -> tuple[int, int]:
+        """Labelled rows, and texts without labels."""
+        found = [done.result["data"] for name, done in self.done.items() if name != FEWER]
+        counts = [[data[name]["rows"] if data.get(name) else 0 for data in found] for name in ("train", "unlabeled")]
+        return max(counts[0], default=0), max(counts[1], default=0)
+
+    def _evidence(self) -> list[str]:
+        said = evidence({name: done for name, done in self.done.items() if name != FEWER})
+        rows, texts = self._rows()
+        if texts:
+            template = "{texts} texts without labels, {ratio:.1f} for each of {rows} labelled rows"
+            said.append(Said(template, texts=texts, rows=rows, ratio=texts / rows))
+        if self.curve is not None:
+            found, share = self.curve
+            template = (
+                "learning curve: four times the labelled rows, {few} to {rows}, better {metric} by {gain:+.3g} "
+                "({low:+.3g} to {high:+.3g}) at {share:.0%} of the steps"
+            )
+            low, high = found["interval"]
+            few = self.done[FEWER].result["data"]["train"]["rows"]
+            named = {"metric": self._metric(), "gain": found["gain"], "low": low, "high": high}
+            said.append(Said(template, few=few, rows=rows, share=share, **named))
+        return said
 
     def _metric(self) -> str | None:
         done = self.done.get(PLAIN)

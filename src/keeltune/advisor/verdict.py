@@ -2,12 +2,14 @@
 
     U = (1 − w) · target + w · source,     on validation rows; w is what the old domain counts
 
-An arm is compared with plain fine-tuning on the same draws of rows and the same seeds. It is recommended where
-P(U > U of plain) ≥ 0.9; else the simplest arm within one standard error of the best is.
+An arm is compared with plain fine-tuning on the same draws of rows and the same seeds, and what the comparison says is
+joined with what was to be expected (`priors`). It is recommended where P(U > U of plain) ≥ 0.9; else the simplest arm
+within one standard error of the best is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from keeltune import evaluation
+from keeltune.advisor.priors import Belief
+from keeltune.advisor.priors import joined as believed
 from keeltune.seeds import over_seeds
 from keeltune.words import Said, joined
 
@@ -23,6 +27,13 @@ SURE = 0.9
 
 PAIRS = 2
 """Seeds without which nothing is sure: of one, its own luck is not known."""
+
+LUCK = 0.01
+"""The standard deviation of two arms' difference over seeds, as a share of the scale, where there is one seed alone.
+Five paired seeds of small students: 0.5 to 1.5 points."""
+
+SHORT = 0.03
+"""How far a pilot's difference may lie from the whole training's, times the share of the steps that it leaves out."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +61,42 @@ class Scored:
         return None if self.drops is None else float(np.percentile(over_seeds(self.drops), 90.0))
 
 
-def compared(arm: Scored, plain: Scored, weight: float) -> dict[str, Any]:
-    """{"gain", "interval", "p_better", "se"} of an arm against plain, rows and seeds drawn together for both."""
+def compared(
+    arm: Scored, plain: Scored, weight: float, hope: Belief | None = None, share: float = 1.0
+) -> dict[str, Any]:
+    """{"gain", "interval", "se", "expected", "believed", "p_better"} of an arm against plain.
+
+    Gain, interval and standard error are the pilots', rows and seeds drawn together for both. `expected` is the prior,
+    {"gain", "sd"} or None; `believed` joins both, and P(better) is its. `share`: how much of the steps a pilot has.
+    """
     pairs = zip(arm.draws(weight), plain.draws(weight), strict=True)
     drawn = over_seeds([ours - theirs for ours, theirs in pairs])
+    gain, se = arm.value(weight) - plain.value(weight), float(drawn.std())
+    luck = LUCK if len(arm.targets) < PAIRS else 0.0
+    found = believed(hope, Belief(gain, math.hypot(se, luck, SHORT * (1 - share))))
     return {
-        "gain": arm.value(weight) - plain.value(weight),
+        "gain": gain,
         "interval": list(evaluation.interval(drawn)),
-        "p_better": float(np.mean(drawn > 0) + 0.5 * np.mean(drawn == 0)),
-        "se": float(drawn.std()),
+        "se": se,
+        "expected": None if hope is None else vars(hope),
+        "believed": vars(found),
+        "p_better": found.p_better,
     }
 
 
-def ranked(scored: Mapping[str, Scored], plain: str, weight: float, max_drop: float | None) -> list[dict[str, Any]]:
-    """Each arm with its utility and its comparison with plain, the best first; those beyond `max_drop` at the end."""
-    lines = []
+def ranked(
+    scored: Mapping[str, Scored],
+    plain: str,
+    weight: float,
+    max_drop: float | None,
+    hopes: Mapping[str, Belief] | None = None,
+    share: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Each arm with its utility and its comparison with plain, the best first; those beyond `max_drop` at the end.
+
+    The order is that of the believed gains, `hopes` being what was expected of an arm.
+    """
+    lines, hopes = [], hopes or {}
     for name, one in scored.items():
         bound = one.drop_bound()
         kept = max_drop is None or bound is None or bound <= max_drop
@@ -76,10 +108,15 @@ def ranked(scored: Mapping[str, Scored], plain: str, weight: float, max_drop: fl
             "source_drop_bound": bound,
             "within": kept,
             "seeds": len(one.targets),
-            "against_plain": None if name == plain else compared(one, scored[plain], weight),
+            "against_plain": None if name == plain else compared(one, scored[plain], weight, hopes.get(name), share),
         }
         lines.append(line)
-    return sorted(lines, key=lambda line: (not line["within"], -line["utility"]))
+    return sorted(lines, key=lambda line: (not line["within"], -_gain(line)))
+
+
+def _gain(line: Mapping[str, Any]) -> float:
+    """What an arm is believed to gain over plain fine-tuning; that one's own is 0."""
+    return float(line["against_plain"]["believed"]["gain"]) if line["against_plain"] else 0.0
 
 
 def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str) -> dict[str, Any]:
@@ -100,14 +137,12 @@ def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str
         reason = Said("the best of what keeps the old domain")
         return {"arm": best["arm"], "p_better": None, "sure": False, "reason": reason}
     p = against["p_better"]
-    if p >= SURE and several:
-        return {
-            "arm": best["arm"],
-            "p_better": p,
-            "sure": True,
-            "reason": Said("better than plain with probability {p:.2f}", p=p),
-        }
-    near = [line for line in allowed if best["utility"] - line["utility"] <= best["against_plain"]["se"]]
+    if p >= SURE:
+        template = "better than plain with probability {p:.2f}"
+        if not several:
+            template = "better than plain with probability {p:.2f}, of one seed"
+        return {"arm": best["arm"], "p_better": p, "sure": several, "reason": Said(template, p=p)}
+    near = [line for line in allowed if _gain(best) - _gain(line) <= against["believed"]["sd"]]
     plain_out = not any(line["arm"] == plain for line in allowed)
     simplest = min(near, key=lambda line: order.index(line["arm"]))
     template = "the simplest arm within one standard error of the best ({arm}, P(better than plain) {p:.2f})"
