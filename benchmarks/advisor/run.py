@@ -18,6 +18,7 @@ import argparse
 import csv
 import gzip
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from keeltune.advisor import verdict
 from keeltune.advisor.facts import PLAIN, Given, candidates
 from keeltune.advisor.pilots import Pilots, Rung, oriented
 from keeltune.display import Display
+from keeltune.recipe import Recipe
 from keeltune.results import read_lines
 
 QUIET = Display(quiet=True)
@@ -237,25 +239,24 @@ class Bench:
                 shutil.rmtree(checkpoints)
         return dict(json.loads(kept.read_text()))
 
-    def parts(self, made: recipe.Recipe, have: Given, place: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-        """What the first rung alone would have chosen by its highest utility, and what the last one would have."""
+    def parts(self, made: Recipe, have: Given, place: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+        """What each rung's pilots alone would have chosen, by the highest mean, and the highest belief of the card."""
         arms, _ = candidates(made, have)
         pilots = Pilots(made, place / "pilots", 0, QUIET)
         shares: dict[float, list[int]] = {}
-        for folder in (place / "pilots").glob("plain-*-seed-*"):
-            share, seed = folder.name.removeprefix("plain-").split("-seed-")
-            if run.finished(folder):
-                shares.setdefault(float(share), []).append(int(seed))
-        first = min(shares)
-        seeds = tuple(sorted(shares[first]))
-        scored = {}
-        for arm in arms:
-            whole = [seed for seed in seeds if run.finished(pilots.place(arm, first, seed))]
-            if whole and (arm.name == PLAIN or len(whole) == len(seeds)):
-                scored[arm.name] = pilots.scores(arm, Rung(first, tuple(whole)))
-        alone = verdict.ranked(scored, PLAIN, card["source_weight"], None)[0]["arm"] if PLAIN in scored else PLAIN
-        top = card["arms"][0]["arm"] if card["arms"] else PLAIN
-        return {"first rung": alone, "highest": top}
+        for folder in (place / "pilots").iterdir():
+            if (named := re.fullmatch(r"plain-([\d.]+)-seed-(\d+)", folder.name)) and run.finished(folder):
+                shares.setdefault(float(named[1]), []).append(int(named[2]))
+        found = {}
+        for which, share in (("first rung", min(shares)), ("pilots alone", max(shares))):
+            seeds = tuple(sorted(shares[share]))
+            scored = {
+                arm.name: pilots.scores(arm, Rung(share, seeds))
+                for arm in arms
+                if all(run.finished(pilots.place(arm, share, seed)) for seed in seeds)
+            }
+            found[which] = verdict.ranked(scored, PLAIN, card["source_weight"], None)[0]["arm"]
+        return {**found, "highest": card["arms"][0]["arm"]}
 
 
 POLICIES: dict[str, Callable[[Sequence[str]], str]] = {
@@ -297,8 +298,9 @@ def table(lines: Sequence[Mapping[str, Any]], advised: Sequence[Mapping[str, Any
         choices = {policy: chosen(arms) for policy, chosen in POLICIES.items()}
         if name in said:
             one = said[name]
-            choices |= {"the advisor": one["recommended"], "its race, the highest mean": one["highest"],
-                        "its first rung, the highest mean": one["first rung"]}  # fmt: skip
+            choices |= {"the advisor": one["recommended"], "its highest belief": one["highest"],
+                        "race only: the highest mean of its pilots": one["pilots alone"],
+                        "the highest mean of its first pilots": one["first rung"]}  # fmt: skip
             costs.append((one["seconds"], sum(line["seconds"] for line in own)))
         for policy, choice in choices.items():
             regrets.setdefault(policy, []).append(regret(choice))
