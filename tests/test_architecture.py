@@ -48,6 +48,7 @@ LAYERS = [
     ["audit", "augment", "tasks", "families", "models"],
     ["surgery"],
     ["batching"],
+    ["callbacks"],
     ["evaluation", "trainer", "self_test", "drift"],
     ["analysis"],
     ["newborn", "fitting"],

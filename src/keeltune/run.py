@@ -42,6 +42,7 @@ from keeltune import (
     surgery,
 )
 from keeltune.build import Job, Origin
+from keeltune.callbacks import Enough
 from keeltune.display import Advance, Display
 from keeltune.fitting import NEW
 from keeltune.prepare import SCORED, Material
@@ -51,7 +52,7 @@ from keeltune.results import empty, write_json, write_text
 from keeltune.self_test import SELF_TEST_ROWS, self_test
 from keeltune.shards import differences, refuse_other
 from keeltune.tasks.task import to_device
-from keeltune.trainer import Enough, KeelTrainer, training_arguments
+from keeltune.trainer import KeelTrainer, training_arguments
 
 OURS = (
     "recipe.yaml",
