@@ -120,7 +120,8 @@ class Dual(TrainerCallback):
         budget, ledger = self.trainer.budget, self.trainer.ledger
         if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
             return
-        found, weight = budget.measure(), self.trainer.formula.weight
+        with self.trainer.averaged():
+            found, weight = budget.measure(), self.trainer.formula.weight
         if math.isfinite(found):
             earlier = ledger.trajectory[-1][1] if ledger.trajectory else budget.limit
             now, then = (max(-1.0, min(1.0, value / budget.limit - 1)) for value in (found, earlier))

@@ -203,6 +203,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         budget=budget,
         beside=job.beside,
         tether=_tether(job),
+        regularizers=spec.regularizers,
         callbacks=[watcher],
     )
     if checkpoint is not None and (foreign := trainer.foreign(checkpoint)):

@@ -1,7 +1,8 @@
 """The Hugging Face Trainer, handed our plan, our counts and our formula.
 
-Six public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
-step), `compute_loss` (the objective), `evaluate`, `log` and `save_model` (the names of the weights). The loop, saving,
+Eight public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
+step), `compute_loss` (the objective), `training_step` (once more, where embeddings are moved), `create_optimizer` (a
+rate for each layer), `evaluate`, `log` and `save_model` (the names of the weights). The loop, saving,
 resuming, PEFT, DDP and the trackers are the Trainer's, tested by others. What its own loss gets wrong (a mean per
 micro-batch, so that gradients grow with accumulation and world size) never runs.
 """
@@ -35,10 +36,16 @@ from keeltune.batching import Plan
 from keeltune.callbacks import Budget, Cadence, Dual, Ledger, Patience
 from keeltune.machine import in_eval_mode
 from keeltune.matching.matching import Matching
-from keeltune.objective import Counts, Objective
+from keeltune.objective import Counts, Objective, Terms, per
 from keeltune.problems import Diverged
+from keeltune.recipe_regularizers import Regularizers
 from keeltune.references import Model
 from keeltune.references.reference import Reference
+from keeltune.regularizers.fgm import Fgm
+from keeltune.regularizers.layer_decay import cut_by_layer
+from keeltune.regularizers.regularizer import added
+from keeltune.regularizers.weight_average import WeightAverage
+from keeltune.rows import Rows
 from keeltune.surgery import batch_norms
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
@@ -81,6 +88,7 @@ def training_arguments(
         fp16=False,
         remove_unused_columns=False,
         disable_tqdm=True,
+        ddp_broadcast_buffers=False,  # none changes while training, and two passes before a backward pass forbid it
         logging_nan_inf_filter=False,
         accelerator_config={"even_batches": False},
         restore_callback_states_from_checkpoint=True,
@@ -102,6 +110,7 @@ class KeelTrainer(Trainer):
         budget: what moves the objective's weight, or None. beside: the second head, which carries D then, or None.
         tether: weights near which the model's are held by their squared distance, λ/2 · ‖θ − θ₀‖², and λ; or None
             (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483).
+        regularizers: those of a recipe; what is done to a model before it trains is not done here.
     """
 
     control: Any
@@ -126,6 +135,7 @@ class KeelTrainer(Trainer):
         budget: Budget | None = None,
         beside: Any = None,
         tether: tuple[Mapping[str, Tensor], float] | None = None,
+        regularizers: Regularizers | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         if args.n_gpu > 1:
@@ -140,6 +150,11 @@ class KeelTrainer(Trainer):
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
         self.budget, self.tether, self.beside = budget, tether, beside
+        self.regularizers = asked = regularizers or Regularizers()
+        self.fgm = Fgm(model, asked.fgm) if asked.fgm else None
+        self.average = WeightAverage(model, asked.weight_average) if asked.weight_average else None
+        if self.average is not None:
+            self.add_callback(self.average)
         if budget is not None:
             self.add_callback(Dual(self))
         self.add_callback(Patience(self))
@@ -160,6 +175,13 @@ class KeelTrainer(Trainer):
         start, strength = self.tether
         squares = [(p - start[name]).square().sum() for name, p in self.model.named_parameters() if name in start]
         return 0.5 * strength * torch.stack(squares).sum()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        fresh = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if fresh and self.regularizers.layer_decay is not None:
+            cut_by_layer(optimizer, self.model, self.regularizers.layer_decay)
+        return optimizer
 
     @property
     def ledger(self) -> Ledger:
@@ -219,40 +241,51 @@ class KeelTrainer(Trainer):
                 examples[i] = example
         return to_device(self.task.collate_held(examples), device)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """A micro-batch forward and backward; where a recipe moves the embeddings, a second time there."""
+        with self.fgm.noted() if self.fgm else nullcontext():
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.fgm is not None:
+            with self.fgm.moved():
+                super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks.
 
-        Where a recipe matches hidden states or attention, + Σ M / n_B.
+        Where a recipe matches hidden states or attention, + Σ M / n_B. With R-Drop all of them are means of two passes.
+        At moved embeddings it is the formula alone, in one pass, and none of it is reported.
         """
         for norm in self.norms:
             norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
         n_ce, n_d, n_b = num_items_in_batch
-        asked = inputs if self.matching is None else self.matching.ask(inputs)
+        moved = self.fgm is not None and self.fgm.moving
+        drop, smoothing = None if moved else self.regularizers.r_drop, self.regularizers.label_smoothing
+        matching = None if moved else self.matching
+        asked = inputs if matching is None else matching.ask(inputs)
         with self.autocast():
-            outputs = self.task.forward(model, asked)
-        rows = self.task.rows(outputs, inputs)
+            outputs = [self.task.forward(model, asked) for _ in range(1 if drop is None else 2)]
+        rows = [self.task.rows(each, inputs) for each in outputs]
         matched = torch.zeros((), device=n_b.device)
-        if self.matching is None:
+        if matching is None:
             speaks = bool(inputs["anchored"].any())
             reference = self.reference.rows(inputs.get("held", inputs)) if self.reference and speaks else None
         else:
             assert isinstance(self.reference, Model)
             theirs = self.reference.outputs(asked)
-            reference, matched = self.reference.read(theirs, inputs), self.matching(outputs, theirs, inputs)
-        sliced = self.task.sliced_cross_entropy(inputs)
-        cross_entropy_of = self.task.cross_entropy(rows, inputs) if sliced is None or self.beside else sliced
-        anchored: Tensor | None = inputs["anchored"]
-        if self.beside is not None and reference is not None:  # D is of the second head, all that it reads
-            with self.autocast():
-                second = self.beside.task.forward(self.beside.model, inputs["held"])
-            rows, anchored = self.beside.task.rows(second, inputs["held"]), None
-        terms = self.formula(cross_entropy_of, rows, reference, anchored, counts=Counts(n_ce, n_d))
-        total = terms.loss + matched / n_b
-        if self.tether is not None:
+            reference = self.reference.read(theirs, inputs)
+            matched = torch.stack([matching(each, theirs, inputs) for each in outputs]).mean(0)
+        terms = [torch.stack(self._terms(model_rows, reference, inputs, Counts(n_ce, n_d))) for model_rows in rows]
+        loss, cross_entropy, divergence = torch.stack(terms).mean(0)
+        total = loss + matched / n_b
+        if drop is not None or smoothing is not None:
+            extra = added(rows, inputs["targets"], inputs["weights"], smoothing=smoothing, drop=drop)
+            total = total + per(extra, n_ce)
+        if self.tether is not None and not moved:
             total = total + self._tethered() / self.plan.cuts  # each micro-batch carries its share
-        sums = torch.stack([terms.cross_entropy, terms.divergence, matched, total])
+        sums = torch.stack([cross_entropy, divergence, matched, total])
         cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four
         if not math.isfinite(value):
             raise Diverged(
@@ -261,9 +294,21 @@ class KeelTrainer(Trainer):
                 f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… "
                 "Lower learning_rate, or use precision: fp32."
             )
-        self.ledger.add([cross_entropy, divergence, matched, value], slice(0, 4))
-        loss = total * self.args.world_size
-        return (loss, outputs) if return_outputs else loss
+        if not moved:
+            self.ledger.add([cross_entropy, divergence, matched, value], slice(0, 4))
+        scaled = total * self.args.world_size
+        return (scaled, outputs[0]) if return_outputs else scaled
+
+    def _terms(self, rows: Rows, reference: Rows | None, inputs: Mapping[str, Any], counts: Counts) -> Terms:
+        """The formula of one pass ; D is the second head's where there is one, of all that it reads."""
+        sliced = self.task.sliced_cross_entropy(inputs)
+        cross_entropy = self.task.cross_entropy(rows, inputs) if sliced is None or self.beside else sliced
+        anchored: Tensor | None = inputs["anchored"]
+        if self.beside is not None and reference is not None:
+            with self.autocast():
+                second = self.beside.task.forward(self.beside.model, inputs["held"])
+            rows, anchored = self.beside.task.rows(second, inputs["held"]), None
+        return self.formula(cross_entropy, rows, reference, anchored, counts=counts)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -272,7 +317,8 @@ class KeelTrainer(Trainer):
         assert self.validate is not None
         loss = f"{metric_key_prefix}_loss"
         earlier = self._merits(self.state, metric_key_prefix)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
+        with self.averaged():
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         if not math.isfinite(metrics[loss]):
             raise Diverged(
                 f"after step {self.state.global_step} the validation loss is {metrics[loss]}; lower learning_rate"
@@ -280,11 +326,16 @@ class KeelTrainer(Trainer):
         self.log(metrics)
         merit = self._merits(self.state, metric_key_prefix)[-1]
         if all(merit > other for other in earlier) and self.best is not None:
-            self.keep_best()
+            with self.averaged():
+                self.keep_best()
         if self.patient_no_more(self.state):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within: the model holds the average of its weights, where a recipe keeps one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _merits(self, state: Any, prefix: str) -> list[tuple[float, float]]:
         """(primary metric, −loss) of each evaluation of a state's history; larger is better."""
@@ -346,6 +397,8 @@ class KeelTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         finally:
             attributes.pop("save_pretrained", None)
+        if _internal_call and self.average is not None and self.args.should_save:
+            self.average.save(Path(str(output_dir)))
 
     def foreign(self, checkpoint: Path) -> list[str]:
         """The weights of a checkpoint that this model has no place for; the Trainer would pass over them in silence."""
@@ -364,6 +417,8 @@ class KeelTrainer(Trainer):
         """The best weights back into the model; the last ones stay where there was no validation."""
         if self.best is not None and self.best.is_file():
             self.model.load_state_dict(load_file(self.best), strict=False)
+        elif self.average is not None:
+            self.average.settle()
 
 
 def leave_group() -> None:
