@@ -225,7 +225,8 @@ def said_sentences() -> set[str]:
             said = isinstance(node, ast.Call) and ast.unparse(node.func) == "Said" and node.args
             if said and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
-    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values())
+    tables = (overfitting.VERDICTS, report.SENTENCES, report.REGULARIZERS)
+    return found | {"Regularised by: {parts}."} | {text for table in tables for text in table.values()}
 
 
 def test_every_sentence_is_there_in_chinese_with_the_same_values():

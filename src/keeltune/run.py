@@ -495,6 +495,8 @@ def _headline(job: Job) -> str:
         f"{job.material.steps} steps of {job.plan.step_size} rows",
         f"{job.precision} on {job.device}",
     ]
+    if used := job.material.recipe.training.regularizers.used:
+        parts.append(", ".join(f"{name} {value}" for name, value in used.items()))
     if job.reference is not None:
         reason = f" ({job.origin.reason})" if job.origin.reason else ""
         parts.append(f"reference: {job.reference.kind}{reason}, weight {job.objective.weight:.3g}")

@@ -337,6 +337,12 @@ class KeelTrainer(Trainer):
         """Within: the model holds the average of its weights, where a recipe keeps one."""
         return nullcontext() if self.average is None else self.average.in_place()
 
+    @property
+    def used_regularizers(self) -> dict[str, Any]:
+        """Those that were on, with their values; of an average's β the one that `auto` stood for."""
+        used = self.regularizers.used
+        return used if self.average is None else used | {"weight_average": self.average.beta(self.state.max_steps)}
+
     def _merits(self, state: Any, prefix: str) -> list[tuple[float, float]]:
         """(primary metric, −loss) of each evaluation of a state's history; larger is better."""
         primary, sign = f"{prefix}_{self.task.metrics[0]}", self.task.primary_sign
