@@ -159,8 +159,8 @@ def token_tables(model: Any) -> list[nn.Module]:
 def drops_out(config: Any) -> bool:
     """Whether a configuration, or one of its parts, names a rate of dropout above 0."""
 
-    def above(values: dict[str, Any]) -> bool:
-        rates = (value for name, value in values.items() if "drop" in name)
+    def above(values: dict[Any, Any]) -> bool:
+        rates = (value for name, value in values.items() if "drop" in str(name))
         parts = (value for value in values.values() if isinstance(value, dict))
         return any(isinstance(rate, float) and rate > 0 for rate in rates) or any(map(above, parts))
 

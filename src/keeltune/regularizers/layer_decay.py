@@ -48,8 +48,9 @@ def _depth(name: str, names: list[str], found: dict[str, int]) -> int:
         inside = {s: length for s, length in found.items() if not around or s.startswith(f"{around}.")}
         if inside:
             first = min(names.index(n) for n in names if any(n.startswith(f"{s}.") for s in inside))
-            embeds = any("embed" in part for part in parts)
-            return max(inside.values()) if names.index(name) < first or embeds else 0
+            embeds, ends = (any(word in part for part in parts) for word in ("embed", "final"))
+            before = names.index(name) < first and not ends  # OPT registers its final norm before its layers
+            return max(inside.values()) if before or embeds else 0
     return 0
 
 
