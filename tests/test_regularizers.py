@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from keeltune import build, prepare, recipe, run, surgery
 from keeltune.display import Display
+from keeltune.objective import Objective
 from keeltune.problems import UserError
 from keeltune.recipe_regularizers import Regularizers
 from keeltune.regularizers import regularizer
@@ -28,7 +32,7 @@ from keeltune.regularizers.weight_average import WeightAverage
 from keeltune.reviews import make_reviews
 from keeltune.rows import IGNORED, Dense, Projected
 from keeltune.trainer import KeelTrainer
-from tests import exact, test_families, writers
+from tests import exact, test_exactness, test_families, writers
 from tests.test_resume import Killed, kill_at, same
 
 QUIET = Display(quiet=True)
@@ -198,6 +202,64 @@ def job_of(task: str, kind: str, method: str, asked: dict[str, Any], folder: Pat
 @pytest.mark.parametrize(("task", "kind"), [("translation", "marian"), ("text-generation", "gpt2")])
 def test_four_rows_are_two_by_two(task, kind, asked, tmp_path):
     assert exact.error_of_accumulation(job_of(task, kind, "distillation", asked, tmp_path), tmp_path) < 1e-6
+
+
+@pytest.mark.parametrize("asked", TERMS, ids=lambda asked: "+".join(asked))
+def test_four_rows_are_two_by_two_for_classes(spec, tmp_path, asked):
+    spec["training"] |= {"regularizers": asked}
+    job = build.build(prepare.gather(recipe.from_dict({**spec, "output": "out"}, tmp_path)))
+    job.masks = 3  # type: ignore[attr-defined]
+    if asked.keys() != TERMS[-1].keys():
+        job.masks = 1 + (len(asked) == 1 and "label_smoothing" not in asked)  # type: ignore[attr-defined]
+    assert exact.error_of_accumulation(job, tmp_path) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["spans", "tags"])
+def test_four_rows_are_two_by_two_for_places_and_tags(kind, tmp_path):
+    from tests import test_question_answering, test_semantic_role_labeling
+
+    module = {"spans": test_question_answering, "tags": test_semantic_role_labeling}[kind]
+    given = module.spec(tmp_path, "fine-tuning")
+    given["training"] = {**given["training"], "regularizers": {"r_drop": 0.8, "label_smoothing": 0.2, "fgm": 0.5}}
+    job = build.build(prepare.gather(recipe.from_dict({**given, "output": "out"}, tmp_path)))
+    job.masks = 3  # type: ignore[attr-defined]
+    assert exact.error_of_accumulation(job, tmp_path) < 1e-6
+
+
+RANKS = """
+import sys, torch
+from pathlib import Path
+from tests.test_exactness import gradients_of
+from tests.test_regularizers import in_ranks
+folder, out = sys.argv[1:]
+trainer = in_ranks(Path(folder), Path(out) / "run", batch=2, world=2)
+steps = gradients_of(trainer)
+trainer.release()
+if trainer.args.process_index == 0:
+    torch.save(steps, Path(out) / "steps.pt")
+"""
+
+
+def in_ranks(folder: Path, out: Path, *, batch: int, world: int) -> KeelTrainer:
+    """Two passes and moved embeddings, held near another model."""
+    asked = Regularizers(r_drop=0.8, label_smoothing=0.2, fgm=0.5)
+    trainer = test_exactness.build(folder, out, batch=batch, accumulation=1, world=world,
+                                   objective=Objective(weight=0.7), regularizers=asked)  # fmt: skip
+    exact.Masked(trainer.model, 3)
+    return trainer
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_ranks_are_one(tiny, tmp_path):
+    folder, script, root = tiny("bert"), tmp_path / "ranks.py", Path(__file__).parents[1]
+    script.write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, str(script), str(folder), str(tmp_path)], env=environment, capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = test_exactness.gradients_of(in_ranks(folder, tmp_path / "one", batch=4, world=1))
+    assert test_exactness.difference(whole, torch.load(tmp_path / "steps.pt", weights_only=True)) < 1e-6
 
 
 def test_a_term_that_is_dropped_or_divided_by_its_own_batch_is_seen(tmp_path, monkeypatch):
@@ -482,6 +544,42 @@ def test_a_model_that_drops_nothing_out_has_no_r_drop(spec, tmp_path):
     with pytest.raises(UserError, match="dropout"):
         prepare.gather(recipe.from_dict(spec, tmp_path))
     assert surgery.drops_out(AutoConfig.from_pretrained(Path(recipe.from_dict(spec, tmp_path).model))) is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "word"),
+    [
+        ("ctc", {"label_smoothing": 0.1, "r_drop": 1.0}, "alignments"),
+        ("whisper", {"fgm": 1.0, "freeze_embeddings": True}, "sound"),
+    ],
+)
+def test_sound_has_no_embeddings_and_alignments_no_labels(kind, asked, word, tmp_path):
+    from tests import test_speech_recognition
+
+    given = test_speech_recognition.spec(tmp_path, "wav2vec2" if kind == "ctc" else kind, "fine-tuning")
+    given["training"] = {**given["training"], "regularizers": asked}
+    with pytest.raises(UserError) as refused:
+        prepare.gather(recipe.from_dict({**given, "output": "out"}, tmp_path))
+    assert {p.field.rsplit(".", 1)[1] for p in refused.value.problems} == set(asked)
+    assert all(word in p.expected for p in refused.value.problems)
+
+
+@pytest.mark.parametrize(("task", "kind"), [("translation", "marian"), ("text-generation", "gpt2")])
+def test_models_that_write_take_all_of_them_and_go_on_bit_for_bit(task, kind, tmp_path, monkeypatch):
+    given = test_families.spec(tmp_path, task, kind, "distillation")
+    whole = train(given, tmp_path, "whole", ALL)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            train(given, tmp_path, "killed", ALL)
+    assert same(whole.folder, train(given, tmp_path, "killed", ALL, resume=True).folder)
+
+
+def test_bf16_moves_embeddings_in_float32(spec, tmp_path):
+    spec["training"] |= {"precision": "bf16"}
+    done = train(spec, tmp_path, "out", {"fgm": 1.0, "r_drop": 1.0, "label_smoothing": 0.1})
+    assert done.result["training"]["precision"] == "bf16"
+    assert all(value.isfinite().all() for value in weights(done).values())
 
 
 def test_the_defaults_are_off():
