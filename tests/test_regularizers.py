@@ -8,6 +8,8 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from keeltune import build, prepare, recipe, run, surgery
+from keeltune.callbacks import Dual
 from keeltune.display import Display
 from keeltune.objective import Objective
 from keeltune.problems import UserError
@@ -222,6 +225,15 @@ def test_four_rows_are_two_by_two_for_places_and_tags(kind, tmp_path):
     given = module.spec(tmp_path, "fine-tuning")
     given["training"] = {**given["training"], "regularizers": {"r_drop": 0.8, "label_smoothing": 0.2, "fgm": 0.5}}
     job = build.build(prepare.gather(recipe.from_dict({**given, "output": "out"}, tmp_path)))
+    job.masks = 3  # type: ignore[attr-defined]
+    assert exact.error_of_accumulation(job, tmp_path) < 1e-6
+
+
+def test_matching_terms_are_averaged_over_the_passes_too(tmp_path):
+    given = test_families.spec(tmp_path, "translation", "marian", "distillation")
+    given |= {"objective": {"matching": {"hidden-states": 0.7}}, "output": "out"}
+    given["training"] |= {"regularizers": {"r_drop": 0.8, "fgm": 0.5}}
+    job = build.build(prepare.gather(recipe.from_dict(given, tmp_path)))
     job.masks = 3  # type: ignore[attr-defined]
     assert exact.error_of_accumulation(job, tmp_path) < 1e-6
 
@@ -437,7 +449,8 @@ def test_what_is_reported_is_not_smoothed(spec, tmp_path):
         assert smooth["loss"] != smooth["cross_entropy"]
 
 
-def test_the_average_is_what_is_measured_and_kept(spec, tmp_path, monkeypatch):
+@pytest.mark.parametrize("validates", [True, False])
+def test_the_average_is_what_is_measured_and_kept(spec, tmp_path, monkeypatch, validates):
     """With and without validation rows the saved weights are the mean of the steps', not the last step's."""
     seen: list[dict[str, torch.Tensor]] = []
     original = WeightAverage.on_step_end
@@ -447,14 +460,59 @@ def test_the_average_is_what_is_measured_and_kept(spec, tmp_path, monkeypatch):
         original(self, args, state, control, **kwargs)
 
     monkeypatch.setattr(WeightAverage, "on_step_end", noting)
-    spec["data"] = {"train": "train.jsonl"}
-    spec.pop("evaluation")
+    spec["evaluation"] = {"every": 10}  # one evaluation, after the last step: those are the best weights
+    if not validates:
+        spec["data"] = {"train": "train.jsonl"}
+        spec.pop("evaluation")
     done = train(spec, tmp_path, "out", {"weight_average": 0.7})
     share = [0.7 ** (len(seen) - i) for i in range(1, len(seen) + 1)]
     for name, value in weights(done).items():
         by_hand = sum(s * each[name].double() for s, each in zip(share, seen, strict=True)) / sum(share)
         torch.testing.assert_close(value.double(), by_hand, rtol=1e-4, atol=1e-7)
     assert done.result["training"]["regularizers"] == {"weight_average": 0.7}
+    if validates:
+        lines = [json.loads(line) for line in (done.folder / "log.jsonl").read_text().splitlines()]
+        (measured,) = [line["eval_loss"] for line in lines if "eval_loss" in line]
+        assert measured == pytest.approx(done.result["metrics"]["validation"]["loss"], rel=1e-6)
+
+
+def test_a_budget_bounds_the_average(spec, tmp_path, monkeypatch):
+    """What a budget measures while it trains is the model that will be kept, not the one that trains on."""
+    inside: list[bool] = []
+    original, now = WeightAverage.in_place, [False]
+
+    @contextmanager
+    def noting(self):
+        with original(self):
+            now[0] = True
+            yield
+            now[0] = False
+
+    measured = Dual.on_step_end
+
+    def watching(self, args, state, control, **kwargs):
+        measure = self.trainer.budget.measure
+        budget = replace(self.trainer.budget, measure=lambda: inside.append(now[0]) or measure())
+        monkeypatch.setattr(self.trainer, "budget", budget)
+        measured(self, args, state, control, **kwargs)
+        monkeypatch.setattr(self.trainer, "budget", replace(budget, measure=measure))
+
+    monkeypatch.setattr(WeightAverage, "in_place", noting)
+    monkeypatch.setattr(Dual, "on_step_end", watching)
+    spec |= {"method": "cross-domain", "objective": {"weight": {"max_kl": 0.05}}}
+    done = train(spec, tmp_path, "out", {"weight_average": 0.7})
+    assert done.result["budget"]["kind"] == "max_kl"
+    assert inside
+    assert all(inside)
+
+
+def test_checkpointed_activations_change_nothing(spec, tmp_path):
+    asked = {"r_drop": 1.0, "fgm": 1.0}
+    plain = train(spec, tmp_path, "plain", asked)
+    spec["training"] |= {"gradient_checkpointing": True}
+    cheap = train(spec, tmp_path, "cheap", asked)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(cheap)[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_new_layers_are_the_models_own_draw_and_the_rest_is_as_it_was(spec, tmp_path):

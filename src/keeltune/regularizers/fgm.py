@@ -21,7 +21,8 @@ class Fgm:
     r. Both terms of L are taken twice, CE and D, which leaves their weight what it was; a row without any gradient is
     not moved. Dropout is drawn again in the second pass. Works in float32, whatever autocast makes of e.
 
-    Source: Miyato et al. 2016, https://arxiv.org/abs/1605.07725 (eq. 5 and 6).
+    Source: Miyato et al. 2016, https://arxiv.org/abs/1605.07725; there the table of embeddings is
+    normalised first, here it is as the model has it, so that ε has the scale of its entries.
     """
 
     def __init__(self, model: Any, strength: float):
