@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from keeltune import surgery
 from keeltune.batching import Plan
 from keeltune.build import Job
 from keeltune.references import Model
@@ -27,6 +28,23 @@ class Noted(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         used = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
         self.steps.append(torch.cat(used))
+
+
+class Masked:
+    """What stands for dropout: each forward pass of a micro-batch has its own mask, the same for every row."""
+
+    def __init__(self, model: Any, passes: int):
+        self.passes, self.number = passes, -1
+        model.register_forward_pre_hook(self.begin)
+        for table in surgery.token_tables(model):
+            table.register_forward_hook(self.drop)
+
+    def begin(self, module: Any, arguments: Any) -> None:
+        self.number += torch.is_grad_enabled()
+
+    def drop(self, module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.number % self.passes)
+        return output * (1 + 0.5 * torch.randn(output.shape[-1], generator=generator, dtype=output.dtype))
 
 
 def doubled(value: Any) -> Any:
@@ -67,8 +85,11 @@ def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[tor
     student = still(job.model)
     matching = getattr(student, "matching", None)
     trainer = KeelTrainer(
-        student, arguments, plan, task=task, objective=job.objective, reference=reference, matching=matching
-    )
+        student, arguments, plan, task=task, objective=job.objective, reference=reference, matching=matching,
+        regularizers=job.material.recipe.training.regularizers,
+    )  # fmt: skip
+    if masks := getattr(job, "masks", 0):
+        Masked(student, masks)
     noted = Noted()
     trainer.add_callback(noted)
     trainer.train()

@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 from keeltune import build, compare, evaluation, inspection, prepare, recipe, run
 from keeltune.analysis import domain_gap, forgetting, label_veto, slices
+from keeltune.callbacks import Dual
 from keeltune.display import Display
 from keeltune.objective import Counts, Objective
 from keeltune.problems import UserError
 from keeltune.report import charts, comparison
 from keeltune.rows import IGNORED, Coarse, Dense
-from keeltune.trainer import Dual
 from keeltune.weight_path import Path as WeightPath
 from keeltune.weight_path import largest_within, recommended
 from tests.conftest import BODY, word_tokenizer

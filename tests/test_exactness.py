@@ -21,6 +21,7 @@ from keeltune import registry
 from keeltune.batching import Plan
 from keeltune.data import Row
 from keeltune.objective import Objective
+from keeltune.recipe_regularizers import Regularizers
 from keeltune.references import Model
 from keeltune.registry import find
 from keeltune.tasks.task import Settings
@@ -45,7 +46,10 @@ def rows() -> list[Row]:
     return [Row({"text": t, "label": LABELS[i % 2]}, "f", i + 1, f"k{i}") for i, t in enumerate(TEXTS)]
 
 
-def build(folder: Path, out: Path, *, batch: int, accumulation: int, world: int, objective: Objective | None):
+def build(
+    folder: Path, out: Path, *, batch: int, accumulation: int, world: int, objective: Objective | None,
+    regularizers: Regularizers | None = None,
+):  # fmt: skip
     """The trainer over 8 rows in steps of 4; the reference is another random model of the same architecture."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     for module in model.modules():
@@ -71,7 +75,10 @@ def build(folder: Path, out: Path, *, batch: int, accumulation: int, world: int,
         passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
                 "warmup_steps": 0, "save_strategy": "no", **({"use_cpu": True} if world == 1 else {})},
     )  # fmt: skip
-    return KeelTrainer(model, arguments, plan, task=task, objective=objective or Objective(), reference=reference)
+    return KeelTrainer(
+        model, arguments, plan, task=task, objective=objective or Objective(), reference=reference,
+        regularizers=regularizers,
+    )  # fmt: skip
 
 
 class Gradients(TrainerCallback):

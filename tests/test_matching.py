@@ -231,7 +231,7 @@ def test_a_run_brings_the_student_nearer_saves_no_projection_and_reports_the_ter
 
 def test_a_stopped_run_goes_on_with_its_projections_to_the_bit(spec, tmp_path, monkeypatch):
     whole = kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
-    from keeltune.trainer import Ledger
+    from keeltune.callbacks import Ledger
 
     original = Ledger.on_step_end
 

@@ -233,7 +233,9 @@ def said_sentences() -> set[str]:
             said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
             if said and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
-    return found | set(overfitting.VERDICTS.values()) | set(report.SENTENCES.values()) | {facts.PLAIN}
+    tables = (overfitting.VERDICTS, report.SENTENCES, report.REGULARIZERS)
+    found |= {facts.PLAIN, "Regularised by: {parts}."}
+    return found | {text for table in tables for text in table.values()}
 
 
 def test_every_sentence_is_there_in_chinese_with_the_same_values():

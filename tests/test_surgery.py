@@ -48,7 +48,7 @@ def test_a_student_has_the_first_and_the_last_layer_of_each_stack(architecture):
     sizes = {**SIZES[architecture], **dict(zip(names, (4, 3), strict=False))}
     model = made(architecture, auto, **sizes, vocab_size=50, pad_token_id=0)
     student = cut(model, auto, 2)
-    stacks = surgery._stacks(model)
+    stacks = surgery.stacks(model)
     assert sorted(stacks.values()) == sorted((4, 3)[: len(names)])
     weights, old = student.model.state_dict(), model.state_dict()
     for stack, total in stacks.items():
@@ -72,7 +72,7 @@ def test_parts_of_several_configurations_are_cut_too():
     model = transformers.VisionEncoderDecoderModel(config=config).eval()
     student = cut(model, "AutoModelForImageTextToText", 2)
     assert student.model.config.encoder.num_hidden_layers == student.model.config.decoder.num_hidden_layers == 2
-    assert sorted(surgery._stacks(student.model).values()) == [2, 2]
+    assert sorted(surgery.stacks(student.model).values()) == [2, 2]
     own = student.model.state_dict()
     assert all(own[n].shape == w.shape for n, w in model.state_dict().items() if "embeddings" in n)
 

@@ -25,6 +25,8 @@ from keeltune.recipe import NewModel, Recipe, StudentFrom
 from keeltune.references import AdapterOff, Ensemble, Model
 from keeltune.references.reference import Reference, ToRows
 from keeltune.references.served import Served
+from keeltune.regularizers.frozen_embeddings import frozen_embeddings
+from keeltune.regularizers.new_top_layers import new_top_layers
 from keeltune.rows import Shared
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
@@ -157,6 +159,8 @@ def start(material: Material) -> models.Loaded:
         student = surgery.cut_layers(
             student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
+    if count := recipe.training.regularizers.new_top_layers:
+        student = new_top_layers(student, material.auto_model, count, recipe.seed)
     return student
 
 
@@ -192,6 +196,8 @@ def build(material: Material, display: Display | None = None, origin: Origin | N
     if chosen.kind == ADAPTER_OFF:
         _trained_head(base.student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, base.autocast, task.forward)
+    if recipe.training.regularizers.freeze_embeddings:
+        base.student = replace(base.student, notes=(*base.student.notes, frozen_embeddings(model)))
     half = None if material.source == NEW else models.half_precision(material.source, material.config)
     matching = _matching(material, model, reference, base.autocast, base.device)
     return Job(

@@ -26,6 +26,7 @@ from keeltune.analysis import forgetting as changes
 from keeltune.batching import by_length
 from keeltune.build import Job
 from keeltune.cache_identity import shared_of
+from keeltune.callbacks import Budget
 from keeltune.data import Row
 from keeltune.display import Display
 from keeltune.evaluation import Scores
@@ -36,7 +37,6 @@ from keeltune.references import Model
 from keeltune.results import read_lines
 from keeltune.rows import slices
 from keeltune.tasks.task import Example, to_device
-from keeltune.trainer import Budget
 from keeltune.weight_path import Path as WeightPath
 from keeltune.words import Said, joined
 

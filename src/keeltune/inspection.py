@@ -71,14 +71,17 @@ def estimate(material: Material) -> dict[str, float]:
     for name, own in beside.items():
         tokens += material.steps * step_size * mix[name] * sum(own) / len(own) * 1.3
     references = max(len(material.references), int(material.from_model))
-    operations = tokens * body * (6 + 2 * references)
+    asked = recipe.training.regularizers
+    twice, moved = asked.r_drop is not None, asked.fgm is not None
+    operations = tokens * body * (6 * (1 + twice + moved) + 2 * references * (1 + moved))
     scored = sum(e.length for s in SCORED for e in material.examples[s])
     seconds = operations / (EFFICIENCY * machine.matmul_flops(precision, device) * world_size())
     seconds += 4 * scored * body / (EFFICIENCY * machine.matmul_flops("fp32", device))
     most = max(lengths + [length for own in beside.values() for length in own])
     longest = material.batch_size * most * (1 + sum(mix[name] for name in beside))
-    activations = longest * depth * width * (40 if precision == "bf16" else 70)
-    memory = 16 * whole * (0.1 if recipe.training.lora else 1) + 4 * whole * references + activations + 6e8
+    activations = longest * depth * width * (40 if precision == "bf16" else 70) * (1 + twice)
+    trained = whole * (0.1 if recipe.training.lora else 1)
+    memory = (16 + 4 * (asked.weight_average is not None)) * trained + 4 * whole * references + activations + 6e8
     return {"steps": material.steps, "seconds": seconds, "memory_bytes": memory}
 
 

@@ -91,9 +91,9 @@ class Objective:
             divergence = cross_entropy * 0.0
         else:
             divergence = self.total(student, reference, anchored)
-        loss = _per(cross_entropy, counts.cross_entropy)
+        loss = per(cross_entropy, counts.cross_entropy)
         if reference is not None and self.weight:
-            held = self._step_weight(counts) * _per(divergence, counts.divergence)
+            held = self._step_weight(counts) * per(divergence, counts.divergence)
             loss = loss + held.to(loss.dtype)
         return Terms(loss, cross_entropy.detach(), divergence.detach())
 
@@ -162,7 +162,7 @@ class Objective:
         return self.weight * torch.where(labelled > 0, anchored / labelled, 1.0).clamp_max(1.0)
 
 
-def _per(total: Tensor, count: Tensor | float) -> Tensor:
+def per(total: Tensor, count: Tensor | float) -> Tensor:
     """total / count, and 0 (with its graph) where there is nothing to count."""
     count = torch.as_tensor(count, dtype=total.dtype, device=total.device)
     return torch.where(count > 0, total / torch.where(count > 0, count, 1.0), total * 0.0)

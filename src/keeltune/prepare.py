@@ -16,6 +16,7 @@ from keeltune.analysis.counterfactual import read_terms
 from keeltune.data import Column, Row
 from keeltune.families.masked import Masked
 from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
+from keeltune.fitting import regularizer_problems as unfit_regularizers
 from keeltune.formats import RowProblem
 from keeltune.label_space import class_weights_of, label_names, labels_of
 from keeltune.problems import Problem, UserError, shown
@@ -206,7 +207,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     files, companions = references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
-    problems += task_problems(task, recipe)
+    problems += [*task_problems(task, recipe), *unfit_regularizers(recipe, task)]
     old = _old_head(recipe, task_class, processor, settings, head, source) if second != "task" else None
     encoded, faulty = _encoded(task, rows, old)
     (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)

@@ -45,6 +45,7 @@ from keeltune.recipe_kinds import (
     Text,
     kind,
 )
+from keeltune.recipe_regularizers import Regularizers as Regularizers
 from keeltune.recipe_text import Document, yaml_of
 
 Method = Literal["fine-tuning", "distillation", "cross-domain"]
@@ -231,6 +232,9 @@ class Training(Declared):
         default=None,
         description="λ of λ/2 · ‖θ − θ₀‖², the squared distance from the weights before training, added to the loss.",
     )
+    regularizers: Section[Regularizers] = Field(
+        default_factory=Regularizers, description="Options against overfitting, all off by default."
+    )
     interpolate: Annotated[AsNumber[Share] | AsText, ByKind] | None = Field(
         default="auto",
         description="The weights start + γ · (tuned − start), which cost no training. auto: where the source domain "
@@ -389,6 +393,11 @@ class Recipe(Declared):
         return self.method == "distillation" or (
             self.method == "cross-domain" and self.objective.anchor_on in ("target", "both")
         )
+
+    @property
+    def holds_old(self) -> bool:
+        """Whether what the model knew is to be kept."""
+        return self.method == "cross-domain"
 
     @property
     def holds_source(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from keeltune.problems import Problem, nearest
-from keeltune.recipe_fields import Recipe, Training
+from keeltune.recipe_fields import NewModel, Recipe, Training
 from keeltune.recipe_kinds import expectation
 from keeltune.recipe_text import seen
 
@@ -28,6 +28,37 @@ def training_faults(recipe: Recipe) -> Iterator[Problem]:
             yield recipe.problem(field, expected=f"either {ours} or {other}{place}", mend="keep exactly one of the two")
     if training.passed:
         yield from _passed_faults(recipe)
+    yield from _regularizer_faults(recipe)
+
+
+def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Regularisers that would change nothing, or take away what the recipe keeps. What the model and the task make of
+    them is looked at with these (`fitting.regularizer_problems`)."""
+    asked, training = recipe.training.regularizers, recipe.training
+    labelled = recipe.data.train is not None or recipe.data.unlabeled_as == "labels"
+    for name in ("r_drop", "label_smoothing"):
+        if getattr(asked, name) is not None and not labelled:
+            expected = f"rows with labels: {name} is a term of labelled predictions, and there are none"
+            yield recipe.problem(
+                f"training.regularizers.{name}", expected=expected, mend="add data.train, or leave it out"
+            )
+    kept = isinstance(training.interpolate, float) or training.interpolate == "recommended"
+    reasons = {
+        "new_top_layers": {
+            "the source model is to be kept (method: cross-domain), not its layers drawn anew": recipe.holds_old,
+            "only adapters train (lora), and new layers would stay random": training.lora is not None,
+            "all weights of a new model are random already": isinstance(recipe.model, NewModel),
+            "interpolate goes back towards a start whose top layers are random": kept,
+        },
+        "freeze_embeddings": {
+            "only adapters train (lora), the embeddings do not": training.lora is not None,
+            "the embeddings of a new model are random, and must train": isinstance(recipe.model, NewModel),
+        },
+    }
+    for name, why in reasons.items():
+        for reason in (reason for reason, holds in why.items() if holds and getattr(asked, name)):
+            expected = f"no {name}: {reason}"
+            yield recipe.problem(f"training.regularizers.{name}", expected=expected, mend="leave it out")
 
 
 _VOID = {

@@ -85,6 +85,7 @@ def result(
             "world_size": world_size(),
             "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            **({"regularizers": used} if (used := trainer.used_regularizers) else {}),
         },
         "data": {
             split: {"rows": len(rows), "fingerprint": data.fingerprint(rows)} if rows else None

@@ -43,6 +43,7 @@ from keeltune import (
     surgery,
 )
 from keeltune.build import Job
+from keeltune.callbacks import Enough
 from keeltune.display import Advance, Display
 from keeltune.prepare import SCORED, Material
 from keeltune.problems import Diverged, KeeltuneError, OutOfResources, Problem, StateRefused, Stopped, UserError
@@ -50,7 +51,7 @@ from keeltune.recipe import Recipe, opened
 from keeltune.results import empty, write_json, write_text
 from keeltune.self_test import SELF_TEST_ROWS, self_test
 from keeltune.tasks.task import to_device
-from keeltune.trainer import Enough, KeelTrainer, training_arguments
+from keeltune.trainer import KeelTrainer, training_arguments
 
 OURS = (
     "recipe.yaml",
@@ -201,6 +202,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         budget=budget,
         beside=job.beside,
         tether=_tether(job),
+        regularizers=spec.regularizers,
         callbacks=[watcher],
     )
     if checkpoint is not None and (foreign := trainer.foreign(checkpoint)):
@@ -433,6 +435,8 @@ def _headline(job: Job) -> str:
         f"{job.material.steps} steps of {job.plan.step_size} rows",
         f"{job.precision} on {job.device}",
     ]
+    if used := job.material.recipe.training.regularizers.used:
+        parts.append(", ".join(f"{name} {value}" for name, value in used.items()))
     if job.reference is not None:
         reason = f" ({job.origin.reason})" if job.origin.reason else ""
         parts.append(f"reference: {job.reference.kind}{reason}, weight {job.objective.weight:.3g}")

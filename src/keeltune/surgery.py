@@ -93,23 +93,23 @@ def student_config(
     def refuse(found: str, expected: str) -> UserError:
         return UserError(Problem(where, field, found, expected, "correct `model.layers`, or train a whole model"))
 
-    stacks = _stacks(skeleton(config, auto_model, where, field))
-    if not stacks:
+    depths = stacks(skeleton(config, auto_model, where, field))
+    if not depths:
         found = f"{config.model_type}, whose layers lie in no ModuleList of the configuration's length"
         raise refuse(found, "an architecture whose layers are a ModuleList")
-    most = max(stacks.values())
+    most = max(depths.values())
     if isinstance(layers, int):
-        asked = {name: _even(total, min(layers, total)) for name, total in stacks.items()}
+        asked = {name: _even(total, min(layers, total)) for name, total in depths.items()}
         wrong = layers > most
     else:
-        asked = {name: list(layers) for name in stacks}
-        wrong = len(set(layers)) != len(layers) or not all(0 <= i < min(stacks.values()) for i in layers)
+        asked = {name: list(layers) for name in depths}
+        wrong = len(set(layers)) != len(layers) or not all(0 <= i < min(depths.values()) for i in layers)
     if wrong:
-        total = min(stacks.values()) if not isinstance(layers, int) else most
+        total = min(depths.values()) if not isinstance(layers, int) else most
         expected = f"different layers from 0 to {total - 1}, or how many of them (at most {most})"
         raise refuse(f"layers {layers} of a model of {most}", expected)
     student = config.__class__.from_dict(config.to_dict())
-    lengths = {total: asked[name] for name, total in stacks.items()}
+    lengths = {total: asked[name] for name, total in depths.items()}
     for part in (student, *(getattr(student, name, None) for name in PARTS)):
         if part is None or isinstance(part, dict):
             continue
@@ -118,9 +118,9 @@ def student_config(
                 setattr(part, name, len(lengths[value]))
             elif "layer" in name and isinstance(value, list) and len(value) in lengths:  # one entry a layer
                 setattr(part, name, [value[i] for i in lengths[len(value)]])
-    made = _stacks(skeleton(student, auto_model, where, field))
+    made = stacks(skeleton(student, auto_model, where, field))
     if {name: len(places) for name, places in asked.items()} != {n: t for n, t in made.items() if n in asked}:
-        found = f"{config.model_type}, whose stacks of layers {stacks} do not follow its configuration"
+        found = f"{config.model_type}, whose stacks of layers {depths} do not follow its configuration"
         raise refuse(found, "an architecture whose depth is one number of its configuration")
     return asked, student
 
@@ -130,7 +130,7 @@ def _even(total: int, count: int) -> list[int]:
     return places
 
 
-def _stacks(model: Any) -> dict[str, int]:
+def stacks(model: Any) -> dict[str, int]:
     """The outermost lists of layers and their lengths: those whose length is a depth of the configuration.
 
     A list of convolutions before an encoder is none, nor one inside a layer.
@@ -140,6 +140,31 @@ def _stacks(model: Any) -> dict[str, int]:
     found = {name: len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in depths}
     whole = {name: total for name, total in found.items() if not any(name.startswith(f"{other}.") for other in found)}
     return {name: total for name, total in whole.items() if _attends(model.get_submodule(name))}
+
+
+def token_tables(model: Any) -> list[nn.Module]:
+    """The modules that embed tokens: a model's own, and those of its encoder and decoder where they are others."""
+    parts = [model, *(getattr(model, name)() for name in ("get_encoder", "get_decoder") if hasattr(model, name))]
+    found: dict[int, nn.Module] = {}
+    for part in parts:
+        try:
+            table = part.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            continue
+        if isinstance(table, nn.Embedding):
+            found[id(table)] = table
+    return list(found.values())
+
+
+def drops_out(config: Any) -> bool:
+    """Whether a configuration, or one of its parts, names a rate of dropout above 0."""
+
+    def above(values: dict[Any, Any]) -> bool:
+        rates = (value for name, value in values.items() if "drop" in str(name))
+        parts = (value for value in values.values() if isinstance(value, dict))
+        return any(isinstance(rate, float) and rate > 0 for rate in rates) or any(map(above, parts))
+
+    return above(config.to_dict())
 
 
 def _attends(layers: nn.Module) -> bool:

@@ -1,7 +1,8 @@
 """The Hugging Face Trainer, handed our plan, our counts and our formula.
 
-Six public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
-step), `compute_loss` (the objective), `evaluate`, `log` and `save_model` (the names of the weights). The loop, saving,
+Eight public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
+step), `compute_loss` (the objective), `training_step` (once more, where embeddings are moved), `create_optimizer` (a
+rate for each layer), `evaluate`, `log` and `save_model` (the names of the weights). The loop, saving,
 resuming, PEFT, DDP and the trackers are the Trainer's, tested by others. What its own loss gets wrong (a mean per
 micro-batch, so that gradients grow with accumulation and world size) never runs.
 """
@@ -15,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,16 +30,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from keeltune.batching import Plan
+from keeltune.callbacks import Budget, Cadence, Dual, Ledger, Patience
 from keeltune.machine import in_eval_mode
 from keeltune.matching.matching import Matching
-from keeltune.objective import Counts, Objective
+from keeltune.objective import Counts, Objective, Terms, per
 from keeltune.problems import Diverged
+from keeltune.recipe_regularizers import Regularizers
 from keeltune.references import Model
 from keeltune.references.reference import Reference
+from keeltune.regularizers.fgm import Fgm
+from keeltune.regularizers.layer_decay import cut_by_layer
+from keeltune.regularizers.regularizer import added
+from keeltune.regularizers.weight_average import WeightAverage
+from keeltune.rows import Rows
 from keeltune.surgery import batch_norms
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 
@@ -81,130 +88,13 @@ def training_arguments(
         fp16=False,
         remove_unused_columns=False,
         disable_tqdm=True,
+        ddp_broadcast_buffers=False,  # none changes while training, and two passes before a backward pass forbid it
         logging_nan_inf_filter=False,
         accelerator_config={"even_batches": False},
         restore_callback_states_from_checkpoint=True,
         **(ON_CPUS if "RANK" in os.environ and not torch.cuda.is_available() else {}),
         **{**ours, **passed},
     )
-
-
-@dataclass
-class Ledger(TrainerCallback, ExportableState):
-    """What training added up: loss sums and counts of the epoch, and the work done. It travels with each checkpoint.
-
-    `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ M, Σ loss and n_CE, n_D, n_B, steps; `work` holds
-    examples, tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's
-    batches to its optimizer step, so that evaluation and saving are not in it. `weight` is what a budget has made of
-    the objective's, and `trajectory` how: [step, what the budget bounds, the weight from there on].
-    """
-
-    epoch: list[float] = field(default_factory=lambda: [0.0] * 8)
-    window: list[float] = field(default_factory=lambda: [0.0] * 8)
-    work: list[float] = field(default_factory=lambda: [0.0] * 4)
-    seconds: float = 0.0
-    weight: float | None = None
-    trajectory: list[list[float]] = field(default_factory=list)
-    started: float | None = None
-    stop_asked: bool = False
-    stopping: bool = False
-
-    def state(self) -> dict[str, Any]:
-        kept = {"epoch": self.epoch, "window": self.window, "work": self.work, "seconds": self.seconds}
-        kept |= {"weight": self.weight, "trajectory": self.trajectory}
-        return {"args": kept, "attributes": {}}
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if float(state.epoch or 0).is_integer():  # not when a run goes on in the middle of an epoch
-            self.epoch = [0.0] * 8
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.started is not None:
-            self.seconds += time.perf_counter() - self.started
-            self.started = None
-        if self.stopping:
-            control.should_save = control.should_training_stop = True
-
-    def add(self, values: list[float], places: slice) -> None:
-        for total in (self.epoch, self.window):
-            total[places] = [a + b for a, b in zip(total[places], values, strict=True)]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A limit that the weight is moved to keep: of the divergence (nats a prediction), or of the source metric's fall.
-
-    `measure` gives what the limit bounds: D on held-out rows, or the one-sided 90 % bound of the drop of the control
-    slice. `every`: steps between two measurements.
-    """
-
-    kind: str
-    limit: float
-    measure: Callable[[], float]
-    every: int
-
-
-class Cadence(TrainerCallback):
-    """Asks for an evaluation every `every` steps and after the last one; at each epoch's end where `every` is None."""
-
-    def __init__(self, every: int | None):
-        self.every = every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        last = state.global_step >= state.max_steps
-        control.should_evaluate |= self.every is not None and (last or state.global_step % self.every == 0)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stopped = control.should_training_stop and state.global_step < state.max_steps  # in the middle of the epoch
-        control.should_evaluate |= self.every is None and not stopped
-
-
-class Enough(Exception):
-    """A run that goes on had used up its patience before it was stopped: nothing is left to train."""
-
-
-class Patience(TrainerCallback):
-    """Raises `Enough` where a checkpoint's history has no gain in the last evaluations; the Trainer forgets that."""
-
-    def __init__(self, trainer: KeelTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.patient_no_more(state):
-            raise Enough
-
-
-class Dual(TrainerCallback):
-    """Dual ascent in the logarithm of the weight: up where more than the limit is measured, down where it is less.
-
-        log w ← log w + RATE · v + DAMPING · (v − v′),      v = clip(measured / limit − 1, −1, 1), v′ the one before
-
-    The multiplier of a constraint follows its violation v; on the log, weights of any size are reached. The weights
-    answer late, so that v alone would swing; its change damps that (Stooke et al. 2020, https://arxiv.org/abs/2007.03964).
-    """
-
-    RATE = 0.3
-    DAMPING = 1.0
-    RANGE = (1e-3, 1e2)
-
-    def __init__(self, trainer: KeelTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        budget, ledger = self.trainer.budget, self.trainer.ledger
-        if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
-            return
-        found, weight = budget.measure(), self.trainer.formula.weight
-        if math.isfinite(found):
-            earlier = ledger.trajectory[-1][1] if ledger.trajectory else budget.limit
-            now, then = (max(-1.0, min(1.0, value / budget.limit - 1)) for value in (found, earlier))
-            step = self.RATE * now + self.DAMPING * (now - then)
-            weight = min(max(weight * math.exp(step), self.RANGE[0]), self.RANGE[1])
-        ledger.weight = weight
-        ledger.trajectory.append([state.global_step, found, weight])
-        asked = control.should_log  # which logging takes back, also what was asked of the step's own line
-        self.trainer.log({budget.kind: found, "weight": weight})
-        control.should_log = asked
 
 
 class KeelTrainer(Trainer):
@@ -220,6 +110,7 @@ class KeelTrainer(Trainer):
         budget: what moves the objective's weight, or None. beside: the second head, which carries D then, or None.
         tether: weights near which the model's are held by their squared distance, λ/2 · ‖θ − θ₀‖², and λ; or None
             (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483).
+        regularizers: those of a recipe; what is done to a model before it trains is not done here.
     """
 
     control: Any
@@ -244,6 +135,7 @@ class KeelTrainer(Trainer):
         budget: Budget | None = None,
         beside: Any = None,
         tether: tuple[Mapping[str, Tensor], float] | None = None,
+        regularizers: Regularizers | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         if args.n_gpu > 1:
@@ -258,6 +150,11 @@ class KeelTrainer(Trainer):
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
         self.budget, self.tether, self.beside = budget, tether, beside
+        self.regularizers = asked = regularizers or Regularizers()
+        self.fgm = Fgm(model, asked.fgm) if asked.fgm else None
+        self.average = WeightAverage(model, asked.weight_average) if asked.weight_average else None
+        if self.average is not None:
+            self.add_callback(self.average)
         if budget is not None:
             self.add_callback(Dual(self))
         self.add_callback(Patience(self))
@@ -278,6 +175,13 @@ class KeelTrainer(Trainer):
         start, strength = self.tether
         squares = [(p - start[name]).square().sum() for name, p in self.model.named_parameters() if name in start]
         return 0.5 * strength * torch.stack(squares).sum()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        fresh = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if fresh and self.regularizers.layer_decay is not None:
+            cut_by_layer(optimizer, self.model, self.regularizers.layer_decay)
+        return optimizer
 
     @property
     def ledger(self) -> Ledger:
@@ -337,40 +241,51 @@ class KeelTrainer(Trainer):
                 examples[i] = example
         return to_device(self.task.collate_held(examples), device)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """A micro-batch forward and backward; where a recipe moves the embeddings, a second time there."""
+        with self.fgm.noted() if self.fgm else nullcontext():
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.fgm is not None:
+            with self.fgm.moved():
+                super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Σ CE / n_CE + weight · Σ D / n_D of a micro-batch, times the world size, because DDP averages over ranks.
 
-        Where a recipe matches hidden states or attention, + Σ M / n_B.
+        Where a recipe matches hidden states or attention, + Σ M / n_B. With R-Drop all of them are means of two passes.
+        At moved embeddings it is the formula alone, in one pass, and none of it is reported.
         """
         for norm in self.norms:
             norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
         n_ce, n_d, n_b = num_items_in_batch
-        asked = inputs if self.matching is None else self.matching.ask(inputs)
+        moved = self.fgm is not None and self.fgm.moving
+        drop, smoothing = None if moved else self.regularizers.r_drop, self.regularizers.label_smoothing
+        matching = None if moved else self.matching
+        asked = inputs if matching is None else matching.ask(inputs)
         with self.autocast():
-            outputs = self.task.forward(model, asked)
-        rows = self.task.rows(outputs, inputs)
+            outputs = [self.task.forward(model, asked) for _ in range(1 if drop is None else 2)]
+        rows = [self.task.rows(each, inputs) for each in outputs]
         matched = torch.zeros((), device=n_b.device)
-        if self.matching is None:
+        if matching is None:
             speaks = bool(inputs["anchored"].any())
             reference = self.reference.rows(inputs.get("held", inputs)) if self.reference and speaks else None
         else:
             assert isinstance(self.reference, Model)
             theirs = self.reference.outputs(asked)
-            reference, matched = self.reference.read(theirs, inputs), self.matching(outputs, theirs, inputs)
-        sliced = self.task.sliced_cross_entropy(inputs)
-        cross_entropy_of = self.task.cross_entropy(rows, inputs) if sliced is None or self.beside else sliced
-        anchored: Tensor | None = inputs["anchored"]
-        if self.beside is not None and reference is not None:  # D is of the second head, all that it reads
-            with self.autocast():
-                second = self.beside.task.forward(self.beside.model, inputs["held"])
-            rows, anchored = self.beside.task.rows(second, inputs["held"]), None
-        terms = self.formula(cross_entropy_of, rows, reference, anchored, counts=Counts(n_ce, n_d))
-        total = terms.loss + matched / n_b
-        if self.tether is not None:
+            reference = self.reference.read(theirs, inputs)
+            matched = torch.stack([matching(each, theirs, inputs) for each in outputs]).mean(0)
+        terms = [torch.stack(self._terms(model_rows, reference, inputs, Counts(n_ce, n_d))) for model_rows in rows]
+        loss, cross_entropy, divergence = torch.stack(terms).mean(0)
+        total = loss + matched / n_b
+        if drop is not None or smoothing is not None:
+            extra = added(rows, inputs["targets"], inputs["weights"], smoothing=smoothing, drop=drop)
+            total = total + per(extra, n_ce)
+        if self.tether is not None and not moved:
             total = total + self._tethered() / self.plan.cuts  # each micro-batch carries its share
-        sums = torch.stack([terms.cross_entropy, terms.divergence, matched, total])
+        sums = torch.stack([cross_entropy, divergence, matched, total])
         cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four
         if not math.isfinite(value):
             raise Diverged(
@@ -379,9 +294,21 @@ class KeelTrainer(Trainer):
                 f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… "
                 "Lower learning_rate, or use precision: fp32."
             )
-        self.ledger.add([cross_entropy, divergence, matched, value], slice(0, 4))
-        loss = total * self.args.world_size
-        return (loss, outputs) if return_outputs else loss
+        if not moved:
+            self.ledger.add([cross_entropy, divergence, matched, value], slice(0, 4))
+        scaled = total * self.args.world_size
+        return (scaled, outputs[0]) if return_outputs else scaled
+
+    def _terms(self, rows: Rows, reference: Rows | None, inputs: Mapping[str, Any], counts: Counts) -> Terms:
+        """The formula of one pass ; D is the second head's where there is one, of all that it reads."""
+        sliced = self.task.sliced_cross_entropy(inputs)
+        cross_entropy = self.task.cross_entropy(rows, inputs) if sliced is None or self.beside else sliced
+        anchored: Tensor | None = inputs["anchored"]
+        if self.beside is not None and reference is not None:
+            with self.autocast():
+                second = self.beside.task.forward(self.beside.model, inputs["held"])
+            rows, anchored = self.beside.task.rows(second, inputs["held"]), None
+        return self.formula(cross_entropy, rows, reference, anchored, counts=counts)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -390,7 +317,8 @@ class KeelTrainer(Trainer):
         assert self.validate is not None
         loss = f"{metric_key_prefix}_loss"
         earlier = self._merits(self.state, metric_key_prefix)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
+        with self.averaged():
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         if not math.isfinite(metrics[loss]):
             raise Diverged(
                 f"after step {self.state.global_step} the validation loss is {metrics[loss]}; lower learning_rate"
@@ -398,11 +326,22 @@ class KeelTrainer(Trainer):
         self.log(metrics)
         merit = self._merits(self.state, metric_key_prefix)[-1]
         if all(merit > other for other in earlier) and self.best is not None:
-            self.keep_best()
+            with self.averaged():
+                self.keep_best()
         if self.patient_no_more(self.state):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within: the model holds the average of its weights, where a recipe keeps one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    @property
+    def used_regularizers(self) -> dict[str, Any]:
+        """Those that were on, with their values; of an average's β the one that `auto` stood for."""
+        used = self.regularizers.used
+        return used if self.average is None else used | {"weight_average": self.average.beta(self.state.max_steps)}
 
     def _merits(self, state: Any, prefix: str) -> list[tuple[float, float]]:
         """(primary metric, −loss) of each evaluation of a state's history; larger is better."""
@@ -464,6 +403,8 @@ class KeelTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         finally:
             attributes.pop("save_pretrained", None)
+        if _internal_call and self.average is not None and self.args.should_save:
+            self.average.save(Path(str(output_dir)))
 
     def foreign(self, checkpoint: Path) -> list[str]:
         """The weights of a checkpoint that this model has no place for; the Trainer would pass over them in silence."""
@@ -482,6 +423,8 @@ class KeelTrainer(Trainer):
         """The best weights back into the model; the last ones stay where there was no validation."""
         if self.best is not None and self.best.is_file():
             self.model.load_state_dict(load_file(self.best), strict=False)
+        elif self.average is not None:
+            self.average.settle()
 
 
 def leave_group() -> None:

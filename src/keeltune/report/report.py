@@ -15,7 +15,7 @@ from keeltune.recipe import Recipe, parse
 from keeltune.report import charts
 from keeltune.report.chinese import CHINESE
 from keeltune.results import read_lines
-from keeltune.words import Said
+from keeltune.words import Said, joined
 
 WORST = 10
 WARNINGS = 20
@@ -28,6 +28,26 @@ SENTENCES = {
     "distillation": "The model was trained on the training rows while held near a teacher.",
     "cross-domain": "The model was trained on the new domain while held near the source-domain model.",
 }
+
+
+REGULARIZERS = {
+    "layer_decay": "lower learning rates in lower layers ({value} a layer)",
+    "r_drop": "R-Drop ({value})",
+    "weight_average": "averaged weights ({value})",
+    "label_smoothing": "label smoothing ({value})",
+    "fgm": "moved embeddings (FGM, {value})",
+    "new_top_layers": "new top layers ({value})",
+    "freeze_embeddings": "frozen token embeddings",
+}
+"""What a run says of each regulariser that was on."""
+
+
+def regularized(result: dict[str, Any]) -> str:
+    """Which regularisers were on, in a sentence; nothing where there were none."""
+    used = (result["training"] or {}).get("regularizers") or {}
+    parts = [Said(REGULARIZERS[name], value=value if isinstance(value, str) else f"{value:g}")
+             for name, value in used.items()]  # fmt: skip
+    return Said("Regularised by: {parts}.", parts=joined(parts, ", ")) if parts else ""
 
 
 def page(folder: Path, result: dict[str, Any]) -> str:
@@ -46,6 +66,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             name=folder.name,
             result=result,
             sentence=SENTENCES[result["method"]],
+            regularized=regularized(result),
             scores=_scores(result),
             interval_chart=Markup(_interval_chart(result, say)),
             loss_chart=Markup(_loss_chart(log, say)) if log or not result["seeds"] else None,
@@ -260,7 +281,7 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         "---",
         f"# {recipe.task}, trained with keeltune",
         "",
-        SENTENCES[recipe.method],
+        " ".join(filter(None, (SENTENCES[recipe.method], regularized(result)))),
         "",
         f"- task: {recipe.task}",
         f"- method: {recipe.method}",
