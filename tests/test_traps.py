@@ -481,7 +481,7 @@ TRAPS = [
          a_row_without_a_label_is_neither_summed_nor_counted, CLOSE),
     Trap(10, "the end of text as padding", around(
          PreTrainedTokenizerBase, "add_special_tokens", the_end_of_text_as_padding), a_pad_token_of_its_own, "== 25"),
-    Trap(10, "a constant where nothing counts", around(objective, "_per", a_constant_for_nothing),
+    Trap(10, "a constant where nothing counts", around(objective, "per", a_constant_for_nothing),
          nothing_to_count, "does not require grad"),
     Trap(11, "a cross-entropy that is called KL", in_place_of("forward-kl", a_cross_entropy),
          equal_to_the_student["forward-kl"], r"assert .* == 0 ±"),
