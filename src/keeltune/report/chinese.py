@@ -223,10 +223,9 @@ CHINESE = {
     "nothing was run yet": "尚未运行",
     "utility": "效用",
     "arm": "方法",
-    "what it is": "说明",
     "steps": "步数比例",
     "seeds run": "种子数",
-    "gain over plain, 95 % interval": "相对普通微调的增益，95 % 置信区间",
+    "gain over plain": "相对普通微调的增益",
     "P(better)": "更好的概率",
     "(loses too much)": "（源域损失过多）",
     "Scores are {metric} on validation rows, error rates below 0, so that more is better. Arms are compared with plain "
