@@ -256,7 +256,9 @@ class Bench:
                 for arm in arms
                 if all(run.finished(pilots.place(arm, share, seed)) for seed in seeds)
             }
-            found[which] = verdict.ranked(scored, PLAIN, card["source_weight"], None)[0]["arm"]
+            lines = verdict.ranked(scored, PLAIN, card["source_weight"], None, share=share)
+            found[which] = lines[0]["arm"]
+            found["nothing expected"] = verdict.decided(lines, [arm.name for arm in arms], PLAIN)["arm"]
         return {**found, "highest": card["arms"][0]["arm"]}
 
 
@@ -301,7 +303,8 @@ def table(lines: Sequence[Mapping[str, Any]], advised: Sequence[Mapping[str, Any
             one = said[name]
             choices |= {"the advisor": one["recommended"], "its highest belief": one["highest"],
                         "race only: the highest mean of its pilots": one["pilots alone"],
-                        "the highest mean of its first pilots": one["first rung"]}  # fmt: skip
+                        "the highest mean of its first pilots": one["first rung"],
+                        "the advisor, nothing expected": one["nothing expected"]}  # fmt: skip
             costs.append((one["seconds"], sum(line["seconds"] for line in own)))
         for policy, choice in choices.items():
             regrets.setdefault(policy, []).append(regret(choice))
