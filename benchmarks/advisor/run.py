@@ -241,7 +241,7 @@ class Bench:
         return dict(json.loads(kept.read_text()))
 
     def parts(self, made: Recipe, have: Given, place: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-        """What each rung's pilots alone would have chosen, by the highest mean, and the highest belief of the card."""
+        """What each rung's pilots alone would have chosen, by the highest mean."""
         arms, _ = candidates(made, have)
         pilots = Pilots(made, place / "pilots", 0, QUIET)
         shares: dict[float, list[int]] = {}
@@ -256,10 +256,8 @@ class Bench:
                 for arm in arms
                 if all(run.finished(pilots.place(arm, share, seed)) for seed in seeds)
             }
-            lines = verdict.ranked(scored, PLAIN, card["source_weight"], None, share=share)
-            found[which] = lines[0]["arm"]
-            found["nothing expected"] = verdict.decided(lines, [arm.name for arm in arms], PLAIN)["arm"]
-        return {**found, "highest": card["arms"][0]["arm"]}
+            found[which] = verdict.ranked(scored, PLAIN, card["source_weight"], None, share)[0]["arm"]
+        return found
 
 
 POLICIES: dict[str, Callable[[Sequence[str]], str]] = {
@@ -301,10 +299,9 @@ def table(lines: Sequence[Mapping[str, Any]], advised: Sequence[Mapping[str, Any
         choices = {policy: chosen(arms) for policy, chosen in POLICIES.items()}
         if name in said:
             one = said[name]
-            choices |= {"the advisor": one["recommended"], "its highest belief": one["highest"],
+            choices |= {"the advisor": one["recommended"],
                         "race only: the highest mean of its pilots": one["pilots alone"],
-                        "the highest mean of its first pilots": one["first rung"],
-                        "the advisor, nothing expected": one["nothing expected"]}  # fmt: skip
+                        "the highest mean of its first pilots": one["first rung"]}  # fmt: skip
             costs.append((one["seconds"], sum(line["seconds"] for line in own)))
         for policy, choice in choices.items():
             regrets.setdefault(policy, []).append(regret(choice))

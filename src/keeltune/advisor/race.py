@@ -20,13 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keeltune import prepare, run
-from keeltune.advisor import priors, verdict
+from keeltune.advisor import verdict
 from keeltune.advisor.facts import PLAIN, Arm, candidates, check, given
 from keeltune.advisor.pilots import Pilots, Rung, evidence, oriented, rung_for
-from keeltune.advisor.priors import Belief
 from keeltune.advisor.verdict import Scored
 from keeltune.display import Display
 from keeltune.problems import Diverged, Problem, Stopped, UserError
@@ -70,7 +67,7 @@ def advise(
             one-sided 90 % bound of the fall of the old domain's score lies above are out.
     Returns the card: {"recommended", "sure", "p_better", "reason", "complete", "metric", "source_weight",
         "max_source_drop", "arms": [{"arm", "said", "rung", "utility", "target", "source", "source_drop_bound",
-        "within", "seeds", "against_plain": {"gain", "interval", "se", "expected", "believed", "p_better"}}],
+        "within", "seeds", "against_plain": {"gain", "interval", "se", "p_better"}}],
         "ruled_out": {arm: why},
         "evidence": [text],
         "turning_points": [text], "cost": {"seconds", "budget", "pilots"}, "recipe": file}; also in `OUTPUT/advice.json`
@@ -164,7 +161,7 @@ class Race:
             return
         if arm.name in self.done:
             many, few = (self.pilots.scores(one, Rung(share, (0,))) for one in (plain, arm))
-            self.curve = verdict.compared(many, few, 0.0), share
+            self.curve = verdict.compared(many, few, 0.0, share), share
 
     def _rung(self, rung: Rung, arms: list[Arm]) -> None:
         """All pilots of a rung, seed by seed, so that a stop leaves comparable ones; as far as the budget goes."""
@@ -207,7 +204,7 @@ class Race:
             if PLAIN not in scored:
                 continue
             known = {line["arm"] for line in lines}
-            new = verdict.ranked(scored, PLAIN, self.weight, self.max_drop, self._hopes(scored[PLAIN]), rung.share)
+            new = verdict.ranked(scored, PLAIN, self.weight, self.max_drop, rung.share)
             lines += [{**line, "rung": rung.share} for line in new if line["arm"] not in known]
         return lines
 
@@ -249,14 +246,6 @@ class Race:
         write_json(self.folder / "advice.json", card)
         write_text(self.folder / "advice.html", advice.page(card, self.recipe.report.language))
         return card
-
-    def _hopes(self, plain: Scored) -> Mapping[str, Belief]:
-        """What the arms may be expected to gain, from the teacher's gate and what the plain pilots forgot."""
-        gate = self._gate()
-        gap = None if gate is None else gate[1] - float(np.mean(plain.targets))
-        lost = None if plain.drops is None else float(np.mean([drop.mean() for drop in plain.drops]))
-        rows, texts = self._rows()
-        return priors.expected(gap, lost, self.weight, texts / rows if rows else None)
 
     def _gate(self) -> tuple[float, float] | None:
         """The teacher's score on the validation rows, and as a share of which more is better; None if unmeasured."""

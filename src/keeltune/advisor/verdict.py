@@ -2,9 +2,9 @@
 
     U = (1 − w) · target + w · source,     on validation rows; w is what the old domain counts
 
-An arm is compared with plain fine-tuning on the same draws of rows and the same seeds, and what the comparison says is
-joined with what was to be expected (`priors`). It is recommended where P(U > U of plain) ≥ 0.9; else the simplest arm
-within one standard error of the best is.
+An arm is compared with plain fine-tuning on the same draws of rows and the same seeds. It is recommended where
+P(U > U of plain) ≥ 0.9; else the simplest arm within one standard error of the best is. P is a normal distribution's;
+its variance holds the rows and seeds that were drawn, the luck of a single seed, and the steps that a pilot leaves out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 
 from keeltune import evaluation
-from keeltune.advisor.priors import Belief
-from keeltune.advisor.priors import joined as believed
 from keeltune.seeds import over_seeds
 from keeltune.words import Said, joined
 
@@ -61,42 +59,32 @@ class Scored:
         return None if self.drops is None else float(np.percentile(over_seeds(self.drops), 90.0))
 
 
-def compared(
-    arm: Scored, plain: Scored, weight: float, hope: Belief | None = None, share: float = 1.0
-) -> dict[str, Any]:
-    """{"gain", "interval", "se", "expected", "believed", "p_better"} of an arm against plain.
+def compared(arm: Scored, plain: Scored, weight: float, share: float = 1.0) -> dict[str, Any]:
+    """{"gain", "interval", "se", "p_better"} of an arm against plain, rows and seeds drawn together for both.
 
-    Gain, interval and standard error are the pilots', rows and seeds drawn together for both. `expected` is the prior,
-    {"gain", "sd"} or None; `believed` joins both, and P(better) is its. `share`: how much of the steps a pilot has.
+    The interval is that of the draws alone; `se` and P(better) hold what they do not show: the luck of one seed, and
+    that a pilot has a `share` of the steps.
     """
     pairs = zip(arm.draws(weight), plain.draws(weight), strict=True)
     drawn = over_seeds([ours - theirs for ours, theirs in pairs])
-    gain, se = arm.value(weight) - plain.value(weight), float(drawn.std())
+    gain = arm.value(weight) - plain.value(weight)
     luck = LUCK if len(arm.targets) < PAIRS else 0.0
-    found = believed(hope, Belief(gain, math.hypot(se, luck, SHORT * (1 - share))))
-    return {
-        "gain": gain,
-        "interval": list(evaluation.interval(drawn)),
-        "se": se,
-        "expected": None if hope is None else vars(hope),
-        "believed": vars(found),
-        "p_better": found.p_better,
-    }
+    se = math.hypot(float(drawn.std()), luck, SHORT * (1 - share))
+    return {"gain": gain, "interval": list(evaluation.interval(drawn)), "se": se, "p_better": _above_zero(gain, se)}
+
+
+def _above_zero(mean: float, sd: float) -> float:
+    """P(x > 0) of a normal distribution; half of a tie."""
+    if sd == 0:
+        return 0.5 if mean == 0 else float(mean > 0)
+    return 0.5 * (1 + math.erf(mean / (sd * math.sqrt(2))))
 
 
 def ranked(
-    scored: Mapping[str, Scored],
-    plain: str,
-    weight: float,
-    max_drop: float | None,
-    hopes: Mapping[str, Belief] | None = None,
-    share: float = 1.0,
+    scored: Mapping[str, Scored], plain: str, weight: float, max_drop: float | None, share: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Each arm with its utility and its comparison with plain, the best first; those beyond `max_drop` at the end.
-
-    The order is that of the believed gains, `hopes` being what was expected of an arm.
-    """
-    lines, hopes = [], hopes or {}
+    """Each arm with its utility and its comparison with plain, the best first; those beyond `max_drop` at the end."""
+    lines = []
     for name, one in scored.items():
         bound = one.drop_bound()
         kept = max_drop is None or bound is None or bound <= max_drop
@@ -108,15 +96,10 @@ def ranked(
             "source_drop_bound": bound,
             "within": kept,
             "seeds": len(one.targets),
-            "against_plain": None if name == plain else compared(one, scored[plain], weight, hopes.get(name), share),
+            "against_plain": None if name == plain else compared(one, scored[plain], weight, share),
         }
         lines.append(line)
-    return sorted(lines, key=lambda line: (not line["within"], -_gain(line)))
-
-
-def _gain(line: Mapping[str, Any]) -> float:
-    """What an arm is believed to gain over plain fine-tuning; that one's own is 0."""
-    return float(line["against_plain"]["believed"]["gain"]) if line["against_plain"] else 0.0
+    return sorted(lines, key=lambda line: (not line["within"], -line["utility"]))
 
 
 def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str) -> dict[str, Any]:
@@ -142,7 +125,7 @@ def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str
         if not several:
             template = "better than plain with probability {p:.2f}, of one seed"
         return {"arm": best["arm"], "p_better": p, "sure": several, "reason": Said(template, p=p)}
-    near = [line for line in allowed if _gain(best) - _gain(line) <= against["believed"]["sd"]]
+    near = [line for line in allowed if best["utility"] - line["utility"] <= against["se"]]
     plain_out = not any(line["arm"] == plain for line in allowed)
     simplest = min(near, key=lambda line: order.index(line["arm"]))
     template = "the simplest arm within one standard error of the best ({arm}, P(better than plain) {p:.2f})"

@@ -214,7 +214,6 @@ CHINESE = {
     "better than plain with probability {p:.2f}, of one seed": "优于普通微调的概率为 {p:.2f}（仅一个随机种子）",
     "{texts} texts without labels, {ratio:.1f} for each of {rows} labelled rows": "{texts} 条无标注文本，为 {rows} 条标注样本的 {ratio:.1f} 倍",
     "learning curve: four times the labelled rows, {few} to {rows}, better {metric} by {gain:+.3g} ({low:+.3g} to {high:+.3g}) at {share:.0%} of the steps": "学习曲线：标注样本增至四倍（{few} → {rows}）时，{metric} 变化 {gain:+.3g}（{low:+.3g} 至 {high:+.3g}），训练步数为 {share:.0%}",
-    "expected": "预期",
     "the simplest arm within one standard error of the best ({arm}, P(better than plain) {p:.2f})": "与最好的方法（{arm}，优于普通微调的概率 {p:.2f}）相差不到一个标准误的方法中最简单的",
     "; plain fine-tuning loses too much of the old domain": "；普通微调在源域上损失过多",
     "The comparison is not complete yet; the same command goes on.": "比较尚未完成；再次运行同一命令即可继续。",
@@ -229,7 +228,7 @@ CHINESE = {
     "P(better)": "更好的概率",
     "(loses too much)": "（源域损失过多）",
     "Scores are {metric} on validation rows, error rates below 0, so that more is better. Arms are compared with plain "
-    "fine-tuning of the same length on the same rows and seeds; the interval holds both. Expected is what such an arm gained elsewhere, at this teacher and this loss of the old domain; P(better) joins it with the gain.": "分数为验证集上的 {metric}；错误率取负值，因此越大越好。各方法与步数、数据和种子都相同的普通微调比较；区间同时包含数据和种子的随机性。“预期”为同类方法在别处、按本次教师水平与源域损失折算的增益；“更好的概率”综合了预期与实测增益。",
+    "fine-tuning of the same length on the same rows and seeds; the interval holds both. P(better) also counts the luck of a single seed and the steps that a pilot leaves out.": "分数为验证集上的 {metric}；错误率取负值，因此越大越好。各方法与步数、数据和种子都相同的普通微调比较；区间同时包含数据和种子的随机性。“更好的概率”还计入了单一种子的偶然性和短程试验缺少的步数。",
     "not known yet": "（尚不清楚的指标）",
     "Gains are of (1 − w) · target + w · source with w = {w:.2f}.": "增益按 (1 − w) · 目标域 + w · 源域计算，w = {w:.2f}。",
     "The source may fall by {drop:g} at most.": "源域分数最多允许下降 {drop:g}。",
