@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import keeltune as kt
 from keeltune import build, cache, cache_identity, divergences, kept_head, precompute, prepare, recipe, run, shards
+from keeltune.data import Row
 from keeltune.display import Display
 from keeltune.families import vocabulary
 from keeltune.forms import Full, Hidden, TopK
@@ -529,7 +530,7 @@ def test_a_row_that_is_not_there_is_an_error_not_a_guess(tmp_path, given):
     filled(given, tmp_path)
     store = shards.Store(tmp_path / "kept", "")
     task = prepare.gather(made(given, tmp_path)).task
-    (example, *_) = task.encode(run.data.Row({"text": "never seen", "label": "positive"}, "f", 1, "k"))
+    (example, *_) = task.encode(Row({"text": "never seen", "label": "positive"}, "f", 1, "k"))
     with pytest.raises(KeyError, match="no distribution of the row k"):
         Cached(store, Full()).rows(task.collate([example]))
 
