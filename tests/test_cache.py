@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import build, cache, cache_identity, divergences, kept_head, precompute, prepare, recipe, run, shards
+from keeltune import build, cache, cache_identity, divergences, kept_head, precompute, prepare, recipe, shards
 from keeltune.data import Row
 from keeltune.display import Display
 from keeltune.families import vocabulary
