@@ -31,10 +31,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "r-drop": {"r_drop": 1.0},
     "weight-average": {"weight_average": "auto"},
     "label-smoothing": {"label_smoothing": 0.1},
-    "fgm": {"fgm": 1.0},
+    "fgm": {"fgm": 0.1},
     "new-top-layers": {"new_top_layers": 1},
     "freeze-embeddings": {"freeze_embeddings": True},
-    "r-drop-fgm-average": {"r_drop": 1.0, "fgm": 1.0, "weight_average": "auto"},
+    "r-drop-fgm-average": {"r_drop": 1.0, "fgm": 0.1, "weight_average": "auto"},
 }
 SETS = {
     "sst2": ("sentiment-analysis", "sentiment-sst2"),
