@@ -300,7 +300,7 @@ class KeelTrainer(Trainer):
         return (scaled, outputs[0]) if return_outputs else scaled
 
     def _terms(self, rows: Rows, reference: Rows | None, inputs: Mapping[str, Any], counts: Counts) -> Terms:
-        """The formula of one pass ; D is the second head's where there is one, of all that it reads."""
+        """The formula of one pass; D is the second head's where there is one, of all that it reads."""
         sliced = self.task.sliced_cross_entropy(inputs)
         cross_entropy = self.task.cross_entropy(rows, inputs) if sliced is None or self.beside else sliced
         anchored: Tensor | None = inputs["anchored"]

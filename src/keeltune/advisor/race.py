@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,6 @@ class Race:
         self.recipe, self.arms, self.out, self.pilots = recipe, arms, out, pilots
         self.weight, self.max_drop, self.folder = weight, max_drop, folder
         self.seconds: float | None = None
-        self.begun = time.monotonic()
         self.done: dict[str, run.Run] = {}
         self.rungs: list[tuple[Rung, dict[str, Scored]]] = []
         self.curve: tuple[dict[str, Any], float] | None = None
