@@ -22,7 +22,6 @@ Run it with nothing else running.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -101,11 +101,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def rows_of(name: str, data: Path, out: Path) -> None:
     case, file = CASES[name], out / name / "train.jsonl"
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        (source, *_) = sorted((data / case.file).glob("train.jsonl*"))
-        raw = source.read_bytes()
-        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
-        file.write_text("\n".join(text.splitlines()[: case.rows]) + "\n", "utf-8")
+        data_sets.written(file, data_sets.lines(data / case.file, "train", case.rows))
 
 
 def job_of(name: str, out: Path, reference: dict[str, Any] | None, source: str = "") -> build.Job:
@@ -209,10 +205,9 @@ def lost(data: Path, out: Path) -> None:
     writer = {"model_type": "marian", "d_model": 128, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1,
               "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 512,
               "decoder_ffn_dim": 512, "max_position_embeddings": 512, "scale_embedding": True}  # fmt: skip
-    raw = gzip.decompress(next((data / "translation-multi30k-en-de").glob("train.jsonl.gz")).read_bytes())
-    rows = raw.decode("utf-8").splitlines()
-    for name, some in (("lost-train", rows[:8000]), ("lost-rows", rows[8000:8400])):
-        (out / f"{name}.jsonl").write_text("\n".join(some) + "\n", "utf-8")
+    rows = data_sets.lines(data / "translation-multi30k-en-de", "train", 8400)
+    for name, some in (("lost-train", rows[:8000]), ("lost-rows", rows[8000:])):
+        data_sets.written(out / f"{name}.jsonl", some)
     if not run.finished(out / "lost-teacher"):
         teacher = {"task": "translation", "method": "fine-tuning", "output": "lost-teacher",
                    "model": {"new": writer, "tokenizer": {"train": "bpe", "size": 4000}},

@@ -13,7 +13,6 @@ answer's beside it, seconds and peak memory.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import shutil
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import torch
 import transformers
 from ruamel.yaml import YAML
@@ -135,12 +135,9 @@ class Bench:
         for split, count in zip(("train", "validation", "test"), app.rows, strict=True):
             made[split] = place / f"{split}.jsonl"
             if not made[split].is_file():
-                (source, *_) = sorted((self.folder / name).glob(f"{split}.jsonl*"))
-                raw = source.read_bytes()
-                lines = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8").splitlines()[:count]
-                if app.name == "instruction tuning":
-                    lines = [json.dumps(asked(json.loads(line)), ensure_ascii=False) for line in lines]
-                made[split].write_text("\n".join(lines) + "\n", encoding="utf-8")
+                rows = data_sets.rows(self.folder / name, split, count)
+                asks = app.name == "instruction tuning"
+                data_sets.written(made[split], [asked(row) for row in rows] if asks else rows)
         return made
 
     def run(self, app: Application, method: str) -> None:

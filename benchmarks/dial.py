@@ -20,7 +20,6 @@ rows that they had not seen.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import numpy as np
 
 from keeltune import apply, demo, evaluation, recipe, results, run
@@ -112,12 +112,6 @@ class Bench:
             )
         return place
 
-    def rows(self, name: str, split: str) -> list[dict[str, Any]]:
-        (source, *_) = sorted((self.folder / name).glob(f"{split}.jsonl*"))
-        raw = source.read_bytes()
-        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-
     def files(self, name: str, dial: Dial, speaker: str) -> dict[str, str]:
         """The rows of both domains; of one speaker against the others where there are speakers."""
         place = self.out / "data" / name / speaker
@@ -127,15 +121,14 @@ class Bench:
         made = {}
         for domain, folder in (("source", dial.source), ("target", dial.target)):
             for split in ("train", "validation", "test"):
-                rows = self.rows(folder, split)
+                rows = data_sets.rows(self.folder / folder, split)
                 if speaker:
                     rows = [row for row in rows if (row["speaker"] == speaker) == (domain == "target")]
                 named = {"train": "source", "validation": "control"} if domain == "source" else {}
                 count = dial.rows[named.get(split, split)]
                 file = place / f"{domain}-{split}.jsonl"
-                lines = [json.dumps(row, ensure_ascii=False) for row in rows[:count]]
                 if not file.is_file():
-                    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                    data_sets.written(file, rows[:count])
                 made[f"{domain}-{split}"] = str(file)
         return made
 

@@ -16,11 +16,12 @@ A finished run is skipped and a stopped one goes on.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 from pathlib import Path
 from typing import Any
+
+import data_sets
 
 from keeltune import compare, curve, demo, recipe, run, seeds
 from keeltune.display import Display
@@ -34,16 +35,10 @@ class Bench:
         self.folder, self.out = folder.resolve(), out.resolve()
 
     def rows(self, name: str, split: str, count: int) -> list[dict[str, Any]]:
-        (source, *_) = sorted((self.folder / name).glob(f"{split}.jsonl*"))
-        raw = source.read_bytes()
-        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
-        return [json.loads(line) for line in text.splitlines()[:count]]
+        return data_sets.rows(self.folder / name, split, count)
 
     def file(self, name: str, rows: list[dict[str, Any]]) -> str:
-        place = self.out / "data" / f"{name}.jsonl"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        return str(place)
+        return data_sets.written(self.out / "data" / f"{name}.jsonl", rows)
 
     def run(self, name: str, **values: Any) -> run.Run:
         print(f"… {name}", flush=True)

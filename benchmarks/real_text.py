@@ -14,7 +14,6 @@ sentiment-sst2/, sentiment-airline/, topic-agnews/ and translation-multi30k-en-d
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import random
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import torch
 from scipy import stats
 from transformers import AutoTokenizer, BertConfig, BertModel
@@ -198,9 +198,10 @@ def _pool_seed(bench: Bench, name: str, seed: int) -> dict[str, dict[str, Any]]:
 
 def writing(bench: Bench) -> Iterator[str]:
     """The students of `PAIRED_SEEDS`, three of them, on the same pairs: their test BLEU, and what a pool adds to it."""
-    rows = [json.loads(line) for line in _lines(bench, "translation-multi30k-en-de", "train")[:PAIRS]]
-    test = _written(bench, "multi30k-test", _lines(bench, "translation-multi30k-en-de", "test")[:400])
-    whole = _written(bench, "multi30k-train", [json.dumps(row) for row in rows])
+    made, pairs = bench.out / "data", bench.data / "translation-multi30k-en-de"
+    rows = data_sets.rows(pairs, "train", PAIRS)
+    test = data_sets.written(made / "multi30k-test.jsonl", data_sets.lines(pairs, "test", 400))
+    whole = data_sets.written(made / "multi30k-train.jsonl", rows)
     writer = {**WRITER, "encoder_layers": 2, "decoder_layers": 2}
     how: dict[str, Any] = {"task": "translation", "generation": {"max_new_tokens": 40}}
     teacher = bench.run(
@@ -212,8 +213,9 @@ def writing(bench: Bench) -> Iterator[str]:
     scores: dict[str, list[float]] = {}
     for s in SEEDS:
         drawn = random.Random(s).sample(rows, len(rows))
-        few = _written(bench, f"multi30k-few-{s}", [json.dumps(row) for row in drawn[:KNOWN]])
-        rest = _written(bench, f"multi30k-rest-{s}", [json.dumps({"source": row["source"]}) for row in drawn[KNOWN:]])
+        few = data_sets.written(made / f"multi30k-few-{s}.jsonl", drawn[:KNOWN])
+        texts = [{"source": row["source"]} for row in drawn[KNOWN:]]
+        rest = data_sets.written(made / f"multi30k-rest-{s}.jsonl", texts)
         taught = {"method": "distillation", "reference": {"model": "writing-teacher", "from": "cached"}}
         pool = {"train": few, "test": test, "unlabeled": rest}
         arms: dict[str, dict[str, Any]] = {
@@ -232,19 +234,6 @@ def writing(bench: Bench) -> Iterator[str]:
         yield f"Multi30k, {KNOWN} pairs, {arm}: test BLEU {spread(found)}{gain}"
 
 
-def _lines(bench: Bench, name: str, split: str) -> list[str]:
-    source = Path(bench.file(name, split))
-    raw = source.read_bytes()
-    return (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8").splitlines()
-
-
-def _written(bench: Bench, name: str, lines: list[str]) -> str:
-    file = bench.out / "data" / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n", "utf-8")
-    return str(file)
-
-
 def _small_student(bench: Bench) -> str:
     """A BERT of two layers, 128 wide, with random weights and MiniLM's tokenizer."""
     folder = bench.out / "data" / "small-student"
@@ -261,11 +250,10 @@ def _few_labels(bench: Bench, name: str, seed: int) -> dict[str, str]:
     folder = bench.out / "data" / f"{name}-{seed}"
     files = {"few": folder / "few.jsonl", "rest": folder / "rest.jsonl"}
     if not files["rest"].is_file():
-        rows = [json.loads(line) for line in _lines(bench, name, "train")]
+        rows = data_sets.rows(bench.data / name, "train")
         random.Random(seed).shuffle(rows)
-        folder.mkdir(parents=True, exist_ok=True)
-        files["few"].write_text("".join(json.dumps(r) + "\n" for r in rows[:LABELS]), "utf-8")
-        files["rest"].write_text("".join(json.dumps({"text": r["text"]}) + "\n" for r in rows[LABELS:]), "utf-8")
+        data_sets.written(files["few"], rows[:LABELS])
+        data_sets.written(files["rest"], [{"text": row["text"]} for row in rows[LABELS:]])
     return {key: str(path) for key, path in files.items()}
 
 

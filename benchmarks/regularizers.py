@@ -13,12 +13,12 @@ it is the seed's. A null is a result and stays in the table.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import numpy as np
 
 from keeltune import apply, demo, evaluation, recipe, results, run
@@ -44,18 +44,6 @@ SETS = {
 TRAINING = {"learning_rate": 1e-4, "batch_size": 16}
 
 
-def rows_of(folder: Path, split: str, count: int, out: Path) -> str:
-    """A file of the first `count` rows of a split."""
-    (source, *_) = sorted(folder.glob(f"{split}.jsonl*"))
-    raw = source.read_bytes()
-    text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
-    lines = [line for line in text.split("\n") if line][:count]
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{split}-{count}.jsonl"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(file)
-
-
 def trained(name: str, values: dict[str, Any], out: Path, *, trains: bool) -> Path | None:
     """The folder of a run, trained now unless it was before; None where it is not there and nothing is trained."""
     place = out / name
@@ -70,7 +58,8 @@ def arms_of(name: str, options: argparse.Namespace) -> dict[str, dict[int, Path]
     task, folder = SETS[name]
     source, data = options.data.resolve() / folder, options.output.resolve() / "data" / name
     counts = {"train": options.rows, "validation": max(2, options.rows // 2), "test": options.test}
-    files = {split: rows_of(source, split, count, data) for split, count in counts.items()}
+    files = {split: data_sets.written(data / f"{split}-{count}.jsonl", data_sets.lines(source, split, count))
+             for split, count in counts.items()}  # fmt: skip
     found: dict[str, dict[int, Path]] = {}
     for seed in options.seeds:  # seeds outside: an early stop leaves whole pairs
         for arm in options.arms:

@@ -1,6 +1,6 @@
 """Is the advisor right? Every scenario's methods in full, and the advisor blind beside them.
 
-    python benchmarks/advisor/run.py DATA_FOLDER OUTPUT_FOLDER [--only sst2 agnews airline reviews tags]
+    python benchmarks/advisor.py DATA_FOLDER OUTPUT_FOLDER [--only sst2 agnews airline reviews tags]
 
 A scenario is a data set, few or many labels, and what else there is: a teacher (good or bad), texts without labels,
 rows of an old domain. The students are BERTs of two layers that start from random weights, or from such a model of the
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import json
 import re
 import shutil
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import numpy as np
 
 import keeltune as kt
@@ -121,24 +121,16 @@ class Bench:
         """Rows `first` to `last` of a split, written once."""
         place = self.out / "data" / f"{name}-{split}-{first}-{last}.jsonl"
         if not place.is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            sets = [self.lines(each, split) for each in name.split("+")]
-            lines = [line for several in zip(*sets, strict=False) for line in several][first:last]
-            place.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            sets = [data_sets.lines(self.folder / each, split) for each in name.split("+")]
+            data_sets.written(place, [line for several in zip(*sets, strict=False) for line in several][first:last])
         return str(place)
-
-    def lines(self, name: str, split: str) -> list[str]:
-        (source, *_) = sorted((self.folder / name).glob(f"{split}.jsonl*"))
-        raw = source.read_bytes()
-        return (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8").rstrip("\n").split("\n")
 
     def texts(self, name: str, first: int, last: int) -> str:
         """A pool: rows without their labels."""
         place = self.out / "data" / f"{name}-pool-{first}-{last}.jsonl"
         if not place.is_file():
             rows = read_lines(Path(self.file(name, "train", first, last)))
-            place.write_text("".join(json.dumps({"text": row["text"]}, ensure_ascii=False) + "\n" for row in rows),
-                             encoding="utf-8")  # fmt: skip
+            data_sets.written(place, [{"text": row["text"]} for row in rows])
         return str(place)
 
     def train(self, name: str, values: Mapping[str, Any]) -> Path:
