@@ -81,7 +81,11 @@ def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
 def test_the_recipes_own_settings_stay_with_their_arm(tiny, data):
     held = made(tiny, data, "cross-domain", ("validation",), objective={"divergence": "forward-kl", "weight": 0.3})
     arms = {arm.name: arm.values for arm in candidates(held, given(held, None, None, None))[0]}
-    assert arms["anchored"]["objective"] == {"divergence": "forward-kl"}  # the weight is the method's, not this arm's
+    assert arms["anchored"]["objective"] == {"divergence": "forward-kl", "weight": 0.3}
+    texts = [{"text": row["text"]} for row in reviews(10, seed=8)]
+    write_rows(data / "texts.jsonl", texts)
+    arms = {arm.name: arm.values for arm in candidates(held, given(held, None, None, "texts.jsonl"))[0]}
+    assert "weight" not in arms["anchored on source inputs"]["objective"]  # 0.3 was chosen for other inputs
     assert "objective" not in arms[PLAIN]
     taught = made(tiny, data, "distillation", reference=str(tiny("bert", seed=1)), objective={"temperature": 2.0})
     arms = {arm.name: arm.values for arm in candidates(taught, given(taught, None, None, None))[0]}
@@ -287,8 +291,9 @@ def test_what_the_caller_adds_must_be_there(tiny, data):
 def test_pilots_of_another_recipe_are_refused(tiny, data):
     advisor.advise(made(tiny, data, source=("validation",)), budget="10m", display=QUIET)
     other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
-    with pytest.raises(StateRefused):
+    with pytest.raises(StateRefused, match=r"or delete .*pilots") as refused:  # advise has no --overwrite
         advisor.advise(other, budget="10m", display=QUIET)
+    assert "--overwrite" not in str(refused.value)
 
 
 def test_a_small_budget_ends_early_and_says_how_little_it_knows(tiny, data):

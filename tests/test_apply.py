@@ -57,6 +57,19 @@ def test_evaluating_a_run_gives_its_own_numbers(finished, test_file):
     assert bare["metrics"] == pytest.approx(own["metrics"], abs=1e-6)
 
 
+def test_a_runs_clusters_are_drawn_whole_when_it_is_evaluated_again(tiny, tmp_path):
+    make_data(tmp_path)
+    rows = [{**row, "speaker": str(i // 5)} for i, row in enumerate(lines(tmp_path / "test.jsonl"))]
+    write_rows(tmp_path / "test.jsonl", rows)
+    values = spec_of("fine-tuning", tiny("bert"), evaluation={"clusters": "speaker"})
+    done = run.train(recipe.from_dict(values, tmp_path), display=QUIET)
+    found = apply.evaluate(done.folder, tmp_path / "test.jsonl", display=QUIET)["intervals"]
+    for name, pair in found.items():
+        assert pair == pytest.approx(done.result["intervals"]["test"][name], abs=1e-6)
+    alone = apply.evaluate(done.model, tmp_path / "test.jsonl", task="sentiment-analysis", display=QUIET)["intervals"]
+    assert alone["loss"] != pytest.approx(found["loss"], abs=1e-6)
+
+
 def test_stdout_is_one_json_object(finished, test_file, monkeypatch, capsys):
     assert keeltune(monkeypatch, "evaluate", finished.folder, "--data", test_file, "--json") == 0
     captured = capsys.readouterr()

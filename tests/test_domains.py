@@ -8,6 +8,7 @@ import math
 import random
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -371,6 +372,9 @@ def test_clusters_that_no_row_has_are_refused(tiny, data):
     with pytest.raises(UserError, match=r"evaluation\.clusters") as refused:
         train(spec(tiny, evaluation={"clusters": "speaker"}), data)
     assert "label, place, text" in str(refused.value) or "label, text" in str(refused.value)
+    warned = prepare.gather(recipe.from_dict(spec(tiny, evaluation={"clusters": "place"}), data)).warnings
+    (few,) = [str(warning) for warning in warned if warning.field == "evaluation.clusters"]
+    assert "2 clusters in the rows of source" in few
     found = train(spec(tiny, evaluation={"clusters": "place"}), data).result["forgetting"]
     assert found["source"]["clusters"] == 2
     assert found["target"]["clusters"] is None
@@ -558,6 +562,36 @@ def test_compare(tiny, data):
     assert any(tag == "svg" for tag, _ in page.tags)
 
 
+def test_mcnemar_stands_beside_a_share_of_right_rows_alone():
+    """Not beside a loss whose rows are also right or wrong: its p would be another metric's."""
+    task = SimpleNamespace(metrics=("loss",), lower_is_better=("loss",), details=lambda sums: {})
+    rng = np.random.default_rng(0)
+    losses, ones = rng.gamma(2.0, size=80), np.ones(80)
+    theirs = compare.Side([1.0] * 40 + [0.0] * 40, [np.stack([losses, ones], 1)], None)
+    ours = compare.Side([0.0] * 40 + [1.0] * 40, [np.stack([losses - 0.5, ones], 1)], None)
+    found = compare.against(task, ours, theirs, "loss")
+    assert found["change"] == pytest.approx(-0.5)
+    assert found["p"] == pytest.approx(2 / 1001)  # 40 won and 40 lost rows would be 1
+
+
+def test_clusters_that_one_run_names_are_drawn_in_all(tiny, data):
+    for name in ("test.jsonl", "train.jsonl", "validation.jsonl"):
+        rows = [{**row, "speaker": str(i // 3)} for i, row in enumerate(lines(data / name))]
+        write_rows(data / name, rows)
+    values = spec(tiny, source=())
+    runs = [train({**values, "evaluation": evaluation_of, "training": {**values["training"], "epochs": n}}, data,
+                  output=f"clusters-{n}") for n, evaluation_of in ((1, {}), (4, {"clusters": "speaker"}))]  # fmt: skip
+    one, other = (compare.compare([a.folder, b.folder])["runs"] for a, b in (runs, runs[::-1]))
+    assert (
+        one[1]["target"]["interval"]
+        == other[0]["target"]["interval"]
+        == runs[1].result["intervals"]["test"]["accuracy"]
+    )
+    assert one[0]["target"]["interval"] == other[1]["target"]["interval"]
+    mirrored = [-end for end in reversed(other[1]["against"]["target"]["interval"])]
+    assert one[1]["against"]["target"]["interval"] == pytest.approx(mirrored)
+
+
 def test_runs_on_other_rows_are_not_compared(tiny, data):
     one = train(spec(tiny), data, output="one")
     write_rows(data / "old.jsonl", reviews(30, seed=77))
@@ -676,6 +710,18 @@ def test_the_gradient_of_the_old_head_by_hand(tiny, data):
     assert terms.loss.item() == pytest.approx(loss.item(), rel=1e-6)
     loss.backward()
     torch.testing.assert_close(got, body.embeddings.word_embeddings.weight.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_a_budget_of_the_old_heads_own_labels(tiny, data):
+    """What the old head forgets of its labels, which the new head does not have, bounds the weight."""
+    known = old_model(tiny, data, "bert", epochs=6, rate=2e-3).model
+    new_labels(data)
+    values = spec(tiny, anchor_on="target", source=("validation", "test")) | {"model": str(known)}
+    values["objective"] |= {"anchor_head": "source", "weight": {"max_source_drop": 0.2}}
+    values["training"] |= {"epochs": 4, "learning_rate": 2e-3}
+    budget = train(values, data, output="bounded").result["budget"]
+    assert len(budget["trajectory"]) > 1
+    assert budget["held"] == (budget["measured"] <= 0.2)
 
 
 @pytest.fixture

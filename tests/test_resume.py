@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from keeltune import recipe, results, run
+from keeltune import machine, recipe, results, run
 from keeltune.display import Display
 from keeltune.problems import StateRefused, Stopped, UserError
 from keeltune.reviews import make_reviews
@@ -127,6 +127,18 @@ def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monk
     assert again.result["training"]["steps"] == whole.result["training"]["steps"]
     assert again.result["objective"] == whole.result["objective"]
     assert (again.folder / "log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
+
+
+def test_the_precision_is_chosen_once(spec, tmp_path, monkeypatch):
+    """Timed again on a busy machine, `auto` may come out otherwise."""
+    spec["training"] |= {"precision": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "choose_precision", lambda *asked: "bf16")
+        kill_at(patch, 7)
+        with pytest.raises(Killed):
+            train(spec, tmp_path, "killed")
+    monkeypatch.setattr(machine, "choose_precision", lambda *asked: "fp32")
+    assert train(spec, tmp_path, "killed", resume=True).result["training"]["precision"] == "bf16"
 
 
 def test_resuming_a_finished_run_does_nothing(spec, tmp_path):
@@ -255,6 +267,12 @@ def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path):
         killed = dict(json.loads(line) for line in (tmp_path / f"killed-{rank}.keys").read_text().splitlines())
         assert whole == killed
     assert same(tmp_path / "whole", tmp_path / "killed")
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+            for name in ("whole", "killed")]  # fmt: skip
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other)
+    one, other = (run.finished(tmp_path / name).result["objective"] for name in ("whole", "killed"))
+    assert one["cross_entropy"] == pytest.approx(other["cross_entropy"])
 
 
 @pytest.mark.slow  # two processes that import torch

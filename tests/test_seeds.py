@@ -101,6 +101,13 @@ def test_a_seed_that_learnt_nothing_is_replaced(tiny, data, monkeypatch):
     assert run.finished(data / "out" / "seed-1-failed").result["training"]["seed"] == 1
 
 
+def test_seeds_a_thousand_apart_are_replaced_by_different_ones(tiny, data, monkeypatch):
+    monkeypatch.setattr(
+        overfitting, "stuck", lambda result: "stuck" if result["training"]["seed"] in (0, 1000) else None
+    )
+    assert pooled(tiny, data, (0, 1000)).result["seeds"]["numbers"] == [2000, 4000]
+
+
 def test_one_seed_in_a_list_is_a_plain_run(tiny, data):
     done = pooled(tiny, data, (3,))
     assert done.result["seeds"] is None
@@ -178,6 +185,7 @@ def test_every_look_at_the_test_rows_is_counted(tiny, data, capsys):
     assert "look 3 at these rows" in capsys.readouterr().err
     kt.evaluate(done.model, data / "test.jsonl", task="sentiment-analysis")
     assert [look["by"] for look in read_lines(done.folder / "looks.jsonl")] == ["train", *["evaluate"] * 3]
+    assert [one["looks"] for one in history.runs(data)] == [3]  # at the test rows, not at those of validation
 
 
 def test_calibrated_predictions_are_asked_for(tiny, data):

@@ -38,6 +38,20 @@ def test_equalised_odds_by_hand():
     assert slices.equalised_odds(predicted, rare, groups)["equalised_odds"] < 0.35
 
 
+def test_equalised_odds_of_clusters_are_drawn_whole():
+    """Rows that were counted twice tell no more than once: the interval stays."""
+    rng = np.random.default_rng(1)
+    right, groups = rng.choice(["x", "y"], 400), rng.choice(["a", "b"], 400)
+    predicted = np.where(rng.random(400) < 0.8, right, "x")
+    once = slices.equalised_odds(predicted, right, groups)["equalised_odds_interval"]
+    twice = [list(np.repeat(part, 2)) for part in (predicted, right, groups)]
+    kept = slices.equalised_odds(*twice, np.repeat(np.arange(400), 2))["equalised_odds_interval"]
+    shrunk = slices.equalised_odds(*twice)["equalised_odds_interval"]
+    width = [high - low for low, high in (once, kept, shrunk)]
+    assert width[1] == pytest.approx(width[0], rel=0.1)
+    assert width[2] < 0.85 * width[0]
+
+
 def test_a_group_of_few_clusters_has_no_interval():
     assert slices.enough(100, None)
     assert not slices.enough(19, None)

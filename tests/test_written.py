@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import build, prepare, recipe
+from keeltune import build, prepare, recipe, shards
 from keeltune.display import Display
 from keeltune.families.form import Form
 from keeltune.families.seq2seq import Seq2Seq
-from keeltune.problems import UserError
+from keeltune.problems import OutOfResources, UserError
 from keeltune.references import Model
 from keeltune.rows import IGNORED
 from keeltune.trainer import KeelTrainer
@@ -107,6 +107,15 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
             train(given, tmp_path, "cut")
     kept = texts_in(tmp_path)
     assert len(kept) == 4
+
+    def full(file, *how, **more):
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:  # while the file is written anew
+        patch.setattr(shards.os, "fsync", full)
+        with pytest.raises((OSError, OutOfResources)):
+            train(given, tmp_path, "cut", overwrite=True)
+    assert texts_in(tmp_path) == kept
     train(given, tmp_path, "cut", overwrite=True)
     assert texts_in(tmp_path)[:4] == kept
     assert len(texts_in(tmp_path)) == len(PAIRS)

@@ -33,6 +33,7 @@ class Opened:
     columns: list[Column]
     mapping: dict[str, str]
     label_map: Mapping[Any, Any] | None
+    clusters: str | None
     device: str
 
 
@@ -49,7 +50,8 @@ def evaluate(
     Args:
         model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
-    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows. A run's
+    Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows, or
+    over the clusters that the run's recipe names. A run's
     `looks.jsonl` counts how often its model has been scored on these very rows.
     Raises: UserError with every problem of the model and the rows.
     """
@@ -65,7 +67,8 @@ def evaluate(
     labels_of = None if any(c.name == "label" for c in opened.columns) else opened.task.labels_of
     found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
     _refuse([*problems, *found], display)
-    scores = evaluation.score(opened.task, _answers(opened, rows, display, "scoring", labelled=True), rows)
+    answers = _answers(opened, rows, display, "scoring", labelled=True)
+    scores = evaluation.score(opened.task, answers, rows, clusters=opened.clusters)
     if done := run.finished(Path(model)):
         looks = history.look(done.folder, by="evaluate", fingerprint=data.fingerprint(rows), rows=len(rows))
         if looks > 1:
@@ -195,6 +198,7 @@ def open_model(model: str | Path, task: str | None) -> Opened:
         columns,
         dict(past.data.columns) if past else {},
         given if isinstance(given, dict) else None,
+        past.evaluation.clusters if past else None,
         device,
     )
 

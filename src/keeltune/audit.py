@@ -24,7 +24,7 @@ __all__ = ["apply_label_map", "audit", "input_keys", "is_row_problem", "label_na
 SIMILAR = 0.8
 """difflib's ratio from which a rare label counts as a misspelling of another."""
 
-TRAINED = {"train", "unlabeled", "source_train", "source_unlabeled"}
+TRAINED = {"train", "augmented", "unlabeled", "source_train", "source_unlabeled"}
 """The streams of training, which may share rows: an evaluation is spoiled by those that it shares with them."""
 
 IMBALANCE = 100

@@ -119,11 +119,14 @@ class Basis:
     device: str
 
 
-def basis(material: Material, display: Display) -> Basis:
-    """Loads the student, has the teacher write the texts that lack, and lays out the plan."""
+def basis(material: Material, display: Display, precision: str | None = None) -> Basis:
+    """Loads the student, has the teacher write the texts that lack, and lays out the plan.
+
+    `precision`: what an earlier start of a run chose for `auto`: timed again, a busy machine might choose otherwise.
+    """
     recipe, task = material.recipe, material.task
     device = machine.this_device()
-    precision = machine.choose_precision(recipe.training.precision, device, world_size())
+    precision = precision or machine.choose_precision(recipe.training.precision, device, world_size())
     autocast = machine.autocast(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
     student = start(material)
@@ -164,14 +167,16 @@ def start(material: Material) -> models.Loaded:
     return student
 
 
-def build(material: Material, display: Display | None = None, origin: Origin | None = None) -> Job:
+def build(
+    material: Material, display: Display | None = None, origin: Origin | None = None, precision: str | None = None
+) -> Job:
     """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit.
 
     Where the teacher writes targets or fills a cache, it does so here, ahead of training; `display` shows it.
-    `origin`: where a reference comes from, in the place of `reference.from`: what an earlier start of a run decided.
+    `origin`, `precision`: what an earlier start of a run decided, in the place of `reference.from` and of `auto`.
     """
     recipe, task, display = material.recipe, material.task, display or Display(quiet=True)
-    base = basis(material, display)
+    base = basis(material, display, precision)
     measured = held_out(material)
     second: Beside | None = None
     if material.old is None:

@@ -40,16 +40,24 @@ class Ledger(TrainerCallback, ExportableState):
         kept |= {"weight": self.weight, "trajectory": self.trajectory}
         return {"args": kept, "attributes": {}}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.process_index:  # a checkpoint has the sums of all ranks, as the first one's
+            self.epoch[:4] = self.window[:4] = [0.0] * 4
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if float(state.epoch or 0).is_integer():  # not when a run goes on in the middle of an epoch
             self.epoch = [0.0] * 8
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rest()
+        if self.stopping:
+            control.should_save = control.should_training_stop = True
+
+    def rest(self) -> None:
+        """The step is done: what follows is no training time."""
         if self.started is not None:
             self.seconds += time.perf_counter() - self.started
             self.started = None
-        if self.stopping:
-            control.should_save = control.should_training_stop = True
 
     def add(self, values: list[float], places: slice) -> None:
         for total in (self.epoch, self.window):
@@ -120,6 +128,7 @@ class Dual(TrainerCallback):
         budget, ledger = self.trainer.budget, self.trainer.ledger
         if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
             return
+        ledger.rest()
         with self.trainer.averaged():
             found, weight = budget.measure(), self.trainer.formula.weight
         if math.isfinite(found):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keeltune import data, models, prepare
-from keeltune.build import Origin
+from keeltune.build import Job, Origin
 from keeltune.display import Display
 from keeltune.fitting import NEW
 from keeltune.prepare import Material
@@ -15,6 +15,9 @@ from keeltune.problems import Problem, StateRefused, shown
 from keeltune.recipe import Recipe
 from keeltune.results import write_text
 from keeltune.shards import differences, refuse_other
+
+DECIDED = "reference.json"
+"""What a run's first start measured and chose, below `checkpoints`."""
 
 
 def identity_of(material: Material) -> dict[str, Any]:
@@ -28,24 +31,26 @@ def identity_of(material: Material) -> dict[str, Any]:
     }
 
 
-def origin_of(folder: Path) -> Origin | None:
-    """Where the reference of a started run comes from: `auto` is measured once, not again when the run goes on."""
+def decided(folder: Path) -> tuple[Origin | None, str | None]:
+    """Where the reference of a started run comes from, and its precision: `auto` is measured once, at a run's start."""
     try:
-        kept = json.loads((folder / "checkpoints" / "reference.json").read_text(encoding="utf-8"))
-        return Origin(kept["kind"], kept["reason"])
+        kept = json.loads((folder / "checkpoints" / DECIDED).read_text(encoding="utf-8"))
+        return Origin(kept["kind"], kept["reason"]), kept.get("precision")
     except (OSError, ValueError, KeyError):
-        return None
+        return None, None
 
 
-def keep_origin(folder: Path, origin: Origin, *, resumed: bool) -> None:
+def keep_decided(folder: Path, job: Job, *, resumed: bool) -> None:
     """Notes it; a run that goes on must read the very answers that it began with."""
-    file = folder / "checkpoints" / "reference.json"
+    file, origin = folder / "checkpoints" / DECIDED, job.origin
     now = {"kind": origin.kind, "reason": origin.reason, "digest": (origin.cache or {}).get("digest")}
-    if resumed and file.is_file() and (then := json.loads(file.read_text(encoding="utf-8"))) != now:
-        refuse_other(
-            folder, {"reference": then}, {"reference": now}, "restore the cache, or start anew with --overwrite"
-        )
-    write_text(file, json.dumps(now))
+    if resumed and file.is_file():
+        then = json.loads(file.read_text(encoding="utf-8"))
+        then.pop("precision", None)
+        if then != now:
+            mend = "restore the cache, or start anew with --overwrite"
+            refuse_other(folder, {"reference": then}, {"reference": now}, mend)
+    write_text(file, json.dumps(now | {"precision": job.precision}))
 
 
 def newest(folder: Path, identity: dict[str, Any], recipe: Recipe, display: Display) -> Path | None:

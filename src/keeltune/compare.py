@@ -8,8 +8,9 @@ number of runs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str
     tasks = apply.tasks_of(found[0].parts[0])
     domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for one in found for f in _predictions(one, s))}
     sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
+    sides = {domain: _drawn_alike(each) for domain, each in sides.items()}
     metric = tasks["target"].metrics[0]
     lines = []
     for place, one in enumerate(found):
@@ -166,6 +168,12 @@ def _side(task: Task, files: Sequence[Path]) -> Side:
     return Side(scores, [evaluation.table_of(task, rows) for rows in seeds], clusters)
 
 
+def _drawn_alike(sides: Sequence[Side]) -> list[Side]:
+    """The same rows in the clusters that one of the runs names, so that a draw takes the same ones of all."""
+    clusters = next((side.clusters for side in sides if side.clusters is not None), None)
+    return [replace(side, clusters=clusters) for side in sides]
+
+
 def _value(task: Task, side: Side, metric: str) -> float:
     each = [evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in side.tables]
     return float(np.mean(each))
@@ -183,10 +191,14 @@ def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
 
 
 def against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
-    """The change from `theirs` to `ours`, and how likely one as large is where there is none."""
+    """The change from `theirs` to `ours`, and how likely one as large is where there is none.
+
+    McNemar's test where rows stand alone, are right or wrong, and the metric is the share of right ones.
+    """
     drawn = _drawn(task, ours, metric) - _drawn(task, theirs, metric)
     pairs = list(zip(ours.scores, theirs.scores, strict=True))
-    if ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
+    share = all(math.isclose(_value(task, side, metric), float(np.mean(side.scores))) for side in (ours, theirs))
+    if share and ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
         won, lost = (sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
         p = mcnemar(lost, won)
     else:
@@ -211,7 +223,7 @@ def _line(
         "method": one.result["method"],
         "anchor": made.objective.anchor_on if objective["weight"] is not None else None,
         "weight": objective["weight"],
-        "share": (one.result["budget"] or {}).get("share") or (one.result["interpolation"] or {}).get("kept", 1.0),
+        "share": (one.result["budget"] or {}).get("share", (one.result["interpolation"] or {}).get("kept", 1.0)),
         **scores,
         "against": against,
         "seconds": one.result["training"]["seconds"],

@@ -20,7 +20,7 @@ from scipy.optimize import nnls
 from keeltune import apply, evaluation, seeds
 from keeltune.analysis.overfitting import scale_of
 from keeltune.display import Display
-from keeltune.problems import Problem, UserError
+from keeltune.problems import Problem, UserError, anew_without
 from keeltune.recipe import Recipe
 from keeltune.report import curves
 from keeltune.results import read_lines, write_json, write_text
@@ -60,7 +60,8 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
         rows = recipe.data.model_copy(update={"share": recipe.data.share * share})
         part = recipe.model_copy(update={"data": rows, "output": str(output)})
         display.say(f"share {share:g}")
-        runs.append(seeds.train(part, resume=output.is_dir(), display=display))
+        with anew_without(output):
+            runs.append(seeds.train(part, resume=output.is_dir(), display=display))
     card = foretold(runs, shares, recipe)
     write_json(folder / "curve.json", card)
     write_text(folder / "curve.html", curves.page(card, recipe.report.language))

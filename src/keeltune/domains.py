@@ -162,6 +162,7 @@ def _measure(job: Job, before: Mapping[str, Scores | None]) -> Measured:
 
     def fallen(model: Any, reference: Model | None) -> float:
         now = scoring.scored(job, model, "source_validation", places)
+        task, _ = job.of("source_validation", model)
         return weight_path.drop(task, first.table[places], now.table, task.metrics[0], clusters)["upper"]
 
     return fallen

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from keeltune import models, surgery, vocabularies
+from keeltune.analysis.counterfactual import read_terms
+from keeltune.analysis.slices import FEW_CLUSTERS
 from keeltune.data import Row
 from keeltune.problems import Problem, UserError, shown
 from keeltune.recipe import Recipe, StudentFrom
@@ -342,3 +344,36 @@ def _other_labels(where: str, source: str, names: Sequence[str], labels: Sequenc
         "can also hold the old head beside the new one (objective.anchor_head: source), or the pretrained head of "
         "masked tokens (masked-lm)",
     )
+
+
+def no_columns(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> list[Problem]:
+    """Columns of clusters and slices that no row of the scored splits has, and a file of terms that is none."""
+    spec, problems = recipe.evaluation, list[Problem]()
+    if spec.terms is not None:
+        try:
+            read_terms(recipe.path(spec.terms), recipe.where("evaluation.terms"), "evaluation.terms")
+        except UserError as error:
+            problems += error.problems
+    rows = [row for split in scored.values() for row in split]
+    asked = {"clusters": [spec.clusters] if spec.clusters else [], "slices": spec.slices or []}
+    for name_of, names in asked.items():
+        if rows and any(not any(name in row.fields for row in rows) for name in names):
+            there = ", ".join(sorted(rows[0].fields))
+            expected = f"a column of the rows that are scored, which have {there}"
+            problems.append(
+                recipe.problem(f"evaluation.{name_of}", expected=expected, mend="name one of them, or leave it out")
+            )
+    return problems
+
+
+def few_clusters(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> list[Problem]:
+    """Warnings of splits with so few clusters that drawing them again shows next to nothing; with one, nothing."""
+    column, problems = recipe.evaluation.clusters, list[Problem]()
+    for split, rows in scored.items() if column else ():
+        names = {str(row.fields[column]) if column in row.fields else i for i, row in enumerate(rows)}
+        if column is not None and any(column in row.fields for row in rows) and len(names) < FEW_CLUSTERS:
+            found = f"{len(names)} clusters in the rows of {split}"
+            expected = f"{FEW_CLUSTERS} or more: over fewer, intervals and bounds are too narrow; over one, a point"
+            place, mend = recipe.where("evaluation.clusters"), "score more of them, or leave clusters out"
+            problems.append(Problem(place, "evaluation.clusters", found, expected, mend, severity="warning"))
+    return problems

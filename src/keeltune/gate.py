@@ -61,20 +61,22 @@ def judge(job: Job, start: Scores | None, display: Display) -> dict[str, Any] | 
         return None
     places = evaluation.subset(len(rows), evaluation.WRITTEN if task.generates else ROWS)
     names = [files.source for files in job.material.references] or [job.material.source]
+    clusters = recipe.evaluation.clusters
     temperatures = spec.temperatures(len(names))
     answers = _heard(job, places, display)
     rows = [rows[i] for i in places]
-    student = None if start is None else evaluation.scores_of(task, start.table[places])
+    own = evaluation.numbers_of(rows, clusters)
+    student = None if start is None else evaluation.scores_of(task, start.table[places], clusters=own)
     floor = _floor(task, rows) if answers[0][0][0].probabilities is not None else None  # a label or a set of them
     verdicts = []
     for number, (predictions, measured) in enumerate(answers):
-        scores = evaluation.score(task, predictions, rows)
+        scores = evaluation.score(task, predictions, rows, clusters=clusters)
         average = number == len(names)
         if average and isinstance(task, Writing):
-            scores = evaluation.scores_of(task, scores.table[:, -2:])
+            scores = evaluation.scores_of(task, scores.table[:, -2:], clusters=own)
         table, metric = scores.table, next(iter(scores.metrics))
-        over_start = student and evaluation.gain(task, table, student.table[:, -table.shape[1] :], metric)
-        over_floor = floor and evaluation.gain(task, table, floor[1].table, metric)
+        over_start = student and evaluation.gain(task, table, student.table[:, -table.shape[1] :], metric, own)
+        over_floor = floor and evaluation.gain(task, table, floor[1].table, metric, own)
         verdicts.append(
             {
                 "model": None if average else names[number],
@@ -108,7 +110,10 @@ def _heard(job: Job, places: Sequence[int], display: Display) -> Heard:
         assert job.reference is not None
         return _answers(job, job.reference, places, display)
     assert job.origin.cache is not None
-    name = hashlib.sha256("".join(rows[i].key for i in places).encode()).hexdigest()[:16]
+    settings, task = job.material.recipe.generation, job.material.task
+    written = [settings.beams, settings.max_new_tokens] if task.generates else []
+    asked = json.dumps([*(rows[i].key for i in places), *written])
+    name = hashlib.sha256(asked.encode()).hexdigest()[:16]
     file = Path(job.origin.cache["folder"]) / f"gate-{name}.json"
     with suppress(OSError, ValueError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))

@@ -42,7 +42,8 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     """The runs below a folder, newest first; the seeds of a run of several are told as one.
 
     {"folder", "task", "method", "status", "split", "metric", "value", "interval", "seeds", "looks", "finished",
-    "identity"}: `identity` is a digest of the recipe, its output aside, and of the rows; equal for equal runs.
+    "identity"}: `looks` are those at the run's test rows; `identity` is a digest of the recipe, its output aside, and
+    of the rows: equal for equal runs.
     """
     found = [_run(path.parent) for path in _results(folder)]
     return sorted(found, key=lambda one: one["finished"] or "", reverse=True)
@@ -60,6 +61,7 @@ def _run(folder: Path) -> dict[str, Any]:
     metrics, intervals = result.get("metrics") or {}, result.get("intervals") or {}
     split = next((name for name in SPLITS if metrics.get(name)), None)
     metric = next(iter(metrics[split]), None) if split else None
+    tested = ((result.get("data") or {}).get("test") or {}).get("fingerprint")
     return {
         "folder": str(folder),
         "task": result.get("task"),
@@ -70,7 +72,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "value": metrics[split][metric] if split else None,
         "interval": intervals[split].get(metric) if split else None,
         "seeds": (result.get("seeds") or {}).get("numbers"),
-        "looks": len(read_lines(folder / LOOKS)),
+        "looks": sum(look["fingerprint"] == tested for look in read_lines(folder / LOOKS)),
         "finished": (result.get("environment") or {}).get("finished"),
         "identity": _identity(folder, result),
     }

@@ -12,10 +12,19 @@ from functools import partial
 from typing import Any
 
 from keeltune import audit, augment, data, models, newborn, registry, surgery
-from keeltune.analysis.counterfactual import read_terms
 from keeltune.data import Column, Row
 from keeltune.families.masked import Masked
-from keeltune.fitting import NEW, ReferenceFiles, known_names, own_head, reading_length, references, writing_length
+from keeltune.fitting import (
+    NEW,
+    ReferenceFiles,
+    few_clusters,
+    known_names,
+    no_columns,
+    own_head,
+    reading_length,
+    references,
+    writing_length,
+)
 from keeltune.fitting import regularizer_problems as unfit_regularizers
 from keeltune.formats import RowProblem
 from keeltune.label_space import class_weights_of, label_names, labels_of
@@ -153,25 +162,22 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
         rows["train"], rows["validation"] = data.split_share(rows["train"], recipe.data.validation, recipe.seed)
     rows["train"] = data.nested_share(rows["train"], recipe.data.share) if recipe.data.share < 1 else rows["train"]
     second = recipe.objective.anchor_head
-    if second == "source" and head is not None and (rows["source"] or rows["source_validation"]):
-        theirs = {name: rows[name] for name in OLD if rows[name]}  # of the old labels
-        found, bad = audit.audit(theirs, head, columns, recipe.data.multi_label, labels_of(task_class))
+    of_old = [name for name in OLD if second != "task"]  # with the old labels
+    for labels, these in ((head, of_old if second == "source" else []), (names, [n for n in rows if n not in of_old])):
+        splits = {name: rows[name] for name in these if rows[name]}
+        if not splits or (has_labels and not labels):
+            continue
+        found, bad = audit.audit(splits, labels or [], columns, recipe.data.multi_label, labels_of(task_class))
         if recipe.data.bad_rows == "skip" and bad:
             skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
             found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
-            rows |= {k: [r for r in v if (r.file, r.line) not in bad] for k, v in theirs.items()}
-        problems += [p for p in found if p.severity == "error"]
-    splits = {name: split for name, split in rows.items() if split and (second == "task" or name not in OLD)}
-    if names or not has_labels:
-        found, bad = audit.audit(splits, names, columns, recipe.data.multi_label, labels_of(task_class))
-        if recipe.data.bad_rows == "skip" and bad:
-            skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
-            found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
-            rows = {k: [r for r in v if (r.file, r.line) not in bad] for k, v in rows.items()}
+            rows |= {k: [r for r in v if (r.file, r.line) not in bad] for k, v in splits.items()}
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
     problems += _emptied(recipe, rows, skipped)
-    problems += _no_columns(recipe, rows)
+    scored = {split: rows[split] for split in SCORED}
+    problems += no_columns(recipe, scored)
+    warnings += few_clusters(recipe, scored)
     own = source is not None and _from_model(recipe, teachers, source)
     if own and second == "task" and config is not None and auto_model is not None and (names or not has_labels):
         _collect(problems, lambda: own_head(recipe, str(source), config, head, names, str(auto_model)))
@@ -388,24 +394,6 @@ def _emptied(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Probl
         for name, file in named
         if skipped and isinstance(file, str) and not rows[name]
     ]  # fmt: skip
-
-
-def _no_columns(recipe: Recipe, rows: dict[str, list[Row]]) -> list[Problem]:
-    """Columns of clusters and slices that no row has which is scored, and a file of terms that is none."""
-    spec, problems = recipe.evaluation, list[Problem]()
-    if spec.terms is not None:
-        file = recipe.path(spec.terms)
-        _collect(problems, lambda: read_terms(file, recipe.where("evaluation.terms"), "evaluation.terms"))
-    scored = [row for split in SCORED for row in rows[split]]
-    asked = {"clusters": [spec.clusters] if spec.clusters else [], "slices": spec.slices or []}
-    for name_of, names in asked.items():
-        if scored and any(not any(name in row.fields for row in scored) for name in names):
-            there = ", ".join(sorted(scored[0].fields))
-            expected = f"a column of the rows that are scored, which have {there}"
-            problems.append(
-                recipe.problem(f"evaluation.{name_of}", expected=expected, mend="name one of them, or leave it out")
-            )
-    return problems
 
 
 def _old_head(

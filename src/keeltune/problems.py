@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 LISTED = 10
@@ -56,6 +58,16 @@ class StateRefused(UserError):
     """A checkpoint or a cache belongs to another recipe, data, model or tokenizer."""
 
     exit_status = 3
+
+
+@contextmanager
+def anew_without(place: Path) -> Iterator[None]:
+    """Within: a refused state is mended by deleting `place`, for calls that have no `--overwrite`."""
+    try:
+        yield
+    except StateRefused as error:
+        mend = f"undo the change, or delete {place}"
+        raise StateRefused([replace(problem, mend=mend) for problem in error.problems]) from None
 
 
 class Diverged(KeeltuneError, ArithmeticError):

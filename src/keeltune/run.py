@@ -132,12 +132,13 @@ def train(
             display.say(f"{folder} holds a finished run; nothing is left to do")
             return done
         transformers.set_seed(recipe.seed)
-        job = build.build(material, display, checkpoints.origin_of(folder) if checkpoint else None)
+        origin, precision = checkpoints.decided(folder) if checkpoint else (None, None)
+        job = build.build(material, display, origin, precision)
         if main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_text(folder / "recipe.yaml", recipe.dump())
             write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
-            checkpoints.keep_origin(folder, job.origin, resumed=checkpoint is not None)
+            checkpoints.keep_decided(folder, job, resumed=checkpoint is not None)
             _write_skipped(folder, material)
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
@@ -250,7 +251,8 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         models.save(model, job.student.processor, folder / "model", half=job.half)
         if job.beside is not None and job.beside.task.choices == "labels":
             models.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
-        result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
+        with _no_loss("forgetting", display):
+            result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
         with _no_loss("overfitting", display):
             result |= guard.report(job, model, folder, after, trainer.state.log_history, result["forgetting"])
         with _no_loss("audit", display):

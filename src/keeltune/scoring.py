@@ -65,7 +65,8 @@ def scored(job: Job, model: Any, split: str, places: Sequence[int]) -> evaluatio
     """A model's scores on some rows of a split, in the training's precision, without intervals."""
     answers = predict(job, model, split, Display(quiet=True), places=places, fast=True)
     rows = [job.material.rows[split][i] for i in places]
-    return evaluation.score(job.material.task, answers, rows, intervals=False)
+    task, _ = job.of(split, model)
+    return evaluation.score(task, answers, rows, intervals=False)
 
 
 def validator(job: Job, display: Display) -> Any:

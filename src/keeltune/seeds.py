@@ -34,7 +34,7 @@ from keeltune.results import empty, read_lines, write_json, write_text
 from keeltune.run import Run
 from keeltune.shards import differences
 from keeltune.tasks.task import Task
-from keeltune.words import Said, joined
+from keeltune.words import joined
 
 RESTARTS = 2
 """How often a seed whose training failed is tried with another one."""
@@ -123,10 +123,12 @@ def _each(recipe: Recipe, folder: Path, display: Display, resume: bool) -> tuple
     stays, as `seed-N-failed`.
     """
     runs, numbers = [], of(recipe)
+    spoken_for = set(numbers)
     for place, seed in enumerate(numbers):
         output = folder / f"seed-{seed}"
-        others = (seed + ANOTHER * n for n in range(1, len(numbers) + RESTARTS + 1))
-        tries = [seed, *[other for other in others if other not in numbers][:RESTARTS]]
+        others = (seed + ANOTHER * n for n in range(1, (1 + RESTARTS) * len(numbers) + 1))
+        tries = [seed, *[other for other in others if other not in spoken_for][:RESTARTS]]
+        spoken_for.update(tries)
         for used in tries:
             if (folder / f"seed-{used}-failed").is_dir():
                 continue
@@ -196,7 +198,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
         "training": _training([result["training"] for result in results]),
         "forgetting": _forgetting(tasks, folders, results),
         "overfitting": {
-            "verdict": joined([Said(said) for said in dict.fromkeys(verdicts)], "; "),
+            "verdict": joined(list(dict.fromkeys(verdicts)), "; "),
             "signals": [asdict(spread)] if spread else [],
         },
         "seeds": {

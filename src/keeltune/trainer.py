@@ -396,6 +396,8 @@ class KeelTrainer(Trainer):
         Those of many architectures (GPT-NeoX, ViT, Llava) are saved under the names of their first release. The Trainer
         does not translate them back: it would find none of its own, and go on from the weights of the start.
         """
+        if _internal_call:
+            self._pool_sums()
         attributes = self.model.__dict__
         if isinstance(self.model, PreTrainedModel):  # an adapter is saved alone, under its own names
             attributes["save_pretrained"] = partial(self.model.save_pretrained, save_original_format=False)
@@ -405,6 +407,12 @@ class KeelTrainer(Trainer):
             attributes.pop("save_pretrained", None)
         if _internal_call and self.average is not None and self.args.should_save:
             self.average.save(Path(str(output_dir)))
+
+    def _pool_sums(self) -> None:
+        """The first rank takes over what the others have added up: its ledger is the one that a checkpoint keeps."""
+        for sums in (self.ledger.epoch, self.ledger.window):
+            total = _over_ranks(torch.tensor(sums[:4], dtype=torch.float64), self.args.device).tolist()
+            sums[:4] = [0.0] * 4 if self.args.process_index else total
 
     def foreign(self, checkpoint: Path) -> list[str]:
         """The weights of a checkpoint that this model has no place for; the Trainer would pass over them in silence."""

@@ -82,13 +82,14 @@ def sweep(job: Job, path: Path, display: Display) -> dict[str, Any]:
     kind, limit = job.budget
     limit = limit if kind == "max_source_drop" else None
     clusters = clusters_of(job, "source_validation", places["source_validation"])
+    old, _ = job.of("source_validation", path.model)
     points = [
         {
             "share": share,
             "target": at["validation"].metrics,
             "source": at["source_validation"].metrics,
             "source_drop": drop(
-                task, tables[0]["source_validation"].table, at["source_validation"].table, metric, clusters
+                old, tables[0]["source_validation"].table, at["source_validation"].table, metric, clusters
             ),
         }
         for share, at in zip(SHARES, tables, strict=True)

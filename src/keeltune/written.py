@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from keeltune import models
+from keeltune import models, shards
 from keeltune.batching import by_length
 from keeltune.data import Row, row_key
 from keeltune.families.writing import Writing
@@ -67,7 +67,7 @@ class Kept:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(self.identity, sort_keys=True)
         lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
-        self.file.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+        shards.seal(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
         with self.file.open("a", encoding="utf-8") as stream:
 
             def add(texts: Mapping[str, Any]) -> None:

@@ -90,12 +90,16 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
         [None if old else no_source,
          None if source.train else Said("no data.source.train: no labelled rows to replay")],
         replayed)  # fmt: skip
-    anchored = _with(base, method="cross-domain")
+    anchored, weights = _with(base, method="cross-domain"), dict[str, Any]()
     if recipe.method == "cross-domain":
         objective = {k: v for k, v in own.get("objective", {}).items() if k not in ("anchor_on", "weight")}
         anchored = _with(anchored, objective=objective, reference=own.get("reference"))
-    add("anchored", Said("held near the source model on the new domain's rows"), [None if old else no_source], anchored)
-    on_source = _with(anchored, objective={"anchor_on": "source"}, data={"source": {"unlabeled": have.source_texts}})
+        where, chosen = recipe.objective.anchor_on, own.get("objective", {}).get("weight")
+        weights = {name: chosen for name in ("target", "source") if where in (name, "both")}  # chosen for those inputs
+    add("anchored", Said("held near the source model on the new domain's rows"), [None if old else no_source],
+        _with(anchored, objective={"weight": weights.get("target")}))  # fmt: skip
+    inputs = {"anchor_on": "source", "weight": weights.get("source")}
+    on_source = _with(anchored, objective=inputs, data={"source": {"unlabeled": have.source_texts}})
     add("anchored on source inputs", Said("held near the source model on inputs of the old domain"),
         [None if old else no_source,
          None if have.source_texts else Said("no inputs of the old domain (--source-texts)")],

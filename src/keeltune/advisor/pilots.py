@@ -17,6 +17,7 @@ from keeltune.advisor.facts import Arm
 from keeltune.advisor.verdict import Scored
 from keeltune.analysis.overfitting import scale_of
 from keeltune.display import Display
+from keeltune.problems import anew_without
 from keeltune.recipe import Recipe, from_dict
 from keeltune.results import read_lines, write_json
 from keeltune.tasks.task import Task
@@ -58,7 +59,8 @@ class Pilots:
         self.display.say(f"pilot: {arm.name}, {share:.0%} of the steps, seed {seed}")
         begun, new = time.monotonic(), run.finished(place) is None
         made = from_dict(values, self.recipe.folder)
-        done = run.train(made, resume=place.is_dir(), display=Display(quiet=True))
+        with anew_without(place):
+            done = run.train(made, resume=place.is_dir(), display=Display(quiet=True))
         if new:  # what a stopped one took before is not known any more
             self.took[place.name] = time.monotonic() - begun
             write_json(self.folder / "seconds.json", self.took)
@@ -147,9 +149,9 @@ def _rounded(share: float) -> float:
 def evidence(done: Mapping[str, run.Run]) -> list[str]:
     """What the pilots measured on the way: the teacher, forgetting, how far the domains are, labels overruled."""
     said: list[str] = []
+    judged = next((gated for one in done.values() if (gated := one.result["reference"]["gate"])), None)
+    said += gate.lines(judged)
     for name, one in done.items():
-        if one.result["reference"]["gate"] and not any(line.startswith("teacher") for line in said):
-            said += gate.lines(one.result["reference"]["gate"])
         if name == "plain":
             said += domains.lines(one.result)
         elif name == "anchored":

@@ -112,7 +112,7 @@ class Race:
         self.seconds: float | None = None
         self.done: dict[str, run.Run] = {}
         self.rungs: list[tuple[Rung, dict[str, Scored]]] = []
-        self.curve: tuple[dict[str, Any], float] | None = None
+        self.curve: tuple[dict[str, Any], float, int] | None = None
 
     def go(self) -> None:
         plain, cost = self.arms[0], sum(arm.cost for arm in self.arms)
@@ -154,12 +154,11 @@ class Race:
         if PLAIN not in self.rungs[-1][1] or self.pilots.cost(plain, Rung(share, (0,))) > self._left():
             return
         try:
-            self._try(arm, share, 0)
-        except UserError:  # too few rows to take a quarter of
+            fewer = self.pilots.run(arm, share, 0)
+        except (UserError, Diverged):  # too few rows to take a quarter of, or to learn from
             return
-        if arm.name in self.done:
-            many, few = (self.pilots.scores(one, Rung(share, (0,))) for one in (plain, arm))
-            self.curve = verdict.compared(many, few, 0.0, share), share
+        many, few = (self.pilots.scores(one, Rung(share, (0,))) for one in (plain, arm))
+        self.curve = verdict.compared(many, few, 0.0, share), share, fewer.result["data"]["train"]["rows"]
 
     def _rung(self, rung: Rung, arms: list[Arm]) -> None:
         """All pilots of a rung, seed by seed, so that a stop leaves comparable ones; as far as the budget goes."""
@@ -256,24 +255,23 @@ class Race:
 
     def _rows(self) -> tuple[int, int]:
         """Labelled rows, and texts without labels."""
-        found = [done.result["data"] for name, done in self.done.items() if name != FEWER]
+        found = [done.result["data"] for done in self.done.values()]
         counts = [[data[name]["rows"] if data.get(name) else 0 for data in found] for name in ("train", "unlabeled")]
         return max(counts[0], default=0), max(counts[1], default=0)
 
     def _evidence(self) -> list[str]:
-        said = evidence({name: done for name, done in self.done.items() if name != FEWER})
+        said = evidence(self.done)
         rows, texts = self._rows()
         if texts:
             template = "{texts} texts without labels, {ratio:.1f} for each of {rows} labelled rows"
             said.append(Said(template, texts=texts, rows=rows, ratio=texts / rows))
         if self.curve is not None:
-            found, share = self.curve
+            found, share, few = self.curve
             template = (
                 "learning curve: four times the labelled rows, {few} to {rows}, better {metric} by {gain:+.3g} "
                 "({low:+.3g} to {high:+.3g}) at {share:.0%} of the steps"
             )
             low, high = found["interval"]
-            few = self.done[FEWER].result["data"]["train"]["rows"]
             named = {"metric": self._metric(), "gain": found["gain"], "low": low, "high": high}
             said.append(Said(template, few=few, rows=rows, share=share, **named))
         return said

@@ -207,12 +207,12 @@ def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str,
         return None
     rows = [{name: _words(text) for name, text in row.items()} for row in validation]
     whole: dict[Any, list[int]] = defaultdict(list)
-    beside: dict[Any, list[int]] = defaultdict(list)
+    beside: dict[Any, set[int]] = defaultdict(set)
     runs: list[set[Any]] = []
     for place, row in enumerate(rows):
         longest = max(row, key=lambda name: len(row[name]))
         whole[_key(row)].append(place)
-        beside[longest, _key({n: t for n, t in row.items() if n != longest})].append(place)
+        beside[longest, _key({n: t for n, t in row.items() if n != longest})].add(place)
         runs.append(_runs(row[longest]))
     asked: set[Any] = set().union(*runs)
     often: Counter[Any] = Counter()
@@ -220,6 +220,10 @@ def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str,
         often.update({run for text in given.values() for run in _runs(_words(text))} & asked)
     many = max(5, COMMON * len(train))
     kept = [{run for run in own if often[run] <= many} for own in runs]
+    holders: dict[Any, list[int]] = defaultdict(list)  # of each run the rows that have it
+    for place, own in enumerate(kept):
+        for run in own:
+            holders[run].append(place)
     copies, near = set[int](), set[int]()
     for given in train:
         row = {name: _words(text) for name, text in given.items()}
@@ -227,9 +231,10 @@ def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str,
         for name, text in row.items():
             candidates = beside.get((name, _key({n: t for n, t in row.items() if n != name})), ())
             theirs = _runs(text) if candidates else set()
-            for place in candidates:
+            both = Counter(place for run in theirs for place in holders.get(run, ()))
+            for place in both.keys() & candidates:
                 own = kept[place]
-                if len(own) >= RUN and len(own & theirs) >= NEARLY * len(own):
+                if len(own) >= RUN and both[place] >= NEARLY * len(own):
                     near.add(place)
     nearly = len(near - copies)
     value = (len(copies) + nearly) / len(validation)

@@ -118,7 +118,7 @@ def report(
             "groups": groups,
             "worst": min(large, key=large.__getitem__) if several else None,
             "gap": max(large.values()) - min(large.values()) if several else None,
-            **(equalised_odds(*choices, values) if choices and name != "label" else NO_ODDS),
+            **(equalised_odds(*choices, values, clusters) if choices and name != "label" else NO_ODDS),
         }
     return found
 
@@ -131,13 +131,15 @@ def enough(rows: int, clusters: np.ndarray | None) -> bool:
 NO_ODDS: dict[str, Any] = {"equalised_odds": None, "equalised_odds_interval": None}
 
 
-def equalised_odds(predicted: Sequence[str], right: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
+def equalised_odds(
+    predicted: Sequence[str], right: Sequence[str], groups: Sequence[str], clusters: np.ndarray | None = None
+) -> dict[str, Any]:
     """max over labels c of max(max_g TPR_g − min_g TPR_g, max_g FPR_g − min_g FPR_g), each c against the others.
 
-    {"equalised_odds", "equalised_odds_interval": bootstrap over rows}. Of groups of `SMALL` rows and more, and of
-    rates of `BARE` rows and more; None where fewer than two groups have one. A largest difference is above 0 by chance
-    alone, and larger still on drawn rows: the draws are moved by that excess. For two labels it is fairlearn's
-    `equalized_odds_difference`.
+    {"equalised_odds", "equalised_odds_interval": bootstrap over rows, or over `clusters` [rows]}. Of groups of `SMALL`
+    rows and more, and of rates of `BARE` rows and more; None where fewer than two groups have one. A largest difference
+    is above 0 by chance alone, and larger still on drawn rows: the draws are moved by that excess. For two labels it is
+    fairlearn's `equalized_odds_difference`.
     Source: Hardt et al. 2016, https://arxiv.org/abs/1610.02413.
     """
     large = [value for value, rows in Counter(groups).items() if rows >= SMALL]
@@ -155,14 +157,21 @@ def equalised_odds(predicted: Sequence[str], right: Sequence[str], groups: Seque
         ),
         shape,
     )
-    value = _widest(np.bincount(cells, minlength=int(np.prod(shape))).reshape(1, *shape))[0]
+    counts = np.bincount(cells, minlength=math.prod(shape))
+    value = _widest(counts.reshape(1, *shape))[0]
     if np.isnan(value):
         return NO_ODDS
     interval = None
     if len(labels) <= COUNTED:
-        counts = np.zeros((len(kept), int(np.prod(shape))))
-        counts[np.arange(len(kept)), cells] = 1.0
-        drawn = _widest(evaluation.bootstrap(counts).reshape(-1, *shape))
+        if clusters is None:  # rows of one cell are alike: how many of each are drawn is all that counts
+            rows = np.random.default_rng(0)
+            drawn = rows.multinomial(len(kept), counts / len(kept), size=evaluation.RESAMPLES)
+        else:
+            own = np.unique(clusters[kept], return_inverse=True)[1]
+            table = np.zeros((own.max() + 1, math.prod(shape)))
+            np.add.at(table, (own, cells), 1.0)
+            drawn = evaluation.bootstrap(table)
+        drawn = _widest(drawn.reshape(-1, *shape))
         drawn = drawn[~np.isnan(drawn)]
         interval = list(evaluation.interval(np.clip(drawn - drawn.mean() + value, 0.0, 1.0)))
     return {"equalised_odds": float(value), "equalised_odds_interval": interval}

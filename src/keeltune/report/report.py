@@ -270,13 +270,27 @@ def _worst(folder: Path) -> list[dict[str, Any]]:
     return sorted(wrong, key=lambda line: -max(line["probabilities"].values()))[:WORST]
 
 
+PIPELINES = {
+    "text-classification": "text-classification",
+    "sentiment-analysis": "text-classification",
+    "question-answering": "question-answering",
+    "semantic-role-labeling": "token-classification",
+    "summarization": "summarization",
+    "translation": "translation",
+    "speech-recognition": "automatic-speech-recognition",
+    "image-captioning": "image-to-text",
+    "text-generation": "text-generation",
+}
+"""What the hub calls our tasks."""
+
+
 def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
     """The README of a saved model: what it is, how it was made, how good it is, in Markdown with a metadata head."""
     split = next((s for s in ("test", "validation") if result["metrics"][s]), None)
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-classification",
+        *([f"pipeline_tag: {PIPELINES[recipe.task]}"] if recipe.task in PIPELINES else []),
         "tags: [keeltune]",
         "---",
         f"# {recipe.task}, trained with keeltune",
@@ -294,4 +308,5 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         lines += [f"| metric on {split} | value | 95 % interval |", "| --- | ---: | --- |"]
         for name, (low, high) in result["intervals"][split].items():
             lines.append(f"| {name} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
-    return "\n".join([*lines, "", "The interval is over test rows alone; training noise is not in it.", ""])
+        lines += ["", f"The interval is over {split} rows alone; training noise is not in it."]
+    return "\n".join([*lines, ""])
