@@ -47,7 +47,7 @@ LAYERS = [
         "reviews",
     ],
     ["audit", "augment", "tasks", "families", "models"],
-    ["surgery"],
+    ["surgery", "averages"],
     ["regularizers"],
     ["batching"],
     ["callbacks"],

@@ -106,10 +106,10 @@ def test_a_killed_lora_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
     assert same(whole.folder, train(spec, tmp_path, "killed", resume=True).folder)
 
 
-@pytest.mark.parametrize("every", [2, "auto"])
-def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monkeypatch, every):
+@pytest.mark.parametrize(("every", "patience"), [(2, 1), ("auto", 1), (2, "auto")])
+def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monkeypatch, every, patience):
     """Killed while it is scored at the end, after training ended early: it goes on to its end, and no further."""
-    values = {**spec, "evaluation": {"every": every, "patience": 1}}
+    values = {**spec, "evaluation": {"every": every, "patience": patience}}
     kept = {name: value for name, value in spec["training"].items() if name != "save_steps"}
     values["training"] = {**kept, "epochs": 12, "learning_rate": 1e-12}  # nothing is ever gained
     whole = train(values, tmp_path, "whole")
@@ -125,6 +125,8 @@ def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monk
     again = train(values, tmp_path, "killed", resume=True)
     assert same(whole.folder, again.folder)
     assert again.result["training"]["steps"] == whole.result["training"]["steps"]
+    assert again.result["training"]["averaged"] == whole.result["training"]["averaged"]
+    assert (again.result["training"]["averaged"] is None) == (patience == 1)
     assert again.result["objective"] == whole.result["objective"]
     assert (again.folder / "log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
 

@@ -78,6 +78,21 @@ class Budget:
     every: int
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How often a run looks at its validation rows, and when that ends it.
+
+    `every`: steps between evaluations, None for each epoch. `patience`: evaluations without a gain after which training
+    ends, None for never, and not before step `not_before`. `averages`: whether the mean of the weights since the best
+    evaluation is kept up, for a training that ends early.
+    """
+
+    every: int | None = None
+    patience: int | None = None
+    not_before: int = 0
+    averages: bool = False
+
+
 class Cadence(TrainerCallback):
     """Asks for an evaluation every `every` steps and after the last one; at each epoch's end where `every` is None."""
 

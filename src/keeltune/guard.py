@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from typing import Any
 from keeltune import evaluation
 from keeltune.analysis import calibration, overfitting
 from keeltune.build import Job
+from keeltune.callbacks import Pace
 from keeltune.evaluation import Scores
 from keeltune.media import Media
 from keeltune.prepare import Material, encode_rows
 from keeltune.results import read_lines
 from keeltune.rows import IGNORED
+from keeltune.words import Said, joined
 
 EVALUATIONS = 10
 """How often a run looks at its validation rows where that is cheap."""
@@ -37,16 +38,6 @@ ROWS = 500
 """Training rows that are answered once more at the end."""
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Steps between evaluations (None: each epoch), evaluations without a gain (None: never), and the first step on
-    which training may end early."""
-
-    every: int | None
-    patience: int | None
-    not_before: int
-
-
 def pace(material: Material) -> Pace:
     """The recipe's `evaluation.every` and `patience`; where they are auto, what the rows suggest."""
     spec, training = material.recipe.evaluation, material.recipe.training
@@ -55,13 +46,15 @@ def pace(material: Material) -> Pace:
     not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
     every = spec.every if isinstance(spec.every, int) else None
     validation = len(material.examples["validation"][: spec.rows])
+    epochs = training.epochs or steps / max(1, len(material.main_stream) // (material.batch_size * material.cuts))
     if every is None and validation and not material.task.generates:
         trained = steps * material.batch_size * material.cuts
         affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / validation))
-        epochs = training.epochs or steps / max(1, len(material.main_stream) // (material.batch_size * material.cuts))
         if affordable > epochs:
             every = max(1, math.ceil(steps / affordable))
-    return Pace(every, patience, not_before)
+    evaluations = steps / every if every else epochs
+    averages = spec.patience == "auto" and evaluations > PATIENCE + 1
+    return Pace(every, patience, not_before, averages)
 
 
 def report(
@@ -157,12 +150,26 @@ def _on_training_rows(job: Job, model: Any) -> Scores | None:
     return evaluation.score(task, answers, kept, intervals=False)
 
 
+def kept(result: Mapping[str, Any]) -> list[str]:
+    """What was weighed against the best single weights of a training that ended early."""
+    found = result["training"].get("averaged")
+    if not found:
+        return []
+    template = (
+        "the mean of the weights of the last {evaluations} evaluations, the best one and those after it: {metric} "
+        "{mean:.4g} on the validation rows, the best one alone {best:.4g}; "
+    )
+    outcome = Said("the mean is kept") if found["kept"] else Said("the best one is kept")
+    named = {name: found[name] for name in ("evaluations", "metric", "mean", "best")}
+    return [joined([Said(template, **named), outcome])]
+
+
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The verdict and what is not green, for the console."""
     found = result.get("overfitting")
     if not found:
         return []
-    said = [f"verdict: {found['verdict']}"]
+    said = [f"verdict: {found['verdict']}", *kept(result)]
     for signal in found["signals"]:
         if signal["light"] != "green":
             said.append(("warning: " if signal["light"] == "red" else "") + f"{signal['name']}: {signal['said']}")

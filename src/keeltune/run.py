@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +196,8 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         matching=job.matching,
         autocast=job.autocast,
         validate=scoring.validator(job, display) if material.rows["validation"] else None,
-        every=pace.every,
+        pace=pace if budget is None else replace(pace, patience=None, averages=False),
         best=folder / "checkpoints" / "best.safetensors" if keeps else None,
-        patience=pace.patience if budget is None else None,
-        not_before=pace.not_before,
         budget=budget,
         beside=job.beside,
         tether=_tether(job),
@@ -227,7 +225,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
             f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}: {pace.patience} "
             "evaluations without a gain (evaluation.patience: null trains on)"
         )
-    trainer.load_best()
+    averaged = scoring.settle(job, trainer)
     model = job.model
     if job.matching is not None:
         job.matching.detach(model)
@@ -247,6 +245,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         "budget": domains.kept(job, trainer.ledger.trajectory, settled),
         "interpolation": settled.interpolation,
     }
+    result["training"]["averaged"] = averaged
     if main:
         models.save(model, job.student.processor, folder / "model", half=job.half)
         if job.beside is not None and job.beside.task.choices == "labels":

@@ -32,8 +32,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from keeltune.averages import SinceBest
 from keeltune.batching import Plan
-from keeltune.callbacks import Budget, Cadence, Dual, Ledger, Patience
+from keeltune.callbacks import Budget, Cadence, Dual, Ledger, Pace, Patience
 from keeltune.machine import in_eval_mode
 from keeltune.matching.matching import Matching
 from keeltune.objective import Counts, Objective, Terms, per
@@ -104,9 +105,8 @@ class KeelTrainer(Trainer):
         plan: the dataset of micro-batches. reference: None for plain fine-tuning.
         matching: the further terms of a distillation, whose projections are the model's own parameters.
         validate: called at each evaluation; returns the task's metrics and `loss`.
-        every: steps between evaluations, None for each epoch.
+        pace: when that is, and when it ends training.
         best: the file that keeps the best weights; it is none of the rotated checkpoints.
-        patience: evaluations without improvement after which training ends, or None; not before step `not_before`.
         budget: what moves the objective's weight, or None. beside: the second head, which carries D then, or None.
         tether: weights near which the model's are held by their squared distance, λ/2 · ‖θ − θ₀‖², and λ; or None
             (L2-SP: Li et al. 2018, https://arxiv.org/abs/1802.01483).
@@ -128,10 +128,8 @@ class KeelTrainer(Trainer):
         matching: Matching | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         validate: Callable[[], dict[str, float]] | None = None,
-        every: int | None = None,
+        pace: Pace | None = None,
         best: Path | None = None,
-        patience: int | None = None,
-        not_before: int = 0,
         budget: Budget | None = None,
         beside: Any = None,
         tether: tuple[Mapping[str, Tensor], float] | None = None,
@@ -143,7 +141,8 @@ class KeelTrainer(Trainer):
                 f"found {args.n_gpu} GPUs in one process, expected one process a GPU; "
                 f"start with: torchrun --nproc_per_node {args.n_gpu} -m keeltune train RECIPE.yaml"
             )
-        cadence = [Cadence(every)] if validate is not None else []
+        self.pace = pace or Pace()
+        cadence = [Cadence(self.pace.every)] if validate is not None else []
         super().__init__(model, args, train_dataset=plan, callbacks=[Ledger(), *cadence, *(callbacks or [])])
         processes, kind = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.distributed_type
         if processes > 1 and kind == DistributedType.NO:
@@ -155,13 +154,15 @@ class KeelTrainer(Trainer):
         self.average = WeightAverage(model, asked.weight_average) if asked.weight_average else None
         if self.average is not None:
             self.add_callback(self.average)
+        self.since_best = SinceBest(model) if self.pace.averages and best is not None else None
+        if self.since_best is not None:
+            self.add_callback(self.since_best)
         if budget is not None:
             self.add_callback(Dual(self))
         self.add_callback(Patience(self))
         self.norms = batch_norms(model)
         self.plan, self.task, self.objective, self.reference, self.matching = plan, task, objective, reference, matching
         self.autocast, self.validate, self.best = autocast, validate, best
-        self.patience, self.not_before = patience, not_before
 
     @property
     def formula(self) -> Objective:
@@ -325,9 +326,12 @@ class KeelTrainer(Trainer):
             )
         self.log(metrics)
         merit = self._merits(self.state, metric_key_prefix)[-1]
-        if all(merit > other for other in earlier) and self.best is not None:
-            with self.averaged():
+        improved = all(merit > other for other in earlier)
+        with self.averaged():
+            if improved and self.best is not None:
                 self.keep_best()
+            if self.since_best is not None:
+                self.since_best.add(best=improved)
         if self.patient_no_more(self.state):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -350,10 +354,10 @@ class KeelTrainer(Trainer):
 
     def patient_no_more(self, state: Any) -> bool:
         """Whether the last `patience` evaluations of a state's history brought no gain, past step `not_before`."""
-        if self.patience is None or state.global_step < self.not_before:
+        if self.pace.patience is None or state.global_step < self.pace.not_before:
             return False
         merits = self._merits(state, "eval")
-        return bool(merits) and _since_best(merits) >= self.patience
+        return bool(merits) and len(merits) - 1 - merits.index(max(merits)) >= self.pace.patience
 
     def floating_point_ops(self, inputs: Any) -> int:
         """None are counted: a batch of ours holds mappings, where the Trainer would count a tensor's numbers."""
@@ -405,8 +409,9 @@ class KeelTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         finally:
             attributes.pop("save_pretrained", None)
-        if _internal_call and self.average is not None and self.args.should_save:
-            self.average.save(Path(str(output_dir)))
+        if _internal_call and self.args.should_save:
+            for average in filter(None, (self.average, self.since_best)):
+                average.save(Path(str(output_dir)))
 
     def _pool_sums(self) -> None:
         """The first rank takes over what the others have added up: its ledger is the one that a checkpoint keeps."""
@@ -444,10 +449,6 @@ def leave_group() -> None:
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _since_best(merits: list[tuple[float, float]]) -> int:
-    return len(merits) - 1 - merits.index(max(merits))
 
 
 def _only(items: list[Any]) -> Any:

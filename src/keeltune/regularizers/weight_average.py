@@ -1,25 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch import nn
 
-from keeltune.rows import full_precision
-
-FILE = "weight_average.safetensors"
-"""The average in a checkpoint's folder."""
+from keeltune.averages import Average
 
 MOST = 0.999
 """The largest β that `auto` takes."""
 
 
-class WeightAverage(TrainerCallback):
+class WeightAverage(Average):
     """A running average of the weights, which is what is measured, kept and saved in their place.
 
         θ̄_t = Σ_i β^(t−i) · θ_i / Σ_i β^(t−i),      i = 1 … t optimizer steps,      auto: β = 1 − 1 / (0.1 · steps)
@@ -33,47 +24,13 @@ class WeightAverage(TrainerCallback):
     """
 
     def __init__(self, model: nn.Module, decay: float | Literal["auto"] = "auto"):
-        self.model, self.decay = model, decay
-        self.average: dict[str, Tensor] = {}
+        super().__init__(model, "weight_average.safetensors")
+        self.decay = decay
 
     def beta(self, steps: int) -> float:
         """β of a run of so many steps."""
         return min(MOST, max(0.0, 1 - 1 / (0.1 * steps))) if self.decay == "auto" else self.decay
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step:
-            stored = load_file(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FILE)
-            self.average = {name: stored[name].to(weight.device) for name, weight in self._trained()}
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         beta, t = self.beta(state.max_steps), state.global_step
-        share = (1 - beta) / (1 - beta**t)  # of the newest weights; 1 in the first step
-        with torch.no_grad():
-            for name, weight in self._trained():
-                new = full_precision(weight.detach())
-                old = self.average.get(name, new)
-                self.average[name] = old + share * (new - old)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within: the model holds the average; after it, the very weights that it had."""
-        own = {name: weight.data for name, weight in self._trained()}
-        self.settle()
-        try:
-            yield
-        finally:
-            for name, weight in self._trained():
-                weight.data = own[name]
-
-    def settle(self) -> None:
-        """Leaves the average in the model; before the first step there is none."""
-        for name, weight in self._trained():
-            if name in self.average:
-                weight.data = self.average[name].to(weight.dtype).clone()
-
-    def save(self, folder: Path) -> None:
-        """Beside a checkpoint's weights."""
-        save_file({name: value.cpu().contiguous() for name, value in self.average.items()}, folder / FILE)
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+        self.move((1 - beta) / (1 - beta**t))  # the share of the newest weights; 1 in the first step

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from keeltune import domains, gate
+from keeltune import domains, gate, guard
 from keeltune.problems import UserError
 from keeltune.recipe import Recipe, parse
 from keeltune.report import charts
@@ -74,6 +74,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
             score_chart=Markup(_score_chart(log, say)) if any("eval_loss" in entry for entry in log) else None,
             by_label=(result["metrics"]["test"] or {}).get("by_label"),
+            kept_weights=guard.kept(result),
             teacher=gate.lines(result["reference"]["gate"]),
             forgetting=domains.lines(result),
             domain_chart=Markup(_domain_chart(forgotten, say)),
