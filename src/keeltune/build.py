@@ -424,6 +424,11 @@ def _collate(task: Task, old: Task | None, examples: Sequence[Example]) -> dict[
     return task.collate(examples) | ({} if held is None else {"held": held})
 
 
+def _together(examples: Sequence[Example]) -> dict[str, Any]:
+    """A micro-batch of which some texts are still to be drawn: the trainer collates when they are."""
+    return {"examples": list(examples)}
+
+
 def _plan(material: Material) -> Plan:
     recipe = material.recipe
     step_size = material.batch_size * material.cuts
@@ -441,25 +446,19 @@ def _plan(material: Material) -> Plan:
     streams = [
         Stream(split.replace("_", "-"), of(split), share * step_size) for split, share in material.beside.items()
     ]
+    collate: Callable[[Sequence[Example]], dict[str, Any]] = partial(_collate, material.task, material.old)
     if share := recipe.generation.on_policy:
         asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
                  material.task.encode_scored(row, labelled=False)]  # fmt: skip
         drawn = [replace(e, anchored=True, notes={**e.notes, DRAWN: True}) for e in asked]
-        return Plan(
-            main,
-            [*streams, Stream("on-policy", drawn, share * step_size)],
-            batch_size=material.batch_size,
-            cuts=material.cuts,
-            seed=recipe.seed,
-            collate=lambda examples: {"examples": list(examples)},  # the trainer collates when they are drawn
-            whole=not material.task.separable,
-        )
+        streams.append(Stream("on-policy", drawn, share * step_size))
+        collate = _together
     return Plan(
         main,
         streams,
         batch_size=material.batch_size,
         cuts=material.cuts,
         seed=recipe.seed,
-        collate=partial(_collate, material.task, material.old),
+        collate=collate,
         whole=not material.task.separable,
     )
