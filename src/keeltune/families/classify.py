@@ -12,7 +12,7 @@ from torch import Tensor
 from keeltune.data import Column, Row
 from keeltune.families.tokens import pad_tokens
 from keeltune.rows import IGNORED, Dense, Rows, nll
-from keeltune.tasks.task import Example, Prediction, Task
+from keeltune.tasks.task import Example, Prediction, Task, ratio
 
 
 class Classify(Task):
@@ -83,13 +83,13 @@ class Classify(Task):
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         hits, chosen, gold, whole, rows = self._split(sums)
-        f1 = _ratio(2 * hits, chosen + gold)
+        f1 = ratio(2 * hits, chosen + gold)
         # scikit-learn's macro average: over the labels that occur; for label indicators over all
         counted = np.ones_like(gold, dtype=bool) if self.settings.multi_label else (chosen + gold) > 0
         values = {
-            "accuracy": _ratio(whole, rows),
-            "macro_f1": _ratio((f1 * counted).sum(-1), counted.sum(-1)),
-            "micro_f1": _ratio(2 * hits.sum(-1), (chosen + gold).sum(-1)),
+            "accuracy": ratio(whole, rows),
+            "macro_f1": ratio((f1 * counted).sum(-1), counted.sum(-1)),
+            "micro_f1": ratio(2 * hits.sum(-1), (chosen + gold).sum(-1)),
             "mcc": _matthews(hits.sum(-1), rows, chosen, gold),
         }
         return {name: values[name] for name in self.metrics}
@@ -97,7 +97,7 @@ class Classify(Task):
     def details(self, sums: np.ndarray) -> dict[str, Any]:
         hits, chosen, gold, _, _ = self._split(sums)
         columns = zip(
-            self.names, _ratio(hits, chosen), _ratio(hits, gold), _ratio(2 * hits, chosen + gold), gold, strict=True
+            self.names, ratio(hits, chosen), ratio(hits, gold), ratio(2 * hits, chosen + gold), gold, strict=True
         )
         return {
             "by_label": {
@@ -140,13 +140,8 @@ class Classify(Task):
         return sums[..., :n], sums[..., n : 2 * n], sums[..., 2 * n : 3 * n], sums[..., 3 * n], sums[..., 3 * n + 1]
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where there is nothing to divide by (scikit-learn's zero_division=0)."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.asarray(whole) > 0)
-
-
 def _matthews(hits: np.ndarray, rows: np.ndarray, chosen: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Matthews correlation for any number of labels (Gorodkin 2004), 0 where one side is constant."""
     covariance = hits * rows - (chosen * gold).sum(-1)
     spread = (rows**2 - (chosen**2).sum(-1)) * (rows**2 - (gold**2).sum(-1))
-    return _ratio(covariance, np.sqrt(np.maximum(spread, 0)))
+    return ratio(covariance, np.sqrt(np.maximum(spread, 0)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from keeltune.data import Column, Row
 from keeltune.families.tag import OUTSIDE, Reading, Tag, frame_of, special_token, window
-from keeltune.tasks.task import Example, Fault
+from keeltune.tasks.task import Example, Fault, ratio
 
 PREDICATE = "V"
 NEVER_LEARNT = "(never learnt)"
@@ -116,12 +116,12 @@ class SemanticRoleLabeling(Tag):
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         right, predicted, gold = (part.sum(-1) for part in self._parts(sums))
-        return {"f1": _ratio(2 * right, predicted + gold), "precision": _ratio(right, predicted),
-                "recall": _ratio(right, gold)}  # fmt: skip
+        return {"f1": ratio(2 * right, predicted + gold), "precision": ratio(right, predicted),
+                "recall": ratio(right, gold)}  # fmt: skip
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:
         right, predicted, gold = self._parts(sums)
-        f1, precision, recall = _ratio(2 * right, predicted + gold), _ratio(right, predicted), _ratio(right, gold)
+        f1, precision, recall = ratio(2 * right, predicted + gold), ratio(right, predicted), ratio(right, gold)
         table = {
             role: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                    "rows": int(gold[i])}
@@ -168,8 +168,3 @@ def arguments(tags: Sequence[str]) -> set[Argument]:
 def _role(kind: str) -> str:
     """The role of an argument of which a tag names a part: C-X is a part of X."""
     return kind.removeprefix("C-")
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)

@@ -398,6 +398,11 @@ def stack(rows: Sequence[Sequence[Any]], *, fill: Any, left: bool = False) -> Te
     return table
 
 
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, 0 where there is nothing to divide by (scikit-learn's zero_division=0)."""
+    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.asarray(whole) > 0)
+
+
 def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
     """A batch with its tensors, also the nested ones, on `device`."""
     moved: dict[str, Any] = {}

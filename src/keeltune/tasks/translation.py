@@ -8,7 +8,7 @@ import numpy as np
 from keeltune import language
 from keeltune.data import Column, Row
 from keeltune.families.writing import Writing
-from keeltune.tasks.task import Fault
+from keeltune.tasks.task import Fault, ratio
 
 ORDER, CHARACTERS = 4, 6
 
@@ -101,5 +101,4 @@ def _chrf(sums: np.ndarray, beta: float = 2.0) -> np.ndarray:
         for whole in (hypothesis, reference)
     )
     below = beta**2 * precision + recall
-    value = np.divide((1 + beta**2) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
-    return np.asarray(100 * value)
+    return np.asarray(100 * ratio((1 + beta**2) * precision * recall, below))
