@@ -74,11 +74,9 @@ def test_a_picture_is_what_the_extractor_makes_of_it_and_its_captions_open_it_on
     assert batch["inputs"]["pixel_values"].dtype == torch.float32
 
 
-def test_what_finds_no_room_in_memory_is_read_again(rows, monkeypatch):
-    from keeltune.tasks import image_captioning
-
+def test_what_finds_no_room_in_memory_is_read_again(rows):
     _, task = captioner("vit gpt2")
-    monkeypatch.setattr(image_captioning, "ROOM", 3 * 32 * 32 * 4)
+    task.kept.room = 3 * 32 * 32 * 4
     examples = [e for row in rows[:3] for e in task.encode(row)]
     first, second = task.collate(examples), task.collate(examples)
     assert len(task.kept) == 1

@@ -101,11 +101,9 @@ def test_whisper_hears_one_length(rows):
     assert task.window == 2 * RATE
 
 
-def test_what_finds_no_room_in_memory_is_made_again(rows, monkeypatch):
-    from keeltune.tasks import speech_recognition
-
+def test_what_finds_no_room_in_memory_is_made_again(rows):
     _, task = speaker("whisper")
-    monkeypatch.setattr(speech_recognition, "ROOM", 3 * 20 * 200 * 4)
+    task.kept.room = 3 * 20 * 200 * 4
     examples = encoded(task, rows)
     first, second = task.collate(examples), task.collate(examples)
     assert len(task.kept) == 3

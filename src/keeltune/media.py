@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keeltune.problems import Problem, UserError
+
 if TYPE_CHECKING:
     import numpy as np
+
+    from keeltune.data import Row
 
 
 BEGINNINGS = (
@@ -16,6 +21,9 @@ BEGINNINGS = (
     (b"version https://git-lfs", "a git-lfs pointer instead of the {what}", "run: git lfs pull"),
 )
 """Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
+
+ROOM = 2**31
+"""Bytes of what models read of media files that a task keeps in memory."""
 
 
 class Unreadable(Exception):
@@ -31,6 +39,16 @@ def refuse_pretender(start: bytes, what: str, expected: str) -> None:
     for beginning, found, mend in BEGINNINGS:
         if start.lstrip().lower().startswith(beginning):
             raise Unreadable(f"not a {what}", found.format(what=what), expected, mend.format(what=what))
+
+
+@contextmanager
+def of_row(row: Row, column: str) -> Iterator[None]:
+    """A picture or recording that cannot be read becomes a problem of its row."""
+    try:
+        yield
+    except Unreadable as error:
+        place, found = f"{row.file}:{row.line}", f"{row.fields[column]}: {error.found}"
+        raise UserError(Problem(place, column, found, error.expected, error.mend, error.kind)) from error
 
 
 class Media(str):
@@ -62,3 +80,27 @@ class Decoded:
 
     def __hash__(self) -> int:
         return hash((self.digest, self.name))
+
+
+class Kept:
+    """The arrays that a model reads of media files, by the files' digests, as long as there is `room` (in bytes).
+
+    Those beyond are made from their files again, each time.
+    """
+
+    def __init__(self, room: int = ROOM):
+        self.room = room
+        self._arrays: dict[str, Mapping[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def get(self, digest: str) -> Mapping[str, np.ndarray] | None:
+        return self._arrays.get(digest)
+
+    def keep(self, digest: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps a file's arrays where there is room for them."""
+        size = sum(value.nbytes for value in arrays.values())
+        if digest not in self._arrays and size <= self.room:
+            self._arrays[digest] = arrays
+            self.room -= size

@@ -3,8 +3,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -19,16 +18,13 @@ from keeltune import language, models, pictures
 from keeltune.data import Column, Row
 from keeltune.families.tokens import pad_tokens
 from keeltune.families.writing import Writing
-from keeltune.media import Decoded, Unreadable
+from keeltune.media import Decoded, Kept, Media, Unreadable, of_row
 from keeltune.pictures import Look, joined
 from keeltune.problems import Problem, UserError
 from keeltune.tasks.task import Example, Fault
 
 ORDER = 4
 """The longest n-grams of both metrics."""
-
-ROOM = 2**31
-"""Bytes of decoded pictures that a task keeps in memory; those beyond are read from their files each time."""
 
 SMALL, TINY = 1e-9, 1e-15
 """What pycocoevalcap adds below and above in a precision, so that 0 / 0 is 0."""
@@ -68,8 +64,7 @@ class ImageCaptioning(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept: dict[str, dict[str, np.ndarray]] = {}
-        self.kept_bytes = 0
+        self.kept = Kept()
         self.probes: list[Look] = []
         self.prompts: dict[str, dict[str, list[int]]] = {}
         """Of each picture by its digest, the tokens of its prompt, where pictures have several sizes."""
@@ -218,7 +213,7 @@ class ImageCaptioning(Writing):
 
     def _example(self, row: Row, caption: str | None) -> Example:
         example = self.form.encode(row, caption)
-        with _named(row):
+        with of_row(row, "image"):
             kind = pictures.conversion(row.fields["image"].path)
         return replace(example, notes={**example.notes, "converted": kind}) if kind else example
 
@@ -239,26 +234,22 @@ class ImageCaptioning(Writing):
         tokens, names, digest = self.probes[0].tokens, self.probes[0].arrays, row.fields["image"].digest
         if any(look.tokens != tokens for look in self.probes):  # a larger picture has more tokens
             if digest not in self.prompts:
-                with _named(row):
+                with of_row(row, "image"):
                     look = self._look(pictures.read(row.fields["image"].path))
-                self._keep(row, look.arrays)
+                self.kept.keep(digest, look.arrays)
                 self.prompts[digest] = look.tokens
             tokens = self.prompts[digest]
         return {**tokens, **{name: Decoded(digest, name, partial(self._array, row, name)) for name in names}}
 
     def _array(self, row: Row, name: str) -> np.ndarray:
-        if (kept := self.kept.get(row.fields["image"].digest)) is not None:
+        media: Media = row.fields["image"]
+        if (kept := self.kept.get(media.digest)) is not None:
             return kept[name]
-        with _named(row):
-            opened = pictures.read(row.fields["image"].path)
-        return self._keep(row, self._look(opened).arrays)[name]
-
-    def _keep(self, row: Row, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        digest, size = row.fields["image"].digest, sum(value.nbytes for value in arrays.values())
-        if digest not in self.kept and self.kept_bytes + size <= ROOM:
-            self.kept[digest] = arrays
-            self.kept_bytes += size
-        return arrays
+        with of_row(row, "image"):
+            opened = pictures.read(media.path)
+        arrays = self._look(opened).arrays
+        self.kept.keep(media.digest, arrays)
+        return arrays[name]
 
     def _look(self, picture: Any) -> Look:
         """A picture as the model reads it: by its processor in a prompt, else by its extractor, beside a prompt."""
@@ -295,16 +286,6 @@ class ImageCaptioning(Writing):
         if not tokens["input_ids"]:
             return {"input_ids": [next(i for i in starts if i is not None)]}
         return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}
-
-
-@contextmanager
-def _named(row: Row) -> Iterator[None]:
-    """A picture that cannot be read becomes a problem of its row."""
-    try:
-        yield
-    except Unreadable as error:
-        place, found = f"{row.file}:{row.line}", f"{row.fields['image']}: {error.found}"
-        raise UserError(Problem(place, "image", found, error.expected, error.mend, error.kind)) from error
 
 
 def words(text: str) -> str:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -23,13 +22,10 @@ from keeltune.families.ctc import Ctc
 from keeltune.families.seq2seq import Seq2Seq
 from keeltune.families.writing import Writing
 from keeltune.machine import in_eval_mode
-from keeltune.media import Decoded, Media, Unreadable
-from keeltune.problems import Problem, UserError, shown
+from keeltune.media import Decoded, Kept, Media, Unreadable, of_row
+from keeltune.problems import shown
 from keeltune.rows import IGNORED
 from keeltune.tasks.task import Example, Fault
-
-ROOM = 2**31
-"""Bytes of what models read of recordings that a task keeps in memory; those beyond are made from their files again."""
 
 LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 """How the encoders of transformers call the method that counts their output frames."""
@@ -62,8 +58,7 @@ class SpeechRecognition(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept: dict[str, dict[str, np.ndarray]] = {}
-        self.kept_bytes = 0
+        self.kept = Kept()
         self.facts: dict[str, tuple[int, int, int]] = {}
         """Of each recording by its digest: its rate in Hz, its channels, its samples at the model's rate."""
         self.counted: dict[int, int] = {}
@@ -248,19 +243,16 @@ class SpeechRecognition(Writing):
     def _array(self, row: Row, name: str) -> np.ndarray:
         return self._read(row)[name]
 
-    def _read(self, row: Row) -> dict[str, np.ndarray]:
+    def _read(self, row: Row) -> Mapping[str, np.ndarray]:
         """A recording as the model reads it: a wave [T], or mel features [T, D] or [D, T]; perhaps a mask [T]."""
         media: Media = row.fields["audio"]
         if (kept := self.kept.get(media.digest)) is not None:
             return kept
-        with _named(row):
+        with of_row(row, "audio"):
             recording = sound.read(media.path)
             wave = recording.at(self.rate)
             made = self._extracted(wave)
-        size = sum(value.nbytes for value in made.values())
-        if self.kept_bytes + size <= ROOM:
-            self.kept[media.digest] = made
-            self.kept_bytes += size
+        self.kept.keep(media.digest, made)
         self.facts[media.digest] = (recording.rate, recording.channels, len(wave))
         return made
 
@@ -384,16 +376,6 @@ class SpeechRecognition(Writing):
     def row_score(self, value: Any, gold: Any) -> float:
         """The row's share of words that are right: 1 − WER, and 0 where there are more errors than words."""
         return max(0.0, 1.0 - float(self.scores(self.statistics([value], [gold])[0])["wer"]))
-
-
-@contextmanager
-def _named(row: Row) -> Iterator[None]:
-    """A recording that cannot be read becomes a problem of its row."""
-    try:
-        yield
-    except Unreadable as error:
-        place, found = f"{row.file}:{row.line}", f"{row.fields['audio']}: {error.found}"
-        raise UserError(Problem(place, "audio", found, error.expected, error.mend, error.kind)) from error
 
 
 def _too_short(seconds: float) -> Unreadable:
