@@ -146,7 +146,7 @@ def test_a_pool_carries_d_alone(tmp_path, monkeypatch, case, architecture):
     if not task.generates:  # N is the same with labels and without
         rows, _ = kt.data.read(
             str(tmp_path / "rest.jsonl"), resolve=Path, mapping={},
-            columns=prepare.task_columns(type(task), job.material.recipe),
+            columns=prepare.task_columns(type(task), job.material.recipe.data.multi_label),
         )  # fmt: skip
         assert [e.predictions for row in rows for e in task.encode(row)] == [e.predictions for e in pool]
     elif case != "speech-recognition" or architecture == "whisper":

@@ -16,7 +16,7 @@ from keeltune.analysis.calibration import tempered
 from keeltune.data import Column, Row
 from keeltune.display import Display
 from keeltune.fitting import known_names, reading_length, writing_length
-from keeltune.prepare import encode_rows, find_task, sound_rows
+from keeltune.prepare import encode_rows, find_task, sound_rows, task_columns
 from keeltune.problems import Problem, UserError, shown
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction, Settings, Task
@@ -190,12 +190,11 @@ def open_model(model: str | Path, task: str | None) -> Opened:
         past.generation.max_new_tokens if past else 64,
     )
     device = machine.this_device()
-    columns = [Column(c.name, "labels", c.required, True) if c.label and multi_label else c for c in task_class.columns]
     given = past.data.labels if past else None
     return Opened(
         loaded.model.to(device),
         task_class(loaded.processor, settings),
-        columns,
+        task_columns(task_class, multi_label),
         dict(past.data.columns) if past else {},
         given if isinstance(given, dict) else None,
         past.evaluation.clusters if past else None,

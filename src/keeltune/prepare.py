@@ -115,9 +115,9 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def task_columns(task_class: type[Task], recipe: Recipe) -> list[Column]:
+def task_columns(task_class: type[Task], multi_label: bool) -> list[Column]:
     """The task's columns; with `multi_label` the label column holds lists."""
-    return [replace(c, kind="labels") if c.label and recipe.data.multi_label else c for c in task_class.columns]
+    return [replace(c, kind="labels") if c.label and multi_label else c for c in task_class.columns]
 
 
 def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -> Material:
@@ -125,7 +125,7 @@ def gather(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) 
     problems: list[Problem] = []
     warnings: list[Problem] = []
     task_class = find_task(recipe.task, recipe.where("task"))
-    columns = task_columns(task_class, recipe)
+    columns = task_columns(task_class, recipe.data.multi_label)
 
     if recipe.data.augment and (reason := augment.refusal(task_class)):
         place, expected = recipe.where("data.augment"), f"no variants of texts for {recipe.task}: {reason}"
