@@ -48,8 +48,7 @@ class Trials:
                 if action is not None:
                     self.shim.faultfs_arm(str(self.folder).encode(), ctypes.c_long(at), action.encode(), 0,
                                           str(self.log).encode() if action == "list" else b"")  # fmt: skip
-                base = self.base
-                cache.capture(self.want, self.material, self.reference, base.device, base.autocast, QUIET)
+                cache.capture(self.want, self.material, self.reference, self.base.device, QUIET)
                 os._exit(0)
             except BaseException as error:
                 print(repr(error), file=sys.stderr)

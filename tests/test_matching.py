@@ -80,11 +80,11 @@ def outputs(count: int, width: int = 2, **more: Any) -> Any:
 
 def test_the_last_layer_stands_beside_the_last_and_the_embeddings_beside_the_embeddings():
     batch = {"inputs": {"attention_mask": torch.ones(1, 3)}}
-    matching = Matching({HIDDEN: 1.0}, outputs(2), outputs(6), batch)
+    matching = Matching({HIDDEN: 1.0}, outputs(2), outputs(6))
     # layers 0, 1, 2 of 2 beside 0, 3, 6 of 6: (0 + 4 + 16) / 3
     assert matching(outputs(2), outputs(6), batch).item() == pytest.approx(20 / 3)
     assert not list(matching.parameters())
-    weighed = Matching({HIDDEN: 0.5}, outputs(2), outputs(6), batch)
+    weighed = Matching({HIDDEN: 0.5}, outputs(2), outputs(6))
     assert weighed(outputs(2), outputs(6), batch).item() == pytest.approx(10 / 3)
 
 
@@ -92,7 +92,7 @@ def test_a_narrower_student_learns_a_map_to_the_teachers_width_and_the_teacher_l
     batch = {"inputs": {"attention_mask": torch.ones(1, 3)}}
     student, teacher = outputs(1, 2), outputs(1, 4)
     teacher.hidden_states[1].requires_grad_()
-    matching = Matching({HIDDEN: 1.0}, student, teacher, batch)
+    matching = Matching({HIDDEN: 1.0}, student, teacher)
     assert {name: tuple(p.shape) for name, p in matching.named_parameters()} == {
         "projections.hidden_states_0.weight": (4, 2), "projections.hidden_states_1.weight": (4, 2),
     }  # fmt: skip
@@ -110,7 +110,7 @@ def test_models_that_have_nothing_to_compare_are_refused():
     longer = SimpleNamespace(hidden_states=tuple(torch.zeros(1, 4, 2) for _ in range(2)))
     for theirs, found in ((longer, "as many positions"), (SimpleNamespace(), "no hidden_states")):
         with pytest.raises(Unmatched, match=found):
-            Matching({HIDDEN: 1.0}, outputs(1), theirs, {"inputs": {}})
+            Matching({HIDDEN: 1.0}, outputs(1), theirs)
 
 
 def test_padding_is_no_position_wherever_the_mask_is_found():
@@ -164,7 +164,7 @@ def test_neither_padding_nor_the_cut_of_a_step_changes_the_terms(kind, tmp_path)
                            for k, v in batch["inputs"].items()}  # fmt: skip
         with torch.no_grad():
             ours, theirs = task.forward(model, batch), task.forward(other, batch)
-            return float(Matching(terms, ours, theirs, batch)(ours, theirs, batch))
+            return float(Matching(terms, ours, theirs)(ours, theirs, batch))
 
     together = value(examples[:5])
     assert together > 0.01
@@ -281,7 +281,7 @@ def test_recordings_that_cannot_share_a_batch_are_refused(tmp_path):
     with torch.no_grad():
         found = task.forward(model.float(), batch)
     with pytest.raises(Unmatched, match="no hidden_states"):
-        Matching({HIDDEN: 1.0}, found, found, batch)
+        Matching({HIDDEN: 1.0}, found, found)
 
 
 def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refused(spec, tmp_path, monkeypatch):
@@ -296,7 +296,7 @@ def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refuse
     batch = asking({ATTENTION: 1.0}, task.collate(examples[:2]))
     with torch.no_grad():
         noisy = task.forward(model, batch)
-        matching = Matching({ATTENTION: 1.0}, noisy, noisy, batch)
+        matching = Matching({ATTENTION: 1.0}, noisy, noisy)
         assert not matching.distributed(noisy)
         surgery.no_attention_dropout(model)
         assert matching.distributed(task.forward(model, batch))

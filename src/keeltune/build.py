@@ -273,7 +273,7 @@ def _chosen(
         if pays:
             if store is None:
                 want = want or cache_identity.wanted(material, base.precision, examples)
-                store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
+                store = cache.capture(want, material, base.live(), base.device, display)
             base.live.drop()
             kept = cache.opened(store, material, base.device, base.autocast)
             return kept, Origin(kept.kind, reason, cache.facts(store))
@@ -320,7 +320,7 @@ def _matching(
         torch.manual_seed(recipe.seed)
         ours, theirs = task.forward(student, batch), reference.outputs(batch)
         try:
-            matching = Matching(terms, ours, theirs, batch)
+            matching = Matching(terms, ours, theirs)
         except Unmatched as error:
             found, expected = str(error).removeprefix("found ").split(", expected ")
             raise refuse(found, expected) from error

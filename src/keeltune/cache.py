@@ -117,9 +117,7 @@ def kept_choices(ids: Sequence[int] | None, device: str) -> slice | Tensor | Non
 # ------------------------------------------------------------------------------------------------------------- capture
 
 
-def capture(
-    want: Wanted, material: Material, reference: Reference, device: str, autocast: Autocast, display: Display
-) -> Store:
+def capture(want: Wanted, material: Material, reference: Reference, device: str, display: Display) -> Store:
     """Writes the shards that lack and the manifest. Several processes share the shards; the first one finishes."""
     task = material.task
     form, reason, head = chosen(want, material, reference, device)

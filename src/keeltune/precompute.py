@@ -46,7 +46,7 @@ def precompute(
     if store is None and verify:
         raise StateRefused(Problem(str(want.folder), "reference.cache", "no finished cache", "one", want.command))
     if store is None:
-        store = cache.capture(want, material, base.live(), base.device, base.autocast, display)
+        store = cache.capture(want, material, base.live(), base.device, display)
         store.verify()
     lost, sampled = None, 0
     if "served" not in store.manifest:  # a server's answers are as coarse as what is kept of them

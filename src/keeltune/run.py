@@ -195,7 +195,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         reference=job.reference,
         matching=job.matching,
         autocast=job.autocast,
-        validate=scoring.validator(job, display) if material.rows["validation"] else None,
+        validate=scoring.validator(job) if material.rows["validation"] else None,
         pace=pace if budget is None else replace(pace, patience=None, averages=False),
         best=folder / "checkpoints" / "best.safetensors" if keeps else None,
         budget=budget,

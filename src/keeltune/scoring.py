@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def validation_places(job: Job) -> list[int]:
     return evaluation.subset(len(job.material.rows["validation"]), limit)
 
 
-def validator(job: Job, display: Display) -> Any:
+def validator(job: Job) -> Callable[[], dict[str, float]]:
     """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
     places = validation_places(job)
 

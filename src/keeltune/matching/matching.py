@@ -49,7 +49,7 @@ class Matching(nn.Module):
     Raises: Unmatched, where the numbers of positions differ (another tokenizer, other patches), or there are no layers.
     """
 
-    def __init__(self, terms: Mapping[Term, float], student: Any, teacher: Any, batch: Mapping[str, Any]):
+    def __init__(self, terms: Mapping[Term, float], student: Any, teacher: Any):
         super().__init__()
         self.terms = dict(terms)
         self.projections = nn.ModuleDict()
