@@ -1,4 +1,4 @@
-"""Models and processors: found, checked, loaded, cut to a student, given an adapter, saved as plain folders.
+"""Models and processors: found, checked, loaded, saved as plain folders.
 
 Weights are read from safetensors only and loaded in float32, whatever their stored dtype; no code of a model folder is
 ever run. What a folder lacks is said before training, by name.

@@ -1,10 +1,10 @@
 """The Hugging Face Trainer, handed our plan, our counts and our formula.
 
-Eight public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
+Nine public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
 step), `compute_loss` (the objective), `training_step` (once more, where embeddings are moved), `create_optimizer` (a
-rate for each layer), `evaluate`, `log` and `save_model` (the names of the weights). The loop, saving,
-resuming, PEFT, DDP and the trackers are the Trainer's, tested by others. What its own loss gets wrong (a mean per
-micro-batch, so that gradients grow with accumulation and world size) never runs.
+rate for each layer), `evaluate`, `log`, `save_model` (the names of the weights) and `floating_point_ops` (none are
+counted). The loop, saving, resuming, PEFT, DDP and the trackers are the Trainer's, tested by others. What its own loss
+gets wrong (a mean per micro-batch, so that gradients grow with accumulation and world size) never runs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is predicted: one application a file. `task.py` is the contract, `families.py` what applications share."""
+"""What is predicted: one application a file. `task.py` is the contract; what applications share lies in `families/`."""
