@@ -1,7 +1,7 @@
 """The folder is the registry: a file in `tasks/`, `divergences/` or `references/` is at once a valid name.
 
 Nothing is registered and nothing is listed twice. A `-` in a recipe is a `_` in a file. A file counts unless it is
-its folder's contract (`tasks/task.py`) or `families.py`. Outside the package: `my_package.my_module:MyTask`.
+its folder's contract (`tasks/task.py`). Outside the package: `my_package.my_module:MyTask`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ def names(folder: str) -> list[str]:
     """The names that `folder` holds, as a recipe writes them; no module is imported."""
     contract = folder.removesuffix("s")
     files = (path.stem for path in (_PACKAGE / folder).glob("*.py"))
-    return sorted(
-        name.replace("_", "-") for name in files if name not in {contract, "families"} and not name.startswith("_")
-    )
+    return sorted(name.replace("_", "-") for name in files if name != contract and not name.startswith("_"))
 
 
 def check(folder: str, name: str) -> str | None:
