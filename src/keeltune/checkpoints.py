@@ -49,7 +49,7 @@ def keep_decided(folder: Path, job: Job, *, resumed: bool) -> None:
         then.pop("precision", None)
         if then != now:
             mend = "restore the cache, or start anew with --overwrite"
-            refuse_other(folder, {"reference": then}, {"reference": now}, mend)
+            refuse_other(folder, {"reference": then}, {"reference": now}, mend, holder="the run")
     write_text(file, json.dumps(now | {"precision": job.precision}))
 
 

@@ -231,10 +231,12 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def refuse_other(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], mend: str) -> None:
-    """Raises StateRefused with each field in which a cache differs from what is asked for, and both values."""
+def refuse_other(
+    folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], mend: str, *, holder: str = "the cache"
+) -> None:
+    """Raises StateRefused with each field in which a cache (or another `holder`) is not as asked for; both values."""
     problems = [
-        Problem(str(folder), name, f"{_short(then)} in the cache", f"{_short(now)}, as this recipe has it", mend)
+        Problem(str(folder), name, f"{_short(then)} in {holder}", f"{_short(now)}, as this recipe has it", mend)
         for name, then, now in differences(stored, asked)
     ]
     if problems:
