@@ -19,6 +19,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from keeltune import apply, demo, evaluation, recipe, run
+from keeltune.results import read_lines
 from keeltune.tasks.task import Task
 
 RECIPES = Path(__file__).parent / "anchors"
@@ -76,16 +77,14 @@ def pairs(asked: list[str], out: Path, seeds: list[int]) -> None:
             task = apply.open_model(both[0][0], None).task
             metric = task.metrics[0]
             gains = np.mean([scores(a, task)[metric] - scores(b, task)[metric] for a, b in both], axis=0)
-            low, high = np.percentile(gains[1:], [2.5, 97.5])
+            low, high = evaluation.interval(gains[1:])
             print(f"| {name} | {metric} | {len(both)} | {gains[0]:+.3g} [{low:+.3g}, {high:+.3g}] |")
 
 
 def scores(place: Path, task: Task) -> dict[str, np.ndarray]:
     """The test metrics, first on all rows, then on each of the same draws of rows."""
-    lines = (place / "predictions" / "test.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    statistics = task.statistics([row["prediction"] for row in rows], [row["gold"] for row in rows])
-    return task.scores(np.concatenate([statistics.sum(0, keepdims=True), evaluation.bootstrap(statistics)]))
+    table = evaluation.table_of(task, read_lines(place / "predictions" / "test.jsonl"))
+    return evaluation.metrics_of(task, np.concatenate([table.sum(0, keepdims=True), evaluation.bootstrap(table)]))
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ from safetensors.torch import load_file
 
 from keeltune import build, cache, cache_identity, demo, precompute, prepare, recipe, run, shards
 from keeltune.display import Display
+from keeltune.results import read_lines
 from keeltune.rows import Projected, slices
 from keeltune.trainer import KeelTrainer, training_arguments
 
@@ -76,7 +77,7 @@ def model_of(name: str, out: Path) -> str:
     if name == "decoder":
         from tokenizers import ByteLevelBPETokenizer  # ty: ignore
 
-        texts = [line["source"] + "\n" + line["target"] for line in lines(out / name / "train.jsonl")]
+        texts = [line["source"] + "\n" + line["target"] for line in read_lines(out / name / "train.jsonl")]
         made = ByteLevelBPETokenizer()
         made.train_from_iterator(texts, vocab_size=2000, special_tokens=["<|endoftext|>"])
         tokenizer = transformers.PreTrainedTokenizerFast(
@@ -92,10 +93,6 @@ def model_of(name: str, out: Path) -> str:
               "data": {"train": str(out / name / "train.jsonl")}, "training": {"max_steps": 1}}  # fmt: skip
     run.train(recipe.from_dict(values, out), display=QUIET)
     return str(folder)
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def rows_of(name: str, data: Path, out: Path) -> None:

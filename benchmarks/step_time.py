@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import data_sets
 import torch
 import transformers
 from torch.utils.data import DataLoader, Dataset
@@ -122,7 +123,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         train = Path(folder) / "train.jsonl"
-        train.write_text("".join(options.data.read_text("utf-8").splitlines(keepends=True)[: options.rows]), "utf-8")
+        lines = options.data.read_text("utf-8").split("\n")  # a text may hold U+2028, which ends no row
+        data_sets.written(train, [line for line in lines if line][: options.rows])
         values = {
             "task": "text-classification", "method": "fine-tuning", "model": options.model, "output": "out",
             "data": {"train": "train.jsonl"}, "training": {"precision": "bf16"},
