@@ -94,6 +94,20 @@ def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, step):
     assert whole.result["training"]["examples"] == again.result["training"]["examples"]
 
 
+def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
+    values = {**spec, "evaluation": {"every": 2}, "training": {**spec["training"], "epochs": 4}}
+    values["training"].pop("save_steps", None)
+    whole = train(values, tmp_path, "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 7)
+        with pytest.raises(Killed):
+            train(values, tmp_path, "killed")
+    again = train(values, tmp_path, "killed", resume=True)
+    assert whole.result["training"]["averaged"]
+    assert same(whole.folder, again.folder)
+    assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
+
+
 def test_a_killed_lora_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
     spec = {**spec, "method": "cross-domain", "reference": None}
     spec["training"] = {**spec["training"], "lora": {"rank": 4, "dropout": 0.1}}
@@ -125,8 +139,7 @@ def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monk
     again = train(values, tmp_path, "killed", resume=True)
     assert same(whole.folder, again.folder)
     assert again.result["training"]["steps"] == whole.result["training"]["steps"]
-    assert again.result["training"]["averaged"] == whole.result["training"]["averaged"]
-    assert (again.result["training"]["averaged"] is None) == (patience == 1)
+    assert again.result["training"]["averaged"] == whole.result["training"]["averaged"] == (patience == "auto")
     assert again.result["objective"] == whole.result["objective"]
     assert (again.folder / "log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
 

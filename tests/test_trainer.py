@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from keeltune import evaluation, recipe, run, scoring
+from keeltune import evaluation, recipe, run
 from keeltune.display import Display
 from keeltune.problems import Diverged
 from keeltune.reviews import make_reviews
-from keeltune.tasks.task import Prediction
 from keeltune.trainer import KeelTrainer, training_arguments
 
 QUIET = Display(quiet=True)
@@ -104,35 +103,27 @@ def test_early_stopping_counts_evaluations_without_a_gain(spec, tmp_path, monkey
     assert equal(saved(finished), weights[2])
 
 
-@pytest.mark.parametrize("lead", [0, 1])
-def test_the_guard_keeps_the_mean_since_the_best_unless_the_best_is_clearly_better(spec, tmp_path, monkeypatch, lead):
-    """Training that patience ends has not seen its schedule's low rates: the mean of its last weights does instead."""
-    weights = with_scores(monkeypatch, [(0.5, 1.0), (0.6, 1.0), (0.9, 1.0), *[(0.7, 1.0)] * 9])
-    asked = []
+def test_where_the_guard_may_end_a_training_the_mean_of_two_evaluations_is_kept(spec, tmp_path, monkeypatch):
+    """A training that ends early has not seen its schedule's low rates: the mean of its weights does instead."""
+    own = with_scores(monkeypatch, [(0.5, 1.0), (0.6, 1.0), (0.9, 1.0), *[(0.7, 1.0)] * 9])
+    kept, keep = [], KeelTrainer.keep_best
 
-    def scored(job, model, split, places):
-        """The best weights answer all rows, their mean all or half of them."""
-        asked.append({k: v.detach().clone() for k, v in model.state_dict().items()})
-        rows = [job.material.rows[split][i] for i in places]
-        wrong = lead * len(rows) // 2 if len(asked) > 1 else 0
-        other = {"negative": "positive", "positive": "negative"}
-        gold = [row.fields["label"] for row in rows]
-        said = [other[label] if i < wrong else label for i, label in enumerate(gold)]
-        answers = [Prediction(label, None, 1.0, 1.0) for label in said]
-        return evaluation.score(job.material.task, answers, rows, intervals=False)
+    def keeping(self):
+        kept.append({k: v.detach().clone() for k, v in self.model.state_dict().items()})
+        keep(self)
 
-    monkeypatch.setattr(scoring, "scored", scored)
+    monkeypatch.setattr(KeelTrainer, "keep_best", keeping)
     finished = train(spec, tmp_path, epochs=12)
-    assert len(weights) == 8  # the third is the best, five without a gain follow
-    mean = {
-        k: sum(weights[n][k].double() for n in range(3, 9)) / 6 for k in weights[3] if weights[3][k].is_floating_point()
-    }
-    assert equal(asked[0], weights[3])
-    assert all(torch.allclose(asked[1][k].double(), v, atol=1e-6) for k, v in mean.items())
-    kept = {"evaluations": 6, "metric": "accuracy", "mean": 1 - lead / 2, "best": 1.0, "kept": not lead}
-    assert finished.result["training"]["averaged"] == kept
-    assert equal(saved(finished), asked[lead - 1 if not lead else 0])
-    assert "mean of the weights of the last 6 evaluations" in (finished.folder / "report.html").read_text("utf-8")
+    assert len(own) == 8  # the third is the best, five without a gain follow
+    assert equal(kept[0], own[1])  # before the first evaluation there is none
+    for number, found in ((2, kept[1]), (3, kept[2])):
+        for name, weight in own[number].items():
+            mean = (own[number - 1][name].double() + weight.double()) / 2
+            torch.testing.assert_close(found[name].double(), mean, atol=1e-7, rtol=1e-6)
+    assert not equal(kept[2], own[3])
+    assert equal(saved(finished), kept[2])
+    assert finished.result["training"]["averaged"]
+    assert "mean of the weights of two evaluations" in (finished.folder / "report.html").read_text("utf-8")
 
 
 def test_evaluations_come_every_so_many_steps_and_after_the_last(spec, tmp_path):

@@ -77,23 +77,23 @@ class Average(TrainerCallback):
         return [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
 
 
-class SinceBest(Average):
-    """The mean of the weights of the best evaluation and of all after it, in the machine's own memory.
+class OfTwo(Average):
+    """The mean of the weights of two evaluations in a row, which is what is measured and kept: (θ_k−1 + θ_k) / 2.
 
-    Training that a guard ends never reaches the low rates of its schedule's end; the mean of weights along the way
-    stands for them, as in stochastic weight averaging. The best single evaluation is the luckiest of several on a few
-    rows, too.
+    Training that a guard ends never reaches the low rates of its schedule's end; a mean of weights along the way stands
+    for them, as in stochastic weight averaging. It also takes luck off the choice: the best of several single points
+    on a few rows is the luckiest. `average` is θ_k−1, in the machine's own memory.
     Source: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407; Sanyal et al. 2023, https://arxiv.org/abs/2306.03241.
     """
 
     def __init__(self, model: nn.Module):
-        super().__init__(model, "since_best.safetensors")
+        super().__init__(model, "of_two.safetensors")
 
     def place_of(self, weight: Tensor) -> torch.device:
         return torch.device("cpu")
 
-    def add(self, *, best: bool) -> None:
-        """The weights of an evaluation; of the best one so far, they alone."""
-        if best:
-            self.average, self.count = {}, 0
-        self.move(1 / (self.count + 1))
+    def settle(self) -> None:
+        for name, weight in self._trained():
+            if name in self.average:
+                earlier = self.average[name].to(weight.device)
+                weight.data = ((earlier + full_precision(weight.data)) / 2).to(weight.dtype)

@@ -83,8 +83,8 @@ class Pace:
     """How often a run looks at its validation rows, and when that ends it.
 
     `every`: steps between evaluations, None for each epoch. `patience`: evaluations without a gain after which training
-    ends, None for never, and not before step `not_before`. `averages`: whether the mean of the weights since the best
-    evaluation is kept up, for a training that ends early.
+    ends, None for never, and not before step `not_before`. `averages`: what is measured and kept is the mean of the
+    weights of two evaluations in a row.
     """
 
     every: int | None = None

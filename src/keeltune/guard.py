@@ -22,7 +22,7 @@ from keeltune.media import Media
 from keeltune.prepare import Material, encode_rows
 from keeltune.results import read_lines
 from keeltune.rows import IGNORED
-from keeltune.words import Said, joined
+from keeltune.words import Said
 
 EVALUATIONS = 10
 """How often a run looks at its validation rows where that is cheap."""
@@ -151,17 +151,11 @@ def _on_training_rows(job: Job, model: Any) -> Scores | None:
 
 
 def kept(result: Mapping[str, Any]) -> list[str]:
-    """What was weighed against the best single weights of a training that ended early."""
-    found = result["training"].get("averaged")
-    if not found:
-        return []
-    template = (
-        "the mean of the weights of the last {evaluations} evaluations, the best one and those after it: {metric} "
-        "{mean:.4g} on the validation rows, the best one alone {best:.4g}; "
+    """What was measured and kept, where that is not the weights themselves."""
+    averaged = result["training"].get("averaged")
+    return (
+        [Said("what was measured and kept is the mean of the weights of two evaluations in a row")] if averaged else []
     )
-    outcome = Said("the mean is kept") if found["kept"] else Said("the best one is kept")
-    named = {name: found[name] for name in ("evaluations", "metric", "mean", "best")}
-    return [joined([Said(template, **named), outcome])]
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
@@ -169,7 +163,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     found = result.get("overfitting")
     if not found:
         return []
-    said = [f"verdict: {found['verdict']}", *kept(result)]
+    said = [f"verdict: {found['verdict']}"]
     for signal in found["signals"]:
         if signal["light"] != "green":
             said.append(("warning: " if signal["light"] == "red" else "") + f"{signal['name']}: {signal['said']}")

@@ -225,7 +225,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
             f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}: {pace.patience} "
             "evaluations without a gain (evaluation.patience: null trains on)"
         )
-    averaged = scoring.settle(job, trainer)
+    trainer.load_best()
     model = job.model
     if job.matching is not None:
         job.matching.detach(model)
@@ -245,7 +245,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         "budget": domains.kept(job, trainer.ledger.trajectory, settled),
         "interpolation": settled.interpolation,
     }
-    result["training"]["averaged"] = averaged
+    result["training"]["averaged"] = trainer.of_two is not None
     if main:
         models.save(model, job.student.processor, folder / "model", half=job.half)
         if job.beside is not None and job.beside.task.choices == "labels":

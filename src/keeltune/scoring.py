@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 
@@ -18,7 +17,6 @@ from keeltune.display import Display
 from keeltune.prepare import OLD, SCORED
 from keeltune.results import write_text
 from keeltune.tasks.task import Prediction
-from keeltune.trainer import KeelTrainer
 
 
 def before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, evaluation.Scores | None]:
@@ -71,42 +69,11 @@ def scored(job: Job, model: Any, split: str, places: Sequence[int]) -> evaluatio
     return evaluation.score(task, answers, rows, intervals=False)
 
 
-def settle(job: Job, trainer: KeelTrainer) -> dict[str, Any] | None:
-    """Leaves in the model what its run keeps: the best weights; the last ones where nothing was validated.
-
-    Where training ended early, the mean of the weights since the best evaluation takes their place, unless they are
-    better on the validation rows by more than the standard error of the difference, rows drawn in pairs (the 16th
-    percentile). Returns None, or {"evaluations", "metric", "mean", "best": the scores, "kept": whether the mean is}.
-    """
-    trainer.load_best()
-    mean = trainer.since_best
-    if mean is None or mean.count < 2 or trainer.state.global_step >= trainer.state.max_steps:
-        return None
-    material, task = job.material, job.material.task
-    places = validation_places(job)
-    best = scored(job, job.model, "validation", places)
-    with mean.in_place():
-        theirs = scored(job, job.model, "validation", places)
-    rows = [material.rows["validation"][i] for i in places]
-    clusters = evaluation.numbers_of(rows, material.recipe.evaluation.clusters)
-    metric = task.metrics[0]
-    lead = task.primary_sign * evaluation.differences(task, best.table, theirs.table, clusters)[metric]
-    kept = bool(np.percentile(lead, 16) <= 0)
-    if kept:
-        mean.settle()
-    scores = {"mean": theirs.metrics[metric], "best": best.metrics[metric]}
-    return {"evaluations": mean.count, "metric": metric, **scores, "kept": kept}
-
-
-def validation_places(job: Job) -> list[int]:
-    """The validation rows that are scored while a run trains: all, or a fixed share of them."""
-    limit = job.material.recipe.evaluation.rows or (evaluation.WRITTEN if job.material.task.generates else None)
-    return evaluation.subset(len(job.material.rows["validation"]), limit)
-
-
 def validator(job: Job) -> Callable[[], dict[str, float]]:
     """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
-    places = validation_places(job)
+    rows = job.material.rows["validation"]
+    limit = job.material.recipe.evaluation.rows or (evaluation.WRITTEN if job.material.task.generates else None)
+    places = evaluation.subset(len(rows), limit)
 
     def validate() -> dict[str, float]:
         return scored(job, job.model, "validation", places).metrics

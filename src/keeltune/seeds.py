@@ -288,7 +288,6 @@ def _training(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in ("seconds", "steps", "examples"):
         made[name] = sum(one[name] for one in each)
     return made | {
-        "averaged": None,
         "peak_memory_bytes": max(one["peak_memory_bytes"] for one in each),
         "seed": [one["seed"] for one in each],
         **{name: each[0][name] for name in ("world_size", "trained_parameters", "parameters")},

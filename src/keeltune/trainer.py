@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from keeltune.averages import SinceBest
+from keeltune.averages import OfTwo
 from keeltune.batching import Plan
 from keeltune.callbacks import Budget, Cadence, Dual, Ledger, Pace, Patience
 from keeltune.machine import in_eval_mode
@@ -154,9 +154,9 @@ class KeelTrainer(Trainer):
         self.average = WeightAverage(model, asked.weight_average) if asked.weight_average else None
         if self.average is not None:
             self.add_callback(self.average)
-        self.since_best = SinceBest(model) if self.pace.averages and best is not None else None
-        if self.since_best is not None:
-            self.add_callback(self.since_best)
+        self.of_two = OfTwo(model) if self.pace.averages and best is not None else None
+        if self.of_two is not None:
+            self.add_callback(self.of_two)
         if budget is not None:
             self.add_callback(Dual(self))
         self.add_callback(Patience(self))
@@ -318,7 +318,7 @@ class KeelTrainer(Trainer):
         assert self.validate is not None
         loss = f"{metric_key_prefix}_loss"
         earlier = self._merits(self.state, metric_key_prefix)
-        with self.averaged():
+        with self.averaged(), self._of_two():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         if not math.isfinite(metrics[loss]):
             raise Diverged(
@@ -326,12 +326,12 @@ class KeelTrainer(Trainer):
             )
         self.log(metrics)
         merit = self._merits(self.state, metric_key_prefix)[-1]
-        improved = all(merit > other for other in earlier)
         with self.averaged():
-            if improved and self.best is not None:
-                self.keep_best()
-            if self.since_best is not None:
-                self.since_best.add(best=improved)
+            if all(merit > other for other in earlier) and self.best is not None:
+                with self._of_two():
+                    self.keep_best()
+            if self.of_two is not None:
+                self.of_two.move(1.0)
         if self.patient_no_more(self.state):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -340,6 +340,10 @@ class KeelTrainer(Trainer):
     def averaged(self) -> AbstractContextManager[None]:
         """Within: the model holds the average of its weights, where a recipe keeps one."""
         return nullcontext() if self.average is None else self.average.in_place()
+
+    def _of_two(self) -> AbstractContextManager[None]:
+        """Within: the model holds the mean of its weights and those of the evaluation before, where that is kept."""
+        return nullcontext() if self.of_two is None else self.of_two.in_place()
 
     @property
     def used_regularizers(self) -> dict[str, Any]:
@@ -410,7 +414,7 @@ class KeelTrainer(Trainer):
         finally:
             attributes.pop("save_pretrained", None)
         if _internal_call and self.args.should_save:
-            for average in filter(None, (self.average, self.since_best)):
+            for average in filter(None, (self.average, self.of_two)):
                 average.save(Path(str(output_dir)))
 
     def _pool_sums(self) -> None:
