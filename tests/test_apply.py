@@ -70,6 +70,13 @@ def test_a_runs_clusters_are_drawn_whole_when_it_is_evaluated_again(tiny, tmp_pa
     assert alone["loss"] != pytest.approx(found["loss"], abs=1e-6)
 
 
+def test_a_column_that_the_answer_replaces_is_said(finished, tmp_path, capsys):
+    write_rows(tmp_path / "in.jsonl", [{"text": "fine film", "prediction": "mine"}])
+    (line,) = apply.predict(finished.folder, tmp_path / "in.jsonl")
+    assert line["prediction"] in ("negative", "positive")
+    assert "the input's own column prediction is replaced" in capsys.readouterr().err
+
+
 def test_stdout_is_one_json_object(finished, test_file, monkeypatch, capsys):
     assert keeltune(monkeypatch, "evaluate", finished.folder, "--data", test_file, "--json") == 0
     captured = capsys.readouterr()

@@ -592,6 +592,20 @@ def test_clusters_that_one_run_names_are_drawn_in_all(tiny, data):
     assert one[1]["against"]["target"]["interval"] == pytest.approx(mirrored)
 
 
+def test_names_of_runs_tell_them_apart(tmp_path):
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c"]
+    assert compare._names(folders) == ["a/run", "b/run", f"{tmp_path.name}/c"]
+    assert compare._names([folders[0], folders[0]]) == ["run", "run"]
+
+
+def test_rows_without_a_cluster_stand_alone():
+    rows = [SimpleNamespace(fields=fields) for fields in ({"who": "a"}, {"who": None}, {"who": "a"}, {"who": None}, {})]
+    numbers = evaluation.numbers_of(rows, "who")
+    assert numbers[0] == numbers[2]
+    assert len(set(numbers)) == 4
+    assert evaluation.numbers_of(rows[1:2] + rows[3:], "who") is None
+
+
 def test_runs_on_other_rows_are_not_compared(tiny, data):
     one = train(spec(tiny), data, output="one")
     write_rows(data / "old.jsonl", reviews(30, seed=77))

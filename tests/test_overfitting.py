@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_a_reliability_plot_has_bins_of_twenty_and_more():
     bins = reliability(log_probs, torch.zeros(45, dtype=torch.long))
     assert [n for *_, n in bins] == [23, 22]
     assert all(b[:2] == pytest.approx([0.7, 1.0]) for b in bins)
+
+
+def test_near_copies_without_spaces_between_words():
+    rng = random.Random(0)
+    texts = ["".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(150)) for _ in range(30)]
+    nearly = [{"text": text[:70] + "变" + text[71:]} for text in texts]
+    found = overfitting.shared(nearly, [{"text": text} for text in texts])
+    assert found.value == 1
+    other = ["".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(150)) for _ in range(30)]
+    assert overfitting.shared([{"text": text} for text in other], [{"text": text} for text in texts]).value == 0
 
 
 # The pace

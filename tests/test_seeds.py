@@ -186,6 +186,32 @@ def test_every_look_at_the_test_rows_is_counted(tiny, data, capsys):
     kt.evaluate(done.model, data / "test.jsonl", task="sentiment-analysis")
     assert [look["by"] for look in read_lines(done.folder / "looks.jsonl")] == ["train", *["evaluate"] * 3]
     assert [one["looks"] for one in history.runs(data)] == [3]  # at the test rows, not at those of validation
+    with (done.folder / "looks.jsonl").open("a") as cut:
+        cut.write('{"when": "20')  # a disk that was full
+    kt.evaluate(done.folder, data / "test.jsonl")
+    assert "look 4 at these rows" in capsys.readouterr().err
+    values = spec_of("fine-tuning", tiny("bert"))  # who trains anew after a look has looked
+    run.train(recipe.from_dict(values, data), overwrite=True, display=QUIET)
+    assert [one["looks"] for one in history.runs(data)] == [5]
+
+
+@pytest.mark.parametrize("broken", ['{"metr', "[]"])
+def test_a_damaged_run_does_not_hide_the_others(tiny, data, broken):
+    run.train(recipe.from_dict({**spec_of("fine-tuning", tiny("bert")), "output": "runs/a"}, data), display=QUIET)
+    (data / "runs" / "b").mkdir()
+    (data / "runs" / "b" / "recipe.yaml").write_text("task: none")
+    (data / "runs" / "b" / "result.json").write_text(broken)
+    found = {one["folder"].rsplit("/", 1)[1]: one["status"] for one in history.runs(data / "runs")}
+    assert found == {"a": "completed", "b": "unreadable"}
+    with pytest.raises(UserError, match="no such folder"):
+        history.runs(data / "nowhere")
+
+
+def test_a_pools_interval_stays_within_what_a_metric_can_be():
+    drawn = [np.full(500, value) for value in (0.0, 0.0, 1.0)]  # the root carries draws beyond both ends
+    assert min(seeds.over_seeds(drawn)) < 0 < 1 < max(seeds.over_seeds(drawn))
+    assert seeds._within("accuracy", drawn) == [0.0, 1.0]
+    assert seeds._within("mcc", [d - 0.5 for d in drawn])[0] < 0
 
 
 def test_calibrated_predictions_are_asked_for(tiny, data):

@@ -67,6 +67,20 @@ def test_thirds_and_rare_words():
     assert rare > common
 
 
+def test_the_largest_third_where_many_are_the_largest():
+    assert slices.by_thirds([1, 2, 3, 4, 9, 9, 9, 9, 9], "abc") == list("aaabccccc")
+
+
+def test_terms_that_stand_for_themselves_keep_shorter_ones_in_them(tmp_path):
+    terms = read_terms(BUILT_IN)
+    assert terms.variant("其他人说他会弹吉他", "gender") == "其他人说她会弹吉他"
+    assert terms.kind_of("其他的吉他") is None
+    (tmp_path / "terms.txt").write_text("C++ | java\n$5 | €5\ndr. | prof.\n", encoding="utf-8")
+    terms = read_terms(tmp_path / "terms.txt")
+    assert terms.variant("I like C++.", "terms") == "I like Java."
+    assert terms.variant("it cost $5, dr. who", "terms") == "it cost €5, prof. who"
+
+
 def test_terms_swap_by_kind_in_the_case_they_were_in():
     terms = read_terms(BUILT_IN)
     assert terms.variant("He told HIS wife.", "gender") == "She told HER husband."

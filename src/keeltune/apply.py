@@ -110,6 +110,9 @@ def predict(
     rows, faulty = sound_rows(type(opened.task), rows, labelled=False)
     answers = _answers(opened, rows, display, "predicting", labelled=False, problems=[*problems, *faulty])
     theirs = {**opened.mapping, **(columns or {})}
+    for name in ("prediction", "probabilities"):
+        if any(name in row.fields for row in rows):
+            display.say(f"warning: the input's own column {name} is replaced by the model's")
     table = []
     for row, answer in zip(rows, answers, strict=True):
         line = {theirs.get(name, name): value for name, value in row.fields.items()}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from keeltune import __version__
 from keeltune.problems import KeeltuneError, Problem, UserError
@@ -221,7 +221,8 @@ def runs(
     if as_json:
         print(json.dumps(found, allow_nan=False))
         return
-    table = Table("run", "method", "status", "score", "95 % interval", "seeds", "looks", "finished", "identity")
+    folded = [Column(name, overflow="fold") for name in ("run", "identity")]
+    table = Table(folded[0], "method", "status", "score", "95 % interval", "seeds", "looks", "finished", folded[1])
     for one in found:
         score = f"{one['split']} {one['metric']} {one['value']:.4f}" if one["split"] else "–"
         interval = f"{one['interval'][0]:.4f} to {one['interval'][1]:.4f}" if one["interval"] else "–"

@@ -62,11 +62,11 @@ def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str
     sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
     sides = {domain: _drawn_alike(each) for domain, each in sides.items()}
     metric = tasks["target"].metrics[0]
-    lines = []
+    names, lines = _names([one.folder for one in found]), []
     for place, one in enumerate(found):
         scores = {d: _score(tasks[d], each[place], metric) for d, each in sides.items()}
         changes = {d: against(tasks[d], each[place], each[0], metric) for d, each in sides.items()} if place else None
-        lines.append(_line(one, recipes[place], {"target": None, "source": None, **scores}, changes))
+        lines.append(_line(names[place], one, recipes[place], {"target": None, "source": None, **scores}, changes))
     _holm(lines)
     higher = metric not in tasks["target"].lower_is_better
     _pareto(lines, 1.0 if higher else -1.0)
@@ -213,12 +213,22 @@ def _two_sided(drawn: np.ndarray) -> float:
     return float(min(1.0, 2 * min(sides)))
 
 
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The runs' names: the ends of their paths, as long as it takes to tell them apart."""
+    different = len({folder.resolve() for folder in folders})
+    for length in range(1, max(len(folder.resolve().parts) for folder in folders) + 1):
+        names = ["/".join(folder.resolve().parts[-length:]) for folder in folders]
+        if len(set(names)) == different:
+            break
+    return names
+
+
 def _line(
-    one: run.Run, made: recipe.Recipe, scores: Mapping[str, Any], against: Mapping[str, Any] | None
+    name: str, one: run.Run, made: recipe.Recipe, scores: Mapping[str, Any], against: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     objective = one.result["objective"]
     return {
-        "name": one.folder.name,
+        "name": name,
         "folder": str(one.folder),
         "method": one.result["method"],
         "anchor": made.objective.anchor_on if objective["weight"] is not None else None,

@@ -143,10 +143,16 @@ def differences(
 
 
 def numbers_of(rows: Sequence[Row], column: str | None) -> np.ndarray | None:
-    """The cluster of each row, as a number [rows]; a row without the column is one of its own. None where all are."""
+    """The cluster of each row, as a number [rows]; a row without a value is one of its own. None where all are."""
     if column is None:
         return None
-    return clusters_of([str(row.fields[column]) if column in row.fields else None for row in rows])
+    return clusters_of([cluster_of(row, column) for row in rows])
+
+
+def cluster_of(row: Row, column: str) -> str | None:
+    """A row's value in the column of clusters, as text; None where it has none."""
+    value = row.fields.get(column)
+    return None if value is None else str(value)
 
 
 def clusters_of(names: Sequence[str | None]) -> np.ndarray | None:
@@ -223,7 +229,7 @@ def prediction_rows(
             line |= {"loss": float(prediction.loss), "predictions": float(prediction.count)}
         if prediction.probabilities is not None:
             line["probabilities"] = dict(prediction.probabilities)
-        if clusters is not None and clusters in row.fields:
-            line["cluster"] = str(row.fields[clusters])
+        if clusters is not None and (cluster := cluster_of(row, clusters)) is not None:
+            line["cluster"] = cluster
         table.append(line)
     return table

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from keeltune import models, surgery, vocabularies
+from keeltune import evaluation, models, surgery, vocabularies
 from keeltune.analysis.counterfactual import read_terms
 from keeltune.analysis.slices import FEW_CLUSTERS
 from keeltune.data import Row
@@ -370,9 +370,9 @@ def few_clusters(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> list[Pr
     """Warnings of splits with so few clusters that drawing them again shows next to nothing; with one, nothing."""
     column, problems = recipe.evaluation.clusters, list[Problem]()
     for split, rows in scored.items() if column else ():
-        names = {str(row.fields[column]) if column in row.fields else i for i, row in enumerate(rows)}
-        if column is not None and any(column in row.fields for row in rows) and len(names) < FEW_CLUSTERS:
-            found = f"{len(names)} clusters in the rows of {split}"
+        own = evaluation.numbers_of(rows, column)
+        if own is not None and own.max() + 1 < FEW_CLUSTERS:
+            found = f"{own.max() + 1} clusters in the rows of {split}"
             expected = f"{FEW_CLUSTERS} or more: over fewer, intervals and bounds are too narrow; over one, a point"
             place, mend = recipe.where("evaluation.clusters"), "score more of them, or leave clusters out"
             problems.append(Problem(place, "evaluation.clusters", found, expected, mend, severity="warning"))

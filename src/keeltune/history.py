@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from keeltune.problems import Problem, UserError
 from keeltune.recipe import load
-from keeltune.results import read_lines
+from keeltune.results import write_text
 
 LOOKS = "looks.jsonl"
 
@@ -27,11 +28,21 @@ def look(folder: Path, *, by: str, fingerprint: str, rows: int) -> int:
 
     A folder that cannot be written to keeps no count; the look is counted from what it holds.
     """
-    line = {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}
-    known = [*read_lines(folder / LOOKS), line]
-    with suppress(OSError), (folder / LOOKS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+    known = [*_looks(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
+    with suppress(OSError):
+        write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in known))
     return sum(one["fingerprint"] == fingerprint for one in known)
+
+
+def _looks(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's count; one that was cut, by a full disk, say, is passed over."""
+    found = []
+    with suppress(OSError):
+        for line in (folder / LOOKS).read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                if isinstance(one := json.loads(line), dict) and "fingerprint" in one:
+                    found.append(one)
+    return found
 
 
 def now() -> str:
@@ -43,8 +54,13 @@ def runs(folder: Path) -> list[dict[str, Any]]:
 
     {"folder", "task", "method", "status", "split", "metric", "value", "interval", "seeds", "looks", "finished",
     "identity"}: `looks` are those at the run's test rows; `identity` is a digest of the recipe, its output aside, and
-    of the rows: equal for equal runs.
+    of the rows: equal for equal runs. A folder whose `result.json` cannot be read has the status `unreadable`.
+    Raises: UserError: no such folder.
     """
+    if not folder.is_dir():
+        raise UserError(
+            Problem(str(folder), "FOLDER", "no such folder", "a folder with runs in it", "correct the path")
+        )
     found = [_run(path.parent) for path in _results(folder)]
     return sorted(found, key=lambda one: one["finished"] or "", reverse=True)
 
@@ -57,7 +73,10 @@ def _results(folder: Path) -> Iterator[Path]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = {"status": "unreadable"}
+    with suppress(OSError, ValueError):
+        if isinstance(read := json.loads((folder / "result.json").read_bytes()), dict):
+            result = read
     metrics, intervals = result.get("metrics") or {}, result.get("intervals") or {}
     split = next((name for name in SPLITS if metrics.get(name)), None)
     metric = next(iter(metrics[split]), None) if split else None
@@ -72,7 +91,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "value": metrics[split][metric] if split else None,
         "interval": intervals[split].get(metric) if split else None,
         "seeds": (result.get("seeds") or {}).get("numbers"),
-        "looks": sum(look["fingerprint"] == tested for look in read_lines(folder / LOOKS)),
+        "looks": sum(look["fingerprint"] == tested for look in _looks(folder)),
         "finished": (result.get("environment") or {}).get("finished"),
         "identity": _identity(folder, result),
     }

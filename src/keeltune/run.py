@@ -59,7 +59,6 @@ OURS = (
     "report.html",
     "log.jsonl",
     "skipped.jsonl",
-    "looks.jsonl",
     "model",
     "source_model",
     "adapter",
@@ -414,7 +413,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise refuse(f"{there}, which is a file", "name another folder in `output`")
     if not os.access(there, os.W_OK):
         raise refuse(f"no permission to write to {there}", "name a folder that you may write to")
-    used = folder.is_dir() and any(folder.iterdir())
+    used = folder.is_dir() and any(path.name != history.LOOKS for path in folder.iterdir())
     ours = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))
     if used and overwrite and not ours:
         raise refuse("files that no run wrote", "name another folder; --overwrite only removes runs of keeltune")
@@ -422,7 +421,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise refuse(
             "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
         )
-    if overwrite:
+    if overwrite:  # but for the looks at the test rows: who trains anew after a look has looked
         seeds = [path.parent for path in folder.glob("seed-*/recipe.yaml") if SEED.fullmatch(path.parent.name)]
         for path in (*(folder / name for name in OURS), *seeds):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def train(
         if not main:
             return Run(folder, {})
         result = pool(apply.tasks_of(runs[0].folder), runs, failed)
-        if (tested := result["data"]["test"]) and not (folder / history.LOOKS).is_file():
+        if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
             history.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
         write_text(folder / "report.html", report.page(folder, result))
@@ -183,7 +183,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
         if path[0] != "before":
             task = tasks["source" if split == "source" else "target"]
             drawn = [draws(task, table) for table in _tables(task, folders, where, split)]
-            ranges = {name: list(evaluation.interval(over_seeds([each[name] for each in drawn]))) for name in names}
+            ranges = {name: _within(name, [each[name] for each in drawn]) for name in names}
             _put(made["intervals"], path, ranges)
     metric, sign = tasks["target"].metrics[0], tasks["target"].primary_sign
     judged = values.get("validation") or values.get("test") or {}
@@ -226,6 +226,14 @@ def over_seeds(drawn: Sequence[np.ndarray]) -> np.ndarray:
         return mean
     shares = np.random.default_rng(1).multinomial(seeds, np.full(seeds, 1 / seeds), size=scores.shape[1]) / seeds
     return mean + np.sqrt(seeds / (seeds - 1)) * ((shares.T * scores).sum(0) - mean)
+
+
+def _within(metric: str, drawn: Sequence[np.ndarray]) -> list[float]:
+    """The pool's interval; the root in its draws may carry them beyond what the metric can be, where it is cut."""
+    low, high = evaluation.interval(over_seeds(drawn))
+    scale = overfitting.scale_of(metric)
+    lowest = 0.0 if min(each.min() for each in drawn) >= 0 else -np.inf
+    return [float(np.clip(end, lowest, np.inf if scale is None else scale)) for end in (low, high)]
 
 
 def _tables(task: Task, folders: Sequence[Path], where: str, split: str) -> list[np.ndarray]:

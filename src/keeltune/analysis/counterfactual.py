@@ -38,8 +38,12 @@ class Terms:
     kinds: Mapping[str, str]
 
     def kind_of(self, text: str) -> str | None:
-        """The kind of a text's first term: terms of one kind go together, as he and his do. None where it has none."""
-        kinds = (self.kinds.get(found[0].lower()) for found in self._pattern.finditer(text))
+        """The kind of a text's first term: terms of one kind go together, as he and his do. None where it has none.
+
+        A term that stands for itself is none: it keeps a shorter one in it from being replaced.
+        """
+        found = (one[0].lower() for one in self._pattern.finditer(text))
+        kinds = (self.kinds.get(term) for term in found if self.replaced_by.get(term) != term)
         return next((kind for kind in kinds if kind is not None), None)
 
     def variant(self, text: str, kind: str) -> str:
@@ -60,12 +64,14 @@ class Terms:
 
 def _whole(term: str) -> str:
     """A term as a whole word; where it is written without spaces between words, wherever it stands."""
-    escaped = re.escape(term)
-    return escaped if any(ord(letter) > 0x2E7F for letter in term) else rf"\b{escaped}\b"
+    if any(ord(letter) > 0x2E7F for letter in term):
+        return re.escape(term)
+    before, after = (r"(?<!\w)" if term[0].isalnum() else "", r"(?!\w)" if term[-1].isalnum() else "")
+    return before + re.escape(term) + after  # a term may end in a mark, as C++ does
 
 
 def _cased(new: str, old: str) -> str:
-    if old.isupper() and len(old) > 1:
+    if old.isupper() and sum(map(str.isalpha, old)) > 1:
         return new.upper()
     return new[:1].upper() + new[1:] if old[:1].isupper() else new
 

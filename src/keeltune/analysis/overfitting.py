@@ -44,6 +44,8 @@ LEARNT = 0.3
 SHARED = (0.0, 0.05)
 """The share of validation rows that are training rows too, or nearly."""
 RUN, NEARLY, COMMON = 8, 0.8, 0.02
+WIDE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Letters of scripts without spaces between words: Chinese characters and kana."""
 """Words that are compared together; the share of such runs from which a text is nearly another; and the share of the
 training rows from which a run is a template's and says nothing."""
 SPREAD = (0.01, 0.03)
@@ -254,7 +256,8 @@ def _runs(text: tuple[str, ...]) -> set[tuple[str, ...]]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.lower())) or (text,)
+    """The words of a text; where it is written without spaces between them, its characters."""
+    return tuple(re.findall(rf"[{WIDE}]|[^\W{WIDE}]+", text.lower())) or (text,)
 
 
 def drift(moved: float) -> Signal:

@@ -64,6 +64,7 @@ def by_thirds(values: Sequence[float], names: Sequence[str]) -> list[str] | None
     if not len(values):
         return None
     edges = np.quantile(np.asarray(values), [1 / 3, 2 / 3])
+    edges[1] = min(edges[1], np.nextafter(max(values), -np.inf))  # where many are the largest, as cut ones are
     return [names[int(np.searchsorted(edges, value))] for value in values] if edges[0] < edges[1] else None
 
 
