@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from keeltune import advisor, recipe, run
+from keeltune import advisor, prepare, recipe, run
 from keeltune.advisor import pilots, race, verdict
-from keeltune.advisor.facts import PLAIN, Given, candidates, given
+from keeltune.advisor.facts import PLAIN, Given, candidates, given, without_columns
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.display import Display
 from keeltune.language import HAN
-from keeltune.problems import StateRefused, Stopped, UserError
+from keeltune.problems import OutOfResources, StateRefused, Stopped, UserError
 from keeltune.recipe_fields import Report
 from keeltune.report import advice
 from keeltune.words import Said
@@ -129,7 +129,10 @@ def test_plain_is_recommended_where_nothing_beats_it():
     assert (decided(table, ORDER, PLAIN)["arm"], decided(table, ORDER, PLAIN)["sure"]) == (PLAIN, True)
     close = ranked({PLAIN: scored(0.9), "distilled": scored(0.899, noise=0.05)}, PLAIN, 0.0, None)
     assert (decided(close, ORDER, PLAIN)["arm"], decided(close, ORDER, PLAIN)["sure"]) == (PLAIN, False)
-    alone = ranked({PLAIN: scored(0.9)}, PLAIN, 0.0, None)
+    alone = ranked({PLAIN: scored(0.9, noise=0.01)}, PLAIN, 0.0, None)
+    width = 2 * 1.96 * 0.01 * np.sqrt(2 / 3)  # a third of the variance for the rows, and one for the seeds
+    assert np.diff(alone[0]["target_interval"])[0] == pytest.approx(width, rel=0.1)
+    assert alone[0]["source_interval"] is None
     assert "nothing was compared" in decided(alone, ORDER, PLAIN)["reason"]
 
 
@@ -280,6 +283,127 @@ def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
     recipe.load(data / "advice" / "recommended.yaml")
     monkeypatch.setattr(run, "train", original)
     assert advisor.advise(base, budget="10m", display=QUIET)["complete"]
+
+
+def stop_at(monkeypatch, pilot, error):
+    """The so-manieth pilot from 0 on ends with `error`."""
+    original, count = run.train, iter(range(100))
+
+    def stopping(*given_, **named):
+        if next(count) == pilot:
+            raise error
+        return original(*given_, **named)
+
+    monkeypatch.setattr(run, "train", stopping)
+
+
+def test_the_card_is_written_after_every_pilot(tiny, data, monkeypatch):
+    base = made(tiny, data, source=("validation", "train"))
+    found, written = [], race.Race.write
+
+    def noted(self, *, complete):
+        card = written(self, complete=complete)
+        found.append(([line["arm"] for line in card["arms"]], {line["seeds"] for line in card["arms"]}))
+        return card
+
+    monkeypatch.setattr(race.Race, "write", noted)
+    stop_at(monkeypatch, 4, Stopped("stopped"))  # plain is tried once more, as the first of its rung
+    with pytest.raises(Stopped):
+        advisor.advise(base, budget="10m", display=QUIET)
+    assert [sorted(arms) for arms, _ in found] == [
+        [PLAIN], [PLAIN], ["interpolated", PLAIN], ["interpolated", PLAIN, "replay"],
+        ["interpolated", PLAIN, "replay"],
+    ]  # fmt: skip
+    assert all(seeds == {1} for _, seeds in found)
+    card = json.loads((data / "advice" / "advice.json").read_text("utf-8"))
+    assert "nothing was compared" not in card["reason"]
+    assert not card["sure"]
+    for line in card["arms"]:
+        for name in ("target", "source"):
+            low, high = line[f"{name}_interval"]
+            assert low <= line[name] <= high
+    page = check_page((data / "advice" / "advice.html").read_text("utf-8"))
+    low, high = card["arms"][0]["source_interval"]
+    assert f"{low:.4f} to {high:.4f}" in page.text
+
+
+def test_a_rung_that_is_not_whole_says_less_than_the_one_before(tiny, data):
+    base = made(tiny, data, source=("validation",))
+    arms, out = candidates(base, given(base, None, None, None))
+    first = {name: scored(0.8, 0.7) for name in (PLAIN, "interpolated", "anchored")}
+    one = race.Race(base, arms, out, pilots.Pilots(base, data / "pilots", 1, QUIET), 0.5, None, data)
+    one.rungs = [(pilots.Rung(0.25, (0, 1)), first), (pilots.Rung(1.0, (0,)), {PLAIN: scored(0.9, 0.6)})]
+    assert [line["rung"] for line in one._ranked()] == [0.25] * 3
+    one.rungs[-1][1]["anchored"] = scored(0.85, 0.6)
+    assert [(line["arm"], line["rung"]) for line in one._ranked()] == [
+        (PLAIN, 1.0), ("anchored", 1.0), ("interpolated", 0.25)
+    ]  # fmt: skip
+
+
+def test_a_stop_before_any_pilot_leaves_a_card_that_says_so(tiny, data, monkeypatch, capsys):
+    base = made(tiny, data, source=("validation",))
+
+    def stopping(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(race, "candidates", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        advisor.advise(base, display=Display())
+    assert "nothing was compared yet" in capsys.readouterr().err
+    file = data / "advice" / "advice.json"
+    card = json.loads(file.read_text("utf-8"))
+    assert (card["recommended"], card["complete"], card["arms"]) == (PLAIN, False, [])
+    assert card["reason"] == "nothing was compared yet"
+    check_page((data / "advice" / "advice.html").read_text("utf-8"))
+    recipe.load(data / "advice" / "recommended.yaml")
+    file.write_text("{}", "utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        advisor.advise(base, display=Display())
+    assert "an earlier call's" in capsys.readouterr().err
+    assert file.read_text("utf-8") == "{}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Stopped("stopped after step 1 of 2; go on with the same command and --resume"),
+     OutOfResources("the disk is full; make room and go on with --resume")],
+)  # fmt: skip
+def test_who_is_stopped_goes_on_with_the_same_command(tiny, data, monkeypatch, error):
+    stop_at(monkeypatch, 0, error)
+    with pytest.raises(type(error), match=r"go on with the same command$"):  # advise has no --resume
+        advisor.advise(made(tiny, data), display=QUIET)
+
+
+def test_a_column_of_the_test_rows_alone_stays_out_of_the_pilots(tiny, data):
+    marked = [{**row, "speaker": f"s{n % 40}", "age": "old" if n % 3 else "young"}
+              for n, row in enumerate(lines(data / "test.jsonl"))]  # fmt: skip
+    write_rows(data / "test.jsonl", marked)
+    evaluated = {"clusters": "speaker", "slices": ["age"]}
+    card = advisor.advise(made(tiny, data, evaluation=evaluated), budget="10m", display=QUIET)
+    assert card["complete"]
+    kept = recipe.load(card["recipe"]).evaluation
+    assert (kept.clusters, kept.slices) == ("speaker", ["age"])
+    with pytest.raises(UserError, match=r"evaluation\.clusters"):  # what no row has is a slip, as it is for a run
+        advisor.advise(made(tiny, data, evaluation={"clusters": "speakr"}), budget="10m", display=QUIET)
+
+
+def test_pilots_keep_the_columns_that_their_rows_have():
+    values = {"evaluation": {"clusters": "speaker", "slices": ["age", "town"]}}
+    without_columns(values, {"text", "label", "speaker", "town"})
+    assert values == {"evaluation": {"clusters": "speaker", "slices": ["town"]}}
+
+
+def test_a_column_of_an_old_domain_that_plain_drops_goes_with_it(tiny, data):
+    old = [{**row, "label": "ab"[n % 2], "speaker": f"s{n % 40}"} for n, row in enumerate(reviews(60, seed=77))]
+    write_rows(data / "old-validation.jsonl", old)
+    values = spec_of("cross-domain", tiny("bert", labels=("a", "b")), output="advice")
+    values |= {"objective": {"anchor_head": "source"}, "evaluation": {"clusters": "speaker"}}
+    values["data"] |= {"source": {"validation": "old-validation.jsonl"}, "labels": ["negative", "positive"]}
+    base = recipe.from_dict(values, data)
+    prepare.gather(base)
+    arms, _ = candidates(base, given(base, None, None, None))
+    assert "clusters" not in arms[0].values["evaluation"]
+    prepare.gather(recipe.from_dict(arms[0].values, data))
 
 
 def test_what_the_caller_adds_must_be_there(tiny, data):

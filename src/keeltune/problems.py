@@ -7,6 +7,7 @@ holds them all, so that a user mends everything in one go. The command prints th
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,9 +63,12 @@ class StateRefused(UserError):
 
 @contextmanager
 def anew_without(place: Path) -> Iterator[None]:
-    """Within: a refused state is mended by deleting `place`, for calls that have no `--overwrite`."""
+    """Within: calls that have neither `--overwrite`, so that a refused state is mended by deleting `place`, nor
+    `--resume`: the same command goes on."""
     try:
         yield
+    except (Stopped, OutOfResources) as error:
+        raise type(error)(re.sub("(the same command and )?--resume", "the same command", str(error))) from error
     except StateRefused as error:
         mend = f"undo the change, or delete {place}"
         raise StateRefused([replace(problem, mend=mend) for problem in error.problems]) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,8 @@ def check(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: s
 
 def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
     """The arms in the order of their simplicity, plain fine-tuning first, and those that are out: {name: why}."""
-    made, out = [Arm(PLAIN, Said("fine-tuning on the labelled rows alone"), _plain(recipe))], dict[str, str]()
+    made, out = [plain_arm(recipe)], dict[str, str]()
+    _without_lost_columns(made[0].values, recipe)
     source = recipe.data.source
     old = source.validation is not None and recipe.objective.anchor_head == "task"
     no_source = Said("no data.source.validation: nothing says what would be kept of an old domain")
@@ -118,6 +119,33 @@ def candidates(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
         labels = _with(pooled, data={"unlabeled_as": "labels"}, objective={"weight": 0.0})
         add("pseudo-labels", Said("the teacher's choices as labels of the texts without any"), [no_teacher], labels)
     return made, out
+
+
+def plain_arm(recipe: Recipe) -> Arm:
+    return Arm(PLAIN, Said("fine-tuning on the labelled rows alone"), _plain(recipe))
+
+
+def columns_of(material: prepare.Material, splits: Sequence[str]) -> set[str]:
+    """The columns of some splits' rows."""
+    return {name for split in splits for row in material.rows[split] for name in row.fields}
+
+
+def without_columns(values: dict[str, Any], columns: Collection[str]) -> None:
+    """Takes clusters and slices that name none of the columns out of a recipe's values."""
+    spec = values.get("evaluation", {})
+    if spec.get("clusters") not in (None, *columns):
+        del spec["clusters"]
+    if spec.get("slices"):
+        spec["slices"] = [name for name in spec["slices"] if name in columns] or None
+
+
+def _without_lost_columns(values: dict[str, Any], recipe: Recipe) -> None:
+    """Plain fine-tuning drops an old domain of other labels: what names a column of those rows alone goes with it."""
+    source, spec = recipe.data.source, recipe.evaluation
+    if (source.test or source.validation) and "source" not in values["data"] and (spec.clusters or spec.slices):
+        bare = _with(values)
+        without_columns(bare, ())
+        without_columns(values, columns_of(prepare.gather(from_dict(bare, recipe.folder)), prepare.SCORED))
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

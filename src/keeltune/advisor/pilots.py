@@ -6,14 +6,14 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from keeltune import apply, domains, evaluation, gate, run, seeds
-from keeltune.advisor.facts import Arm
+from keeltune.advisor.facts import Arm, without_columns
 from keeltune.advisor.verdict import Scored
 from keeltune.analysis.overfitting import scale_of
 from keeltune.display import Display
@@ -38,6 +38,8 @@ class Pilots:
         self.recipe, self.folder, self.steps, self.display = recipe, folder, steps, display
         self.seconds: dict[tuple[str, float], dict[int, float]] = {}
         self.trained: dict[tuple[str, float], dict[int, float]] = {}
+        self.columns: Collection[str] | None = None
+        """Those of the rows that pilots are scored on; None where no pilot is run."""
         self._task: Task | None = None
         file = folder / "seconds.json"
         self.took: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -50,6 +52,8 @@ class Pilots:
         values = copy.deepcopy(arm.values)
         values["data"].pop("test", None)
         values["data"].get("source", {}).pop("test", None)
+        if self.columns is not None:  # a column of the test rows alone is none here
+            without_columns(values, self.columns)
         training = values.setdefault("training", {})
         training |= {"max_steps": max(1, round(share * self.steps)), "seed": seed}
         training.pop("epochs", None)

@@ -8,7 +8,8 @@
 A budget that is too small for that takes seeds away, then steps.
 
 Pilots are ordinary runs below `OUTPUT/pilots`, scored on validation rows, never on test rows; called again, the command
-goes on where it was stopped. The card is written after every pilot.
+goes on where it was stopped. The card is written after every pilot: of the first rung it compares the arms that are
+done so far, and further seeds and the second rung speak in it as soon as each of their arms has one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from keeltune import prepare, run
 from keeltune.advisor import verdict
-from keeltune.advisor.facts import PLAIN, Arm, candidates, check, given
+from keeltune.advisor.facts import PLAIN, Arm, candidates, check, columns_of, given, plain_arm
 from keeltune.advisor.pilots import Pilots, Rung, evidence, oriented, rung_for
 from keeltune.advisor.verdict import Scored
 from keeltune.display import Display
@@ -65,12 +66,12 @@ def advise(
         source_weight: what the old domain counts, from 0 to 1; None: ½ where one is named. max_source_drop: arms whose
             one-sided 90 % bound of the fall of the old domain's score lies above are out.
     Returns the card: {"recommended", "sure", "p_better", "reason", "complete", "metric", "source_weight",
-        "max_source_drop", "arms": [{"arm", "said", "rung", "utility", "target", "source", "source_drop_bound",
-        "within", "seeds", "against_plain": {"gain", "interval", "se", "p_better"}}],
-        "ruled_out": {arm: why},
-        "evidence": [text],
-        "turning_points": [text], "cost": {"seconds", "budget", "pilots"}, "recipe": file}; also in `OUTPUT/advice.json`
-        and `advice.html`. The recipe, `OUTPUT/recommended.yaml`, is ready for `keeltune train`.
+        "max_source_drop", "arms": [{"arm", "said", "rung", "utility", "target", "target_interval",
+        "source", "source_interval", "source_drop_bound", "within", "seeds", "against_plain": {"gain", "interval", "se",
+        "p_better"}}], "ruled_out": {arm: why}, "evidence": [text], "turning_points": [text], "cost": {"seconds",
+        "budget", "pilots"}, "recipe": file}; also in `OUTPUT/advice.json` and `advice.html`. The recipe,
+        `OUTPUT/recommended.yaml`, is ready for `keeltune train`. `target_interval` and `source_interval` are the 95 %
+        intervals of the two scores over rows and seeds; `source` and what belongs to it are null without an old domain.
     Raises: UserError: the recipe's faults, no validation rows, a call at fault. Stopped: the card is there.
     """
     made = opened(recipe)
@@ -80,16 +81,18 @@ def advise(
         raise UserError(made.problem("data.validation", expected=expected, mend="add data.validation: 0.1, say"))
     folder = made.path(made.output)
     check(made, teacher, pool, source_texts)
-    arms, out = candidates(made, given(made, teacher, pool, source_texts))
-    steps = prepare.gather(from_dict(arms[0].values, made.folder)).steps
     weight = (WEIGHT if made.data.source.validation else 0.0) if source_weight is None else source_weight
-    race = Race(made, arms, out, Pilots(made, folder / "pilots", steps, display), weight, max_source_drop, folder)
+    pilots = Pilots(made, folder / "pilots", 1, display)
+    race = Race(made, [plain_arm(made)], {}, pilots, weight, max_source_drop, folder)
     race.seconds = _seconds(budget)
     try:
+        race.arms, race.out = candidates(made, given(made, teacher, pool, source_texts))
+        material = prepare.gather(from_dict(race.arms[0].values, made.folder))
+        pilots.steps = material.steps
+        pilots.columns = columns_of(material, ("validation", "source_validation"))
         race.go()
     except (Stopped, KeyboardInterrupt):
-        race.write(complete=False)
-        display.say(f"stopped; the card so far is {folder / 'advice.html'}, and the same command goes on")
+        race.stopped()
         raise
     return race.write(complete=True)
 
@@ -119,10 +122,13 @@ class Race:
         few = len(self.arms) <= KEPT + 1  # a first rung would drop none
         share, seeds, part = (1.0, (0, 1, 2), 1.0) if few else (0.25, (0, 1), FIRST)
         rung = rung_for(part * FULL_RUNS, cost, share, seeds)
-        if self._try(plain, rung.share if self.seconds is None else 0.25, 0) is None:
+        first = Rung(rung.share if self.seconds is None else 0.25, (0,))
+        if self._try(plain, first.share, 0) is None:
             raise UserError(
                 Problem("the pilots", PLAIN, self.out[PLAIN], "a plain run that ends", "try keeltune train first")
             )
+        self.rungs.append((first, {PLAIN: self.pilots.scores(plain, first)}))
+        self.write(complete=False)
         unit = self.pilots.cost(plain, Rung(1.0, (0,)))
         if self.seconds is None:
             self.seconds = FULL_RUNS * unit
@@ -162,6 +168,7 @@ class Race:
 
     def _rung(self, rung: Rung, arms: list[Arm]) -> None:
         """All pilots of a rung, seed by seed, so that a stop leaves comparable ones; as far as the budget goes."""
+        known = any(len(scored) > 1 for _, scored in self.rungs)
         self.rungs.append((rung, {}))
         assert self.seconds is not None
         for number, seed in enumerate(rung.seeds):
@@ -171,11 +178,15 @@ class Race:
                 self.pilots.display.say(f"the budget of {self.seconds:.0f} s ends before seed {seed}")
                 return
             so_far = Rung(rung.share, rung.seeds[: number + 1])
-            done = [arm for arm in left if self._try(arm, rung.share, seed) is not None]
-            if PLAIN not in {arm.name for arm in done}:  # nothing to compare with: what was known stays
-                return
-            self.rungs[-1] = (so_far, {arm.name: self.pilots.scores(arm, so_far) for arm in done})
-            self.write(complete=False)
+            scored: dict[str, Scored] = {}
+            for arm in left:
+                if self._try(arm, rung.share, seed) is not None:
+                    scored[arm.name] = self.pilots.scores(arm, so_far)
+                elif arm.name == PLAIN:  # nothing to compare with: what was known stays
+                    return
+                if arm is left[-1] or not (number or known):  # some arms say more than none, and less than all
+                    self.rungs[-1] = (so_far, scored)
+                self.write(complete=False)
 
     def _try(self, arm: Arm, share: float, seed: int) -> run.Run | None:
         """A pilot's run; an arm whose training diverges is out, with the reason."""
@@ -195,11 +206,10 @@ class Race:
             self.out[name] = Said(template, metric=self._metric(), score=taught[0])
 
     def _ranked(self) -> list[dict[str, Any]]:
-        """The arms of the last rung that has plain and another one, before them those of earlier rungs alone."""
+        """The arms of the last rung that has plain and another one, then those of earlier rungs alone."""
         lines: list[dict[str, Any]] = []
-        for rung, scored in reversed(self.rungs):
-            if PLAIN not in scored:
-                continue
+        told = [(rung, scored) for rung, scored in reversed(self.rungs) if PLAIN in scored]
+        for rung, scored in [each for each in told if len(each[1]) > 1] or told[:1]:
             known = {line["arm"] for line in lines}
             new = verdict.ranked(scored, PLAIN, self.weight, self.max_drop, rung.share)
             lines += [{**line, "rung": rung.share} for line in new if line["arm"] not in known]
@@ -243,6 +253,15 @@ class Race:
         write_json(self.folder / "advice.json", card)
         write_text(self.folder / "advice.html", advice.page(card, self.recipe.report.language))
         return card
+
+    def stopped(self) -> None:
+        """The card so far, in words too; that of an earlier call stays where this one has compared nothing yet."""
+        page, stays = self.folder / "advice.html", not self.rungs and (self.folder / "advice.json").is_file()
+        if not stays:
+            self.write(complete=False)
+        said = f"the card so far is {page}" if self.rungs else f"nothing was compared yet, which {page} says"
+        said = f"nothing was compared yet, and {page} is still an earlier call's" if stays else said
+        self.pilots.display.say(f"stopped; {said}; the same command goes on")
 
     def _gate(self) -> tuple[float, float] | None:
         """The teacher's score on the validation rows, and as a share of which more is better; None if unmeasured."""

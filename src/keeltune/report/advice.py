@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -27,8 +28,10 @@ def picture(card: dict[str, Any], say: Say) -> str:
     ]
     if bars:
         return charts.ranges(bars, say("gain over plain fine-tuning, 95 % interval"))
-    alone = [(say(line["arm"]), *[line["utility"]] * 3) for line in card["arms"]]
-    return charts.ranges(alone or [(say("nothing was run yet"), 0.0, 0.0, 0.0)], say("utility"))
+    alone = [(say(line["arm"]), line["target"], *line["target_interval"]) for line in card["arms"]]
+    if alone:
+        return charts.ranges(alone, say("target, 95 % interval"))
+    return charts.ranges([(say("nothing was run yet"), 0.0, 0.0, 0.0)], say("utility"))
 
 
 def table(card: dict[str, Any]) -> Table:
@@ -40,11 +43,13 @@ def table(card: dict[str, Any]) -> Table:
             escape(line["arm"]) + ("" if line["within"] else " (loses too much)"),
             f"{line['rung']:.0%}",
             str(line["seeds"]),
-            f"{line['target']:.4f}",
-            "–" if line["source"] is None else f"{line['source']:.4f}",
-            "–"
-            if not against
-            else f"{against['gain']:+.4f} ({against['interval'][0]:+.4f} to {against['interval'][1]:+.4f})",
+            f"{line['target']:.4f} ({_range(line['target_interval'], '.4f')})",
+            "–" if line["source"] is None else f"{line['source']:.4f} ({_range(line['source_interval'], '.4f')})",
+            "–" if not against else f"{against['gain']:+.4f} ({_range(against['interval'], '+.4f')})",
             "–" if not against else f"{against['p_better']:.2f}",
         )
     return made
+
+
+def _range(pair: Sequence[float], form: str) -> str:
+    return f"{pair[0]:{form}} to {pair[1]:{form}}"

@@ -250,6 +250,8 @@ CHINESE = {
     "Cost": "开销",
     "{pilots} pilots, {seconds:.0f} s.": "{pilots} 次短程试验，共 {seconds:.0f} 秒。",
     "{pilots} pilots, {seconds:.0f} s of a budget of {budget:.0f} s.": "{pilots} 次短程试验，共 {seconds:.0f} 秒，预算 {budget:.0f} 秒。",
+    "The intervals are 95 % intervals over rows and seeds.": "各区间均为对数据和种子的 95 % 置信区间。",
+    "target, 95 % interval": "目标域，95 % 置信区间",
     # the learning curve
     "learning curve": "学习曲线",
     "Would more rows help?": "增加数据会有帮助吗？",
