@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from keeltune import curve, data, prepare, recipe, run
+from keeltune import apply, curve, data, prepare, recipe, run
 from keeltune.display import Display
 from keeltune.problems import StateRefused, UserError
 from keeltune.report import curves
 from tests.test_report import check_chinese, check_page
-from tests.test_run import make_data, reviews, spec_of, write_rows
+from tests.test_run import lines, make_data, reviews, spec_of, write_rows
 
 QUIET = Display(quiet=True)
 
@@ -35,6 +36,83 @@ def test_a_power_law_is_found_again():
 )  # fmt: skip
 def test_the_verdict_follows_the_interval(gain, low, high, said):
     assert said in curve.verdict("accuracy", gain, low, high, 2000, 1.0)
+
+
+def never(*_, **__):
+    pytest.fail("a training was started")
+
+
+def test_rows_to_score_on_are_asked_for_before_any_training(tiny, tmp_path, monkeypatch):
+    make_data(tmp_path)
+    monkeypatch.setattr(run, "train", never)
+    values = spec_of("fine-tuning", tiny("bert"), data={"train": "train.jsonl"})
+    with pytest.raises(UserError, match="neither test nor validation") as caught:
+        curve.curve(recipe.from_dict(values, tmp_path), (0.5, 1.0), display=QUIET)
+    assert "three unknowns" in str(caught.value)  # all at once
+
+
+def test_shares_of_as_many_rows_are_no_points_of_their_own(tiny, tmp_path, monkeypatch):
+    make_data(tmp_path)
+    monkeypatch.setattr(run, "train", never)
+    with pytest.raises(UserError, match=r"0\.99: 24 rows, 1: 24 rows"):
+        curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), (0.25, 0.5, 0.99, 1.0),
+                    display=QUIET)  # fmt: skip
+
+
+def test_a_model_that_learnt_nothing_foretells_nothing(tiny, tmp_path):
+    make_data(tmp_path)
+    values = spec_of("fine-tuning", tiny("bert"), output="curve")
+    values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9}
+    card = curve.curve(recipe.from_dict(values, tmp_path), display=QUIET)
+    assert len({point["rows"] for point in card["points"]}) == 4
+    assert card["verdict"].startswith("nothing can be foretold: all shares score the same")
+    assert card["fit"] is None
+    assert card["twice"] is None
+    assert card["verdict"] in check_page((tmp_path / "curve" / "curve.html").read_text("utf-8")).text
+    assert "无法预测：各份额的分数在区间内没有差别" in check_chinese(curves.page(card, "zh")).text
+
+
+def test_what_holds_no_curve():
+    rows, flat = np.array([100.0, 200.0, 400.0, 800.0]), [[0.1, 0.2]] * 4
+    assert "3 different numbers" in curve.silent(np.array([100.0, 200.0, 400.0, 400.0]), flat, lambda: 0.5)
+    assert curve.silent(rows, flat, lambda: 0.5) is None  # flat, and far better than by chance: more rows do not help
+    assert "no better" in curve.silent(rows, flat, lambda: 0.2)
+    rising = [[0.5, 0.6], [0.4, 0.5], [0.3, 0.4], [0.2, 0.3]]
+    assert curve.silent(rows, rising, lambda: 0.25) is None
+
+
+def test_the_trivial_answer_is_the_best_of_the_constant_ones(tiny, tmp_path):
+    make_data(tmp_path)
+    done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), display=QUIET)
+    file = done.folder / "predictions" / "test.jsonl"
+    told = lines(file)
+    given = [{**line, "gold": "negative" if n % 4 else "positive", "prediction": "positive" if n % 3 else "negative"}
+             for n, line in enumerate(told)]  # fmt: skip
+    write_rows(file, given)
+    task = apply.open_model(done.folder, None).task
+    assert curve.constant(task, [done], "test", "accuracy") == pytest.approx(0.25)
+    assert curve.constant(task, [done], "test", "loss") == np.inf
+
+
+def test_a_number_below_rounding_is_0(tiny, tmp_path):
+    make_data(tmp_path)
+    done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), display=QUIET)
+    parts, other = [], {"negative": "positive", "positive": "negative"}
+    for rows in (100, 200, 400, 800):
+        folder = tmp_path / f"part-{rows}"
+        shutil.copytree(done.folder, folder)
+        file = folder / "predictions" / "test.jsonl"
+        told = [line if n % 7 else {**line, "gold": other[line["gold"]]} for n, line in enumerate(lines(file))]
+        write_rows(file, [{**line, "prediction": good["gold"]} for line, good in zip(told, lines(file), strict=True)])
+        result = json.loads(json.dumps(done.result))
+        result["data"]["train"]["rows"] = rows
+        result["metrics"]["test"]["accuracy"] = 17 / 20
+        parts.append(run.Run(folder, result))
+    card = curve.foretold(parts, (0.125, 0.25, 0.5, 1.0))
+    assert "would not help" in card["verdict"]
+    assert "(+0 to +0)" in card["verdict"]
+    assert card["twice"]["gain"] == 0
+    assert card["fit"]["b"] == 0
 
 
 def test_shares_are_nested_and_their_labels_those_of_all_rows(tiny, tmp_path):

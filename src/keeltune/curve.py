@@ -6,18 +6,25 @@ fitted by least squares to the errors of the shares (Hestness et al. 2017, https
 foretell the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
 trainings would change: rows are drawn as in every interval, each point is moved by as much as the points scatter around
 the fit, the fit is made again, and the scatter comes on top of what it foretells.
+
+Nothing is foretold of points that hold no curve: fewer than four numbers of rows, or one score within the points'
+intervals that is no better than to answer always the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from keeltune import apply, evaluation, seeds
+from keeltune import apply, evaluation, prepare, seeds
 from keeltune.analysis.overfitting import scale_of
 from keeltune.display import Display
 from keeltune.problems import Problem, UserError, anew_without
@@ -31,6 +38,10 @@ from keeltune.words import Said
 SHARES = (0.125, 0.25, 0.5, 1.0)
 FEWEST = 4
 """Points of a fit with three unknowns."""
+ROUNDING = 1e-9
+"""As a share of the scale: what is below it is 0."""
+CONSTANTS = 5
+"""How many of the commonest answers are tried as the one that is always given."""
 EXPONENTS = np.geomspace(0.02, 2.0, 60)
 RESAMPLES = 400
 
@@ -40,42 +51,58 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
 
     {"metric", "split", "points": [{"share", "rows", "value", "interval"}], "fit": {"a", "b", "c"}, "twice": {"rows",
     "value", "interval", "gain" (more is better), "gain_interval"}, "verdict"}, also written to `OUTPUT/curve.json`,
-    with a picture in `curve.html`.
-    Raises: UserError: fewer than four shares, no labelled rows, or neither test nor validation rows; StateRefused: the
-        runs in `OUTPUT` are of another recipe.
+    with a picture in `curve.html`. Where nothing can be foretold "fit" and "twice" are null, and the verdict says why.
+    Raises: UserError: fewer than four shares, or of numbers of rows, no labelled rows, or neither test nor validation
+        rows; StateRefused: the runs in `OUTPUT` are of another recipe.
     """
     display = display or Display()
     shares = sorted(set(shares))
-    if len(shares) < FEWEST or not all(0 < share <= 1 for share in shares):
-        found = ", ".join(f"{share:g}" for share in shares)
-        expected = f"{FEWEST} shares or more, above 0 and up to 1: a curve has three unknowns"
-        raise UserError(Problem("the call", "--share", found, expected, "add some"))
-    if recipe.data.train is None:
-        expected = "labelled rows to take shares of"
-        raise UserError(recipe.problem("data.train", expected=expected, mend="add data.train"))
+    _check(recipe, shares)
     folder = recipe.path(recipe.output)
+    outputs = [folder / f"share-{share:g}" for share in shares]
+    parts = [
+        recipe.model_copy(update={
+            "data": recipe.data.model_copy(update={"share": recipe.data.share * share}), "output": str(output)
+        })
+        for share, output in zip(shares, outputs, strict=True)
+    ]  # fmt: skip
+    # every share's faults come out before the first training
+    rows = [len(prepare.gather(part).rows["train"]) for part in parts]
+    if len(set(rows)) < FEWEST:
+        found = ", ".join(f"{share:g}: {n} rows" for share, n in zip(shares, rows, strict=True))
+        expected = f"{FEWEST} different numbers of rows or more: a curve has three unknowns"
+        raise UserError(Problem("the call", "--share", found, expected, "name shares that lie further apart"))
     runs = []
-    for share in shares:
-        output = folder / f"share-{share:g}"
-        rows = recipe.data.model_copy(update={"share": recipe.data.share * share})
-        part = recipe.model_copy(update={"data": rows, "output": str(output)})
+    for share, part, output in zip(shares, parts, outputs, strict=True):
         display.say(f"share {share:g}")
         with anew_without(output):
             runs.append(seeds.train(part, resume=output.is_dir(), display=display))
-    card = foretold(runs, shares, recipe)
+    card = foretold(runs, shares)
     write_json(folder / "curve.json", card)
     write_text(folder / "curve.html", curves.page(card, recipe.report.language))
     return card
 
 
-def foretold(runs: Sequence[Run], shares: Sequence[float], recipe: Recipe) -> dict[str, Any]:
+def _check(recipe: Recipe, shares: Sequence[float]) -> None:
+    """UserError with every fault of the call that shows before any row is read."""
+    problems = []
+    if len(shares) < FEWEST or not all(0 < share <= 1 for share in shares):
+        found = ", ".join(f"{share:g}" for share in shares)
+        expected = f"{FEWEST} shares or more, above 0 and up to 1: a curve has three unknowns"
+        problems.append(Problem("the call", "--share", found, expected, "add some"))
+    if recipe.data.train is None:
+        expected = "labelled rows to take shares of"
+        problems.append(recipe.problem("data.train", expected=expected, mend="add data.train"))
+    if recipe.data.test is None and recipe.data.validation is None:
+        found, expected = "neither test nor validation", "rows to score on"
+        problems.append(recipe.problem("data", found=found, expected=expected, mend="add data.test"))
+    if problems:
+        raise UserError(problems)
+
+
+def foretold(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     """What finished runs on shares of the rows foretell of twice as many rows."""
-    split = next((name for name in ("test", "validation") if runs[-1].result["metrics"][name]), None)
-    if split is None:
-        expected = "rows to score on"
-        raise UserError(
-            recipe.problem("data", found="neither test nor validation", expected=expected, mend="add data.test")
-        )
+    split = next(name for name in ("test", "validation") if runs[-1].result["metrics"][name])
     task = apply.open_model(runs[-1].folder, None).task
     metric, sign = task.metrics[0], task.primary_sign
     scale = scale_of(metric) or 1.0
@@ -83,24 +110,33 @@ def foretold(runs: Sequence[Run], shares: Sequence[float], recipe: Recipe) -> di
     rows = np.array([run.result["data"]["train"]["rows"] for run in runs], dtype=float)
     values = np.array([run.result["metrics"][split][metric] for run in runs])
     drawn = np.stack([_drawn(task, run, split, metric) for run in runs])
-    fitted = fit(rows, sign * (best - values))
-    twice = 2 * float(rows[-1])
-    noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))
-    errors = (sign * (best - drawn) + noise[:-1]).T
-    there = np.array([best - sign * fit(rows, each).at(twice) for each in errors]) + noise[-1]
-    there = np.clip(there, 0.0, scale if sign > 0 else None)  # the scatter reaches beyond what a score can be
-    low, high = evaluation.interval(there)
-    gains = sorted(sign * end for end in evaluation.interval(there - drawn[-1]))
-    value = best - sign * fitted.at(twice)
-    gain = float(sign * (value - values[-1]))
-    return {
+    card: dict[str, Any] = {
         "metric": metric,
         "split": split,
         "points": [
             {"share": share, "rows": int(n), "value": float(v), "interval": list(evaluation.interval(d))}
             for share, n, v, d in zip(shares, rows, values, drawn, strict=True)
         ],
-        "fit": {"a": fitted.a, "b": fitted.b, "c": fitted.c},
+    }
+    errors = [[sign * (best - end) for end in point["interval"]] for point in card["points"]]
+    if why := silent(rows, errors, partial(constant, task, runs, split, metric)):
+        return card | {"fit": None, "twice": None, "verdict": Said("nothing can be foretold: {why}", why=why)}
+    fitted = fit(rows, sign * (best - values))
+    twice = 2 * float(rows[-1])
+    noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))
+    moved = (sign * (best - drawn) + noise[:-1]).T
+    there = np.array([best - sign * fit(rows, each).at(twice) for each in moved]) + noise[-1]
+    there = np.clip(there, 0.0, scale if sign > 0 else None)  # the scatter reaches beyond what a score can be
+
+    def clean(number: float) -> float:
+        return 0.0 if abs(number) < ROUNDING * scale else float(number)
+
+    low, high = map(clean, evaluation.interval(there))
+    gains = sorted(clean(sign * end) for end in evaluation.interval(there - drawn[-1]))
+    value = clean(best - sign * fitted.at(twice))
+    gain = clean(sign * (value - values[-1]))
+    return card | {
+        "fit": {"a": clean(fitted.a), "b": clean(fitted.b), "c": fitted.c},
         "twice": {"rows": int(twice), "value": value, "interval": [low, high], "gain": gain, "gain_interval": gains},
         "verdict": verdict(metric, gain, gains[0], gains[1], int(twice), scale),
     }
@@ -110,6 +146,34 @@ def _drawn(task: Task, run: Run, split: str, metric: str) -> np.ndarray:
     """The run's score on each draw of rows (or clusters), and of seeds where it has several."""
     lines = [read_lines(part / "predictions" / f"{split}.jsonl") for part in run.parts]
     return seeds.over_seeds([seeds.draws(task, seeds.clustered(task, each), RESAMPLES)[metric] for each in lines])
+
+
+def silent(rows: np.ndarray, errors: Sequence[Sequence[float]], trivial: Callable[[], float]) -> Said | None:
+    """Why points hold no curve, None if they do: of the ends of their errors' intervals, and the trivial error."""
+    different = len(np.unique(rows))
+    if different < FEWEST:
+        template = "the runs have {different} different numbers of rows, and a curve has three unknowns"
+        return Said(template, different=different)
+    lows, highs = [min(ends) for ends in errors], [max(ends) for ends in errors]
+    if max(lows) <= min(highs) + ROUNDING and min(highs) >= trivial() - ROUNDING:
+        return Said("all shares score the same within their intervals, and no better than one answer to every row")
+    return None
+
+
+def constant(task: Task, runs: Sequence[Run], split: str, metric: str) -> float:
+    """The error of the best of those who give one answer to every row: no text at all, or a common answer of the runs.
+    A loss has none."""
+    scale = scale_of(metric)
+    if scale is None:
+        return math.inf
+    files = [part / "predictions" / f"{split}.jsonl" for run in runs for part in run.parts]
+    answers = Counter(json.dumps(line["prediction"]) for file in files for line in read_lines(file))
+    rows, found = read_lines(files[-1]), [scale]
+    for answer, _ in answers.most_common(CONSTANTS):
+        table = evaluation.table_of(task, [{**row, "prediction": json.loads(answer)} for row in rows])
+        score = evaluation.scores_of(task, table, intervals=False).metrics[metric]
+        found.append(score if task.primary_sign < 0 else scale - score)
+    return min(found)
 
 
 @dataclass(frozen=True)

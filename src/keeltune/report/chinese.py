@@ -266,6 +266,9 @@ CHINESE = {
     "{metric} on {split}, 95 % interval": "{split} {metric}，95 % 置信区间",
     "error(n) = {a:.4g} + {b:.4g} · n^−{c:.3g}, fitted to the points. The foretold interval holds other test rows and the "
     "points' scatter around the fit; further than twice as far, such curves foretell little.": "error(n) = {a:.4g} + {b:.4g} · n^−{c:.3g}，由各点拟合。预测区间包含换用其他测试数据的变动和各点在曲线周围的离散；超出两倍数据量，这类曲线的预测价值很小。",
+    "nothing can be foretold: {why}": "无法预测：{why}",
+    "the runs have {different} different numbers of rows, and a curve has three unknowns": "各次训练只有 {different} 种不同的行数，而曲线有三个未知数",
+    "all shares score the same within their intervals, and no better than one answer to every row": "各份额的分数在区间内没有差别，也不比对每一行都给出同一个答案更好",
     # runs side by side
     "comparison": "比较",
     "{n} runs of {task}": "{task} 的 {n} 次训练",
