@@ -16,7 +16,7 @@ from keeltune import audit, curve, data, domains, gate, prepare, recipe, run, we
 from keeltune.advisor import facts, race, verdict
 from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.report import advice, charts, comparison, curves, report
+from keeltune.report import advice, charts, comparison, curves, learning, report
 from keeltune.report.chinese import CHINESE
 from tests.test_run import lines, make_data, spec_of, write_rows
 
@@ -186,6 +186,18 @@ def test_lines_lie_within_their_picture(series: dict):
         assert 0 <= y <= charts.HEIGHT
 
 
+@pytest.mark.parametrize("count", [2, 6, 40])
+def test_names_of_lines_that_end_together_lie_within_their_picture_and_apart(count: int):
+    """Losses all end low: the names stand above each other, and none below the picture's edge."""
+    svg = charts.lines({f"seed {n}": [(0, 3.0), (1, 0.001 * n)] for n in range(count)}, "x", "y")
+    heights = [float(a["y"]) for tag, a in Page(svg).tags if tag == "text" and (a.get("class") or "").startswith("t")]
+    assert len(heights) == count
+    assert max(heights) <= charts.HEIGHT - charts.BOTTOM + 4
+    assert min(heights) >= charts.TOP
+    apart = [above - below for above, below in zip(heights, heights[1:], strict=False)]
+    assert min(apart) >= (14 if count < 10 else 4) - 0.11
+
+
 def test_a_higher_value_lies_higher():
     (line,) = [
         a["points"] for tag, a in Page(charts.lines({"a": [(0, 1.0), (1, 3.0)]}, "x", "y")).tags if tag == "polyline"
@@ -215,7 +227,7 @@ def templates_sentences() -> set[str]:
 
 
 ANALYSES = (audit, data, prepare, overfitting, domains, gate, weight_path, facts, race, verdict, curve)
-SPEAKING = (*ANALYSES, advice, comparison, curves, report)
+SPEAKING = (*ANALYSES, advice, comparison, curves, learning, report)
 """The modules whose sentences stand on a page."""
 CALLED = ("Said", "say", "add", "_Refused")
 """What is called there with a sentence."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keeltune as kt
-from keeltune import apply, compare, evaluation, history, recipe, run, seeds
+from keeltune import apply, compare, evaluation, history, recipe, report, run, seeds
 from keeltune.analysis import overfitting
 from keeltune.display import Display
 from keeltune.problems import StateRefused, UserError
@@ -49,6 +49,32 @@ def test_a_pool_is_the_mean_of_its_seeds(tiny, data):
     check_page((done.folder / "report.html").read_text("utf-8"))
     alone = run.train(recipe.load(data / "out" / "seed-1" / "recipe.yaml", [f"output={data / 'alone'}"]), display=QUIET)
     assert lines(alone.folder / "predictions" / "test.jsonl") == lines(each[1].folder / "predictions" / "test.jsonl")
+
+
+def test_a_pool_without_scores_and_without_bars_shows_each_seeds_loss(tiny, data):
+    """With more labels than are charted and no other rows, nothing else on the page is a picture."""
+    write_rows(data / "many.jsonl", [{**row, "label": f"label {i}"} for i, row in enumerate(reviews(30, seed=3))])
+    values = spec_of("fine-tuning", tiny("bert"), data={"train": "many.jsonl"})
+    values["training"] = {**values["training"], "epochs": 2, "seed": [0, 1], "logging_steps": 1}
+    done = seeds.train(recipe.from_dict(values, data), display=QUIET)
+    page = check_page((done.folder / "report.html").read_text("utf-8"))
+    drawn = [attributes["points"] for tag, attributes in page.tags if tag == "polyline"]
+    steps = [sum("cross_entropy" in entry for entry in lines(done.folder / f"seed-{n}" / "log.jsonl")) for n in (0, 1)]
+    assert [len(points.split()) for points in drawn] == steps
+    assert drawn[0] != drawn[1]
+    assert {"seed 0", "seed 1"} <= set(page.words)
+    for n in (0, 1):
+        (done.folder / f"seed-{n}" / "log.jsonl").unlink()
+    assert "nothing was logged" in check_page(report.page(done.folder, done.result)).text
+
+
+def test_a_pools_page_has_the_seeds_validation_curves(tiny, data):
+    done = pooled(tiny, data, (0, 1))
+    names = [
+        a.get("aria-label") for tag, a in check_page((done.folder / "report.html").read_text()).tags if tag == "svg"
+    ]
+    assert "validation, nats a prediction" in names
+    assert "validation, accuracy" in names
 
 
 def test_a_pools_name_stands_for_its_best_seed(tiny, data):

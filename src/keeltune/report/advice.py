@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.report import charts
-from keeltune.report.report import Say, environment, translator
+from keeltune.report.report import environment
+from keeltune.report.speech import Say, translator
 
 
 def page(card: dict[str, Any], language: str = "en") -> str:

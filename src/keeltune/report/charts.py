@@ -7,6 +7,8 @@ from html import escape
 from typing import NamedTuple
 
 Point = tuple[float, float]
+Range = tuple[str, float, float | None, float | None]
+"""A name, its value, and the ends of its interval; None where it has none."""
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 66, 34, 16, 120
 
 
@@ -26,23 +28,23 @@ def lines(
         parts.append(f'<text x="{x_of(low_high):.1f}" y="{HEIGHT - 18}" text-anchor="{anchor}">{low_high:g}</text>')
     for value in (min(ys), max(ys)):
         parts.append(f'<text x="{LEFT - 6}" y="{y_of(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    ends: list[float] = []
+    ends = _apart([y_of(points[-1][1]) for points in series.values()], TOP, HEIGHT - BOTTOM)
     for number, (name, points) in enumerate(series.items()):
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         x, y = points[-1]
-        ends.append(_apart(y_of(y), ends))
         mark = f'<circle class="s{number % 4}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"/>'
         parts.append(f'<polyline class="s{number % 4}" points="{path}"/>{mark}')
         parts.append(
-            f'<text class="t{number % 4}" x="{WIDTH - RIGHT + 8}" y="{ends[-1] + 4:.1f}">{escape(name)}</text>'
+            f'<text class="t{number % 4}" x="{WIDTH - RIGHT + 8}" y="{ends[number] + 4:.1f}">{escape(name)}</text>'
         )
     return _svg("".join(parts), y_label)
 
 
-def ranges(bars: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
-    """Named values with their intervals (name, value, low, high), one a line, on one axis."""
+def ranges(bars: Sequence[Range], x_label: str) -> str:
+    """Named values with their intervals, one a line, on one axis; a value without one is a hollow point."""
     height = 30 * len(bars) + 44
-    low, high = min(b[2] for b in bars), max(b[3] for b in bars)
+    known = [end for _, *ends in bars for end in ends if end is not None]
+    low, high = min(known), max(known)
     low, high = (low, high) if high > low else _room([low, high])
     x_of = _scale(low, high, 200, WIDTH - 70)
     parts = [f'<line class="axis" x1="200" y1="{height - 30}" x2="{WIDTH - 70}" y2="{height - 30}"/>']
@@ -51,14 +53,18 @@ def ranges(bars: Sequence[tuple[str, float, float, float]], x_label: str) -> str
     parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{height - 14}" text-anchor="middle">{escape(x_label)}</text>')
     for number, (name, value, left, right) in enumerate(bars):
         y = 20 + 30 * number
-        parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>')
-        parts.append(f'<line class="s{number % 4}" x1="{x_of(left):.1f}" y1="{y}" x2="{x_of(right):.1f}" y2="{y}"/>')
-        parts.append(f'<circle class="s{number % 4}" cx="{x_of(value):.1f}" cy="{y}" r="4"/>')
+        parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(short(name))}</text>')
+        kind = f"s{number % 4}"
+        if left is None or right is None:
+            kind += " hollow"
+        else:
+            parts.append(f'<line class="{kind}" x1="{x_of(left):.1f}" y1="{y}" x2="{x_of(right):.1f}" y2="{y}"/>')
+        parts.append(f'<circle class="{kind}" cx="{x_of(value):.1f}" cy="{y}" r="4"/>')
         parts.append(f'<text x="{WIDTH - 62}" y="{y + 4}">{value:.4g}</text>')
     return _svg("".join(parts), x_label, height)
 
 
-def _short(name: str, letters: int = 28) -> str:
+def short(name: str, letters: int = 28) -> str:
     """A name that fits beside its bar; letters of ideographic width count twice."""
     width = 0
     for place, letter in enumerate(name):
@@ -76,14 +82,14 @@ def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -
     parts = []
     for place, (column, counts) in enumerate(columns.items()):
         x = left + place * step
-        parts.append(f'<text class="t{place % 4}" x="{x:.1f}" y="14">{escape(_short(column, int(step / 7)))}</text>')
+        parts.append(f'<text class="t{place % 4}" x="{x:.1f}" y="14">{escape(short(column, int(step / 7)))}</text>')
         for line, name in enumerate(names):
             y, share = 24 + 34 * line, counts.get(name, 0) / whole[column]
             parts.append(f'<text x="{x:.1f}" y="{y + 12}">{counts.get(name, 0)} · {100 * share:.3g} %</text>')
             end = x + share * (step - 12)
             parts.append(f'<line class="s{place % 4} bar" x1="{x:.1f}" y1="{y + 21}" x2="{end:.1f}" y2="{y + 21}"/>')
     for line, name in enumerate(names):
-        parts.append(f'<text x="{left - 10}" y="{36 + 34 * line}" text-anchor="end">{escape(_short(name, 20))}</text>')
+        parts.append(f'<text x="{left - 10}" y="{36 + 34 * line}" text-anchor="end">{escape(short(name, 20))}</text>')
     return _svg("".join(parts), ", ".join(columns), height)
 
 
@@ -159,11 +165,19 @@ class _Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def _apart(y: float, taken: Sequence[float], gap: float = 14.0) -> float:
-    """A label's height, moved down until it covers no other."""
-    while any(abs(y - other) < gap for other in taken):
-        y += 2
-    return y
+def _apart(heights: Sequence[float], top: float, bottom: float, gap: float = 14.0) -> list[float]:
+    """The labels' heights, moved until none covers another and all lie within the picture, in the same order."""
+    gap = min(gap, (bottom - top) / max(1, len(heights) - 1))
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    moved, least = list(heights), top
+    for i in order:
+        moved[i] = least = max(least, heights[i])
+        least += gap
+    most = bottom
+    for i in reversed(order):
+        moved[i] = most = min(most, moved[i])
+        most -= gap
+    return moved
 
 
 def _axes(x_label: str, y_label: str, height: int = HEIGHT) -> str:

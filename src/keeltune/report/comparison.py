@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.report import charts
-from keeltune.report.report import Say, environment, path_places, translator
+from keeltune.report.report import environment, path_places
+from keeltune.report.speech import Say, translator
 
 
 def page(comparison: dict[str, Any]) -> str:

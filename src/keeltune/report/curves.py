@@ -7,7 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from keeltune.report import charts
-from keeltune.report.report import environment, translator
+from keeltune.report.report import environment
+from keeltune.report.speech import translator
 
 
 def page(card: dict[str, Any], language: str = "en") -> str:

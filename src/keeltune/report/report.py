@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from markupsafe import Markup
 from keeltune import domains, gate, guard
 from keeltune.problems import UserError
 from keeltune.recipe import Recipe, parse
-from keeltune.report import charts
-from keeltune.report.chinese import CHINESE
+from keeltune.report import charts, learning
+from keeltune.report.speech import Say, translator
 from keeltune.results import read_lines
 from keeltune.words import Said, joined
 
@@ -52,7 +51,6 @@ def regularized(result: dict[str, Any]) -> str:
 
 def page(folder: Path, result: dict[str, Any]) -> str:
     """`report.html` of a finished run, from its `result.json`, `log.jsonl`, `recipe.yaml` and predictions."""
-    log = read_lines(folder / "log.jsonl")
     forgotten = result["forgetting"] or {}
     calibrated = {name: found for name, found in (result["calibration"] or {}).items() if found}
     source = forgotten.get("source") or forgotten.get("control") or {}
@@ -69,10 +67,9 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             regularized=regularized(result),
             scores=_scores(result),
             interval_chart=Markup(_interval_chart(result, say)),
-            loss_chart=Markup(_loss_chart(log, say)) if log or not result["seeds"] else None,
             reliability_chart=Markup(_reliability_chart(calibrated, say)) if calibrated else None,
             calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
-            score_chart=Markup(_score_chart(log, say)) if any("eval_loss" in entry for entry in log) else None,
+            learning=[Markup(chart) for chart in learning.pictures(folder, result, say)],
             by_label=(result["metrics"]["test"] or {}).get("by_label"),
             kept_weights=guard.kept(result),
             teacher=gate.lines(result["reference"]["gate"]),
@@ -93,25 +90,6 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             shown_warnings=WARNINGS,
         )
     )
-
-
-Say = Callable[..., str]
-"""A sentence in a page's language: of an English template and its values, or of a `Said`."""
-
-
-def translator(language: str) -> Say:
-    """`say("{n} rows", n=3)`, and `say(said)` of a sentence that knows what it was made of; other text as it is."""
-    table = CHINESE if language == "zh" else {}
-
-    def say(text: Any, **values: Any) -> str:
-        if values:
-            text = Said(text, **values)
-        if not isinstance(text, Said):
-            return table.get(str(text), str(text))
-        inner = {name: say(value) if isinstance(value, Said) else value for name, value in text.values.items()}
-        return table.get(text.template, text.template).format(**inner)
-
-    return say
 
 
 def language_of(recipe: str) -> str:
@@ -239,29 +217,6 @@ def _interval_chart(result: dict[str, Any], say: Say) -> str:
                 bars.append((f"{name}: {primary}", values[primary], *ranges[primary]))
     over = "95 % bootstrap interval over rows and seeds" if result["seeds"] else "95 % bootstrap interval over rows"
     return charts.ranges(bars, say(over)) if bars else ""
-
-
-def _loss_chart(log: list[dict[str, Any]], say: Say) -> str:
-    def series(name: str) -> list[charts.Point]:
-        return [(entry["step"], entry[name]) for entry in log if name in entry]
-
-    return charts.lines(
-        {
-            say("cross-entropy"): series("cross_entropy"),
-            say("divergence"): series("divergence"),
-            say("validation"): series("eval_loss"),
-        },
-        say("step"),
-        say("nats a prediction"),
-        say("nothing was logged"),
-    )
-
-
-def _score_chart(log: list[dict[str, Any]], say: Say) -> str:
-    """The validation metrics (not the loss, which has another unit) over the steps."""
-    names = [key for entry in log for key in entry if key.startswith("eval_") and key != "eval_loss"]
-    series = {n.removeprefix("eval_"): [(e["step"], e[n]) for e in log if n in e] for n in dict.fromkeys(names)}
-    return charts.lines(series, say("step"), say("validation"))
 
 
 def _worst(folder: Path) -> list[dict[str, Any]]:
