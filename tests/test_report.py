@@ -7,16 +7,17 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from string import Formatter
 
 import pytest
 
-from keeltune import audit, curve, data, domains, gate, prepare, recipe, run, weight_path
+from keeltune import audit, compare, curve, data, domains, gate, prepare, recipe, run, seeds, weight_path
 from keeltune.advisor import facts, race, verdict
 from keeltune.analysis import overfitting
 from keeltune.display import Display
-from keeltune.report import advice, charts, comparison, curves, learning, report
+from keeltune.report import advice, charts, comparison, curves, learning, report, uncertainty
 from keeltune.report.chinese import CHINESE
 from tests.test_run import lines, make_data, spec_of, write_rows
 
@@ -194,7 +195,7 @@ def test_names_of_lines_that_end_together_lie_within_their_picture_and_apart(cou
     assert len(heights) == count
     assert max(heights) <= charts.HEIGHT - charts.BOTTOM + 4
     assert min(heights) >= charts.TOP
-    apart = [above - below for above, below in zip(heights, heights[1:], strict=False)]
+    apart = [above - below for above, below in pairwise(heights)]
     assert min(apart) >= (14 if count < 10 else 4) - 0.11
 
 
@@ -227,7 +228,7 @@ def templates_sentences() -> set[str]:
 
 
 ANALYSES = (audit, data, prepare, overfitting, domains, gate, weight_path, facts, race, verdict, curve)
-SPEAKING = (*ANALYSES, advice, comparison, curves, learning, report)
+SPEAKING = (*ANALYSES, advice, comparison, curves, learning, report, uncertainty)
 """The modules whose sentences stand on a page."""
 CALLED = ("Said", "say", "add", "_Refused")
 """What is called there with a sentence."""
@@ -380,3 +381,74 @@ def test_bars_are_as_long_as_their_shares():
     bars = [float(a["x2"]) - float(a["x1"]) for tag, a in Page(svg).tags if tag == "line"]
     assert bars == pytest.approx([0.25 * bars[3], 0.75 * bars[3], 0, bars[3]], abs=0.2)
     assert max(float(a["x2"]) for tag, a in Page(svg).tags if tag == "line") <= charts.WIDTH
+
+
+# What an interval is over
+
+
+def in_chinese(folder: Path) -> None:
+    text = (folder / "recipe.yaml").read_text("utf-8")
+    assert text.count("language: en") == 1
+    (folder / "recipe.yaml").write_text(text.replace("language: en", "language: zh"), encoding="utf-8")
+
+
+def clustered_run(tiny, folder: Path, **changes) -> run.Run:
+    """A run whose test rows are in 4 clusters and whose validation rows in 6; the column's name would be markup."""
+    for name, count in (("validation", 6), ("test", 4)):
+        rows = lines(folder / f"{name}.jsonl")
+        write_rows(folder / f"{name}.jsonl", [{**row, "<b>who": f"w{i % count}"} for i, row in enumerate(rows)])
+    values = spec_of("fine-tuning", tiny("bert"), evaluation={"clusters": "<b>who"}, **changes)
+    values["training"] = {"batch_size": 8, "max_steps": 2, **changes.get("training", {})}
+    return seeds.train(recipe.from_dict(values, folder), display=Display(quiet=True))
+
+
+def test_intervals_over_clusters_say_so(tiny, tmp_path):
+    done = clustered_run(tiny, make_data(tmp_path))
+    page = check_page((done.folder / "report.html").read_text("utf-8"))
+    assert "percentile bootstrap over clusters of <b>who" in page.text
+    assert "95 % bootstrap interval over clusters of <b>who" in page.text
+    assert "over rows" not in page.text
+    assert "† Clusters of <b>who in test: 4. With fewer than 5" in page.text
+    assert page.text.count("too narrow (clusters: 4)") == len(done.result["intervals"]["test"])
+    assert "Clusters of <b>who in validation" not in page.text  # six are enough
+    assert "test: accuracy †" in page.words
+    assert "validation: accuracy" in page.words
+    card = (done.model / "README.md").read_text("utf-8")
+    assert "over clusters of <b>who in the test rows alone" in card
+    assert "too narrow to be trusted" in card
+    in_chinese(done.folder)
+    chinese = check_chinese(report.page(done.folder, done.result))
+    assert "过窄（簇数：4）" in chinese.text
+
+
+def test_pools_and_comparisons_say_it_too(tiny, tmp_path):
+    folder = make_data(tmp_path)
+    done = clustered_run(tiny, folder, training={"seed": [0, 1]})
+    page = check_page((done.folder / "report.html").read_text("utf-8"))
+    assert "bootstrap over clusters of <b>who and seeds" in page.text
+    assert "95 % bootstrap interval over clusters of <b>who and seeds" in page.text
+    assert "in test: 4. With fewer than 5" in page.text
+    plain = run.train(
+        recipe.from_dict(spec_of("fine-tuning", tiny("bert"), output="plain"), folder), display=Display(quiet=True)
+    )
+    for runs in ([done.folder, plain.folder], [plain.folder, done.folder]):  # the clusters of one are drawn for both
+        page = check_page(comparison.page(compare.compare(runs)))
+        assert "percentile bootstrap over clusters of <b>who" in page.text
+        assert "accuracy, 95 % bootstrap interval over clusters of <b>who †" in page.words
+        assert "† Clusters of <b>who in test: 4" in page.text
+        assert "over rows" not in page.text
+        assert "McNemar" not in page.text
+    alone = comparison.page(compare.compare([plain.folder, plain.folder]))
+    assert "percentile bootstrap over rows" in Page(alone).text
+    assert "†" not in alone
+
+
+def test_the_looks_at_the_test_rows_are_told(finished, tmp_path):
+    html = (finished.folder / "report.html").read_text("utf-8")
+    assert "When this page was written, these test rows had been scored once" in Page(html).text
+    again = shutil.copytree(finished.folder, tmp_path / "again", ignore=shutil.ignore_patterns("model", "checkpoints"))
+    known = lines(again / "looks.jsonl")
+    write_rows(again / "looks.jsonl", [*known, *known, {**known[0], "fingerprint": "of other rows"}])
+    assert "had been scored 2 times" in check_page(report.page(again, finished.result)).text
+    (again / "looks.jsonl").unlink()
+    assert "had been scored" not in check_page(report.page(again, finished.result)).text

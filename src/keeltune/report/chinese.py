@@ -84,6 +84,14 @@ CHINESE = {
     "noise (other seeds) is not in it.": "区间由对行的自助抽样（百分位法）得到：换一批测试数据，分数会变动多少。训练本身的随机性（其他种子）不在其中。",
     "Means over {n} seeds. The interval is a bootstrap over rows and seeds: how much the mean would move with other rows "
     "and other seeds.": "{n} 个种子的均值。区间由对行和种子的自助抽样得到：换其他数据和种子，均值会变动多少。",
+    "The interval is a percentile bootstrap over clusters of {column}: how much the score would move with other clusters. A row that is in no cluster is drawn alone. Training noise (other seeds) is not in it.": "区间由对 {column} 的各个簇整体自助抽样（百分位法）得到：换一批簇，分数会变动多少。不属于任何簇的行单独抽取。训练本身的随机性（其他种子）不在其中。",
+    "Means over {n} seeds. The interval is a bootstrap over clusters of {column} and seeds: how much the mean would move with other clusters and other seeds. A row that is in no cluster is drawn alone.": "{n} 个种子的均值。区间由对 {column} 的各个簇和种子的自助抽样得到：换其他簇和种子，均值会变动多少。不属于任何簇的行单独抽取。",
+    "too narrow (clusters: {n})": "过窄（簇数：{n}）",
+    "† Clusters of {column} in {split}: {n}. With fewer than {enough}, drawing them again changes little, so that such an interval is too narrow to be trusted.": "† {split}中 {column} 的簇数：{n}。少于 {enough} 个时，重新抽样几乎没有变化，因此这样的区间过窄，不可信。",
+    "too few rows or clusters": "行数或簇数太少",
+    "When this page was written, these test rows had been scored once with what this run trained.": "写下本页时，这些测试数据只用本次训练的结果评过一次分。",
+    "When this page was written, these test rows had been scored {n} times with what this run trained.": "写下本页时，这些测试数据已用本次训练的结果评过 {n} 次分。",
+    "Each time that their score decides what is kept, it flatters a little more.": "每当这一分数被用来决定取舍，它就更虚高一些。",
     "Seeds": "随机种子",
     "Best by validation, and what the run's name stands for elsewhere: {best}. Each seed's own report lies in its "
     "folder.": "验证集上最好、也是引用本次运行时所指的：{best}。每个种子的报告在各自的文件夹中。",
@@ -286,6 +294,8 @@ CHINESE = {
     "Intervals: percentile bootstrap over rows, drawn in pairs for differences; training noise (other seeds) is not in "
     "them. p: McNemar's exact test where a row is right or wrong, else from the paired bootstrap; corrected for {n} "
     "comparisons after Holm. Front: no other run is as good in one domain and better in the other.": "区间由对行的自助抽样（百分位法）得到，差值为配对抽样；训练本身的随机性（其他种子）不在其中。p 值：每行只有对错时用 McNemar 精确检验，否则由配对自助抽样得到；按 Holm 法对 {n} 次比较作校正。帕累托前沿：没有其他训练在一个域上不差、在另一个域上更好。",
+    "Intervals: percentile bootstrap over clusters of {column}, drawn in pairs for differences; a row that is in no cluster is drawn alone; training noise (other seeds) is not in them. p: from the paired bootstrap, corrected for {n} comparisons after Holm. Front: no other run is as good in one domain and better in the other.": "区间由对 {column} 的各个簇整体自助抽样（百分位法）得到，差值为配对抽样；不属于任何簇的行单独抽取；训练本身的随机性（其他种子）不在其中。p 值由配对自助抽样得到，按 Holm 法对 {n} 次比较作校正。帕累托前沿：没有其他训练在一个域上不差、在另一个域上更好。",
+    "{metric}, 95 % bootstrap interval over clusters of {column}": "{metric}，对 {column} 各簇自助抽样的 95 % 区间",
     "The same groups, side by side": "相同分组的对照",
     "group": "分组",
     "{metric}, 95 % bootstrap interval over rows": "{metric}，对行自助抽样的 95 % 区间",
@@ -305,6 +315,8 @@ CHINESE = {
     "nothing was logged": "没有日志",
     "95 % bootstrap interval over rows": "对行自助抽样的 95 % 区间",
     "95 % bootstrap interval over rows and seeds": "对行和种子自助抽样的 95 % 区间",
+    "95 % bootstrap interval over clusters of {column}": "对 {column} 各簇自助抽样的 95 % 区间",
+    "95 % bootstrap interval over clusters of {column} and seeds": "对 {column} 各簇和种子自助抽样的 95 % 区间",
     "source, before": "源域，之前",
     "source, after": "源域，之后",
     "By label": "按标签",

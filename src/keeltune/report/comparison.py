@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 from rich.markup import escape
 from rich.table import Table
 
-from keeltune.report import charts
-from keeltune.report.report import environment, path_places
+from keeltune.analysis.slices import FEW_CLUSTERS
+from keeltune.report import charts, uncertainty
+from keeltune.report.report import environment, path_places, read
 from keeltune.report.speech import Say, translator
+from keeltune.report.uncertainty import Over, mark
 
 
 def page(comparison: dict[str, Any]) -> str:
@@ -21,22 +24,45 @@ def page(comparison: dict[str, Any]) -> str:
         for line in comparison["runs"]
         if (line["interpolation"] or {}).get("points")
     ]
-    say = translator(comparison["language"])
+    say, over = translator(comparison["language"]), _over(comparison)
     x, y = (f"{say(domain)} {comparison['metric']}" for domain in ("source", "target"))
     template = environment(say).get_template("compare.html")
     return template.render(
         comparison=comparison,
-        picture=Markup(picture(comparison, say)),
+        picture=Markup(picture(comparison, over, say)),
+        over=over,
+        narrow={domain: mark(over.few, split) for domain, split in DOMAINS.items()},
+        few_clusters=FEW_CLUSTERS,
         curves=[(name, Markup(charts.plane(path_places(found), x, y))) for name, found in curves],
     )
 
 
-def picture(comparison: dict[str, Any], say: Say) -> str:
+DOMAINS = {"target": "test", "source": "source"}
+"""The split that stands for a domain."""
+
+
+def _over(comparison: dict[str, Any]) -> Over:
+    """What is drawn: the clusters that one of the runs names are those of all."""
+    for line in comparison["runs"]:
+        folder = Path(line["folder"])
+        if (folder / "recipe.yaml").is_file():
+            made = read((folder / "recipe.yaml").read_text(encoding="utf-8"))
+            places = [folder / "predictions", *sorted(folder.glob("seed-*/predictions"))]
+            found = uncertainty.over(made.evaluation.clusters if made else None, places, tuple(DOMAINS.values()))
+            if found.column is not None:
+                return found
+    return Over(None, {})
+
+
+def picture(comparison: dict[str, Any], over: Over, say: Say) -> str:
     """Target against source, each run with its intervals; without a source domain the target alone."""
     metric, lines = comparison["metric"], comparison["runs"]
     if not all(line["source"] for line in lines):
         bars = [(line["name"], line["target"]["value"], *line["target"]["interval"]) for line in lines]
-        return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
+        if over.column is None:
+            return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
+        drawn = say("{metric}, 95 % bootstrap interval over clusters of {column}", metric=metric, column=over.column)
+        return charts.ranges(bars, drawn + mark(over.few, "test"))
     points = [
         charts.Place(
             line["name"] if line["weight"] is None else f"{line['name']} ({line['weight']:.2g})",
@@ -45,7 +71,8 @@ def picture(comparison: dict[str, Any], say: Say) -> str:
         )
         for line in lines
     ]
-    return charts.plane(points, f"{say('source')} {metric}", f"{say('target')} {metric}", dials=list(_dials(lines)))
+    x, y = (f"{say(domain)} {metric}{mark(over.few, DOMAINS[domain])}" for domain in ("source", "target"))
+    return charts.plane(points, x, y, dials=list(_dials(lines)))
 
 
 def _dials(lines: Sequence[dict[str, Any]]) -> Iterator[list[int]]:

@@ -8,11 +8,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from keeltune import domains, gate, guard
+from keeltune import domains, gate, guard, history
+from keeltune.analysis.slices import FEW_CLUSTERS
 from keeltune.problems import UserError
 from keeltune.recipe import Recipe, parse
-from keeltune.report import charts, learning
+from keeltune.report import charts, learning, uncertainty
 from keeltune.report.speech import Say, translator
+from keeltune.report.uncertainty import Over, mark
 from keeltune.results import read_lines
 from keeltune.words import Said, joined
 
@@ -55,7 +57,10 @@ def page(folder: Path, result: dict[str, Any]) -> str:
     calibrated = {name: found for name, found in (result["calibration"] or {}).items() if found}
     source = forgotten.get("source") or forgotten.get("control") or {}
     recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    say = translator(language_of(recipe))
+    made = read(recipe)
+    say = translator(made.report.language if made else "en")
+    parts = [folder / name for name in result["seeds"]["folders"]] if result["seeds"] else [folder]
+    over = uncertainty.over(made.evaluation.clusters if made else None, [part / "predictions" for part in parts])
     few, many = _labels(result.get("audit"))
     return (
         environment(say)
@@ -65,8 +70,11 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             result=result,
             sentence=SENTENCES[result["method"]],
             regularized=regularized(result),
-            scores=_scores(result),
-            interval_chart=Markup(_interval_chart(result, say)),
+            scores=_scores(result, over),
+            over=over,
+            few_clusters=FEW_CLUSTERS,
+            looks=_looks(folder, result),
+            interval_chart=Markup(_interval_chart(result, over, say)),
             reliability_chart=Markup(_reliability_chart(calibrated, say)) if calibrated else None,
             calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
             learning=[Markup(chart) for chart in learning.pictures(folder, result, say)],
@@ -74,7 +82,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             kept_weights=guard.kept(result),
             teacher=gate.lines(result["reference"]["gate"]),
             forgetting=domains.lines(result),
-            domain_chart=Markup(_domain_chart(forgotten, say)),
+            domain_chart=Markup(_domain_chart(forgotten, over, say)),
             path_chart=Markup(_path_chart(result, say)) if (result["interpolation"] or {}).get("points") else None,
             budget_chart=Markup(_budget_chart(result, say)) if result["budget"] else None,
             slices={**({"label": source["by_label"]} if source.get("by_label") else {}), **source.get("slices", {})},
@@ -92,12 +100,18 @@ def page(folder: Path, result: dict[str, Any]) -> str:
     )
 
 
-def language_of(recipe: str) -> str:
-    """`report.language` of a recipe's text; English where it cannot be read."""
+def read(recipe: str) -> Recipe | None:
+    """A recipe of its text; None where it cannot be read, as one of another version."""
     try:
-        return parse(recipe, folder=".").report.language
+        return parse(recipe, folder=".")
     except UserError:
-        return "en"
+        return None
+
+
+def _looks(folder: Path, result: dict[str, Any]) -> int:
+    """How often the test rows were scored with what the run trained, until now."""
+    tested = ((result["data"] or {}).get("test") or {}).get("fingerprint")
+    return sum(look["fingerprint"] == tested for look in read_lines(folder / history.LOOKS))
 
 
 def environment(say: Say | None = None) -> Environment:
@@ -108,10 +122,13 @@ def environment(say: Say | None = None) -> Environment:
     return made
 
 
-def _domain_chart(forgotten: dict[str, Any], say: Say) -> str:
+def _domain_chart(forgotten: dict[str, Any], over: Over, say: Say) -> str:
     """The primary metric's change in each domain, with its interval."""
     bars = [
-        (f"{say(name)}: {found['metric']}", *((each := found["metrics"][found["metric"]])["change"], *each["interval"]))
+        (
+            f"{say(name)}: {found['metric']}{mark(over.few, found['split'])}",
+            *((each := found["metrics"][found["metric"]])["change"], *each["interval"]),
+        )
         for name, found in forgotten.items()
         if name in ("source", "control", "target") and found
     ]
@@ -176,21 +193,22 @@ def _reliability_chart(found: dict[str, Any], say: Say) -> str:
     return charts.lines(series, say("confidence"), say("accuracy"))
 
 
-def _scores(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line a split and metric: before, after, the interval after, the change."""
+def _scores(result: dict[str, Any], over: Over) -> list[dict[str, Any]]:
+    """One line a split and metric: before, after, the interval after, and its clusters where they are too few."""
     metrics, intervals = result["metrics"], result["intervals"]
     splits = [
         ("validation", metrics["before"]["validation"], metrics["validation"], intervals["validation"]),
         ("test", metrics["before"]["test"], metrics["test"], intervals["test"]),
-        ("source domain, test", metrics["source"]["before"], metrics["source"]["after"], intervals["source"]["after"]),
+        ("source", metrics["source"]["before"], metrics["source"]["after"], intervals["source"]["after"]),
     ]
     return [
         {
-            "split": split,
+            "split": "source domain, test" if split == "source" else split,
             "metric": name,
             "before": before.get(name) if before else None,
             "after": value,
             "interval": (ranges or {}).get(name),
+            "few": over.few.get(split),
         }
         for split, before, after, ranges in splits
         for name, value in (after or {}).items()
@@ -198,7 +216,7 @@ def _scores(result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _interval_chart(result: dict[str, Any], say: Say) -> str:
+def _interval_chart(result: dict[str, Any], over: Over, say: Say) -> str:
     """The primary metric of each split with its interval, before and after."""
     bars = []
     for split in ("validation", "test", "source"):
@@ -214,9 +232,17 @@ def _interval_chart(result: dict[str, Any], say: Say) -> str:
         for name, values, ranges in pairs:
             if values:
                 primary = next(iter(values))
-                bars.append((f"{name}: {primary}", values[primary], *ranges[primary]))
-    over = "95 % bootstrap interval over rows and seeds" if result["seeds"] else "95 % bootstrap interval over rows"
-    return charts.ranges(bars, say(over)) if bars else ""
+                bars.append((f"{name}: {primary}{mark(over.few, split)}", values[primary], *ranges[primary]))
+    return charts.ranges(bars, _drawn(bool(result["seeds"]), over, say)) if bars else ""
+
+
+def _drawn(seeds: bool, over: Over, say: Say) -> str:
+    """What a bootstrap interval's draws are of."""
+    if over.column is None:
+        return say("95 % bootstrap interval over rows and seeds") if seeds else say("95 % bootstrap interval over rows")
+    if seeds:
+        return say("95 % bootstrap interval over clusters of {column} and seeds", column=over.column)
+    return say("95 % bootstrap interval over clusters of {column}", column=over.column)
 
 
 def _worst(folder: Path) -> list[dict[str, Any]]:
@@ -264,5 +290,9 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         lines += [f"| metric on {split} | value | 95 % interval |", "| --- | ---: | --- |"]
         for name, (low, high) in result["intervals"][split].items():
             lines.append(f"| {name} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
-        lines += ["", f"The interval is over {split} rows alone; training noise is not in it."]
+        found = uncertainty.clusters(recipe.path(recipe.output) / "predictions" / f"{split}.jsonl")
+        drawn = f"{split} rows" if found is None else f"clusters of {recipe.evaluation.clusters} in the {split} rows"
+        lines += ["", f"The interval is over {drawn} alone; training noise is not in it."]
+        if found is not None and found < FEW_CLUSTERS:
+            lines += [f"With so few of them ({found}) it is too narrow to be trusted."]
     return "\n".join([*lines, ""])
