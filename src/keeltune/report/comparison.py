@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.analysis.slices import FEW_CLUSTERS
-from keeltune.report import charts, uncertainty
+from keeltune.report import charts, groups, uncertainty
 from keeltune.report.report import environment, path_places, read
 from keeltune.report.speech import Say, translator
 from keeltune.report.uncertainty import Over, mark
@@ -31,6 +31,7 @@ def page(comparison: dict[str, Any]) -> str:
         comparison=comparison,
         picture=Markup(picture(comparison, over, say)),
         over=over,
+        called=groups.names(comparison["groups"]["slices"], comparison["task"], say),
         narrow={domain: mark(over.few, split) for domain, split in DOMAINS.items()},
         few_clusters=FEW_CLUSTERS,
         curves=[(name, Markup(charts.plane(path_places(found), x, y))) for name, found in curves],

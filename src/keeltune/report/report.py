@@ -9,10 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from keeltune import domains, gate, guard, history
+from keeltune.analysis import slices
 from keeltune.analysis.slices import FEW_CLUSTERS
 from keeltune.problems import UserError
 from keeltune.recipe import Recipe, parse
-from keeltune.report import charts, learning, uncertainty
+from keeltune.report import charts, groups, learning, uncertainty
 from keeltune.report.speech import Say, translator
 from keeltune.report.uncertainty import Over, mark
 from keeltune.results import read_lines
@@ -61,6 +62,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
     say = translator(made.report.language if made else "en")
     parts = [folder / name for name in result["seeds"]["folders"]] if result["seeds"] else [folder]
     over = uncertainty.over(made.evaluation.clusters if made else None, [part / "predictions" for part in parts])
+    changed = {**({"label": source["by_label"]} if source.get("by_label") else {}), **source.get("slices", {})}
     few, many = _labels(result.get("audit"))
     return (
         environment(say)
@@ -85,10 +87,13 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             domain_chart=Markup(_domain_chart(forgotten, over, say)),
             path_chart=Markup(_path_chart(result, say)) if (result["interpolation"] or {}).get("points") else None,
             budget_chart=Markup(_budget_chart(result, say)) if result["budget"] else None,
-            slices={**({"label": source["by_label"]} if source.get("by_label") else {}), **source.get("slices", {})},
+            slices=changed,
+            called=groups.names(changed, result["task"], say),
             lost=(source.get("lost") or [])[:WORST],
             lost_count=len(source.get("lost") or []),
-            slice_charts=_slice_charts(result, say),
+            groups=groups.columns(result, say),
+            enough={"rows": slices.SMALL, "bare": slices.BARE, "clusters": FEW_CLUSTERS},
+            built_in_terms=made is None or made.evaluation.terms is None,
             veto=domains.veto_lines(result["veto"], taught=result["method"] == "distillation"),
             worst=_worst(folder),
             recipe=recipe,
@@ -157,19 +162,6 @@ def _budget_chart(result: dict[str, Any], say: Say) -> str:
     bounded = {budget["kind"]: [(s, v) for s, v, _ in steps], say("limit"): limit}
     held = charts.lines(bounded, say("step"), budget["kind"])
     return held + charts.lines({say("weight"): [(s, w) for s, _, w in steps]}, say("step"), say("weight"))
-
-
-def _slice_charts(result: dict[str, Any], say: Say) -> list[tuple[str, Markup]]:
-    """Each column's groups with their intervals; those without one are in the table of `result.json` alone."""
-    found = result["bias"] or {"slices": {}}
-    charted = []
-    for name, each in found["slices"].items():
-        groups = [
-            (f"{v} ({g['rows']})", g["value"], *g["interval"]) for v, g in each["groups"].items() if g["interval"]
-        ]
-        if groups:
-            charted.append((name, Markup(charts.ranges(groups, f"{found['metric']}, {say('95 % interval')}"))))
-    return charted
 
 
 def _labels(audit: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
