@@ -12,6 +12,7 @@ from keeltune.analysis import counterfactual, slices
 from keeltune.analysis.counterfactual import BUILT_IN, Terms, read_terms
 from keeltune.display import Display
 from keeltune.problems import UserError
+from keeltune.results import read_lines
 from tests.test_report import check_page
 from tests.test_run import make_data, reviews, spec_of, write_rows
 
@@ -175,6 +176,13 @@ def test_a_planted_token_is_seen(tiny, planted):
     assert word["against"]["value"] < found["slices"]["planted"]["groups"]["0"]["value"]
     assert found["slices"]["planted"]["equalised_odds"] > 0.2
     assert {"length", "words", "label", "planted"} <= set(found["slices"])
+    before = read_lines(done.folder / "predictions" / "before" / "test.jsonl")
+    rows = read_lines(planted / "test.jsonl")
+    for value, group in found["before"]["planted"]["groups"].items():  # what it started from, on the same rows
+        scores = [line["score"] for line, row in zip(before, rows, strict=True) if row["planted"] == value]
+        assert group["value"] == pytest.approx(np.mean(scores))
+    assert found["before"]["planted"]["equalised_odds"] < found["slices"]["planted"]["equalised_odds"]
+    assert "Before training: gap" in (done.folder / "report.html").read_text("utf-8")
     assert any("'it'" in line for line in bias.lines(done.result))
     check_page((done.folder / "report.html").read_text("utf-8"))
 

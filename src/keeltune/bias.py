@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keeltune import evaluation
 from keeltune.analysis import counterfactual, slices
 from keeltune.analysis.overfitting import scale_of
@@ -26,12 +28,15 @@ EXAMPLES = 5
 """Answers that changed, shown as examples."""
 
 
-def report(job: Job, model: Any, folder: Path, after: Mapping[str, Scores | None]) -> dict[str, Any] | None:
+def report(
+    job: Job, model: Any, folder: Path, before: Mapping[str, Scores | None], after: Mapping[str, Scores | None]
+) -> dict[str, Any] | None:
     """What `result.json` reports as `bias`; None without labelled rows to look at.
 
-    {"split", "metric", "slices": what `slices.report` says, "counterfactual": {"terms", **flips, "by_kind": {kind:
-    flips}, "examples"} or null, "words": [{"word", "label", "rows", "share", "removed": flips, "against": {"rows",
-    "value"}}]}. `against` is the score on rows with a word that have another label than the one that it gives away:
+    {"split", "metric", "slices": what `slices.report` says, "before": the same of the model before training, which is
+    what a cross-domain run is held near; null where its head is new, "counterfactual": {"terms", **flips, "by_kind":
+    {kind: flips}, "examples"} or null, "words": [{"word", "label", "rows", "share", "removed": flips, "against":
+    {"rows", "value"}}]}. `against` is the score on rows with a word that have another label than the one that it gives away:
     low where the model follows the word.
     """
     split = next((name for name in ("test", "validation") if after[name] is not None), None)
@@ -42,23 +47,30 @@ def report(job: Job, model: Any, folder: Path, after: Mapping[str, Scores | None
     rows, lines = material.rows[split], read_lines(folder / "predictions" / f"{split}.jsonl")
     lengths = [sum(e.length for e in row) for row in material.encoded[split]]
     columns = slices.columns_of(task, rows, lengths, material.recipe.evaluation.slices)
-    choices = None
+    chosen = None
     fields = [name for name in task.whole_texts if any(isinstance(row.fields.get(name), str) for row in rows)]
     if fields:
         texts, train = (_texts(each, fields) for each in (rows, [*material.rows["train"], *material.rows["unlabeled"]]))
         if thirds := slices.by_thirds(slices.rarity(texts, train), slices.WORDS):
             columns[slices.beside("words", columns)] = thirds
     if task.choices == "labels" and all(isinstance(line["gold"], str) for line in lines):
-        choices = [line["prediction"] for line in lines], [line["gold"] for line in lines]
-        columns["label"] = choices[1]
+        chosen = [line["gold"] for line in lines]
+        columns["label"] = chosen
     clusters = evaluation.numbers_of(rows, material.recipe.evaluation.clusters)
+
+    def groups(table: np.ndarray, told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        choices = None if chosen is None else ([line["prediction"] for line in told], chosen)
+        return slices.report(task, table, columns, clusters, choices)
+
+    start, earlier = before[split], folder / "predictions" / "before"
     chooses = bool(fields) and all("probabilities" in line for line in lines)
     return {
         "split": split,
         "metric": task.metrics[0],
-        "slices": slices.report(task, scores.table, columns, clusters, choices),
+        "slices": groups(scores.table, lines),
+        "before": groups(start.table, read_lines(earlier / f"{split}.jsonl")) if start else None,
         "counterfactual": _exchanged(job, model, rows, lines, fields) if chooses else None,
-        "words": _words(job, model, rows, lines, fields) if chooses and choices else [],
+        "words": _words(job, model, rows, lines, fields) if chooses and chosen else [],
     }
 
 

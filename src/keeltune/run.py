@@ -256,7 +256,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         with _no_loss("audit", display):
             result["audit"] = census.taken(material)
         with _no_loss("bias", display):
-            result["bias"] = bias.report(job, model, folder, after)
+            result["bias"] = bias.report(job, model, folder, before, after)
         for line in (*domains.lines(result), *guard.lines(result), *bias.lines(result)):
             display.say(line)
         write_text(folder / "model" / "README.md", report.model_card(recipe, result))

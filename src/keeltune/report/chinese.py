@@ -324,6 +324,7 @@ CHINESE = {
     "By label": "按标签",
     "Groups": "分组",
     "Worst: {group}, {gap:.3f} worse than the best.": "最差：{group}，比最好的一组差 {gap:.3f}。",
+    "Before training: gap {gap:.3f}.": "训练前：差距 {gap:.3f}。",
     "Equalised-odds difference {value:.3f}.": "均等几率差（equalised odds）{value:.3f}。",
     "*: fewer than {rows} rows, too few to conclude from.": "*：少于 {rows} 行，不能下结论。",
     "A hollow point has no interval: fewer than {rows} rows.": "空心点没有区间：少于 {rows} 行。",

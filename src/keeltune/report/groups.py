@@ -50,12 +50,14 @@ def names(columns: Mapping[str, Iterable[str]], task: str, say: Say) -> Names:
 
 @dataclass(frozen=True)
 class Column:
-    """One column's groups as they are shown; `small`, `bare`: whether such a group is among them (see `slices`)."""
+    """One column's groups as they are shown; `before`: the same of the model before training; `small`, `bare`: whether
+    such a group is among them (see `slices`)."""
 
     name: str
     chart: Markup
     worst: str | None
     found: Mapping[str, Any]
+    before: Mapping[str, Any] | None
     small: bool
     bare: bool
     left_out: int
@@ -82,6 +84,7 @@ def columns(result: Mapping[str, Any], say: Say) -> list[Column]:
                     chart=Markup(charts.ranges(bars, f"{bias['metric']}, {say('95 % interval')}")),
                     worst=None if worst is None else called.value(name, worst),
                     found=each,
+                    before=(bias.get("before") or {}).get(name),
                     small=any(group["small"] for group in shown.values()),
                     bare=any(group["interval"] is None for group in shown.values()),
                     left_out=len(groups) - len(shown),
