@@ -36,8 +36,8 @@ def report(
     {"split", "metric", "slices": what `slices.report` says, "before": the same of the model before training, which is
     what a cross-domain run is held near; null where its head is new, "counterfactual": {"terms", **flips, "by_kind":
     {kind: flips}, "examples"} or null, "words": [{"word", "label", "rows", "share", "removed": flips, "against":
-    {"rows", "value"}}]}. `against` is the score on rows with a word that have another label than the one that it gives away:
-    low where the model follows the word.
+    {"rows", "value"}}]}. `against` is the score on rows with a word that have another label than the one that it
+    gives away: low where the model follows the word.
     """
     split = next((name for name in ("test", "validation") if after[name] is not None), None)
     scores = after[split] if split else None
