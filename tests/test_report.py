@@ -377,6 +377,18 @@ def test_many_labels_are_counted_in_words(finished, tmp_path):
     assert "Lengths" not in check_page(report.page(tmp_path, result)).text
 
 
+def test_what_ranges_are_in_stands_below_their_numbers():
+    words = [
+        a
+        for tag, a in Page(charts.ranges([("a", 0.5, 0.4, 0.6)], f"over clusters of {'x' * 200}")).tags
+        if tag == "text"
+    ]
+    low, high, label, *_ = (float(a["y"]) for a in words)
+    assert low == high <= label - 14
+    cut = Page(charts.ranges([("a", 0.5, None, None)], f"over clusters of {'x' * 200}")).words
+    assert max(len(word) for word in cut) <= 80
+
+
 def test_bars_are_as_long_as_their_shares():
     svg = charts.shares({"a": {"x": 1, "y": 3}, "b": {"y": 5}}, {"a": 4, "b": 5})
     bars = [float(a["x2"]) - float(a["x1"]) for tag, a in Page(svg).tags if tag == "line"]
@@ -421,7 +433,7 @@ def test_intervals_over_clusters_say_so(tiny, tmp_path):
     chinese = check_page(report.page(done.folder, done.result))
     assert "对 <b>who 的各个簇整体自助抽样" in chinese.text
     assert "测试集中 <b>who 的簇数：4" in chinese.text
-    assert "这些测试数据只用本次训练的结果评过一次分" in chinese.text
+    assert "这些测试数据只用本文件夹中训练的结果评过一次分" in chinese.text
     assert "过窄（簇数：4）" in chinese.text
 
 
@@ -453,6 +465,9 @@ def test_the_looks_at_the_test_rows_are_told(finished, tmp_path):
     again = shutil.copytree(finished.folder, tmp_path / "again", ignore=shutil.ignore_patterns("model", "checkpoints"))
     known = lines(again / "looks.jsonl")
     write_rows(again / "looks.jsonl", [*known, *known, {**known[0], "fingerprint": "of other rows"}])
+    assert "had been scored 2 times" in check_page(report.page(again, finished.result)).text
+    with (again / "looks.jsonl").open("a") as stream:
+        stream.write('{"when": "2026')  # cut by a full disk
     assert "had been scored 2 times" in check_page(report.page(again, finished.result)).text
     (again / "looks.jsonl").unlink()
     assert "had been scored" not in check_page(report.page(again, finished.result)).text

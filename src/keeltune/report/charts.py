@@ -42,15 +42,16 @@ def lines(
 
 def ranges(bars: Sequence[Range], x_label: str) -> str:
     """Named values with their intervals, one a line, on one axis; a value without one is a hollow point."""
-    height = 30 * len(bars) + 44
+    height, axis = 30 * len(bars) + 62, 30 * len(bars) + 14
     known = [end for _, *ends in bars for end in ends if end is not None]
     low, high = min(known), max(known)
     low, high = (low, high) if high > low else _room([low, high])
     x_of = _scale(low, high, 200, WIDTH - 70)
-    parts = [f'<line class="axis" x1="200" y1="{height - 30}" x2="{WIDTH - 70}" y2="{height - 30}"/>']
+    parts = [f'<line class="axis" x1="200" y1="{axis}" x2="{WIDTH - 70}" y2="{axis}"/>']
     for value, anchor in ((low, "start"), (high, "end")):
-        parts.append(f'<text x="{x_of(value):.1f}" y="{height - 14}" text-anchor="{anchor}">{value:.3g}</text>')
-    parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{height - 14}" text-anchor="middle">{escape(x_label)}</text>')
+        parts.append(f'<text x="{x_of(value):.1f}" y="{axis + 16}" text-anchor="{anchor}">{value:.3g}</text>')
+    said = escape(short(x_label, 80))  # below the numbers, which a long one would cover
+    parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{axis + 34}" text-anchor="middle">{said}</text>')
     for number, (name, value, left, right) in enumerate(bars):
         y = 20 + 30 * number
         parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(short(name))}</text>')

@@ -91,8 +91,8 @@ CHINESE = {
     "too narrow (clusters: {n})": "过窄（簇数：{n}）",
     "† Clusters of {column} in {split}: {n}. With fewer than {enough}, drawing them again changes little, so that such an interval is too narrow to be trusted.": "† {split}中 {column} 的簇数：{n}。少于 {enough} 个时，重新抽样几乎没有变化，因此这样的区间过窄，不可信。",
     "too few rows or clusters": "行数或簇数太少",
-    "When this page was written, these test rows had been scored once with what this run trained.": "写下本页时，这些测试数据只用本次训练的结果评过一次分。",
-    "When this page was written, these test rows had been scored {n} times with what this run trained.": "写下本页时，这些测试数据已用本次训练的结果评过 {n} 次分。",
+    "When this page was written, these test rows had been scored once with what was trained in this folder.": "写下本页时，这些测试数据只用本文件夹中训练的结果评过一次分。",
+    "When this page was written, these test rows had been scored {n} times with what was trained in this folder.": "写下本页时，这些测试数据已用本文件夹中训练的结果评过 {n} 次分。",
     "Each time that their score decides what is kept, it flatters a little more.": "每当这一分数被用来决定取舍，它就更虚高一些。",
     "Seeds": "随机种子",
     "Best by validation, and what the run's name stands for elsewhere: {best}. Each seed's own report lies in its "

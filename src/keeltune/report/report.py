@@ -114,9 +114,9 @@ def read(recipe: str) -> Recipe | None:
 
 
 def _looks(folder: Path, result: dict[str, Any]) -> int:
-    """How often the test rows were scored with what the run trained, until now."""
+    """How often the test rows were scored with what was trained in the folder, an earlier run's look included."""
     tested = ((result["data"] or {}).get("test") or {}).get("fingerprint")
-    return sum(look["fingerprint"] == tested for look in read_lines(folder / history.LOOKS))
+    return sum(look["fingerprint"] == tested for look in history._looks(folder))
 
 
 def environment(say: Say | None = None) -> Environment:
