@@ -28,13 +28,13 @@ def look(folder: Path, *, by: str, fingerprint: str, rows: int) -> int:
 
     A folder that cannot be written to keeps no count; the look is counted from what it holds.
     """
-    known = [*_looks(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
+    known = [*looks_of(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
     with suppress(OSError):
         write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in known))
     return sum(one["fingerprint"] == fingerprint for one in known)
 
 
-def _looks(folder: Path) -> list[dict[str, Any]]:
+def looks_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a folder's count; one that was cut, by a full disk, say, is passed over."""
     found = []
     with suppress(OSError):
@@ -91,7 +91,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "value": metrics[split][metric] if split else None,
         "interval": intervals[split].get(metric) if split else None,
         "seeds": (result.get("seeds") or {}).get("numbers"),
-        "looks": sum(look["fingerprint"] == tested for look in _looks(folder)),
+        "looks": sum(look["fingerprint"] == tested for look in looks_of(folder)),
         "finished": (result.get("environment") or {}).get("finished"),
         "identity": _identity(folder, result),
     }

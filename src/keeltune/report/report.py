@@ -75,7 +75,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             scores=_scores(result, over),
             over=over,
             few_clusters=FEW_CLUSTERS,
-            looks=_looks(folder, result),
+            looks=looks_of(folder, result),
             interval_chart=Markup(_interval_chart(result, over, say)),
             reliability_chart=Markup(_reliability_chart(calibrated, say)) if calibrated else None,
             calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
@@ -113,10 +113,10 @@ def read(recipe: str) -> Recipe | None:
         return None
 
 
-def _looks(folder: Path, result: dict[str, Any]) -> int:
+def looks_of(folder: Path, result: dict[str, Any]) -> int:
     """How often the test rows were scored with what was trained in the folder, an earlier run's look included."""
     tested = ((result["data"] or {}).get("test") or {}).get("fingerprint")
-    return sum(look["fingerprint"] == tested for look in history._looks(folder))
+    return sum(look["fingerprint"] == tested for look in history.looks_of(folder))
 
 
 def environment(say: Say | None = None) -> Environment:
