@@ -103,7 +103,7 @@ def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_
         with pytest.raises(Killed):
             train(values, tmp_path, "killed")
     again = train(values, tmp_path, "killed", resume=True)
-    assert whole.result["training"]["averaged"]
+    assert whole.result["overfitting"]["averaged"]
     assert same(whole.folder, again.folder)
     assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
 
@@ -139,7 +139,7 @@ def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monk
     again = train(values, tmp_path, "killed", resume=True)
     assert same(whole.folder, again.folder)
     assert again.result["training"]["steps"] == whole.result["training"]["steps"]
-    assert again.result["training"]["averaged"] == whole.result["training"]["averaged"] == (patience == "auto")
+    assert again.result["overfitting"]["averaged"] == whole.result["overfitting"]["averaged"] == (patience == "auto")
     assert again.result["objective"] == whole.result["objective"]
     assert (again.folder / "log.jsonl").read_text() == (whole.folder / "log.jsonl").read_text()
 

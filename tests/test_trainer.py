@@ -122,7 +122,7 @@ def test_where_the_guard_may_end_a_training_the_mean_of_two_evaluations_is_kept(
             torch.testing.assert_close(found[name].double(), mean, atol=1e-7, rtol=1e-6)
     assert not equal(kept[2], own[3])
     assert equal(saved(finished), kept[2])
-    assert finished.result["training"]["averaged"]
+    assert finished.result["overfitting"]["averaged"]
     assert "mean of the weights of two evaluations" in (finished.folder / "report.html").read_text("utf-8")
 
 

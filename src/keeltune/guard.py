@@ -152,10 +152,9 @@ def _on_training_rows(job: Job, model: Any) -> Scores | None:
 
 def kept(result: Mapping[str, Any]) -> list[str]:
     """What was measured and kept, where that is not the weights themselves."""
-    averaged = result["training"].get("averaged")
-    return (
-        [Said("what was measured and kept is the mean of the weights of two evaluations in a row")] if averaged else []
-    )
+    if not (result["overfitting"] or {}).get("averaged"):
+        return []
+    return [Said("what was measured and kept is the mean of the weights of two evaluations in a row")]
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:

@@ -244,7 +244,6 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         "budget": domains.kept(job, trainer.ledger.trajectory, settled),
         "interpolation": settled.interpolation,
     }
-    result["training"]["averaged"] = trainer.of_two is not None
     if main:
         models.save(model, job.student.processor, folder / "model", half=job.half)
         if job.beside is not None and job.beside.task.choices == "labels":
@@ -253,6 +252,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
             result["forgetting"] = domains.forgetting(job, model, folder / "predictions", before, after, settled)
         with _no_loss("overfitting", display):
             result |= guard.report(job, model, folder, after, trainer.state.log_history, result["forgetting"])
+            result["overfitting"]["averaged"] = trainer.of_two is not None
         with _no_loss("audit", display):
             result["audit"] = census.taken(material)
         with _no_loss("bias", display):
