@@ -8,35 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from keeltune.rows import full_precision
 
-COUNT = "count"
-
 
 class Average(TrainerCallback):
     """θ̄ ← θ̄ + share · (θ − θ̄) at each `move`, of the weights that train, in float32 at least.
 
-    `file`: its name in a checkpoint's folder, from which it is read again when a run goes on. `count`: the moves.
+    `file`: its name in a checkpoint's folder, from which it is read again when a run goes on.
     """
 
     def __init__(self, model: nn.Module, file: str):
         self.model, self.file = model, file
         self.average: dict[str, Tensor] = {}
-        self.count = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stored = Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.file
         if state.global_step and stored.is_file():
-            with safe_open(stored, "pt") as held:
-                self.count = int((held.metadata() or {}).get(COUNT, 0))
-                self.average = {
-                    name: held.get_tensor(name).to(self.place_of(weight)) for name, weight in self._trained()
-                }
+            held = load_file(stored)
+            self.average = {name: held[name].to(self.place_of(weight)) for name, weight in self._trained()}
 
     def place_of(self, weight: Tensor) -> torch.device:
         """The device on which a weight's average lies."""
@@ -49,7 +42,6 @@ class Average(TrainerCallback):
             new = full_precision(weight.detach().to(self.place_of(weight)))
             old = self.average.get(name, new)
             self.average[name] = old + share * (new - old)
-        self.count += 1
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -70,8 +62,7 @@ class Average(TrainerCallback):
 
     def save(self, folder: Path) -> None:
         """Beside a checkpoint's weights."""
-        held = {name: value.cpu().contiguous() for name, value in self.average.items()}
-        save_file(held, folder / self.file, metadata={COUNT: str(self.count)})
+        save_file({name: value.cpu().contiguous() for name, value in self.average.items()}, folder / self.file)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]

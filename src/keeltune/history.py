@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ def looks_of(folder: Path) -> list[dict[str, Any]]:
                 if isinstance(one := json.loads(line), dict) and "fingerprint" in one:
                     found.append(one)
     return found
+
+
+def looks_at_test(folder: Path, result: Mapping[str, Any]) -> int:
+    """How often a run's own test rows were scored with its model."""
+    tested = ((result.get("data") or {}).get("test") or {}).get("fingerprint")
+    return sum(look["fingerprint"] == tested for look in looks_of(folder))
 
 
 def now() -> str:
@@ -80,7 +86,6 @@ def _run(folder: Path) -> dict[str, Any]:
     metrics, intervals = result.get("metrics") or {}, result.get("intervals") or {}
     split = next((name for name in SPLITS if metrics.get(name)), None)
     metric = next(iter(metrics[split]), None) if split else None
-    tested = ((result.get("data") or {}).get("test") or {}).get("fingerprint")
     return {
         "folder": str(folder),
         "task": result.get("task"),
@@ -91,7 +96,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "value": metrics[split][metric] if split else None,
         "interval": intervals[split].get(metric) if split else None,
         "seeds": (result.get("seeds") or {}).get("numbers"),
-        "looks": sum(look["fingerprint"] == tested for look in looks_of(folder)),
+        "looks": looks_at_test(folder, result),
         "finished": (result.get("environment") or {}).get("finished"),
         "identity": _identity(folder, result),
     }

@@ -75,7 +75,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             scores=_scores(result, over),
             over=over,
             few_clusters=FEW_CLUSTERS,
-            looks=looks_of(folder, result),
+            looks=history.looks_at_test(folder, result),
             interval_chart=Markup(_interval_chart(result, over, say)),
             reliability_chart=Markup(_reliability_chart(calibrated, say)) if calibrated else None,
             calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
@@ -111,12 +111,6 @@ def read(recipe: str) -> Recipe | None:
         return parse(recipe, folder=".")
     except UserError:
         return None
-
-
-def looks_of(folder: Path, result: dict[str, Any]) -> int:
-    """How often the test rows were scored with what was trained in the folder, an earlier run's look included."""
-    tested = ((result["data"] or {}).get("test") or {}).get("fingerprint")
-    return sum(look["fingerprint"] == tested for look in history.looks_of(folder))
 
 
 def environment(say: Say | None = None) -> Environment:
