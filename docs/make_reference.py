@@ -30,7 +30,7 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Made from the code by `docs/make_reference.py`; do not edit it. [The guide](guide.md) explains the terms.",
+        "Made from the code by `docs/make_reference.py`; do not edit it. [The formula](formula/index.md) and [the glossary](glossary.md) explain the terms.",
         "",
         "- [The command](#the-command)",
         "- [The recipe](#the-recipe)",

@@ -1,0 +1,27 @@
+"""A reference of your own: one final class in a module of your own package."""
+
+import math
+
+from keeltune.objective.predictions import Dense, Mixture, Rows
+from keeltune.objective.references.reference import Batch, Reference
+
+
+class Smoothed(Reference):
+    """Another reference and the uniform distribution: R = (1 − share) · R' + share / C.
+
+    A teacher that is sure and wrong then costs at most log(C / share) nats a prediction.
+    """
+
+    kind = "smoothed"
+
+    def __init__(self, member: Reference, share: float = 0.05):
+        if not 0 < share < 1:
+            raise ValueError(f"found share={share}, expected a number between 0 and 1")
+        self.member = member
+        self.log_shares = [math.log1p(-share), math.log(share)]
+
+    def rows(self, batch: Batch) -> Rows:
+        member = self.member.rows(batch)
+        like = member.log_probs(slice(0, 1))  # of its device and dtype
+        uniform = Dense(like.new_zeros(1, member.choices).expand(len(member), -1))  # equal logits
+        return Mixture([member, uniform], self.log_shares)
