@@ -4,32 +4,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check docs clean
-setup: $(STAMP)
+.PHONY: help setup demo test check docs clean
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv/ with the package, its tools and extras; the others do this by themselves
 
 # torch alone first, so that nothing else chooses its build
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,tracking,vision,speech,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,tracking,vision,speech,dev,docs]'
 	touch $(STAMP)
 
-demo: setup
+demo: setup ## the three methods side by side, on made data, ending in one table
 	$(BIN)/keeltune demo
 
 # checks first, then the fast tests, then the slow ones: the sooner something fails, the better
-test: check
+test: check ## checks and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not realdata"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or realdata" -rs
 
-check: setup
+check: setup ## format, lint, types, architecture: a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
-docs: setup
+docs: setup ## the site into build/site, without a warning
 	$(BIN)/python docs/make_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-clean:
-	rm -rf $(VENV)
+clean: ## removes .venv/ and build/
+	rm -rf $(VENV) build
