@@ -4,10 +4,10 @@ task: my_package.stance:Stance
 """
 
 from keeltune.data.columns import Column
-from keeltune.tasks.families.sequence_classification import SequenceClassification
+from keeltune.tasks.families.sequence_classification import Classify
 
 
-class Stance(SequenceClassification):
+class Stance(Classify):
     """What a text says of a claim, such as for, against or neither: `text` is read with the claim, `text_pair`.
 
     Metrics: macro-F1, accuracy, checked against scikit-learn.
