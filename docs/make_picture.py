@@ -16,12 +16,17 @@ import gzip
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 HERE = Path(__file__).resolve().parent
 NUMBERS = HERE / "assets" / "methods.json"
+Place: TypeAlias = tuple[float, float, str]
+Box: TypeAlias = tuple[float, float, float, float]
+Line: TypeAlias = tuple[float, float, float, float]
+
 SPLITS = ("train", "validation", "test")
 SEEDS = [0, 1, 2]
 
@@ -90,7 +95,10 @@ def train(data: Path, out: Path) -> dict[str, Any]:
             kt.train(file, resume=(out / name).is_dir())
         found = json.loads(result.read_text(encoding="utf-8"))
         metrics, intervals = found["metrics"], found["intervals"]
-        target, source = (metrics["test"], intervals["test"]), (metrics["source"]["after"], intervals["source"]["after"])
+        target, source = (
+            (metrics["test"], intervals["test"]),
+            (metrics["source"]["after"], intervals["source"]["after"]),
+        )
         if name == "source-model":  # its test rows are films
             scored = kt.evaluate(out / name, out / "data" / "sentiment-airline" / "test.jsonl")
             target, source = (scored["metrics"], scored["intervals"]), target
@@ -103,8 +111,8 @@ def train(data: Path, out: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- the drawing
 
-WIDTH, HEIGHT = 760, 500
-LEFT, RIGHT, TOP, BOTTOM = 84, 724, 92, 424
+WIDTH, HEIGHT = 640, 480
+LEFT, RIGHT, TOP, BOTTOM = 76, 616, 92, 406
 INK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
 COLOURS = {
     "source-model": "#3e4c59",
@@ -114,15 +122,8 @@ COLOURS = {
     "cross-domain-on-films": "#00876c",
     "distillation": "#a3508a",
 }
-PLACES = {
-    "source-model": (-14, -12, "end"),
-    "fine-tuning": (14, 4, "start"),
-    "cross-domain": (14, 20, "start"),
-    "cross-domain-weight-1": (14, -8, "start"),
-    "cross-domain-on-films": (14, -10, "start"),
-    "distillation": (-14, 4, "end"),
-}
-"""Where a label stands beside its point: right, down, and which of its ends is there."""
+SIZE, SMALL_SIZE = 14, 13
+"""Of a label's first and second line."""
 
 WORDS = {
     "en": {
@@ -173,11 +174,11 @@ def draw(points: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any]) -> s
         "font-family=\"-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'PingFang SC','Microsoft YaHei',"
         'sans-serif">',
         f"<title>{escape(words['title'])}</title>",
-        f'<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        f'<path d="M0 0.5 8 4 0 7.5z" fill="#9aa5b1"/></marker></defs>',
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0.5 8 4 0 7.5z" fill="#9aa5b1"/></marker></defs>',
         f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="10" fill="#fff" stroke="#cbd2d9"/>',
-        text(LEFT - 60, 38, words["title"], INK, size=19, weight=600),
-        text(LEFT - 60, 62, words["below"], QUIET),
+        text(20, 36, words["title"], INK, size=18, weight=600),
+        text(20, 60, words["below"], QUIET),
     ]
     for value in x.ticks:
         parts.append(line(x(value), TOP, x(value), BOTTOM, GRID))
@@ -187,24 +188,116 @@ def draw(points: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any]) -> s
         parts.append(text(LEFT - 10, y(value) + 5, f"{value:.0f}", QUIET, anchor="end"))
     parts.append(text((LEFT + RIGHT) / 2, HEIGHT - 24, words["x"] + "  →", INK, anchor="middle", size=15))
     middle = (TOP + BOTTOM) / 2
-    parts.append(f'<g transform="rotate(-90 32 {middle})">{text(32, middle, words["y"] + "  →", INK, anchor="middle", size=15)}</g>')  # fmt: skip
+    along = text(26, middle, words["y"] + "  →", INK, anchor="middle", size=15)
+    parts.append(f'<g transform="rotate(-90 26 {middle})">{along}</g>')
     start = points["source-model"]
     for name, point in points.items():
         if name != "source-model":
-            parts.append(arrow(x(start["target"][0]), y(start["source"][0]), x(point["target"][0]), y(point["source"][0])))
+            parts.append(
+                arrow(x(start["target"][0]), y(start["source"][0]), x(point["target"][0]), y(point["source"][0]))
+            )
     for name, point in points.items():
         colour, (across, down) = COLOURS[name], ((x(point["target"][0]), y(point["source"][0])))
         parts.append(line(x(point["target"][1]), down, x(point["target"][2]), down, colour, 1.6, 0.55))
         parts.append(line(across, y(point["source"][1]), across, y(point["source"][2]), colour, 1.6, 0.55))
         parts.append(f'<circle cx="{across}" cy="{down}" r="7" fill="{colour}" stroke="#fff" stroke-width="2"/>')
+    labels = {}
     for name, point in points.items():
-        right, below, anchor = PLACES[name]
-        across, down = x(point["target"][0]) + right, y(point["source"][0]) + below
-        head, rest = words[name]
-        numbers = f"{point['target'][0]:.1f} / {point['source'][0]:.1f}"
-        parts.append(text(across, down, f"{head}  {numbers}", COLOURS[name], anchor=anchor, weight=600, halo=True))
-        parts.append(text(across, down + 16, rest, QUIET, anchor=anchor, size=12.5, halo=True))
+        head = f"{words[name][0]}  {point['target'][0]:.1f} / {point['source'][0]:.1f}"
+        labels[name] = Label(x(point["target"][0]), y(point["source"][0]), head, words[name][1])
+    lines_there = [
+        part for name, point in points.items()
+        for part in (
+            (x(point["target"][1]), y(point["source"][0]), x(point["target"][2]), y(point["source"][0])),
+            (x(point["target"][0]), y(point["source"][1]), x(point["target"][0]), y(point["source"][2])),
+            (x(start["target"][0]), y(start["source"][0]), x(point["target"][0]), y(point["source"][0])),
+        )
+    ]  # fmt: skip
+    for name, (across, down, anchor) in arranged(labels, lines_there).items():
+        label = labels[name]
+        parts.append(text(across, down, label.head, COLOURS[name], anchor=anchor, size=SIZE, weight=600, halo=True))
+        parts.append(text(across, down + 17, label.rest, QUIET, anchor=anchor, size=SMALL_SIZE, halo=True))
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+@dataclass(frozen=True)
+class Label:
+    """Two lines of text that belong to the point (x, y)."""
+
+    x: float
+    y: float
+    head: str
+    rest: str
+
+    @property
+    def width(self) -> float:
+        return max(width_of(self.head, SIZE * 1.08), width_of(self.rest, SMALL_SIZE))
+
+    def box(self, place: Place) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom at a place."""
+        x, y, anchor = place
+        left = {"start": x, "middle": x - self.width / 2, "end": x - self.width}[anchor]
+        return left, y - SIZE, left + self.width, y + 21
+
+    def places(self) -> list[Place]:
+        """Where it may stand: beside its point, above and below it, near before far."""
+        found: list[Place] = []
+        for far in (10, 18, 28, 42, 60):
+            for below in (-far - 17, far + 6, -far - 2):
+                found += [(self.x + 10, self.y + below, "start"), (self.x - 10, self.y + below, "end")]
+            found += [(self.x + far + 4, self.y - 4, "start"), (self.x - far - 4, self.y - 4, "end")]
+            found += [(self.x, self.y - far - 21, "middle"), (self.x, self.y + far + 14, "middle")]
+        return found
+
+
+def width_of(words: str, size: float) -> float:
+    """About: a Latin letter is half as wide as it is high, a Chinese one is square."""
+    return size * sum(1.0 if ord(letter) > 0x2E80 else 0.56 for letter in words)
+
+
+def arranged(labels: Mapping[str, Label], lines_there: Sequence[Line]) -> dict[str, Place]:
+    """A place for each label: off the other labels, the points and the edge, across as few lines as can be, and nearer to
+    its own point than to any other.
+
+    Each label in turn takes its best place among the others', three times over.
+    """
+    taken = {name: label.places()[0] for name, label in labels.items()}
+
+    def cost(name: str, rank: int, place: Place) -> float:
+        left, top, right, bottom = box = labels[name].box(place)
+        outside = (
+            max(0, LEFT + 4 - left) + max(0, right - WIDTH + 12) + max(0, TOP - 8 - top) + max(0, bottom - BOTTOM + 4)
+        )
+        others = sum(overlap(box, labels[o].box(taken[o])) for o in labels if o != name)
+        ways = {o: away(box, label.x, label.y) for o, label in labels.items()}
+        nearer = sum(way < ways[name] + 8 for o, way in ways.items() if o != name)
+        points = sum(way < 9 for way in ways.values())
+        crossed = sum(crosses(line, box) for line in lines_there)
+        return 50 * outside + 5 * others + 2000 * points + 400 * nearer + 60 * crossed + 3 * rank
+
+    for _ in range(3):
+        for name, label in labels.items():
+            ranked = enumerate(label.places())
+            taken[name] = min(ranked, key=lambda entry: cost(name, *entry))[1]
+    return taken
+
+
+def away(box: Box, x: float, y: float) -> float:
+    """How far a point is from a box."""
+    return (max(box[0] - x, 0, x - box[2]) ** 2 + max(box[1] - y, 0, y - box[3]) ** 2) ** 0.5
+
+
+def overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    across, down = min(a[2], b[2]) - max(a[0], b[0]) + 6, min(a[3], b[3]) - max(a[1], b[1]) + 4
+    return across * down if across > 0 and down > 0 else 0.0
+
+
+def crosses(line: Line, box: Box) -> bool:
+    """Whether one of 50 points of a line lies in a box."""
+    x1, y1, x2, y2 = line
+    steps = [i / 49 for i in range(50)]
+    return any(box[0] < x1 + t * (x2 - x1) < box[2] and box[1] < y1 + t * (y2 - y1) < box[3] for t in steps)
 
 
 def text(

@@ -30,7 +30,8 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Made from the code by `docs/make_reference.py`; do not edit it. [The formula](formula/index.md) and [the glossary](glossary.md) explain the terms.",
+        "Made from the code by `docs/make_reference.py`; do not edit it. [The formula](formula/index.md) and "
+        "[the glossary](glossary.md) explain the terms.",
         "",
         "- [The command](#the-command)",
         "- [The recipe](#the-recipe)",

@@ -1,4 +1,4 @@
-"""The documents say what is so: links lead somewhere, recipes pass `keeltune check`, languages agree, nothing lacks a page."""
+"""The documents say what is so: links hold, recipes pass `keeltune check`, languages agree, nothing lacks a page."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_reference_is_what_the_code_says():
 def test_the_picture_is_what_its_numbers_say():
     picture = script("make_picture")
     points = json.loads(picture.NUMBERS.read_text(encoding="utf-8"))["points"]
-    assert set(points) == set(picture.recipes("encoder")) == set(picture.COLOURS) == set(picture.PLACES)
+    assert set(points) == set(picture.recipes("encoder")) == set(picture.COLOURS)
     for language, words in picture.WORDS.items():
         name = "methods.svg" if language == "en" else f"methods.{language}.svg"
         drawn = (DOCS / "assets" / name).read_text(encoding="utf-8")
@@ -182,8 +182,10 @@ def test_a_recipe_passes_check(text, tmp_path, material):
     file.write_text(text, encoding="utf-8")
     loaded = recipe.load(file)
     family, model = FAMILIES[loaded.task], material(loaded.task)
-    data, old = loaded.data, loaded.data.source
-    for name in (data.train, data.validation, data.test, data.unlabeled, old.train, old.unlabeled, old.validation, old.test):
+    data = loaded.data
+    old = data.source
+    ours, theirs = (data.train, data.validation, data.test, data.unlabeled), (old.train, old.unlabeled, old.validation)
+    for name in (*ours, *theirs, old.test):
         if isinstance(name, str):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             family.write(tmp_path / name)
