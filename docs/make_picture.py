@@ -256,8 +256,7 @@ def width_of(words: str, size: float) -> float:
 
 
 def arranged(labels: Mapping[str, Label], lines_there: Sequence[Line]) -> dict[str, Place]:
-    """A place for each label: off the other labels, the points and the edge, across as few lines as can be, and nearer to
-    its own point than to any other.
+    """A place for each label: off the other labels, the points and the edge, across few lines, and nearest its own point.
 
     Each label in turn takes its best place among the others', three times over.
     """

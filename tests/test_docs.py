@@ -82,7 +82,7 @@ def script(name: str):
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -130,6 +130,18 @@ def test_links_lead_somewhere(page):
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    width = None
+    for line in read(page).splitlines():
+        if not line.startswith("|"):
+            width = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+        width = cells if width is None else width
+        assert cells == width, line
 
 
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_another_host(tmp_path):
@@ -320,7 +332,7 @@ def test_an_extension_point_has_a_page(name):
 
 def test_the_glossary_has_twenty_words_each_once():
     text = (DOCS / "glossary.md").read_text(encoding="utf-8")
-    words = re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| \[.+\]\(.+\) \|$", text, re.MULTILINE)
+    words = re.findall(r"^- \*\*(.+?)\*\*: .+ \[.+\]\(.+\)$", text, re.MULTILINE)
     assert len(words) == len(set(words)) == 20
 
 
