@@ -29,7 +29,7 @@ SITE = sorted(DOCS.rglob("*.md"))
 FRONT = [ROOT / name for name in ("README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 PAGES = [*FRONT, *SITE]
 READMES = ("README.md", "README.zh-CN.md")
-PAIRS = [READMES, ("docs/index.md", "docs/zh/index.md")]
+PAIRS = [READMES, ("docs/index.md", "docs/zh/index.md"), ("docs/results.md", "docs/zh/results.md")]
 """Pages that hold the same commands and recipes in two languages."""
 HOME = "https://github.com/keeltune/keeltune/"
 METHODS = ("fine-tuning", "distillation", "cross-domain")
@@ -255,6 +255,13 @@ def test_both_languages_hold_the_same(pair):
     assert plain[0] == plain[1]
     headings = [re.findall(r"^(#+) ", page.read_text(encoding="utf-8"), re.MULTILINE) for page in (english, chinese)]
     assert pair != READMES or headings[0] == headings[1]
+
+
+def test_the_results_are_the_same_figures_in_both_languages():
+    pages = [(DOCS / name / "results.md").read_text(encoding="utf-8") for name in ("", "zh")]
+    tables = [[re.findall(r"[+−]?\d+\.\d+", line) for line in page.splitlines() if line[:1] == "|"] for page in pages]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) > 50
 
 
 @pytest.mark.parametrize("name", ["docs/commands.md", "docs/zh/index.md"])
