@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeltune.data import Column, Row, RowProblem, fingerprint, read, row_key, split_share
-from keeltune.problems import UserError
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, fingerprint, read, row_key, split_share
+from keeltune.data.file_formats import RowProblem
+from keeltune.utils.errors import UserError
 from tests.bad_data import BAD, GOOD, MANY_LABELS, OTHER, PAIR, SOUND, Bad, parquet
 
 TEXT, PAIRED = Column("text"), Column("text_pair", required=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keeltune import recipe
-from keeltune.cli import app
+from keeltune.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

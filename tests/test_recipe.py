@@ -11,8 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from keeltune import recipe as recipes
-from keeltune.problems import UserError
-from keeltune.recipe import NewModel, Recipe, StudentFrom, WeightRule, from_dict, json_schema, load, parse
+from keeltune.recipe import from_dict, load, parse
+from keeltune.recipe.fields import NewModel, Recipe, StudentFrom, WeightRule, json_schema
+from keeltune.utils.errors import UserError
 
 from .bad_recipes import BOMB, CASES, CROSS_DOMAIN, DISTILLATION, FINE_TUNING, Case
 

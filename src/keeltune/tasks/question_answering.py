@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import language
-from keeltune.data import Column, Row
-from keeltune.families.span import Span
-from keeltune.problems import shown
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.span_extraction import Span
 from keeltune.tasks.task import Fault, Prediction
+from keeltune.utils.errors import shown
+from keeltune.utils.text import HAN, apart
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -82,8 +84,8 @@ class QuestionAnswering(Span):
 def _words(text: str) -> list[str]:
     """A text's words as SQuAD counts them; characters where it has Chinese ones, then without their punctuation too."""
     text = text.lower().translate(PUNCTUATION)
-    if language.HAN.search(text):
-        return language.apart("".join(c for c in text if unicodedata.category(c)[0] != "P")).split()
+    if HAN.search(text):
+        return apart("".join(c for c in text if unicodedata.category(c)[0] != "P")).split()
     return ARTICLES.sub(" ", text).split()
 
 

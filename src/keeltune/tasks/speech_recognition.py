@@ -15,22 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keeltune import language, models, sound
-from keeltune.data import Column, Row
-from keeltune.families import vocabulary
-from keeltune.families.ctc import Ctc
-from keeltune.families.seq2seq import Seq2Seq
-from keeltune.families.writing import Writing
-from keeltune.machine import in_eval_mode
-from keeltune.media import Decoded, Kept, Media, Unreadable, of_row
-from keeltune.problems import shown
-from keeltune.rows import IGNORED
+from keeltune.data import audio
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, in_row
+from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
+from keeltune.models import loading, processors
+from keeltune.objective.predictions import IGNORED
+from keeltune.tasks.families import lm_head
+from keeltune.tasks.families.ctc import Ctc
+from keeltune.tasks.families.seq2seq import Seq2Seq
+from keeltune.tasks.families.text_generation import Writing
 from keeltune.tasks.task import Example, Fault
+from keeltune.utils.device import in_eval_mode
+from keeltune.utils.errors import shown
+from keeltune.utils.text import apart
 
 LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 """How the encoders of transformers call the method that counts their output frames."""
 
 NORMALISER = "lower case, no punctuation, one space"
+
 PROBES, TOLERANCE = 4, 2e-5
 """Lengths at which padding is tried, and the relative difference of outputs above which it is no rounding."""
 
@@ -58,7 +62,7 @@ class SpeechRecognition(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept = Kept()
+        self.kept = ArrayCache()
         self.facts: dict[str, tuple[int, int, int]] = {}
         """Of each recording by its digest: its rate in Hz, its channels, its samples at the model's rate."""
         self.counted: dict[int, int] = {}
@@ -67,7 +71,7 @@ class SpeechRecognition(Writing):
         """Of each model, whether its output depends on the padding."""
         if self.settings.config is None:
             return
-        bound = models.target_positions(self.settings.config) if isinstance(self.form, Seq2Seq) else None
+        bound = loading.target_positions(self.settings.config) if isinstance(self.form, Seq2Seq) else None
         if bound:  # nothing longer can be written
             self.settings = replace(self.settings, max_new_tokens=min(self.settings.max_new_tokens, bound))
         if self.settings.languages and hasattr(self.tokenizer, "set_prefix_tokens"):
@@ -81,7 +85,7 @@ class SpeechRecognition(Writing):
                 self.bad_languages = str(error).splitlines()[0][:200]
 
     def recipe_faults(self) -> list[Fault]:
-        sound.library()
+        audio.library()
         found: list[Fault] = []
         config = self.settings.config
         known = "an encoder-decoder such as Whisper, or a CTC model such as wav2vec2"
@@ -109,7 +113,7 @@ class SpeechRecognition(Writing):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
-            sound.read(row.fields["audio"].path)
+            audio.read(row.fields["audio"].path)
         except Unreadable as error:
             return [Fault("audio", error.kind, f"{row.fields['audio']}: {error.found}", error.expected, error.mend)]
         return []
@@ -206,7 +210,7 @@ class SpeechRecognition(Writing):
     @property
     def extractor(self) -> Any:
         """What turns sound into numbers."""
-        return models.extractor_of(self.processor)
+        return processors.extractor_of(self.processor)
 
     @property
     def rate(self) -> int:
@@ -236,7 +240,7 @@ class SpeechRecognition(Writing):
     @cached_property
     def counter(self) -> Any:
         """The method of the model, or of its encoder, that counts frames. It needs no weight."""
-        shape = models.skeleton(self.settings.config, self.settings.auto_model)
+        shape = loading.skeleton(self.settings.config, self.settings.auto_model)
         found = (getattr(module, name, None) for module in shape.modules() for name in LENGTHS)
         return next((counts for counts in found if counts is not None), None)
 
@@ -248,8 +252,8 @@ class SpeechRecognition(Writing):
         media: Media = row.fields["audio"]
         if (kept := self.kept.get(media.digest)) is not None:
             return kept
-        with of_row(row, "audio"):
-            recording = sound.read(media.path)
+        with in_row(row, "audio"):
+            recording = audio.read(media.path)
             wave = recording.at(self.rate)
             made = self._extracted(wave)
         self.kept.keep(media.digest, made)
@@ -291,8 +295,8 @@ class SpeechRecognition(Writing):
         if isinstance(self.form, Ctc):
             outputs = _each(model, parts)
         else:
-            outputs = vocabulary.forward(model, batch, groups=groups, run=lambda: _each(model, parts))
-            if isinstance(outputs, vocabulary.Selected):
+            outputs = lm_head.forward(model, batch, groups=groups, run=lambda: _each(model, parts))
+            if isinstance(outputs, lm_head.Selected):
                 return outputs
         width = max(output.logits.shape[1] for output in outputs)
         logits = torch.cat([functional.pad(o.logits, (0, 0, 0, width - o.logits.shape[1])) for o in outputs])
@@ -391,7 +395,7 @@ def normalised(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words that WER counts; Chinese by character."""
-    return language.apart(normalised(text)).split()
+    return apart(normalised(text)).split()
 
 
 def _errors(right: str, heard: str, *, characters: bool = False) -> tuple[int, int]:

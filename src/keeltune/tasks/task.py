@@ -14,15 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune.data import Column, Row
-from keeltune.problems import Problem, UserError
-from keeltune.rows import IGNORED, PerSlice, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.objective.predictions import IGNORED, PerSlice, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.utils.errors import Problem, UserError
 
 DRAWN = "drawn"
 """The note of an example whose text the student is to draw in the step that it is in."""
@@ -412,3 +413,40 @@ def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str,
         else:
             moved[name] = value.to(device) if isinstance(value, Tensor) else value
     return moved
+
+
+def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
+    """Places of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
+    order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+T = TypeVar("T")
+
+
+def answers(
+    task: Task,
+    encoded: Sequence[Sequence[Example]],
+    ask: Callable[[list[Example]], Sequence[Prediction]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Prediction]:
+    """The answer to each row, in their order, of whoever `ask` puts a batch of examples to."""
+    each = iter(in_batches([e for row in encoded for e in row], ask, batch_size=batch_size, progress=progress))
+    return [task.combine([next(each) for _ in row]) for row in encoded]
+
+
+def in_batches(
+    examples: Sequence[Example],
+    ask: Callable[[list[Example]], Sequence[T]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """What `ask` answers to each example, in their order; it is asked for batches of examples of similar length."""
+    answers: dict[int, T] = {}
+    for places in by_length(examples, batch_size):
+        answers |= zip(places, ask([examples[i] for i in places]), strict=True)
+        progress(len(places))
+    return [answers[place] for place in range(len(examples))]

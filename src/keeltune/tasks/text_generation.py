@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.data import Column, Row
-from keeltune.families.writing import Writing
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.text_generation import Writing
 from keeltune.tasks.task import Example, Fault
 
 
