@@ -139,7 +139,7 @@ def seconds(job: Job, start: dict[str, torch.Tensor], folder: Path) -> float:
     trainer = KeelTrainer(job.model, arguments, job.plan, task=job.material.task, objective=job.objective,
                           reference=job.reference, autocast=job.autocast)  # fmt: skip
     trainer.train()
-    return trainer.ledger.seconds
+    return trainer.training_totals.seconds
 
 
 def epochs(name: str, out: Path, rounds: int) -> None:

@@ -236,7 +236,7 @@ def test_each_mismatch_is_refused_with_the_field_and_both_values(tmp_path, given
             (problem, *_) = [p for p in refused.value.problems if field in p.field]
             assert problem.found.endswith("in the cache")
             assert problem.expected != problem.found
-            assert "keeltune cache" in problem.mend
+            assert "keeltune cache" in problem.fix
     assert not (tmp_path / "out" / "model").exists()
     filled(values, tmp_path)  # and what is there is still good
 

@@ -77,7 +77,7 @@ def test_broken_data_ends_with_2(case, folder, monkeypatch, capsys, nothing_load
     said = capsys.readouterr().err
     for needle in case.needles:
         assert needle in said
-    for part in ("found:", "expected:", "mend:"):
+    for part in ("found:", "expected:", "fix:"):
         assert part in said
     assert "Traceback" not in said
 

@@ -52,7 +52,7 @@ def test_bad_file_is_reported_where_it_is_bad(case: Bad, tmp_path: Path):
     for needle in case.needles:
         assert needle in str(first), str(first)
     assert first.where.startswith(str(tmp_path / case.file))
-    assert first.severity == "error" and first.kind and first.mend
+    assert first.severity == "error" and first.kind and first.fix
     assert case.line not in [row.line for row in rows]
     if case.line is None:
         assert not any(isinstance(p, RowProblem) for p in problems)
@@ -108,7 +108,7 @@ def test_no_mutation_of_a_file_is_a_traceback(name: str, tmp_path: Path):
             )
         rows, problems = load(written(tmp_path, file, bytes(mutated)))
         assert rows or problems
-        assert all(p.found and p.expected and p.mend and p.kind for p in problems)
+        assert all(p.found and p.expected and p.fix and p.kind for p in problems)
 
 
 # ------------------------------------------------------------------------------------------------------------- formats
@@ -202,7 +202,7 @@ def test_folder_of_splits_is_refused(tmp_path: Path):
     for name in ("train.jsonl", "test.jsonl"):
         written(tmp_path, name, GOOD)
     rows, (problem,) = load(tmp_path)
-    assert rows == [] and "splits" in str(problem) and "test.jsonl" in problem.mend
+    assert rows == [] and "splits" in str(problem) and "test.jsonl" in problem.fix
     (tmp_path / "test.jsonl").rename(tmp_path / "train-2.jsonl")
     assert load(tmp_path)[1] == []
 
@@ -300,7 +300,7 @@ def test_mapping_that_fits_nothing(tmp_path: Path):
     _, problems = load(path, mapping={"text": "bdy", "txt": "body", "text_pair": "second"}, where="recipe.yaml:9")
     by_field = {(p.field, p.kind): p for p in problems}
     assert 'did you mean "body"' in by_field["text", "missing column"].found
-    assert "{text: bdy}" in by_field["text", "missing column"].mend
+    assert "{text: bdy}" in by_field["text", "missing column"].fix
     assert "text_pair" in {p.field for p in problems}  # optional, but the recipe names it
     unknown = by_field["data.columns", "unknown column name"]
     assert unknown.where == "recipe.yaml:9" and 'did you mean "text"' in unknown.found

@@ -155,7 +155,7 @@ def test_a_mean_per_micro_batch_would_be_seen(tiny, tmp_path, monkeypatch):
     whole = gradients(folder, tmp_path / "a", batch=4, accumulation=1, world=1, objective=None)
 
     def own_counts(self, epoch_iterator, num_batches, device):
-        self.ledger.started = 0.0
+        self.training_totals.started = 0.0
         batches = list(itertools.islice(epoch_iterator, num_batches))
         rows = float(len(batches[0]["keys"]))
         return batches, torch.tensor([rows, 1.0, rows])

@@ -52,7 +52,7 @@ def test_training_makes_an_example_of_each_caption_and_scoring_one_of_each_pictu
     assert [e.key for e in examples[:4]] == ["k0#0", "k0#1", "k1#0", "k1#1"]
     assert examples == [e for row in rows for e in task.encode(row)]  # pure
     for row in rows[:3]:
-        end = task.form.end
+        end = task.architecture.end
         both = task.encode(row)
         for example, caption in zip(both, row.fields["captions"], strict=True):
             assert list(example.targets)[-1:] == end
@@ -158,7 +158,7 @@ def test_a_prediction_does_not_see_the_words_behind_it(kind, rows):
     model, task = captioner(kind)
     found = []
     for caption in ("a red square", "a red bar on the black ground"):
-        batch = task.collate([task.form.encode(rows[0], caption)])
+        batch = task.collate([task.architecture.encode(rows[0], caption)])
         with torch.no_grad():
             found.append((batch["targets"], task.rows(task.forward(model, batch), batch).log_probs(slice(None))))
     (one, first), (two, second) = found
@@ -196,9 +196,9 @@ def test_what_is_written_is_the_likeliest_next_token(kind, rows):
     answers = [p.value for p in task.predict(model, examples)]
     for example, answer in zip(examples, answers, strict=True):
         ids: list[int] = []
-        while len(ids) < 12 and ids[-1:] != task.form.end:
+        while len(ids) < 12 and ids[-1:] != task.architecture.end:
             # an encoder-decoder predicts its last token before it reads it
-            seen = task.form.answered(example, [*ids, 0] if kind in ENCODER_DECODERS else ids)
+            seen = task.architecture.answered(example, [*ids, 0] if kind in ENCODER_DECODERS else ids)
             with torch.no_grad():
                 ids.append(int(model(**task.collate([seen])["inputs"]).logits[0, -1].argmax()))
         assert answer == task.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -159,7 +159,7 @@ def test_a_faulty_folder_is_refused_with_its_cure(name, tiny, tmp_path):
     (problem,) = refused.value.problems
     assert refused.value.exit_status == 2
     assert (problem.where, problem.field) == ("recipe.yaml:3", "model")
-    assert problem.mend
+    assert problem.fix
     assert problem.expected
     if name != "too many tokens":
         assert str(folder) in str(problem)

@@ -137,7 +137,7 @@ def d_alone_reaches_the_loss(job: Job, folder: Path) -> None:
     by_hand = WEIGHT * reverse_kl(student, teacher) / len(student)
     assert by_hand > 1e-5
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-4, abs=1e-6), "the loss on the pool"
-    assert trainer.ledger.epoch[0] == 0.0
+    assert trainer.training_totals.epoch[0] == 0.0
     loss.backward()
     assert max(p.grad.abs().max().item() for p in job.model.parameters() if p.grad is not None) > 1e-6
 

@@ -460,7 +460,7 @@ def test_a_wrong_offset_is_said_with_the_right_one(context, text, start, kind, n
     (fault,) = faults_of(context, text, start)
     assert fault.field == "answers" and kind in fault.kind
     for needle in needles:
-        assert needle in f"{fault.found} {fault.expected} {fault.mend}"
+        assert needle in f"{fault.found} {fault.expected} {fault.fix}"
 
 
 @pytest.mark.parametrize("context", ["café: a plot", "🎬🎬 a plot", "a plot", "plot plot a plot\r\n"])
@@ -495,7 +495,7 @@ def test_bad_rows_are_refused_with_their_place(tmp_path, change, field, needle):
     assert refused.value.exit_status == 2
     (problem,) = refused.value.problems
     assert problem.where.endswith("train.jsonl:2") and problem.field == field
-    assert needle in f"{problem.kind} {problem.found} {problem.expected} {problem.mend}"
+    assert needle in f"{problem.kind} {problem.found} {problem.expected} {problem.fix}"
     assert not (tmp_path / "out").exists()
 
 

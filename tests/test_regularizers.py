@@ -585,7 +585,7 @@ def test_a_combination_without_meaning_is_refused(spec, tmp_path, change, field,
     assert problem.field == f"training.regularizers.{field}"
     assert expected in problem.expected
     assert problem.found
-    assert problem.mend
+    assert problem.fix
 
 
 def test_a_distillation_without_labels_has_no_term_of_labels(spec, tmp_path, tiny):

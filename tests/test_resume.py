@@ -221,7 +221,7 @@ def test_a_stop_is_asked_for_once_and_loses_nothing(spec, tmp_path, monkeypatch)
     original = KeelTrainer.compute_loss
 
     def interrupting(self, *args, **kwargs):
-        if self.state.global_step == 4 and not self.ledger.stop_asked:
+        if self.state.global_step == 4 and not self.training_totals.stop_asked:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **kwargs)
 

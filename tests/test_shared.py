@@ -339,7 +339,7 @@ def test_other_tokens_are_refused_with_the_first_that_differ_and_what_is_legal(t
     assert "other tokens at the ids 100, 101, 102, 103, 104 (100: b'" in problem.found
     assert "7 ids differ" in problem.found
     for way in ("generation: {targets: reference}", "objective: {weight: 0}", "classes"):
-        assert way in problem.mend
+        assert way in problem.fix
 
 
 def test_another_decoder_start_is_refused(tmp_path):

@@ -181,7 +181,7 @@ def test_ctc_is_the_sum_over_all_alignments(rows):
     batch = {
         "counts": torch.tensor([frames]), "labels": torch.tensor([labels]), "label_lengths": torch.tensor([2]),
     }  # fmt: skip
-    value = task.form.cross_entropy(Dense(logits), batch)
+    value = task.architecture.cross_entropy(Dense(logits), batch)
     assert value.item() == pytest.approx(-math.log(total), rel=1e-12)
 
 
@@ -210,19 +210,19 @@ def test_what_is_written_or_drawn_does_not_depend_on_the_other_recordings(kind, 
     model, task = speaker(kind)
     examples = [e for row in rows for e in task.encode_scored(row, labelled=False)]
     assert len({tuple(e.notes["shapes"].values()) for e in examples}) > 2
-    alone = [task.form.candidates(model, [example], "cpu", 2)[0] for example in examples]
+    alone = [task.architecture.candidates(model, [example], "cpu", 2)[0] for example in examples]
     assert task.candidates(model, examples, "cpu", 2) == alone
     if kind in CTC:
         return
-    assert task.form.candidates(model, examples, "cpu", 2) != alone  # without care
+    assert task.architecture.candidates(model, examples, "cpu", 2) != alone  # without care
     seen: list[set[Any]] = []
-    draw = task.form.sample
+    draw = task.architecture.sample
 
     def noting(model, part, device):
         seen.append({tuple(e.notes["shapes"].values()) for e in part})
         return draw(model, part, device)
 
-    monkeypatch.setattr(task.form, "sample", noting)
+    monkeypatch.setattr(task.architecture, "sample", noting)
     drawn = task.draw(model, examples, "cpu")
     assert [e.key for e in drawn] == [e.key for e in examples]
     assert len(seen) > 2 and all(len(shapes) == 1 for shapes in seen)
@@ -277,7 +277,7 @@ def test_rows_without_text_carry_divergence_alone(rows):
     (bare,) = task.encode(rows[0], labelled=False)
     batch = task.collate([bare, *encoded(task, rows[1:3])])
     student = task.rows(task.forward(model, batch), batch)
-    losses = task.form.losses(student, batch)
+    losses = task.architecture.losses(student, batch)
     assert losses[0] == 0.0 and min(losses[1:]) > 0
     assert task.counts(batch)[0] == len(TEXTS[1]) + len(TEXTS[2])
     reference = Dense(torch.randn(len(student), student.choices))
@@ -296,10 +296,10 @@ def test_a_text_comes_back_from_its_letters():
     tokenizer = tokenizer_training.train(TrainTokenizer(train="characters", size=99), texts, ends=False, spells=True)
     task.processor.tokenizer = tokenizer
     ids = tokenizer("hello all")["input_ids"]
-    doubled = [j for i in ids for j in (i, i, task.form.blank)]
-    assert task.form.spell(doubled) == "hello all"
+    doubled = [j for i in ids for j in (i, i, task.architecture.blank)]
+    assert task.architecture.spell(doubled) == "hello all"
     assert tokenizer.decode(doubled) == "hello all"  # as stock transformers reads frames
-    assert task.form.spell([]) == ""
+    assert task.architecture.spell([]) == ""
 
 
 @pytest.mark.parametrize("ends", [True, False])

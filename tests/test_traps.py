@@ -419,7 +419,8 @@ TRAPS = [
          accumulation_changes_nothing, GRADIENT),
     Trap(1, "divided by the number of ranks once more", around(
          KeelTrainer, "compute_loss", no_factor_for_the_mean_of_ddp), two_ranks_are_one, GRADIENT),
-    Trap(1, "a rank divides by its own count", around(distributed, "summed_over_ranks", lambda original, values, device: values),
+    Trap(1, "a rank divides by its own count", around(
+         distributed, "summed_over_ranks", lambda original, values, device: values),
          two_ranks_are_one, GRADIENT),
     Trap(1, "padding is read", around(registry.find("tasks", "text-classification"), "pad", padding_that_is_read),
          padding_changes_nothing, CLOSE),
@@ -446,9 +447,11 @@ TRAPS = [
          shared_by_hand, CLOSE),
     Trap(5, "rows of no token cut, not renormalised", around(
          predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
-    Trap(5, "labels paired by their place", around(reference_choice, "reordered", lambda original, task, order: task.rows),
+    Trap(5, "labels paired by their place", around(
+         reference_choice, "reordered", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
-    Trap(6, "as many tokens taken for the same tokens", around(compatibility, "_same_encoding", lambda original, a, b, probes:
+    Trap(6, "as many tokens taken for the same tokens", around(
+         compatibility, "_same_encoding", lambda original, a, b, probes:
          len(a.processor) == len(b.processor)), references_that_are_equal_agree, "tokenizer: "),
     Trap(6, "as many tokens taken for the same choices", around(tokenizer_match, "compare", as_many_tokens),
          other_tokens, "DID NOT RAISE"),
@@ -467,7 +470,8 @@ TRAPS = [
          test_objective.test_predictions_outside_the_mask_get_no_gradient_of_the_divergence, "torch.equal|zeros"),
     Trap(10, "rows without a label summed", lambda patch: patch.setattr(predictions, "IGNORED", -1),
          a_row_without_a_label_is_neither_summed_nor_counted, CLOSE),
-    Trap(10, "rows without a label summed", lambda patch: patch.setattr(predictions, "IGNORED", -1), every_label, CLOSE),
+    Trap(10, "rows without a label summed", lambda patch: patch.setattr(
+         predictions, "IGNORED", -1), every_label, CLOSE),
     Trap(10, "rows without a label counted", around(KeelTrainer, "get_batch_samples", every_row_counted),
          a_row_without_a_label_is_neither_summed_nor_counted, CLOSE),
     Trap(10, "the end of text as padding", around(
@@ -480,7 +484,8 @@ TRAPS = [
          self_test_passes, "divergence of the student from itself"),
     Trap(12, "Jensen–Shannon not divided by β (1 − β)", in_place_of("jensen-shannon", jensen_shannon_of_the_textbook),
          both_ends, r"assert .* < |assert False"),
-    Trap(13, "the last, shorter slice lost", around(predictions, "slices", whole_slices_only), slices_of_any_size, CLOSE),
+    Trap(13, "the last, shorter slice lost", around(
+         predictions, "slices", whole_slices_only), slices_of_any_size, CLOSE),
     Trap(14, "answers paired with the batch by number", around(Cached, "_columns", the_next_places),
          test_cache.test_the_divergence_is_computed_on_the_cached_rows, "equal"),
     Trap(15, "a cache that does not know its teacher", around(
@@ -489,14 +494,16 @@ TRAPS = [
     Trap(15, "a cache that does not know its tokenizer", around(
          tokenizer_match, "tokenizer_digest", lambda original, tokenizer: "a tokenizer"),
          test_cache.test_each_mismatch_is_refused_with_the_field_and_both_values, "assert |RAISE"),
-    Trap(15, "ids of two bytes for any vocabulary", around(stored_predictions, "id_dtype", lambda original, choices: torch.int16),
+    Trap(15, "ids of two bytes for any vocabulary", around(
+         stored_predictions, "id_dtype", lambda original, choices: torch.int16),
          test_cache.test_ids_of_any_size_are_kept, "assert "),
     Trap(16, "a cache that does not look at what was read", around(
          identity, "content_of", lambda original, example: bytes(32)),
          test_cache.test_a_row_that_is_read_otherwise_is_refused, "RAISE"),
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
-    Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(adapter_off, "AdapterOff", lambda *a, **how: None),
+    Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(
+         adapter_off, "AdapterOff", lambda *a, **how: None),
          partial(test_run.test_lora, method="cross-domain"), "assert 0.0 > 0"),
     Trap(17, "an adapter that does not start at zero", lambda patch: patch.setattr(
          peft, "LoraConfig", partial(peft.LoraConfig, init_lora_weights=False)),

@@ -138,7 +138,8 @@ def test_the_digest_is_the_same_after_saving_and_in_another_process(tmp_path):
     tokenizer = trained("bpe")
     tokenizer.save_pretrained(tmp_path)
     code = (
-        "import sys; from transformers import AutoTokenizer; from keeltune.models.tokenizer_match import tokenizer_digest; "
+        "import sys; from transformers import AutoTokenizer; "
+        "from keeltune.models.tokenizer_match import tokenizer_digest; "
         "print(tokenizer_digest(AutoTokenizer.from_pretrained(sys.argv[1])))"
     )
     seeded = {**os.environ, "PYTHONHASHSEED": "1"}  # sets and their like in another order

@@ -85,7 +85,7 @@ def test_what_is_written_is_the_likeliest_next_token_and_depends_on_no_company(a
             begin = len(ids)
             inputs = {}
         else:
-            ids, begin = [task.form.start], 1
+            ids, begin = [task.architecture.start], 1
             inputs = {k: torch.tensor([v]) for k, v in example.inputs.items() if k != "decoder_input_ids"}
         name = "input_ids" if architecture in DECODERS else "decoder_input_ids"
         with torch.no_grad():
@@ -110,7 +110,7 @@ def test_a_target_is_predicted_from_its_first_token_to_its_end():
     assert prompt == "the film is good\nTranslation:"
     _, task = writer("bart")
     (example,) = task.encode(rows()[0])
-    assert example.inputs["decoder_input_ids"] == [task.form.start, *example.targets[:-1]]
+    assert example.inputs["decoder_input_ids"] == [task.architecture.start, *example.targets[:-1]]
     assert example.targets[-1] == task.tokenizer.eos_token_id
 
 

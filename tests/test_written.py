@@ -274,7 +274,7 @@ def test_texts_of_the_source_model_carry_d_alone(tmp_path, task, architecture, m
     if task == "text-generation":  # from nothing: the first token, then what the model said
         start = job.material.task.tokenizer.bos_token_id
         first_ids = {row.inputs["input_ids"][0] for row in held}
-        assert first_ids <= {start, *job.material.task.form.end}
+        assert first_ids <= {start, *job.material.task.architecture.end}
     assert first.result["objective"]["divergence"] >= 0
 
 

@@ -16,24 +16,24 @@ from keeltune.utils import public_paths
 from keeltune.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from keeltune.objective import divergences as divergences
-    from keeltune.objective import references as references
     from keeltune import tasks as tasks
     from keeltune.advisor import advise as advise
-    from keeltune.runs.inference import evaluate as evaluate
-    from keeltune.runs.inference import predict as predict
+    from keeltune.objective import divergences as divergences
+    from keeltune.objective import references as references
     from keeltune.objective.formula import Counts as Counts
     from keeltune.objective.formula import Objective as Objective
     from keeltune.objective.formula import Terms as Terms
-    from keeltune.utils.errors import UserError as UserError
-    from keeltune.recipe import Recipe as Recipe
-    from keeltune.recipe import load as load_recipe  # noqa: F401
     from keeltune.objective.predictions import Coarse as Coarse
     from keeltune.objective.predictions import Dense as Dense
     from keeltune.objective.predictions import Projected as Projected
     from keeltune.objective.predictions import cross_entropy as cross_entropy
+    from keeltune.recipe import Recipe as Recipe
+    from keeltune.recipe import load as load_recipe  # noqa: F401
+    from keeltune.runs.inference import evaluate as evaluate
+    from keeltune.runs.inference import predict as predict
     from keeltune.runs.run_folder import Run as Run
     from keeltune.runs.seeds import train as train
+    from keeltune.utils.errors import UserError as UserError
 
 public_paths.install()
 

@@ -99,10 +99,10 @@ def _check(recipe: Recipe, shares: Sequence[float]) -> None:
         problems.append(Problem("the call", "--share", found, expected, "add some"))
     if recipe.data.train is None:
         expected = "labelled rows to take shares of"
-        problems.append(recipe.problem("data.train", expected=expected, mend="add data.train"))
+        problems.append(recipe.problem("data.train", expected=expected, fix="add data.train"))
     if recipe.data.test is None and recipe.data.validation is None:
         found, expected = "neither test nor validation", "rows to score on"
-        problems.append(recipe.problem("data", found=found, expected=expected, mend="add data.test"))
+        problems.append(recipe.problem("data", found=found, expected=expected, fix="add data.test"))
     if problems:
         raise UserError(problems)
 

@@ -20,8 +20,8 @@ from keeltune.recipe import from_dict
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import findings
 from keeltune.runs import inference, run_folder
-from keeltune.runs.run_folder import Run
 from keeltune.runs.run import train
+from keeltune.runs.run_folder import Run
 from keeltune.runs.seeds import clustered, draws
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import anew_without

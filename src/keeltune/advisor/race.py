@@ -85,7 +85,7 @@ def advise(
     display = display or Display()
     if made.data.validation is None:
         expected = "rows to compare the methods on, which are no test rows"
-        raise UserError(made.problem("data.validation", expected=expected, mend="add data.validation: 0.1, say"))
+        raise UserError(made.problem("data.validation", expected=expected, fix="add data.validation: 0.1, say"))
     folder = made.path(made.output)
     check(made, teacher, pool, source_texts)
     weight = (WEIGHT if made.data.source.validation else 0.0) if source_weight is None else source_weight
@@ -338,6 +338,6 @@ def _seconds(budget: float | str | None) -> float | None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(budget))
     if not found or not float(found[1]):
-        mend = "write it so, or leave it out"
-        raise UserError(Problem("the call", "--budget", str(budget), "a time, such as 90s, 30m or 2h", mend))
+        fix = "write it so, or leave it out"
+        raise UserError(Problem("the call", "--budget", str(budget), "a time, such as 90s, 30m or 2h", fix))
     return float(found[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]

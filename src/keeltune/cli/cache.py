@@ -39,10 +39,10 @@ def precompute(
     """
     if recipe.reference_spec() is None:
         expected = "distillation or cross-domain: fine-tuning has no reference whose answers could be kept"
-        raise UserError(recipe.problem("method", expected=expected, mend="train it as it is"))
+        raise UserError(recipe.problem("method", expected=expected, fix="train it as it is"))
     if recipe.objective.anchor_head != "task":
         expected = "task: a second head is held live, beside the student"
-        raise UserError(recipe.problem("objective.anchor_head", expected=expected, mend="train it as it is"))
+        raise UserError(recipe.problem("objective.anchor_head", expected=expected, fix="train it as it is"))
     display = display or Display(quiet=not is_main_process())
     material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
     base = build.prepared(material, display)

@@ -54,8 +54,8 @@ def library() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the package is there and libsndfile is not
-        mend = "pip install 'keeltune[speech]'"
-        raise UserError(Problem("this machine", "", "no soundfile", "the library that reads sound", mend)) from error
+        fix = "pip install 'keeltune[speech]'"
+        raise UserError(Problem("this machine", "", "no soundfile", "the library that reads sound", fix)) from error
     return soundfile
 
 
@@ -85,8 +85,8 @@ def read(path: Path) -> Recording:
         raise Unreadable("empty recording", "0 samples", "sound", "record it again, or delete the row")
     if not np.isfinite(table).all():
         place = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
-        mend = "write the file again; in floating point a division by 0 does this"
-        raise Unreadable("not a number", f"NaN or infinity from sample {place} on", "finite samples", mend)
+        fix = "write the file again; in floating point a division by 0 does this"
+        raise Unreadable("not a number", f"NaN or infinity from sample {place} on", "finite samples", fix)
     wave = table.mean(1, dtype=np.float32) if channels > 1 else table[:, 0]
     if not wave.any():
         found = f"silence: each of {len(wave)} samples is 0" + ("" if channels == 1 else " as the channels' average")
@@ -96,8 +96,8 @@ def read(path: Path) -> Recording:
 
 def _sound_header(kind: str, rate: int, channels: int, samples: int) -> None:
     if kind not in FORMATS:
-        mend = "save it as WAV or FLAC: ffmpeg -i FILE FILE.flac"
-        raise Unreadable("other format", f"a recording of format {kind}", f"one of {', '.join(FORMATS)}", mend)
+        fix = "save it as WAV or FLAC: ffmpeg -i FILE FILE.flac"
+        raise Unreadable("other format", f"a recording of format {kind}", f"one of {', '.join(FORMATS)}", fix)
     if not RATES[0] <= rate <= RATES[1] or channels > CHANNELS:
         found = f"a header that says {rate} Hz and {channels} channels"
         expected = f"{RATES[0]} to {RATES[1]} Hz and at most {CHANNELS} channels"

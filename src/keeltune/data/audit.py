@@ -103,9 +103,9 @@ def audit(
 
 def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Problem]:
     known, listed = set(names), tuple(names)
-    mend = "correct it, or list every label in data.labels"
+    fix = "correct it, or list every label in data.labels"
     return [
-        _unknown(row, field, one, listed, mend) for row in rows for one in row_labels(row, field) if one not in known
+        _unknown(row, field, one, listed, fix) for row in rows for one in row_labels(row, field) if one not in known
     ]
 
 
@@ -121,17 +121,17 @@ def _never_learnt(
             places[label].append(row)
     template = "{label} in {n} rows, in no training row: {places}"
     expected = Message("labels that can be learnt")
-    mend = Message("add training rows with it; until then it counts as missed")
+    fix = Message("add training rows with it; until then it counts as missed")
     return [
-        warning_about(there, field, Message(template, label=shown(label), n=len(there), places=locations(there)), expected, mend,
-                 "label never learnt")
+        warning_about(there, field, Message(template, label=shown(label), n=len(there), places=locations(there)),
+                      expected, fix, "label never learnt")
         for label, there in sorted(places.items())
     ]  # fmt: skip
 
 
-def _unknown(row: Row, field: str, label: str, names: tuple[str, ...], mend: str) -> RowProblem:
+def _unknown(row: Row, field: str, label: str, names: tuple[str, ...], fix: str) -> RowProblem:
     place, (found, expected) = f"{row.file}:{row.line}", _beside(label, names)
-    return RowProblem(place, field, found, expected, mend, "unknown label", file=row.file, line=row.line)
+    return RowProblem(place, field, found, expected, fix, "unknown label", file=row.file, line=row.line)
 
 
 @lru_cache(maxsize=1000)  # a wrong label seldom comes alone, and a search among 150 names takes milliseconds
@@ -151,22 +151,22 @@ def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: s
             continue
         if split == "train" and len(counts) < (1 if multi_label else 2):
             found = f"one class only: {quoted(counts)} in {len(rows)} rows"
-            mend = "add rows of another class, or name the column of the label under data.columns"
-            problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", mend, "one class"))
+            fix = "add rows of another class, or name the column of the label under data.columns"
+            problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", fix, "one class"))
         elif absent:
             template = "no row of {n} of {all} classes in {split}: {names}"
             found = Message(template, n=len(absent), all=len(names), split=Message(split), names=quoted(absent))
-            mend = Message("add rows of them, or take them out of the labels")
+            fix = Message("add rows of them, or take them out of the labels")
             problems.append(
-                warning_about(rows, field, found, Message("rows of every class"), mend, "class without rows")
+                warning_about(rows, field, found, Message("rows of every class"), fix, "class without rows")
             )
         if split == "train" and counts and max(counts.values()) > IMBALANCE * min(counts.values()):
             most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
             template = '{many} rows of "{most}", {few} of "{least}"'
             found = Message(template, many=counts[most], most=most, few=counts[least], least=least)
-            mend = Message("look at macro-F1, and consider data.class_weights: balanced")
+            fix = Message("look at macro-F1, and consider data.class_weights: balanced")
             expected = Message("at most {n} rows for one of the rarest class", n=IMBALANCE)
-            problems.append(warning_about(rows, field, found, expected, mend, "imbalance"))
+            problems.append(warning_about(rows, field, found, expected, fix, "imbalance"))
     return problems
 
 
@@ -213,9 +213,9 @@ def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str
         names = {"one": Message(one), "other": Message(other)}
         template = "{n} of {all} rows of {other} are in {one} too: {places}"
         found = Message(template, n=len(there), all=len(splits[other]), places=locations(there), **names)
-        mend = Message("take them out of {one} or of {other}: a row that was trained on does not test", **names)
+        fix = Message("take them out of {one} or of {other}: a row that was trained on does not test", **names)
         expected = Message("no input in two splits")
-        warnings.append(warning_about(there, "", found, expected, mend, f"rows shared by {one}, {other}"))
+        warnings.append(warning_about(there, "", found, expected, fix, f"rows shared by {one}, {other}"))
     return warnings
 
 
@@ -230,24 +230,24 @@ def _repeated(
     conflicts, copies = repeats(rows, keys, labels_of)
     warnings: list[Problem] = []
 
-    def warn(there: Sequence[Row], template: str, field: str, expected: str, mend: str, kind: str) -> None:
+    def warn(there: Sequence[Row], template: str, field: str, expected: str, fix: str, kind: str) -> None:
         found = Message(template, n=len(there), split=Message(split), places=locations(there))
-        warnings.append(warning_about(there, field, found, expected, mend, kind))
+        warnings.append(warning_about(there, field, found, expected, fix, kind))
 
     if conflicts:
         template = "{n} rows of {split} share an input but not the label: {places}"
-        expected, mend = Message("one answer for one input"), Message("keep those with the right label")
-        warn(conflicts, template, field, expected, mend, f"conflicts in {split}")
+        expected, fix = Message("one answer for one input"), Message("keep those with the right label")
+        warn(conflicts, template, field, expected, fix, f"conflicts in {split}")
     if copies and split == "train":
         template = "{n} rows of {split} are repeats: {places}"
-        expected, mend = Message("each row once"), Message("delete them, unless they should weigh more")
-        warn(copies, template, "", expected, mend, "repeated rows")
+        expected, fix = Message("each row once"), Message("delete them, unless they should weigh more")
+        warn(copies, template, "", expected, fix, "repeated rows")
     return warnings
 
 
-def warning_about(rows: Sequence[Row], field: str, found: str, expected: str, mend: str, kind: str) -> Problem:
+def warning_about(rows: Sequence[Row], field: str, found: str, expected: str, fix: str, kind: str) -> Problem:
     """A warning about many rows, placed at the first of them. Not a row's problem: nothing is to be left out."""
-    return Problem(f"{rows[0].file}:{rows[0].line}", field, found, expected, mend, kind, severity="warning")
+    return Problem(f"{rows[0].file}:{rows[0].line}", field, found, expected, fix, kind, severity="warning")
 
 
 def locations(rows: Sequence[Row]) -> str:

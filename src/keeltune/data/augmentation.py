@@ -15,16 +15,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row, row_key
 from keeltune.recipe.data_fields import Augment
-from keeltune.tasks.task import Task
 from keeltune.utils.text import word_places
 
 
-def variants(row: Row, task: type[Task], spec: Augment, seed: int) -> list[Row]:
+class WholeTexts(Schema, Protocol):
+    """What variants ask of a task: the columns of text of which a part can be left out."""
+
+    whole_texts: ClassVar[tuple[str, ...]]
+
+
+def variants(row: Row, task: type[WholeTexts], spec: Augment, seed: int) -> list[Row]:
     """The row's variants, its columns without labels, keyed by row, variant and the text that was made.
 
     Each is a function of the seed, the variant's number and the row's key. The key holds 16 hexadecimal digits of the

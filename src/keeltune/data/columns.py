@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from keeltune.data.file_formats import bare
 from keeltune.data.media import Media
@@ -24,12 +24,18 @@ class Column:
     label: bool = False
 
 
+class Schema(Protocol):
+    """What reading asks of a task: its columns."""
+
+    columns: ClassVar[tuple[Column, ...]]
+
+
 class Refused(Exception):
     """A value that a column cannot have."""
 
-    def __init__(self, kind: str, expected: str, mend: str):
+    def __init__(self, kind: str, expected: str, fix: str):
         super().__init__(kind)
-        self.kind, self.expected, self.mend = kind, expected, mend
+        self.kind, self.expected, self.fix = kind, expected, fix
 
 
 def read_cell(value: Any, column: Column) -> Any:
@@ -44,8 +50,8 @@ def read_cell(value: Any, column: Column) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        mend = "fill it, or delete the row" if value is None else "write it as text, in quotation marks"
-        raise Refused("nothing where text is wanted" if value is None else "not text", "text", mend)
+        fix = "fill it, or delete the row" if value is None else "write it as text, in quotation marks"
+        raise Refused("nothing where text is wanted" if value is None else "not text", "text", fix)
     if not value or value.isspace():
         raise Refused("empty text", "text that is not blank", "fill it, or delete the row")
     if "\0" in value:
@@ -54,8 +60,8 @@ def _text(value: Any) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            mend = "the text was cut within a character: write the row again"
-            raise Refused("half a character", "text without lone surrogates (\\ud800 to \\udfff)", mend) from None
+            fix = "the text was cut within a character: write the row again"
+            raise Refused("half a character", "text without lone surrogates (\\ud800 to \\udfff)", fix) from None
     return value
 
 
@@ -64,8 +70,8 @@ def _label(value: Any) -> str:
         value = str(value)
     if isinstance(value, str):
         if value.startswith("-") and value[1:].isdecimal():
-            mend = "number the classes from 0; rows without a label belong in data.unlabeled"
-            raise Refused("negative label", "a name or a whole number from 0", mend)
+            fix = "number the classes from 0; rows without a label belong in data.unlabeled"
+            raise Refused("negative label", "a name or a whole number from 0", fix)
         return _text(value)
     if value is None:
         raise Refused("no label", "a name or a whole number", "give the row one, or move it to data.unlabeled")
@@ -78,8 +84,8 @@ def _label(value: Any) -> str:
 
 def _labels(value: Any) -> list[str]:
     if not isinstance(value, list):
-        mend = 'write it as a list, as in ["news"], or say data.multi_label: false'
-        raise Refused("not a list of labels", "a list of labels, perhaps empty", mend)
+        fix = 'write it as a list, as in ["news"], or say data.multi_label: false'
+        raise Refused("not a list of labels", "a list of labels, perhaps empty", fix)
     names = [_label(name) for name in value]
     if len(set(names)) < len(names):
         raise Refused("label given twice", "each label once in the list", "keep one of them")
@@ -99,11 +105,11 @@ def _words(value: Any) -> list[str]:
     return list(value)
 
 
-def _index(value: Any, mend: str = "count the words from 0") -> int:
+def _index(value: Any, fix: str = "count the words from 0") -> int:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Refused("not an index", "a whole number from 0", mend)
+        raise Refused("not an index", "a whole number from 0", fix)
     return value
 
 
@@ -111,12 +117,12 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
-    mend = 'write it as [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+    fix = 'write it as [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
     if not isinstance(value, list) or not value:
-        raise Refused("not a conversation", "a list of messages", mend)
+        raise Refused("not a conversation", "a list of messages", fix)
     for message in value:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise Refused("not a message", "messages with role and content", mend)
+            raise Refused("not a message", "messages with role and content", fix)
         if message["role"] not in ROLES:
             near = nearest(message["role"], ROLES)
             raise Refused("unknown role", f"one of the roles {', '.join(ROLES)}{near}", "correct the role")
@@ -125,19 +131,19 @@ def _messages(value: Any) -> list[dict[str, str]]:
 
 
 def _answers(value: Any) -> dict[str, list[Any]]:
-    mend = 'write it as {"text": ["…"], "answer_start": [0]}, with empty lists where there is no answer'
+    fix = 'write it as {"text": ["…"], "answer_start": [0]}, with empty lists where there is no answer'
     if not isinstance(value, dict) or not {"text", "answer_start"} <= value.keys():
-        raise Refused("not answers", "a mapping with the lists text and answer_start", mend)
+        raise Refused("not answers", "a mapping with the lists text and answer_start", fix)
     texts, starts = value["text"], value["answer_start"]
     if not isinstance(texts, list) or not isinstance(starts, list):
-        raise Refused("not answers", "two lists, text and answer_start", mend)
+        raise Refused("not answers", "two lists, text and answer_start", fix)
     if len(texts) != len(starts):
         expected = f"lists of one length, not {len(texts)} and {len(starts)}"
         raise Refused("lists of unequal length", expected, "give each answer its place")
     for text in texts:
         _text(text)
-    mend = "count characters from 0; where there is no answer, both lists are empty"
-    return value | {"answer_start": [_index(start, mend) for start in starts]}
+    fix = "count characters from 0; where there is no answer, both lists are empty"
+    return value | {"answer_start": [_index(start, fix) for start in starts]}
 
 
 def read_media(value: str, folder: Path) -> Media:

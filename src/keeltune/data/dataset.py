@@ -85,9 +85,9 @@ def read(
     for log, records in parts:
         rows += _rows(records, log, wanted, renamed)
         if first and log.header and set(log.header) != set(first.header or ()):
-            mend = "give the files of a folder the same columns, or name one of the files"
+            fix = "give the files of a folder the same columns, or name one of the files"
             expected = f"those of {Path(first.file).name}: {quoted(first.header or ())}"
-            log.whole("shards with different columns", f"columns {quoted(log.header)}", expected, mend)
+            log.whole("shards with different columns", f"columns {quoted(log.header)}", expected, fix)
         first = first or (log if log.header else None)
         problems += log.problems
     return rows, problems + refused
@@ -110,9 +110,9 @@ def split_share(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row]
     if not 0 < share < 1 or not 0 < len(chosen) < len(copies):
         found = f"a share of {share:g} of {len(rows)} rows, {len(copies)} of them different"
         expected = "a share between 0 and 1 that leaves a row on each side"
-        mend = "give another share, more rows, or a file for validation"
+        fix = "give another share, more rows, or a file for validation"
         place = rows[0].file if rows else ""
-        raise UserError(Problem(place, "data.validation", found, expected, mend, kind="impossible share"))
+        raise UserError(Problem(place, "data.validation", found, expected, fix, kind="impossible share"))
     return [row for row in rows if row.key not in chosen], [row for row in rows if row.key in chosen]
 
 
@@ -164,8 +164,8 @@ def _paths(source: str, path: Path, where: str) -> tuple[list[Path], Problem | N
             splits = {_SPLITS.get(re.split(r"[._-]", p.name.lower())[0], "") for p in inside} - {""}
             if len(splits) > 1:  # read as one data set, the test rows would be trained on
                 found = f"{path} holds several splits: {quoted(p.name for p in inside)}"
-                mend = f"name the file, as in {source.rstrip('/')}/{inside[0].name}"
-                return [], Problem(where, "", found, "a folder that is one data set", mend, "splits in one folder")
+                fix = f"name the file, as in {source.rstrip('/')}/{inside[0].name}"
+                return [], Problem(where, "", found, "a folder that is one data set", fix, "splits in one folder")
             found = f"no data file in the folder {path}"
             problem = Problem(where, "", found, endings, "put the data there, or correct the path", "empty folder")
             return inside, None if inside else problem
@@ -175,11 +175,11 @@ def _paths(source: str, path: Path, where: str) -> tuple[list[Path], Problem | N
         lost = "" if path.parent.is_dir() else f"; there is no folder {path.parent} either"
         beside = [p.name for p in path.parent.iterdir()] if not lost else []
     except OSError as error:
-        mend = "correct the path, or the rights to it"
-        return [], Problem(where, "", f"{path}: {error.strerror}", "a path that can be read", mend, "unreadable")
+        fix = "correct the path, or the rights to it"
+        return [], Problem(where, "", f"{path}: {error.strerror}", "a path that can be read", fix, "unreadable")
     found = f"no file or folder {bare(str(path), 300)}{lost}{nearest(path.name, sorted(beside))}"
-    mend = "correct the path, or put the data there"
-    return [], Problem(where, "", found, "a file, a folder or hub:NAME", mend, "missing file")
+    fix = "correct the path, or put the data there"
+    return [], Problem(where, "", found, "a file, a folder or hub:NAME", fix, "missing file")
 
 
 _FOREIGN = (
@@ -192,16 +192,16 @@ _FOREIGN = (
     (b"\x1f\x8b", "gzip data", "let the file's name end in .gz"),
     (b"par1", "Parquet data", "let the file's name end in .parquet"),
 )
-"""Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
+"""Files that are not what their ending says: how they begin (in lower case), what they are, how to fix it."""
 
 
 def _foreign(data: bytes, ending: str) -> tuple[str, str] | None:
     start, head = data[:64].lstrip().lower(), data[:1000]
     if ending == ".parquet" and start.startswith(b"par1"):
         return None
-    for magic, found, mend in _FOREIGN:
+    for magic, found, fix in _FOREIGN:
         if start.startswith(magic):
-            return found, mend
+            return found, fix
     if ending != ".parquet" and head.count(0) > len(head) // 4:
         return "UTF-16 text or binary data (many NUL bytes)", "save it as UTF-8 text"
     return None
@@ -221,8 +221,8 @@ def _file_records(path: Path, log: Log) -> Iterator[Record]:
     else:
         if not data.removeprefix(BOM).strip():
             log.whole("empty file", f"{len(data)} bytes and no row", "at least one row", "put the data there")
-        elif foreign := _foreign(data, ending):
-            log.whole("not what its ending says", foreign[0], f"{ending[1:]} data", foreign[1])
+        elif unexpected_keys := _foreign(data, ending):
+            log.whole("not what its ending says", unexpected_keys[0], f"{ending[1:]} data", unexpected_keys[1])
         else:
             yield from READERS[ending](data, log)
 
@@ -234,8 +234,8 @@ def _hub_records(source: str, role: str, log: Log) -> Iterator[Record]:
     """A data set of the hub; the numbers of a `ClassLabel` become the names that they stand for."""
     match = _HUB.fullmatch(source)
     if match is None:
-        mend = "write it so, as in hub:stanfordnlp/sst2"
-        log.whole("hub name", shown(source), "hub:NAME[@revision][:config][/split]", mend)
+        fix = "write it so, as in hub:stanfordnlp/sst2"
+        log.whole("hub name", shown(source), "hub:NAME[@revision][:config][/split]", fix)
         return
     import datasets  # costs a second, and few recipes need it
 
@@ -246,8 +246,8 @@ def _hub_records(source: str, role: str, log: Log) -> Iterator[Record]:
         tried = f"load_dataset({name!r}, {config!r}, split={split!r}, revision={match['revision']!r})"
         found = f"{tried} failed: {bare(f'{type(error).__name__}: {error}', 300)}"
         expected = "a data set of the hub with that configuration and split, and a network that reaches the hub"
-        mend = "check name, configuration, split and network; or download the files and give their path"
-        log.whole("hub", found, expected, mend)
+        fix = "check name, configuration, split and network; or download the files and give their path"
+        log.whole("hub", found, expected, fix)
         return
     classes = {
         column: inner.names
@@ -297,7 +297,7 @@ def _rows(records: Iterator[Record], log: Log, wanted: Sequence[Column], renamed
                 if column.kind in MEDIA:
                     fields[name] = read_media(fields[name], Path(log.file).parent)
             except Refused as refused:
-                log.row(line, refused.kind, shown(value), refused.expected, refused.mend, name)
+                log.row(line, refused.kind, shown(value), refused.expected, refused.fix, name)
                 sound = False
         if sound:
             for name in record:
@@ -319,9 +319,9 @@ def _rows(records: Iterator[Record], log: Log, wanted: Sequence[Column], renamed
 
 def _not_a_column(name: str, names: Sequence[str], where: str) -> Problem:
     found = f"{shown(name)}{nearest(name, names)}"
-    mend = f"write our name: the file's name, as in {{{names[0]}: body}}"
+    fix = f"write our name: the file's name, as in {{{names[0]}: body}}"
     expected = f"a column of the task: {', '.join(names)}"
-    return Problem(where, "data.columns", found, expected, mend, "unknown column name")
+    return Problem(where, "data.columns", found, expected, fix, "unknown column name")
 
 
 @lru_cache(maxsize=1000)  # the same columns are missing row after row
@@ -332,12 +332,12 @@ def _not_among(theirs: str, there: tuple[str, ...]) -> str:
 def _missing_in_file(
     column: Column, theirs: str, there: Sequence[str], sample: Sequence[Mapping[str, Any]], log: Log
 ) -> None:
-    mend = f"rename it, or say which one it is under data.columns, as in {{{column.name}: {(*there, 'body')[0]}}}"
+    fix = f"rename it, or say which one it is under data.columns, as in {{{column.name}: {(*there, 'body')[0]}}}"
     if theirs != column.name:
-        mend = f"correct data.columns, which says {{{column.name}: {theirs}}}"
+        fix = f"correct data.columns, which says {{{column.name}: {theirs}}}"
     elif log.cells_are_text and _looks_like_a_row(there, sample):
-        mend = "the first line seems to be a row: put a line with the names of the columns above it"
-    log.whole("missing column", _not_among(theirs, tuple(there)), f'a column "{theirs}"', mend, column.name)
+        fix = "the first line seems to be a row: put a line with the names of the columns above it"
+    log.whole("missing column", _not_among(theirs, tuple(there)), f'a column "{theirs}"', fix, column.name)
 
 
 def _looks_like_a_row(header: Iterable[str], records: Sequence[Mapping[str, Any]]) -> bool:
@@ -361,4 +361,4 @@ def in_row(row: Row, column: str) -> Iterator[None]:
         yield
     except Unreadable as error:
         place, found = f"{row.file}:{row.line}", f"{row.fields[column]}: {error.found}"
-        raise UserError(Problem(place, column, found, error.expected, error.mend, error.kind)) from error
+        raise UserError(Problem(place, column, found, error.expected, error.fix, error.kind)) from error

@@ -42,12 +42,12 @@ class Log:
         self.cells_are_text = False
         """CSV and TSV: nothing and an empty text look the same, and a list is written as JSON."""
 
-    def row(self, line: int, kind: str, found: str, expected: str, mend: str, field: str = "", column: int = 0) -> None:
+    def row(self, line: int, kind: str, found: str, expected: str, fix: str, field: str = "", column: int = 0) -> None:
         where = f"{self.file}:{line}:{column}" if column else f"{self.file}:{line}"
-        self.problems.append(RowProblem(where, field, found, expected, mend, kind, file=self.file, line=line))
+        self.problems.append(RowProblem(where, field, found, expected, fix, kind, file=self.file, line=line))
 
-    def whole(self, kind: str, found: str, expected: str, mend: str, field: str = "", place: str = "") -> None:
-        self.problems.append(Problem(self.file + place, field, found, expected, mend, kind))
+    def whole(self, kind: str, found: str, expected: str, fix: str, field: str = "", place: str = "") -> None:
+        self.problems.append(Problem(self.file + place, field, found, expected, fix, kind))
 
 
 def bare(text: str, width: int = 80) -> str:
@@ -77,8 +77,8 @@ def _text_lines(data: bytes, log: Log) -> Iterator[tuple[int, str, bool]]:
 
 def _not_utf8(error: UnicodeDecodeError, offset: int) -> tuple[str, str, str, str]:
     found = f"byte 0x{error.object[error.start]:02x} at byte offset {offset + error.start} of the file: {error.reason}"
-    mend = "save the file as UTF-8: iconv -f LATIN1 -t UTF-8 FILE (or from what its encoding is)"
-    return "not UTF-8", found, "text in UTF-8", mend
+    fix = "save the file as UTF-8: iconv -f LATIN1 -t UTF-8 FILE (or from what its encoding is)"
+    return "not UTF-8", found, "text in UTF-8", fix
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
@@ -100,16 +100,16 @@ class _Decoder(json.JSONDecoder):
         return fields
 
     def _constant(self, name: str) -> None:
-        mend = "write null, a number, or leave the field out"
-        self.faults.append(("NaN in JSON", name, "JSON, which has no NaN and no Infinity", mend))
+        fix = "write null, a number, or leave the field out"
+        self.faults.append(("NaN in JSON", name, "JSON, which has no NaN and no Infinity", fix))
 
     def is_row(self, value: Any, line: int, log: Log) -> bool:
         """Whether the value just read is a row; otherwise the log says why not."""
         if type(value) is dict and not self.faults:
             return True
         if not self.faults:
-            mend = "give each value the name of its column"
-            log.row(line, "row not an object", shown(value), 'an object, as in {"text": "…"}', mend)
+            fix = "give each value the name of its column"
+            log.row(line, "row not an object", shown(value), 'an object, as in {"text": "…"}', fix)
         for fault in self.faults:
             log.row(line, *fault)
         self.faults.clear()
@@ -124,9 +124,9 @@ def read_json(data: bytes, log: Log) -> Iterator[Record]:
     if body.startswith(b"[") and not (in_lines and rest.strip()):
         yield from _array(data, log)
     elif body.startswith(b"{") and not in_lines and _begins_with_a_value(body):
-        mend = "write one row a line (jq -c . FILE), or the rows as one array"
+        fix = "write one row a line (jq -c . FILE), or the rows as one array"
         expected = "one object a line, or an array of objects"
-        log.whole("object over several lines", "a JSON object over several lines", expected, mend)
+        log.whole("object over several lines", "a JSON object over several lines", expected, fix)
     else:
         yield from _json_lines(data, log)
 
@@ -157,15 +157,15 @@ def _json_lines(data: bytes, log: Log) -> Iterator[Record]:
 def _broken_line(error: Exception, line: int, text: str, log: Log) -> None:
     refused = partial(log.row, line, expected="one JSON object a line")
     if not isinstance(error, json.JSONDecodeError):  # nested too deeply, a number of thousands of digits
-        refused(kind="broken JSON", found=f"{type(error).__name__}: {error}", mend="correct the line")
+        refused(kind="broken JSON", found=f"{type(error).__name__}: {error}", fix="correct the line")
         return
     column = min(error.pos, len(text.rstrip())) + 1
     found = f"{error.msg} at column {column}: {bare(text[max(0, column - 30) :].rstrip(), 60)}"
     if not text.endswith("\n") and (column > len(text) or error.msg.startswith("Unterminated")):
-        mend = "the file ends within this row: copy the file again, or delete the line"
-        refused(kind="last line cut", found=found, mend=mend, column=column)
+        fix = "the file ends within this row: copy the file again, or delete the line"
+        refused(kind="last line cut", found=found, fix=fix, column=column)
     else:
-        refused(kind="broken JSON", found=found, mend="correct the line", column=column)
+        refused(kind="broken JSON", found=found, fix="correct the line", column=column)
 
 
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -202,8 +202,8 @@ def _array(data: bytes, log: Log) -> Iterator[Record]:
         if isinstance(error, json.JSONDecodeError):
             place = f":{error.lineno}:{error.colno}"
             found = f"{error.msg} in element {number}: {bare(error.doc[max(0, error.pos - 30) :][:61], 60)}"
-        mend = "correct the file (jq . FILE tests it); what comes after this place was not read"
-        log.whole("broken JSON array", found, "a JSON array of objects", mend, place=place)
+        fix = "correct the file (jq . FILE tests it); what comes after this place was not read"
+        log.whole("broken JSON array", found, "a JSON array of objects", fix, place=place)
 
 
 # ------------------------------------------------------------------------------------------------------------- CSV, TSV
@@ -261,8 +261,8 @@ def _table(
         except csv.Error as error:
             feed.read = start  # the lines that this record has swallowed are read as records of their own
             found = f"a quotation mark that is not closed, in the record that begins here ({error})"
-            mend = 'close it; a quotation mark inside a quoted text is written twice: ""'
-            log.row(start, "unclosed quote", found, 'quoted texts as in "…"', mend)
+            fix = 'close it; a quotation mark inside a quoted text is written twice: ""'
+            log.row(start, "unclosed quote", found, 'quoted texts as in "…"', fix)
             continue
         if not cells or (len(cells) == 1 != len(header) and not cells[0].strip()):
             continue  # a blank line
@@ -286,9 +286,9 @@ def _is_header(header: list[str], log: Log, line: int, delimiter: str) -> bool:
     other = next((d for d in _DELIMITERS if d != delimiter and d in header[0]), "")
     if len(header) == 1 and other:
         (ours, _), (theirs, ending) = _DELIMITERS[delimiter], _DELIMITERS[other]
-        mend = f"let the file's name end in {ending}" if ending else f"save the file with {ours} between the columns"
+        fix = f"let the file's name end in {ending}" if ending else f"save the file with {ours} between the columns"
         found = f"one column, {quoted(header)}: {theirs} between the columns"
-        log.whole("wrong delimiter", found, f"{ours} between the columns", mend, place=place)
+        log.whole("wrong delimiter", found, f"{ours} between the columns", fix, place=place)
         return False
     twice = [name for name, times in Counter(header).items() if times > 1]
     if twice:

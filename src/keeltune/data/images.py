@@ -29,8 +29,8 @@ def library() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        mend = "pip install 'keeltune[vision]'"
-        raise UserError(Problem("this machine", "", "no Pillow", "the library that reads pictures", mend)) from error
+        fix = "pip install 'keeltune[vision]'"
+        raise UserError(Problem("this machine", "", "no Pillow", "the library that reads pictures", fix)) from error
     return Image
 
 

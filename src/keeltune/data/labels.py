@@ -6,24 +6,34 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from keeltune.data.audit import SIMILAR, locations, row_labels, warning_about
+from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
 from keeltune.data.file_formats import quoted
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, nearest, shown
 from keeltune.utils.messages import Message
 
 
-def labels_of(task_class: type[Task]) -> Callable[[Row], list[str]] | None:
+class Labelled(Schema, Protocol):
+    """What labels ask of a task: which a row uses, and the inventory that the names of the training rows span."""
+
+    @classmethod
+    def labels_of(cls, row: Row) -> list[str]: ...
+
+    @classmethod
+    def closed(cls, names: Sequence[str]) -> list[str]: ...
+
+
+def labels_of(task_class: type[Labelled]) -> Callable[[Row], list[str]] | None:
     """How the audit finds a row's labels; None where they are the column `label`."""
     return None if any(c.name == "label" for c in task_class.columns) else task_class.labels_of
 
 
 def label_names(
-    recipe: Recipe, task_class: type[Task], rows: dict[str, list[Row]], head: list[str] | None
+    recipe: Recipe, task_class: type[Labelled], rows: dict[str, list[Row]], head: list[str] | None
 ) -> tuple[list[str], list[Problem], list[str]]:
     """The label names of the run; without labelled training rows the teacher's, in the sense that the others show."""
     labelled = rows["train"] or [*rows["validation"], *rows["test"], *rows["source"]]
@@ -40,7 +50,7 @@ def label_names(
 
 
 def class_weights_of(
-    recipe: Recipe, task_class: type[Task], train: Sequence[Row], names: Sequence[str], problems: list[Problem]
+    recipe: Recipe, task_class: type[Labelled], train: Sequence[Row], names: Sequence[str], problems: list[Problem]
 ) -> dict[str, float] | None:
     """Each label's weight: the recipe's, or for `balanced` rows / (labels × rows of the label), as in scikit-learn."""
     given = recipe.data.class_weights
@@ -89,9 +99,9 @@ def names_of_data(
         names = [str(name) for name in (dict.fromkeys(given.values()) if isinstance(given, Mapping) else given)]
         return list(dict.fromkeys(names)), _faulty_list(names, multi_label), notes
     if rows_train and not counts:
-        mend = "add rows with labels, or name the column of the labels under data.columns"
+        fix = "add rows with labels, or name the column of the labels under data.columns"
         found = f"no label in any of {len(rows_train)} rows"
-        return [], [Problem(rows_train[0].file, "label", found, "labels to learn", mend, "no label")], notes
+        return [], [Problem(rows_train[0].file, "label", found, "labels to learn", fix, "no label")], notes
     if all(label.isdecimal() for label in counts):
         return sorted(counts, key=int), [], notes
     return sorted(counts), _misspellings(rows_train, counts) if labels_of is row_labels else [], notes
@@ -138,7 +148,7 @@ def _faulty_list(names: Sequence[str], multi_label: bool) -> list[Problem]:
     if len(names) < (1 if multi_label else 2):
         faults.append((f"{len(names)} labels: {quoted(names)}", "list every label, or leave data.labels out"))
     expected = "names of labels, all different"
-    return [Problem("", "data.labels", found, expected, mend, "label list") for found, mend in faults]
+    return [Problem("", "data.labels", found, expected, fix, "label list") for found, fix in faults]
 
 
 def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
@@ -158,7 +168,7 @@ def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
             found = Message(
                 template, label=shown(label), n=len(there), meant=meant, often=counts[meant], places=places_
             )
-            mend = Message("correct it; or list all labels in data.labels, if it is a class of its own")
+            fix = Message("correct it; or list all labels in data.labels, if it is a class of its own")
             expected = Message("each class under one name")
-            warnings.append(warning_about(there, "label", found, expected, mend, "label perhaps misspelt"))
+            warnings.append(warning_about(there, "label", found, expected, fix, "label perhaps misspelt"))
     return warnings

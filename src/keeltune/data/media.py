@@ -14,25 +14,25 @@ BEGINNINGS = (
     (b"<html", "an HTML page", "download the {what} again: this is a web page, perhaps an error message"),
     (b"version https://git-lfs", "a git-lfs pointer instead of the {what}", "run: git lfs pull"),
 )
-"""Files that are not what their ending says: how they begin (in lower case), what they are, how to mend it."""
+"""Files that are not what their ending says: how they begin (in lower case), what they are, how to fix it."""
 
 ROOM = 2**31
 """Bytes of what models read of media files that a task keeps in memory."""
 
 
 class Unreadable(Exception):
-    """A file that gives no picture or no sound: what kind of fault, what was found and expected, how to mend it."""
+    """A file that gives no picture or no sound: what kind of fault, what was found and expected, how to fix it."""
 
-    def __init__(self, kind: str, found: str, expected: str, mend: str):
+    def __init__(self, kind: str, found: str, expected: str, fix: str):
         super().__init__(found)
-        self.kind, self.found, self.expected, self.mend = kind, found, expected, mend
+        self.kind, self.found, self.expected, self.fix = kind, found, expected, fix
 
 
 def check_magic_bytes(start: bytes, what: str, expected: str) -> None:
     """Raises `Unreadable` where a file begins as something else than the picture or recording (`what`) it should be."""
-    for beginning, found, mend in BEGINNINGS:
+    for beginning, found, fix in BEGINNINGS:
         if start.lstrip().lower().startswith(beginning):
-            raise Unreadable(f"not a {what}", found.format(what=what), expected, mend.format(what=what))
+            raise Unreadable(f"not a {what}", found.format(what=what), expected, fix.format(what=what))
 
 
 class Media(str):

@@ -12,6 +12,7 @@ from keeltune.data import audit
 from keeltune.data.dataset import Row
 from keeltune.tasks.task import Example, Task
 from keeltune.training.preparation.material import OLD, Material
+from keeltune.utils.errors import Problem
 
 LENGTHS = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 """The quantiles of the examples' lengths, by their names in `result.json`."""
@@ -33,11 +34,13 @@ def audit_report(material: Material) -> dict[str, Any]:
         },
         "shared": [{"splits": [one, other], "rows": len(rows)} for one, other, rows in audit.shared_rows(splits, keys)],
         "skipped": dict(Counter(problem.kind or problem.field for problem in material.skipped)),
-        "warnings": [
-            {name: getattr(problem, name) for name in ("where", "field", "found", "expected", "mend", "kind")}
-            for problem in material.warnings
-        ],
+        "warnings": [_warning(problem) for problem in material.warnings],
     }
+
+
+def _warning(problem: Problem) -> dict[str, str]:
+    named = {name: getattr(problem, name) for name in ("where", "field", "found", "expected")}
+    return {**named, "mend": problem.fix, "kind": problem.kind}
 
 
 def of_split(

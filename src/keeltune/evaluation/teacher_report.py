@@ -182,7 +182,7 @@ def _decoded(
         return [task.decode(rows, batch) for rows in heard]
     texts = [_written(task, teacher, examples, device) for teacher in teachers]
     texts += [[""] * len(examples)] * (len(heard) - len(texts))
-    losses = [task.form.losses(rows, batch) for rows in heard]
+    losses = [task.architecture.losses(rows, batch) for rows in heard]
     return [
         [Prediction(t, None, loss, e.labelled) for t, loss, e in zip(*both, examples, strict=True)]
         for both in zip(texts, losses, strict=True)

@@ -13,24 +13,33 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
+from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
 from keeltune.models import loading, model_files, processors
 from keeltune.models.loading import Loaded
 from keeltune.models.processors import Pair
 from keeltune.models.tokenizer_training import BERT, texts_of, train
 from keeltune.recipe.fields import NewModel, Recipe
-from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, nearest, shown
+
+
+class ModelTask(Schema, Protocol):
+    """What a new model asks of its task: what is read, what a prediction chooses among, which classes load a model."""
+
+    auto_models: ClassVar[tuple[str, ...]]
+    reads: ClassVar[Literal["text", "image", "sound"]]
+    choices: ClassVar[Literal["labels", "tokens", "positions"]]
+
 
 PARTS = ("encoder", "decoder")
 
 
-def files(spec: NewModel, recipe: Recipe, task_class: type[Task], rows: Sequence[Row]) -> tuple[Any, Any]:
+def files(spec: NewModel, recipe: Recipe, task_class: type[ModelTask], rows: Sequence[Row]) -> tuple[Any, Any]:
     """(configuration, processor) of a new model; no weights. UserError where the recipe does not make one."""
     where = recipe.where("model.new")
     kind = spec.new.get("model_type")
@@ -94,9 +103,9 @@ def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
 
     kind = fields.get("model_type")
     if kind not in CONFIG_MAPPING:
-        mend = f"name an architecture of transformers{nearest(kind, CONFIG_MAPPING.keys())}"
+        fix = f"name an architecture of transformers{nearest(kind, CONFIG_MAPPING.keys())}"
         raise UserError(
-            Problem(where, "model.new.model_type", shown(kind), "an architecture that transformers has", mend)
+            Problem(where, "model.new.model_type", shown(kind), "an architecture that transformers has", fix)
         )
     given = {k: v for k, v in fields.items() if k != "model_type"}
     if all(part in given for part in PARTS):

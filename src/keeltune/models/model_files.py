@@ -57,8 +57,8 @@ def _trained(path: Path) -> Path:
 def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> Problem | None:
     """What a local model folder lacks, or None. Only names and headers are read."""
 
-    def problem(found: str, mend: str) -> Problem:
-        return Problem(where, field, f"{path}: {found}", "config.json, safetensors weights and a tokenizer", mend)
+    def problem(found: str, fix: str) -> Problem:
+        return Problem(where, field, f"{path}: {found}", "config.json, safetensors weights and a tokenizer", fix)
 
     if not (path / "config.json").is_file():
         return problem("no config.json", "name the folder that `save_pretrained` wrote")

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
 from keeltune.recipe.fields import TrainTokenizer
-from keeltune.tasks.task import Task
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 
@@ -139,7 +139,7 @@ def _settled(trained: Any, special: int) -> Any:
     return made
 
 
-def texts_of(task_class: type[Task], rows: Sequence[Row]) -> Iterator[str]:
+def texts_of(task_class: type[Schema], rows: Sequence[Row]) -> Iterator[str]:
     """Every text in the task's columns, also those in lists and messages."""
 
     def inside(value: Any) -> Iterator[str]:

@@ -78,9 +78,9 @@ class Objective:
         """One micro-batch's terms.
 
         Args:
-            cross_entropy: Σ CE of the micro-batch, a sum in nats (`keeltune.objective.predictions.cross_entropy`, or a task's own); or
+            cross_entropy: Σ CE of the micro-batch, a sum in nats (`predictions.cross_entropy`, or a task's own); or
                 a function of a slice's log-probabilities [n, C] and the slice that gives its sum: both terms are then
-                made of one reading of the student's rows (`keeltune.objective.predictions.sliced_cross_entropy`).
+                made of one reading of the student's rows (`predictions.sliced_cross_entropy`).
             student: its N predictions. reference: the reference's, of the same N or of the anchored ones alone; None.
             anchored: [N] bool, the predictions that carry D; None means all.
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.

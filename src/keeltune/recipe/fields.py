@@ -366,9 +366,9 @@ class Recipe(Declared):
         """The place of a dotted field: `recipe.where("data.train") -> "recipe.yaml:7:10"`."""
         return self._document.where(self._document.key(field))
 
-    def problem(self, field: str, *, expected: str, mend: str, found: str | None = None) -> Problem:
+    def problem(self, field: str, *, expected: str, fix: str, found: str | None = None) -> Problem:
         """A fault of `field`, at its place; `found` is its value unless it is said."""
-        return self._document.problem(self._document.key(field), expected=expected, mend=mend, found=found)
+        return self._document.problem(self._document.key(field), expected=expected, fix=fix, found=found)
 
     @property
     def seed(self) -> int:

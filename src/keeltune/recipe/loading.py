@@ -98,7 +98,7 @@ def _without_misspelt(problems: Sequence[Problem]) -> list[Problem]:
     """Leave out that a field is missing where a misspelt one beside it is what was meant."""
     meant = set()
     for problem in problems:
-        if match := re.search(r'correct the name; did you mean "(.*)"\?$', problem.mend):
+        if match := re.search(r'correct the name; did you mean "(.*)"\?$', problem.fix):
             meant.add(".".join([*problem.field.split(".")[:-1], match[1]]))
     return [problem for problem in problems if problem.found != "nothing" or problem.field not in meant]
 
@@ -169,20 +169,20 @@ def _fault(error: ErrorDetails, document: Document) -> Problem:
     about = _about(steps)
     if kind == "missing":
         name = ".".join(map(str, steps))
-        return document.problem(steps, expected=f"a value{about}", mend=f"add {name}")
-    value, expected, mend = error["input"], expectation(error), f"change it{about}"
+        return document.problem(steps, expected=f"a value{about}", fix=f"add {name}")
+    value, expected, fix = error["input"], expectation(error), f"change it{about}"
     if kind == "literal_error":
         choices = re.findall("'(.*?)'", expected)
-        mend = f"choose one of them{nearest(value, choices)}"
+        fix = f"choose one of them{nearest(value, choices)}"
         others = [kind.strip("‹›") for kind in _kinds(_annotation(steps)) if kind not in error["loc"]]
         expected = " or ".join([expected, *others])
     elif isinstance(value, str) and "text" not in expected and _is_number(value):
-        mend = f"write it without quotes: {value.strip()}"
+        fix = f"write it without quotes: {value.strip()}"
     elif isinstance(value, (bool, int, float)) and "text" in expected:
-        mend = f'put it in quotes, if text is meant: "{str(value).lower()}"'
+        fix = f'put it in quotes, if text is meant: "{str(value).lower()}"'
     elif isinstance(value, float) and kind.startswith("int_") and value.is_integer():
-        mend = f"write {int(value)}"
-    return document.problem(steps, found=seen(value), expected=expected, mend=mend, key=error["loc"][-1] == "[key]")
+        fix = f"write {int(value)}"
+    return document.problem(steps, found=seen(value), expected=expected, fix=fix, key=error["loc"][-1] == "[key]")
 
 
 def _kinds(annotation: Any) -> Iterator[str]:
@@ -198,13 +198,13 @@ def _unknown(steps: Key, document: Document) -> Problem:
     beside = list(_fields(tuple(parent)))
     elsewhere = {path[-1]: ".".join(path) for path in _all_fields() if path[-1] not in beside}
     if nearest(name, beside):
-        mend = f"correct the name{nearest(name, beside)}"
+        fix = f"correct the name{nearest(name, beside)}"
     elif match := difflib.get_close_matches(str(name), elsewhere, n=1, cutoff=0.8):
-        mend = f"write it as {elsewhere[match[0]]}"
+        fix = f"write it as {elsewhere[match[0]]}"
     else:
-        mend = "leave it out"
+        fix = "leave it out"
     expected = f"one of: {', '.join(beside)}"
-    return document.problem(steps, found=shown(name), expected=expected, mend=mend, key=True)
+    return document.problem(steps, found=shown(name), expected=expected, fix=fix, key=True)
 
 
 def _is_number(text: str) -> bool:

@@ -25,7 +25,7 @@ def training_faults(recipe: Recipe) -> Iterator[Problem]:
         if len(given) != 1:
             place = f" ({ours} stands at {recipe.where(f'training.{ours}')})" if given else ""
             field = f"training.{other if given else ours}"
-            yield recipe.problem(field, expected=f"either {ours} or {other}{place}", mend="keep exactly one of the two")
+            yield recipe.problem(field, expected=f"either {ours} or {other}{place}", fix="keep exactly one of the two")
     if training.passed:
         yield from _passed_faults(recipe)
     yield from _regularizer_faults(recipe)
@@ -40,7 +40,7 @@ def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
         if getattr(asked, name) is not None and not labelled:
             expected = f"rows with labels: {name} is a term of labelled predictions, and there are none"
             yield recipe.problem(
-                f"training.regularizers.{name}", expected=expected, mend="add data.train, or leave it out"
+                f"training.regularizers.{name}", expected=expected, fix="add data.train, or leave it out"
             )
     kept = isinstance(training.interpolate, float) or training.interpolate == "recommended"
     reasons = {
@@ -58,7 +58,7 @@ def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
     for name, why in reasons.items():
         for reason in (reason for reason, holds in why.items() if holds and getattr(asked, name)):
             expected = f"no {name}: {reason}"
-            yield recipe.problem(f"training.regularizers.{name}", expected=expected, mend="leave it out")
+            yield recipe.problem(f"training.regularizers.{name}", expected=expected, fix="leave it out")
 
 
 _VOID = {
@@ -136,8 +136,8 @@ def _passed_faults(recipe: Recipe) -> Iterator[Problem]:
     for name, value in recipe.training.passed.items():
         fault = _name_fault(name, hints) or _value_fault(name, value, hints[name])
         if fault:
-            expected, mend = fault
-            yield recipe.problem(f"training.{name}", found=seen(value), expected=expected, mend=mend)
+            expected, fix = fault
+            yield recipe.problem(f"training.{name}", found=seen(value), expected=expected, fix=fix)
         else:
             good[name] = value
 
@@ -156,8 +156,8 @@ def _passed_faults(recipe: Recipe) -> Iterator[Problem]:
         reason = " ".join(str(error).split())
         named = [name for name in good if re.search(rf"\b{name}\b", reason)]
         field = next(name for name in (*named, "lr_scheduler_kwargs", "lr_scheduler_type", *good) if name in good)
-        expected, mend = f"what TrainingArguments accepts: {reason}", "change it, or leave it out"
-        yield recipe.problem(f"training.{field}", expected=expected, mend=mend)
+        expected, fix = f"what TrainingArguments accepts: {reason}", "change it, or leave it out"
+        yield recipe.problem(f"training.{field}", expected=expected, fix=fix)
 
 
 def _name_fault(name: str, known: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -85,8 +85,8 @@ class Document:
             holder = holder[step]
             if not isinstance(holder, dict):
                 above = ".".join(map(str, steps[:depth]))
-                mend = f"write the whole of it: {above}={{{steps[depth]}: …}}"
-                self.problems.append(_fault_at(label, steps, f"{above} is {seen(holder)}", "a mapping there", mend))
+                fix = f"write the whole of it: {above}={{{steps[depth]}: …}}"
+                self.problems.append(_fault_at(label, steps, f"{above} is {seen(holder)}", "a mapping there", fix))
                 return
         self.places = {key: place for key, place in self.places.items() if key[: len(steps)] != steps}
         self.key_places[steps] = label
@@ -110,11 +110,11 @@ class Document:
             key = key[:-1]
         return self.places.get(key, self.label)
 
-    def problem(self, field: Key, *, expected: str, mend: str, found: str | None = None, key: bool = False) -> Problem:
+    def problem(self, field: Key, *, expected: str, fix: str, found: str | None = None, key: bool = False) -> Problem:
         """A fault of `field`, or with `key` of its name."""
         place = self.key_places.get(field, self.label) if key else self.where(field)
         found = self._shown(field) if found is None else found
-        return _fault_at(place, field, found, expected, mend)
+        return _fault_at(place, field, found, expected, fix)
 
     def key(self, field: str) -> Key:
         """The steps of a dotted field; a number is an entry of a list, or a name where the mapping holds it as one."""
@@ -148,8 +148,8 @@ class _Reader:
         if self.count > _MOST_VALUES:  # aliases of aliases: ten lines can stand for 10^10 values
             found = f"more than {_MOST_VALUES} values, aliases (*name) written out"
             place = self.place(node.start_mark)
-            expected, mend = f"{_MOST_VALUES} values at most", "write the values without aliases"
-            raise UserError(_fault_at(place, field, found, expected, mend))
+            expected, fix = f"{_MOST_VALUES} values at most", "write the values without aliases"
+            raise UserError(_fault_at(place, field, found, expected, fix))
         is_block = getattr(node, "flow_style", None) is False
         is_left_out = isinstance(node, ScalarNode) and node.value == "" and node.style is None
         written = key if key is not None and (is_block or is_left_out) else node
@@ -192,8 +192,8 @@ class _Reader:
         text, kind = node.value, str(node.tag).removeprefix(_STANDARD)
         if node.style is None and text.lower() in _SPOKEN:
             found = f"{text} without quotes, which YAML 1.1 reads as true or false and YAML 1.2 as text"
-            mend = f'quote it: "{text}"; or write true or false'
-            self.fault(node, field, found, "text in quotes, or true or false", mend)
+            fix = f'quote it: "{text}"; or write true or false'
+            self.fault(node, field, found, "text in quotes, or true or false", fix)
             return text
         try:
             match kind:
@@ -216,8 +216,8 @@ class _Reader:
         found = f"the tag {shown(str(node.tag))}"
         self.fault(node, field, found, "plain values: a recipe runs no code", "take the tag out")
 
-    def fault(self, node: Node, field: Key, found: str, expected: str, mend: str) -> None:
-        self.document.problems.append(_fault_at(self.place(node.start_mark), field, found, expected, mend))
+    def fault(self, node: Node, field: Key, found: str, expected: str, fix: str) -> None:
+        self.document.problems.append(_fault_at(self.place(node.start_mark), field, found, expected, fix))
 
 
 def _whole(text: str) -> int:
@@ -235,20 +235,20 @@ def _composed(text: str, place: Callable[[Any], str], label: str) -> Node | None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         found = " ".join(str(part) for part in (error.problem, error.context and f"({error.context})") if part)
-        mend = next((hint for sign, hint in _HINTS.items() if sign in found), "mend the text there, or just before it")
-        problem = _fault_at(place(mark) if mark else label, (), found, "YAML", mend)
+        fix = next((hint for sign, hint in _HINTS.items() if sign in found), "mend the text there, or just before it")
+        problem = _fault_at(place(mark) if mark else label, (), found, "YAML", fix)
     except YAMLError as error:
-        found, mend = str(error).splitlines()[0], "take the character out"
-        problem = _fault_at(label, (), found, "YAML in plain characters", mend)
+        found, fix = str(error).splitlines()[0], "take the character out"
+        problem = _fault_at(label, (), found, "YAML in plain characters", fix)
     except RecursionError:
         problem = _too_deep(label)
     raise UserError(problem)
 
 
-def _fault_at(place: str, field: Key, found: str, expected: str, mend: str) -> Problem:
+def _fault_at(place: str, field: Key, found: str, expected: str, fix: str) -> Problem:
     """A problem whose every part can be shown: a recipe's names may hold what would drive a terminal."""
     name = ".".join(map(str, field))
-    return Problem(_printable(place), _printable(name), _printable(found), _printable(expected), _printable(mend))
+    return Problem(_printable(place), _printable(name), _printable(found), _printable(expected), _printable(fix))
 
 
 def _printable(text: str) -> str:
@@ -256,8 +256,8 @@ def _printable(text: str) -> str:
 
 
 def _too_deep(place: str) -> Problem:
-    mend = "write it out, without an alias inside its own value"
-    return _fault_at(place, (), "values inside values that do not end", "a recipe: three or four levels", mend)
+    fix = "write it out, without an alias inside its own value"
+    return _fault_at(place, (), "values inside values that do not end", "a recipe: three or four levels", fix)
 
 
 def seen(value: Any) -> str:
@@ -302,8 +302,8 @@ def text_of(path: Path) -> str:
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or str(error)
         beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        mend = f"give the path of a recipe{nearest(path.name, beside)}"
-        problem = _fault_at(str(path.absolute()), (), found, "a recipe: a YAML file that can be read", mend)
+        fix = f"give the path of a recipe{nearest(path.name, beside)}"
+        problem = _fault_at(str(path.absolute()), (), found, "a recipe: a YAML file that can be read", fix)
         raise UserError(problem) from None
     return _decoded(raw, str(path))
 

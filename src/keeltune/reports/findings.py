@@ -1,4 +1,4 @@
-"""Sentences of a finished result: teacher, overruled labels, forgetting, overfitting, bias. Nothing else imports them."""
+"""Sentences of a finished result: teacher, overruled labels, forgetting, overfitting, bias."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def veto_findings(found: Mapping[str, Any] | None, *, taught: bool) -> list[str]
         said = joined([said, Message(", those of which it is surer than {p:.4g}", p=found["confidence"])])
     if found["overruled"] < overruled_labels.WARNED or taught:
         return [said]
-    mend = Message(
+    fix = Message(
         "; with objective.weight: {weight} it would win against {share:.0%}",
         weight=_two_digits(found["weight_kept"]),
         share=overruled_labels.TOLERATED,
     )
-    return [joined([Message("warning: "), said, mend])]
+    return [joined([Message("warning: "), said, fix])]
 
 
 def _two_digits(value: float) -> str:

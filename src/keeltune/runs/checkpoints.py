@@ -49,8 +49,8 @@ def keep_decided(folder: Path, job: Job, *, resumed: bool) -> None:
         then = json.loads(file.read_text(encoding="utf-8"))
         then.pop("precision", None)
         if then != now:
-            mend = "restore the cache, or start anew with --overwrite"
-            refuse_other(folder, {"reference": then}, {"reference": now}, mend, holder="the run")
+            fix = "restore the cache, or start anew with --overwrite"
+            refuse_other(folder, {"reference": then}, {"reference": now}, fix, holder="the run")
     write_text(file, json.dumps(now | {"precision": job.precision}))
 
 

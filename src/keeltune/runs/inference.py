@@ -146,8 +146,8 @@ def _temperature(model: str) -> float:
     found = ((one.result.get("calibration") or {}).get("validation") or {}).get("temperature") if one else None
     if found is None:
         expected = "a run folder that fitted a temperature: of one class a row, with validation rows"
-        mend = "leave --calibrated out, or train with data.validation"
-        raise UserError(Problem(model, "--calibrated", "no fitted temperature", expected, mend))
+        fix = "leave --calibrated out, or train with data.validation"
+        raise UserError(Problem(model, "--calibrated", "no fitted temperature", expected, fix))
     return float(found)
 
 

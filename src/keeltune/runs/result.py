@@ -31,11 +31,11 @@ def result(
 
     `judged` is what `gate.judge` found.
     """
-    recipe, ledger = job.material.recipe, trainer.ledger
-    cross_entropy, divergence, matched, _ = trainer.means(ledger.epoch)
-    n_ce, n_d = ledger.epoch[4:6]
-    examples, tokens, slots, predictions = ledger.work
-    seconds = ledger.seconds
+    recipe, training_totals = job.material.recipe, trainer.training_totals
+    cross_entropy, divergence, matched, _ = trainer.means(training_totals.epoch)
+    n_ce, n_d = training_totals.epoch[4:6]
+    examples, tokens, slots, predictions = training_totals.work
+    seconds = training_totals.seconds
     anchored = job.reference is not None
     name = recipe.objective.divergence_name
     return empty() | {

@@ -101,14 +101,14 @@ def train(
 def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, main: bool) -> Run:
     recipe, material = job.material.recipe, job.material
     spec = recipe.training
-    pace = early_stopping.evaluation_schedule(material)
+    schedule = early_stopping.evaluation_schedule(material)
     arguments = training_arguments(
         folder / "checkpoints",
         batch_size=material.batch_size,
         accumulation=spec.gradient_accumulation_steps,
         epochs=spec.epochs or 1,
         max_steps=spec.max_steps,
-        every=pace.every,
+        every=schedule.every,
         learning_rate=spec.learning_rate,
         seed=recipe.seed,
         passed=spec.passed,
@@ -142,18 +142,18 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
         matching=job.matching,
         autocast=job.autocast,
         validate=split_scores.validator(job) if material.rows["validation"] else None,
-        pace=pace if budget is None else replace(pace, patience=None, averages=False),
+        schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
         best=folder / "checkpoints" / "best.safetensors" if keeps else None,
         budget=budget,
         beside=job.beside,
-        tether=_tether(job),
+        l2_sp=_tether(job),
         regularizers=spec.regularizers,
         callbacks=[watcher],
     )
-    if checkpoint is not None and (foreign := trainer.foreign(checkpoint)):
-        found = f"{len(foreign)} weights that the model does not have ({foreign[0]}, …)"
-        expected, mend = "the weights of this model, as this version saves them", "start anew with --overwrite"
-        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, mend))
+    if checkpoint is not None and (unexpected_keys := trainer.unexpected_keys(checkpoint)):
+        found = f"{len(unexpected_keys)} weights that the model does not have ({unexpected_keys[0]}, …)"
+        expected, fix = "the weights of this model, as this version saves them", "start anew with --overwrite"
+        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, fix))
     try:
         with display.bar("training", material.steps) as advance, _signals(trainer):
             watcher.advance = advance
@@ -161,14 +161,14 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         trainer.release()
-    if trainer.ledger.stopping and trainer.state.global_step < trainer.state.max_steps:
+    if trainer.training_totals.stopping and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
             f"{folder / 'checkpoints'}; go on with the same command and --resume"
         )
     if trainer.state.global_step < trainer.state.max_steps:
         display.say(
-            f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}: {pace.patience} "
+            f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}: {schedule.patience} "
             "evaluations without a gain (evaluation.patience: null trains on)"
         )
     trainer.load_best()
@@ -188,7 +188,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
     after = {split: split_scores.score(job, model, split, folder / "predictions", display, main) for split in SCORED}
     result = make_result(job, trainer, before, after, judged) | {
         "veto": overruled,
-        "budget": final_weights.interpolation_entry(job, trainer.ledger.trajectory, settled),
+        "budget": final_weights.interpolation_entry(job, trainer.training_totals.trajectory, settled),
         "interpolation": settled.interpolation,
     }
     if main:
@@ -203,7 +203,7 @@ def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display, ma
             result |= overfitting_report.overfitting_report(
                 job, model, folder, after, trainer.state.log_history, result["forgetting"]
             )
-            result["overfitting"]["averaged"] = trainer.of_two is not None
+            result["overfitting"]["averaged"] = trainer.pair_average is not None
         with _no_loss("audit", display):
             result["audit"] = audit_report.audit_report(material)
         with _no_loss("bias", display):
@@ -246,9 +246,9 @@ def _signals(trainer: KeelTrainer) -> Iterator[None]:
     """While training, the first Ctrl-C or SIGTERM asks for a stop at the next step's end; the second ends at once."""
 
     def ask(number: int, frame: Any) -> None:
-        if trainer.ledger.stop_asked:
+        if trainer.training_totals.stop_asked:
             raise KeyboardInterrupt
-        trainer.ledger.stop_asked = True
+        trainer.training_totals.stop_asked = True
 
     try:
         old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -127,8 +127,8 @@ def finished(folder: Path) -> Run | None:
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a used output folder, or one that cannot be written, before anything is read."""
 
-    def refuse(found: str, mend: str, expected: str = "an empty or a new folder") -> UserError:
-        return UserError(Problem(str(folder), "output", found, expected, mend))
+    def refuse(found: str, fix: str, expected: str = "an empty or a new folder") -> UserError:
+        return UserError(Problem(str(folder), "output", found, expected, fix))
 
     if resume and overwrite:
         raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start anew")

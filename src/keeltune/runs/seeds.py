@@ -112,8 +112,8 @@ def _same(folder: Path, recipe: Recipe) -> None:
         for name, old, new in differences(then, now)
     ]  # fmt: skip
     if problems or single:
-        found, mend = "a run of one seed", "name another folder, or start anew with --overwrite"
-        raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", mend))
+        found, fix = "a run of one seed", "name another folder, or start anew with --overwrite"
+        raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", fix))
 
 
 def of(recipe: Recipe) -> list[int]:

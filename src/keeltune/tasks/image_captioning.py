@@ -81,8 +81,8 @@ class ImageCaptioning(Writing):
         except Exception as error:  # a processor fails in its own words, and each of them means: it cannot read
             found = f"{type(self.processor).__name__}, which fails on a plain picture: {str(error)[:200]}"
             expected = "a model folder whose processor reads a picture, in the recipe's prompt where it reads prompts"
-            mend = "save the model's own processor there (processor_config.json), or correct the prompt"
-            raise UserError(Problem("", "model", found, expected, mend, "processor fails")) from error
+            fix = "save the model's own processor there (processor_config.json), or correct the prompt"
+            raise UserError(Problem("", "model", found, expected, fix, "processor fails")) from error
         self.positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
         if self.positions:  # nothing longer is trained on, and nothing longer can be written
             read = 0 if config.is_encoder_decoder else min(len(look.tokens["input_ids"]) for look in self.probes)
@@ -126,7 +126,7 @@ class ImageCaptioning(Writing):
         try:
             images.read(row.fields["image"].path)
         except Unreadable as error:
-            return [Fault("image", error.kind, f"{row.fields['image']}: {error.found}", error.expected, error.mend)]
+            return [Fault("image", error.kind, f"{row.fields['image']}: {error.found}", error.expected, error.fix)]
         return []
 
     def source(self, row: Row) -> str:
@@ -160,8 +160,8 @@ class ImageCaptioning(Writing):
         positions, written = self.positions, max([self.settings.max_new_tokens, *(len(e.targets) for e in examples)])
         if positions and longest + written > positions:
             found = f"{row.fields['image']}: {longest} tokens of picture and prompt"
-            mend = "make the picture smaller, or lower the processor's size (max_pixels)"
-            return [Fault("image", "picture too large", found, f"room for a caption within {positions} tokens", mend)]
+            fix = "make the picture smaller, or lower the processor's size (max_pixels)"
+            return [Fault("image", "picture too large", found, f"room for a caption within {positions} tokens", fix)]
         return []
 
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
@@ -214,7 +214,7 @@ class ImageCaptioning(Writing):
         return float(_bleu(self.statistics([value], [gold])[0, 2:], np.array([0, 1, 1, 1]), np.array([SMALL, 1, 1, 1])))
 
     def _example(self, row: Row, caption: str | None) -> Example:
-        example = self.form.encode(row, caption)
+        example = self.architecture.encode(row, caption)
         with in_row(row, "image"):
             kind = images.conversion(row.fields["image"].path)
         return replace(example, notes={**example.notes, "converted": kind}) if kind else example
@@ -281,10 +281,10 @@ class ImageCaptioning(Writing):
     def _opened(self, tokens: dict[str, list[int]]) -> dict[str, list[int]]:
         """A prompt without the end of text behind it, and never empty."""
         ids = list(tokens["input_ids"])
-        if self.form.end and ids[-1:] == self.form.end:
+        if self.architecture.end and ids[-1:] == self.architecture.end:
             tokens = {name: list(values)[:-1] for name, values in tokens.items()}
         tokenizer = self.tokenizer
-        starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, *self.form.end, tokenizer.pad_token_id)
+        starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, *self.architecture.end, tokenizer.pad_token_id)
         if not tokens["input_ids"]:
             return {"input_ids": [next(i for i in starts if i is not None)]}
         return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}

@@ -46,8 +46,8 @@ class QuestionAnswering(Span):
         flag = row.fields.get("is_impossible")
         if isinstance(flag, bool) and flag == bool(answers["text"]):
             found = f"{str(flag).lower()}, and {len(answers['text'])} answers"
-            mend = "correct the one or the other; a row that has no answer has empty lists"
-            yield Fault("is_impossible", "answers and is_impossible differ", found, "true where there is none", mend)
+            fix = "correct the one or the other; a row that has no answer has empty lists"
+            yield Fault("is_impossible", "answers and is_impossible differ", found, "true where there is none", fix)
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):
             if fault := _offset_fault(row.fields["context"], text, start):
                 yield fault
@@ -125,13 +125,13 @@ def _offset_fault(context: str, text: str, start: int) -> Fault | None:
             "one form for context and answers", "normalise both (NFC), then count the offsets again",
         )  # fmt: skip
     nearest = _nearest(context, text, start)
-    mend = "delete the answer or correct its text: the context does not hold it"
+    fix = "delete the answer or correct its text: the context does not hold it"
     if nearest is not None:
-        mend = f"answer_start {nearest}, the nearest place where the context has it"
+        fix = f"answer_start {nearest}, the nearest place where the context has it"
     if end > len(context):
         found = f"{shown(text)} at {start} to {end}, past the end of the context"
-        return Fault("answers", "offset past the end", found, f"a place within its {len(context)} characters", mend)
-    return Fault("answers", "answer not at its offset", found, "the answer, letter by letter, at its offset", mend)
+        return Fault("answers", "offset past the end", found, f"a place within its {len(context)} characters", fix)
+    return Fault("answers", "answer not at its offset", found, "the answer, letter by letter, at its offset", fix)
 
 
 def _as_units(context: str, text: str, start: int) -> tuple[str, int] | None:

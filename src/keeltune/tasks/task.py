@@ -110,7 +110,13 @@ class Fault:
     kind: str
     found: str
     expected: str
-    mend: str
+    fix: str
+
+
+def labelled_and_anchored(batch: Mapping[str, Any]) -> tuple[float, float]:
+    """n_CE and n_D of a batch: the weights of its labelled targets, and its anchored predictions."""
+    labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
+    return float(labelled), float(batch["anchored"].sum())
 
 
 class Task(ABC):
@@ -282,8 +288,7 @@ class Task(ABC):
 
     def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
         """n_CE and n_D of a batch: its labelled predictions (their weights' sum), and its anchored ones."""
-        labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
-        return float(labelled), float(batch["anchored"].sum())
+        return labelled_and_anchored(batch)
 
     # predictions
 

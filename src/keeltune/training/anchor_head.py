@@ -79,8 +79,8 @@ def _load(material: Material, old: Task) -> Any:
     )  # fmt: skip
     if loaded.fresh:
         found = f"{material.source} without the weights {', '.join(loaded.fresh[:3])}"
-        mend = "take a model that was saved with them, or another anchor"
+        fix = "take a model that was saved with them, or another anchor"
         raise UserError(
-            Problem(recipe.where("objective"), "objective.anchor_head", found, "a trained head to hold", mend)
+            Problem(recipe.where("objective"), "objective.anchor_head", found, "a trained head to hold", fix)
         )
     return loaded.model

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from keeltune.training.trainer import KeelTrainer
+from keeltune.objective.formula import Objective
+from keeltune.training.callbacks import TrainingTotals
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,20 @@ class Budget:
     every: int
 
 
+class Weighted(Protocol):
+    """What dual ascent asks of the trainer: the budget, the weight of its formula, and where it is written down."""
+
+    budget: Budget | None
+    training_totals: TrainingTotals
+
+    @property
+    def formula(self) -> Objective: ...
+
+    def averaged(self) -> AbstractContextManager[None]: ...
+
+    def log(self, logs: dict[str, float]) -> None: ...
+
+
 class DualAscent(TrainerCallback):
     """Dual ascent in the logarithm of the weight: up where more than the limit is measured, down where it is less.
 
@@ -40,23 +55,23 @@ class DualAscent(TrainerCallback):
     DAMPING = 1.0
     RANGE = (1e-3, 1e2)
 
-    def __init__(self, trainer: KeelTrainer):
+    def __init__(self, trainer: Weighted):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        budget, ledger = self.trainer.budget, self.trainer.ledger
+        budget, training_totals = self.trainer.budget, self.trainer.training_totals
         if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
             return
-        ledger.rest()
+        training_totals.rest()
         with self.trainer.averaged():
             found, weight = budget.measure(), self.trainer.formula.weight
         if math.isfinite(found):
-            earlier = ledger.trajectory[-1][1] if ledger.trajectory else budget.limit
+            earlier = training_totals.trajectory[-1][1] if training_totals.trajectory else budget.limit
             now, then = (max(-1.0, min(1.0, value / budget.limit - 1)) for value in (found, earlier))
             step = self.RATE * now + self.DAMPING * (now - then)
             weight = min(max(weight * math.exp(step), self.RANGE[0]), self.RANGE[1])
-        ledger.weight = weight
-        ledger.trajectory.append([state.global_step, found, weight])
+        training_totals.weight = weight
+        training_totals.trajectory.append([state.global_step, found, weight])
         asked = control.should_log  # which logging takes back, also what was asked of the step's own line
         self.trainer.log({budget.kind: found, "weight": weight})
         control.should_log = asked

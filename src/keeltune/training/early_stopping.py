@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
 from keeltune.training.preparation.material import Material
 
-if TYPE_CHECKING:
-    from keeltune.training.trainer import KeelTrainer
+
+class Evaluated(Protocol):
+    """What early stopping asks of the trainer."""
+
+    def out_of_patience(self, state: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class EarlyStopped(Exception):
 
 
 class EarlyStopping(TrainerCallback):
-    """Raises `Enough` where a checkpoint's history has no gain in the last evaluations; the Trainer forgets that."""
+    """Raises `EarlyStopped` where a checkpoint's history shows no gain of late; the Trainer forgets that."""
 
-    def __init__(self, trainer: KeelTrainer):
+    def __init__(self, trainer: Evaluated):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.patient_no_more(state):
+        if self.trainer.out_of_patience(state):
             raise EarlyStopped
 
 

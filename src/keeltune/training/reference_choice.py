@@ -91,8 +91,8 @@ def choose_reference(
 
 def not_cacheable(material: Material, reason: str) -> UserError:
     """Why no cache can stand for this recipe's reference."""
-    place, mend = material.recipe.where("reference"), "write from: online"
-    return UserError(Problem(place, "reference.from", reason, "answers that stay the same from epoch to epoch", mend))
+    place, fix = material.recipe.where("reference"), "write from: online"
+    return UserError(Problem(place, "reference.from", reason, "answers that stay the same from epoch to epoch", fix))
 
 
 def load_reference(

@@ -119,7 +119,7 @@ class SampledTexts(TextStore):
         for example in openings:
             ids = self.texts[example.key]
             content = hashlib.sha256(json.dumps([example.key, ids]).encode()).hexdigest()
-            made.append(replace(self.task.form.answered(example, ids), key=content))
+            made.append(replace(self.task.architecture.answered(example, ids), key=content))
         return [example for example in made if example.predictions]
 
 

@@ -50,8 +50,8 @@ def write_targets(
         missing = len({targets.key(row) for row in rows} - targets.texts.keys())
         if missing and world_size() > 1:
             found, expected = f"{missing} texts of {split} that the teacher has not written", "all of them in its file"
-            mend = "start once with one process (it may be stopped when training begins), then with several"
-            raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, mend))
+            fix = "start once with one process (it may be stopped when training begins), then with several"
+            raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, fix))
         if missing:
             teacher = _writer(live)
             with display.bar(f"the teacher writes {split}", missing) as advance:
@@ -95,8 +95,8 @@ def draw(
     if not recipe.holds_generated:
         return
 
-    def refuse(found: str, expected: str, mend: str) -> UserError:
-        return UserError(Problem(recipe.where("objective"), "objective.anchor_on", found, expected, mend))
+    def refuse(found: str, expected: str, fix: str) -> UserError:
+        return UserError(Problem(recipe.where("objective"), "objective.anchor_on", found, expected, fix))
 
     if not isinstance(task, Writing) or not task.draws:
         raise refuse(

@@ -82,11 +82,11 @@ class KeelTrainer(Trainer):
         matching: Matching | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         validate: Callable[[], dict[str, float]] | None = None,
-        pace: EvaluationSchedule | None = None,
+        schedule: EvaluationSchedule | None = None,
         best: Path | None = None,
         budget: Budget | None = None,
         beside: Any = None,
-        tether: tuple[Mapping[str, Tensor], float] | None = None,
+        l2_sp: tuple[Mapping[str, Tensor], float] | None = None,
         regularizers: Regularizers | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
@@ -95,22 +95,22 @@ class KeelTrainer(Trainer):
                 f"found {args.n_gpu} GPUs in one process, expected one process a GPU; "
                 f"start with: torchrun --nproc_per_node {args.n_gpu} -m keeltune train RECIPE.yaml"
             )
-        self.pace = pace or EvaluationSchedule()
-        cadence = [EvaluateEvery(self.pace.every)] if validate is not None else []
+        self.schedule = schedule or EvaluationSchedule()
+        cadence = [EvaluateEvery(self.schedule.every)] if validate is not None else []
         super().__init__(model, args, train_dataset=plan, callbacks=[TrainingTotals(), *cadence, *(callbacks or [])])
         processes, kind = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.distributed_type
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
-        self.budget, self.tether, self.beside = budget, tether, beside
+        self.budget, self.l2_sp, self.beside = budget, l2_sp, beside
         self.regularizers = asked = regularizers or Regularizers()
         self.fgm = Fgm(model, asked.fgm) if asked.fgm else None
         self.average = WeightAverage(model, asked.weight_average) if asked.weight_average else None
         if self.average is not None:
             self.add_callback(self.average)
-        self.of_two = PairAverage(model) if self.pace.averages and best is not None else None
-        if self.of_two is not None:
-            self.add_callback(self.of_two)
+        self.pair_average = PairAverage(model) if self.schedule.averages and best is not None else None
+        if self.pair_average is not None:
+            self.add_callback(self.pair_average)
         if budget is not None:
             self.add_callback(DualAscent(self))
         self.add_callback(EarlyStopping(self))
@@ -121,13 +121,13 @@ class KeelTrainer(Trainer):
     @property
     def formula(self) -> Objective:
         """The objective, with the weight that a budget has reached."""
-        weight = self.ledger.weight
+        weight = self.training_totals.weight
         return self.objective if weight is None else replace(self.objective, weight=weight)
 
-    def _tethered(self) -> Tensor:
+    def _l2_sp_penalty(self) -> Tensor:
         """λ/2 · ‖θ − θ₀‖²."""
-        assert self.tether is not None
-        start, strength = self.tether
+        assert self.l2_sp is not None
+        start, strength = self.l2_sp
         squares = [(p - start[name]).square().sum() for name, p in self.model.named_parameters() if name in start]
         return 0.5 * strength * torch.stack(squares).sum()
 
@@ -139,7 +139,7 @@ class KeelTrainer(Trainer):
         return optimizer
 
     @property
-    def ledger(self) -> TrainingTotals:
+    def training_totals(self) -> TrainingTotals:
         """Looked up each time: the Trainer puts another one in its place when it resumes."""
         return next(c for c in self.callback_handler.callbacks if isinstance(c, TrainingTotals))
 
@@ -156,17 +156,17 @@ class KeelTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """A step's micro-batches, and n_CE, n_D, n_B of the whole step over all ranks, before any forward pass."""
-        ledger = self.ledger
-        ledger.started = time.perf_counter()
+        training_totals = self.training_totals
+        training_totals.started = time.perf_counter()
         batches = [self._drawn(batch, cut, device) for cut, batch in enumerate(islice(epoch_iterator, num_batches))]
         totals = torch.tensor([[*self._counts(b), *_work(b)] for b in batches], dtype=torch.float64).sum(0)
-        totals = torch.cat([totals, torch.tensor([float(ledger.stop_asked)])])
+        totals = torch.cat([totals, torch.tensor([float(training_totals.stop_asked)])])
         totals = summed_over_ranks(totals, device)
         counts, work = totals[:2], totals[2:6].tolist()
-        ledger.stopping = bool(totals[6] > 0)
+        training_totals.stopping = bool(totals[6] > 0)
         examples = totals[2:3]
-        ledger.add([*counts.tolist(), *examples.tolist(), 1.0], slice(4, 8))
-        ledger.work = [a + b for a, b in zip(ledger.work, work, strict=True)]
+        training_totals.add([*counts.tolist(), *examples.tolist(), 1.0], slice(4, 8))
+        training_totals.work = [a + b for a, b in zip(training_totals.work, work, strict=True)]
         return batches, torch.cat([counts, examples]).to(device, torch.float32)
 
     def _counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
@@ -238,8 +238,8 @@ class KeelTrainer(Trainer):
         if drop is not None or smoothing is not None:
             extra = added(rows, inputs["targets"], inputs["weights"], smoothing=smoothing, drop=drop)
             total = total + divide(extra, n_ce)
-        if self.tether is not None and not moved:
-            total = total + self._tethered() / self.plan.cuts  # each micro-batch carries its share
+        if self.l2_sp is not None and not moved:
+            total = total + self._l2_sp_penalty() / self.plan.cuts  # each micro-batch carries its share
         sums = torch.stack([cross_entropy, divergence, matched, total])
         cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four
         if not math.isfinite(value):
@@ -250,7 +250,7 @@ class KeelTrainer(Trainer):
                 "Lower learning_rate, or use precision: fp32."
             )
         if not moved:
-            self.ledger.add([cross_entropy, divergence, matched, value], slice(0, 4))
+            self.training_totals.add([cross_entropy, divergence, matched, value], slice(0, 4))
         scaled = total * self.args.world_size
         return (scaled, outputs[0]) if return_outputs else scaled
 
@@ -272,7 +272,7 @@ class KeelTrainer(Trainer):
         assert self.validate is not None
         loss = f"{metric_key_prefix}_loss"
         earlier = self._merits(self.state, metric_key_prefix)
-        with self.averaged(), self._of_two():
+        with self.averaged(), self._pair_averaged():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         if not math.isfinite(metrics[loss]):
             raise Diverged(
@@ -282,11 +282,11 @@ class KeelTrainer(Trainer):
         merit = self._merits(self.state, metric_key_prefix)[-1]
         with self.averaged():
             if all(merit > other for other in earlier) and self.best is not None:
-                with self._of_two():
+                with self._pair_averaged():
                     self.keep_best()
-            if self.of_two is not None:
-                self.of_two.move(1.0)
-        if self.patient_no_more(self.state):
+            if self.pair_average is not None:
+                self.pair_average.move(1.0)
+        if self.out_of_patience(self.state):
             self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -295,9 +295,9 @@ class KeelTrainer(Trainer):
         """Within: the model holds the average of its weights, where a recipe keeps one."""
         return nullcontext() if self.average is None else self.average.in_place()
 
-    def _of_two(self) -> AbstractContextManager[None]:
+    def _pair_averaged(self) -> AbstractContextManager[None]:
         """Within: the model holds the mean of its weights and those of the evaluation before, where that is kept."""
-        return nullcontext() if self.of_two is None else self.of_two.in_place()
+        return nullcontext() if self.pair_average is None else self.pair_average.in_place()
 
     @property
     def used_regularizers(self) -> dict[str, Any]:
@@ -310,12 +310,12 @@ class KeelTrainer(Trainer):
         primary, sign = f"{prefix}_{self.task.metrics[0]}", self.task.primary_sign
         return [(sign * entry[primary], -entry[f"{prefix}_loss"]) for entry in state.log_history if primary in entry]
 
-    def patient_no_more(self, state: Any) -> bool:
+    def out_of_patience(self, state: Any) -> bool:
         """Whether the last `patience` evaluations of a state's history brought no gain, past step `not_before`."""
-        if self.pace.patience is None or state.global_step < self.pace.not_before:
+        if self.schedule.patience is None or state.global_step < self.schedule.not_before:
             return False
         merits = self._merits(state, "eval")
-        return bool(merits) and len(merits) - 1 - merits.index(max(merits)) >= self.pace.patience
+        return bool(merits) and len(merits) - 1 - merits.index(max(merits)) >= self.schedule.patience
 
     def floating_point_ops(self, inputs: Any) -> int:
         """None are counted: a batch of ours holds mappings, where the Trainer would count a tensor's numbers."""
@@ -326,14 +326,14 @@ class KeelTrainer(Trainer):
         if "train_runtime" in logs:
             return  # the Trainer's closing line counts evaluation and saving in; `result.json` says it without them
         if "loss" in logs:
-            ledger = self.ledger
-            cross_entropy, divergence, matched, loss = self.means(ledger.window)
+            training_totals = self.training_totals
+            cross_entropy, divergence, matched, loss = self.means(training_totals.window)
             logs = {**logs, "loss": loss, "cross_entropy": cross_entropy}  # the Trainer forgets its sum when it resumes
             if self.reference is not None:
                 logs["divergence"] = divergence
             if self.matching is not None:
                 logs["matching"] = matched
-            ledger.window = [0.0] * 8
+            training_totals.window = [0.0] * 8
         super().log(logs, start_time)
 
     def means(self, sums: list[float]) -> tuple[float, float, float, float]:
@@ -368,16 +368,16 @@ class KeelTrainer(Trainer):
         finally:
             attributes.pop("save_pretrained", None)
         if _internal_call and self.args.should_save:
-            for average in filter(None, (self.average, self.of_two)):
+            for average in filter(None, (self.average, self.pair_average)):
                 average.save(Path(str(output_dir)))
 
     def _pool_sums(self) -> None:
         """The first rank takes over what the others have added up: its ledger is the one that a checkpoint keeps."""
-        for sums in (self.ledger.epoch, self.ledger.window):
+        for sums in (self.training_totals.epoch, self.training_totals.window):
             total = summed_over_ranks(torch.tensor(sums[:4], dtype=torch.float64), self.args.device).tolist()
             sums[:4] = [0.0] * 4 if self.args.process_index else total
 
-    def foreign(self, checkpoint: Path) -> list[str]:
+    def unexpected_keys(self, checkpoint: Path) -> list[str]:
         """The weights of a checkpoint that this model has no place for; the Trainer would pass over them in silence."""
         file = checkpoint / SAFE_WEIGHTS_NAME
         if not file.is_file():  # an adapter's

@@ -1,4 +1,4 @@
-"""What went wrong, said so that it can be mended: where, what was found, what was expected, how to mend it.
+"""What went wrong, said so that it can be fixed: where, what was found, what was expected, how to fix it.
 
 Every fault of the recipe, the data or the call is a `Problem`. Checks collect them and raise one `UserError` that
 holds them all, so that a user mends everything in one go. The command prints them and exits with `exit_status`.
@@ -30,13 +30,13 @@ class Problem:
     field: str
     found: str
     expected: str
-    mend: str
+    fix: str
     kind: str = ""
     severity: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
         head = " · ".join(part for part in (self.where, self.field) if part)
-        return f"{head}\n    found:    {self.found}\n    expected: {self.expected}\n    mend:     {self.mend}"
+        return f"{head}\n    found:    {self.found}\n    expected: {self.expected}\n    fix:      {self.fix}"
 
 
 class KeeltuneError(Exception):
@@ -70,8 +70,8 @@ def anew_without(place: Path) -> Iterator[None]:
     except (Stopped, OutOfResources) as error:
         raise type(error)(re.sub("(the same command and )?--resume", "the same command", str(error))) from error
     except StateRefused as error:
-        mend = f"undo the change, or delete {place}"
-        raise StateRefused([replace(problem, mend=mend) for problem in error.problems]) from None
+        fix = f"undo the change, or delete {place}"
+        raise StateRefused([replace(problem, fix=fix) for problem in error.problems]) from None
 
 
 class Diverged(KeeltuneError, ArithmeticError):

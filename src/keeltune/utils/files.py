@@ -72,11 +72,11 @@ def file_digest(file: Path) -> str:
 
 
 def refuse_other(
-    folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], mend: str, *, holder: str = "the cache"
+    folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], fix: str, *, holder: str = "the cache"
 ) -> None:
     """Raises StateRefused with each field in which a cache (or another `holder`) is not as asked for; both values."""
     problems = [
-        Problem(str(folder), name, f"{_short(then)} in {holder}", f"{_short(now)}, as this recipe has it", mend)
+        Problem(str(folder), name, f"{_short(then)} in {holder}", f"{_short(now)}, as this recipe has it", fix)
         for name, then, now in differences(stored, asked)
     ]
     if problems:

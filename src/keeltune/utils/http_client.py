@@ -127,9 +127,9 @@ class Endpoint:
             time.sleep(wait)
             waited += wait
 
-    def refusal(self, found: str, expected: str, mend: str) -> UserError:
+    def refusal(self, found: str, expected: str, fix: str) -> UserError:
         """A fault of the server's answer or of how it was asked; `found` has been through `quote`."""
-        return UserError(Problem(self.url, "reference", found, expected, mend))
+        return UserError(Problem(self.url, "reference", found, expected, fix))
 
     def quote(self, value: Any) -> str:
         """What the server wrote, as a message may show it: without the key, cut, control characters made visible."""

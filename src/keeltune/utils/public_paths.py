@@ -1,7 +1,7 @@
 """`keeltune.divergences` and `keeltune.references`: public import paths of shelves that lie in `keeltune.objective`.
 
-`from keeltune.divergences.reverse_kl import reverse_kl` gives the very module `keeltune.objective.divergences.reverse_kl`,
-not a second copy of it, and imports nothing before it is asked to.
+`from keeltune.divergences.reverse_kl import reverse_kl` reads the very module of that name in
+`keeltune.objective.divergences`, not a second copy of it, and imports nothing before it is asked to.
 """
 
 from __future__ import annotations

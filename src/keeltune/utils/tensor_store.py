@@ -58,7 +58,7 @@ class Writer:
         shards: how many there will be.
     """
 
-    def __init__(self, folder: Path, head: Mapping[str, Any], shards: int, mend: str):
+    def __init__(self, folder: Path, head: Mapping[str, Any], shards: int, fix: str):
         self.folder, self.head, self.shards = folder, json.loads(canonical(head)), shards
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".staging-*"):
@@ -68,7 +68,7 @@ class Writer:
         if begun is None:
             seal(folder / HEAD, canonical(self.head).encode())
         else:
-            refuse_other(folder, begun, self.head, mend)
+            refuse_other(folder, begun, self.head, fix)
 
     def missing(self) -> list[int]:
         """The shards that are not there yet, or not whole: a flipped bit makes one that is written again."""
@@ -106,8 +106,8 @@ class Writer:
 class Store:
     """A finished folder, to be read. Raises StateRefused where it is not what was written."""
 
-    def __init__(self, folder: Path, mend: str):
-        self.folder, self.mend = folder, mend
+    def __init__(self, folder: Path, fix: str):
+        self.folder, self.fix = folder, fix
         self.manifest = self._manifest()
 
     def _manifest(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Store:
         return manifest
 
     def refused(self, field: str, found: str, expected: str) -> StateRefused:
-        return StateRefused(Problem(str(self.folder), field, found, expected, self.mend))
+        return StateRefused(Problem(str(self.folder), field, found, expected, self.fix))
 
     def verify(self) -> None:
         """Holds each shard against its digest: a missing shard or a flipped bit is refused."""

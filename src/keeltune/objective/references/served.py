@@ -53,7 +53,7 @@ class Served(Reference):
     (`CompletionResponseChoice`). Start it with `--max-logprobs` at least k (20 if not given) and a `--max-model-len`
     above the longest sequence, and leave `--logprobs-mode` at `raw_logprobs`. It writes −9999 for −inf.
 
-    url, allow_host, timeout, retries, pause: see `keeltune.utils.http_client.Endpoint`. The key of the server, if it wants one,
+    url, allow_host, timeout, retries, pause: see `utils.http_client.Endpoint`. The key of the server, if it wants one,
         is in the environment variable KEELTUNE_REFERENCE_KEY and nowhere else.
     model: its name on the server, as /v1/models lists it.
     k: how many tokens a position.

@@ -1,7 +1,7 @@
 """How one kind of model writes an answer: what it is shown, where its predictions lie, how it is asked for text.
 
 An encoder-decoder, a decoder and a CTC model serve the same applications; a task says what is read and what is right,
-its form says the rest. Shapes: B examples, S source and T target tokens, N predictions, V vocabulary.
+its architecture says the rest. Shapes: B examples, S source and T target tokens, N predictions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,24 +9,44 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from keeltune.data.dataset import Row
-from keeltune.objective.predictions import PerSlice, Rows, nll
+from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, nll, sliced_cross_entropy
 from keeltune.tasks.families import lm_head
-from keeltune.tasks.task import Autocast, Example, Prediction, Task, to_device
+from keeltune.tasks.task import Autocast, Example, Prediction, Settings, labelled_and_anchored, to_device
 
-if TYPE_CHECKING:
-    from keeltune.tasks.families.text_generation import Writing
+
+class TextTask(Protocol):
+    """What an architecture asks of the task whose texts it writes (`text_generation.Writing`)."""
+
+    settings: Settings
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]: ...
+
+    def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]: ...
+
+    def lengthened(self, name: str, values: list[int], count: int) -> list[int]: ...
+
+    def target_language_id(self) -> int | None: ...
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]: ...
+
+    def pad(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]: ...
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any: ...
 
 
 class Architecture(ABC):
     """One kind of model that writes."""
 
-    def __init__(self, task: Writing):
+    def __init__(self, task: TextTask):
         self.task = task
 
     @property
@@ -41,11 +61,11 @@ class Architecture(ABC):
         """A row with the text that is to be written; None for a row without one."""
 
     def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:  # noqa: B027  (most need nothing)
-        """Adds to a collated batch what only this form has."""
+        """Adds to a collated batch what only this architecture has."""
 
     def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
         """n_CE and n_D."""
-        return Task.counts(self.task, batch)
+        return labelled_and_anchored(batch)
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
         return lm_head.forward(model, batch)
@@ -54,10 +74,10 @@ class Architecture(ABC):
         return lm_head.rows(outputs, batch)
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
-        return Task.cross_entropy(self.task, rows, batch)
+        return cross_entropy(rows, batch["targets"], batch["weights"])
 
     def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
-        return Task.sliced_cross_entropy(self.task, batch)
+        return sliced_cross_entropy(batch["targets"], batch["weights"])
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""

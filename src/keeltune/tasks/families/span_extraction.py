@@ -62,8 +62,8 @@ class Span(Task):
         tokenizer, limit = self.tokenizer, self.settings.max_length
         if not tokenizer.is_fast:
             expected = "a fast tokenizer, which says which characters a token stands for"
-            mend = "take a model with a tokenizer.json (BERT, RoBERTa, DeBERTa, ELECTRA and their kin have one)"
-            raise UserError(Problem("", "model", f"{type(tokenizer).__name__}, which is no fast one", expected, mend))
+            fix = "take a model with a tokenizer.json (BERT, RoBERTa, DeBERTa, ELECTRA and their kin have one)"
+            raise UserError(Problem("", "model", f"{type(tokenizer).__name__}, which is no fast one", expected, fix))
         self.marks = int(tokenizer.num_special_tokens_to_add(pair=True))
         if limit is not None and limit < self.marks + ROOM:
             expected = f"at least {self.marks + ROOM}: room for a question, a text and {self.marks} special tokens"
@@ -152,8 +152,8 @@ class Span(Task):
         if len(examples) > len(rows):
             notices.append(f"{len(rows)} training rows are read in {len(examples)} strides of overlapping text")
         if lost:
-            mend = "raise max_length" if self.settings.max_length else "look at their offsets"
-            notices.append(f"{lost} of {len(rows)} answers lie whole in no stride and are not trained on; {mend}")
+            fix = "raise max_length" if self.settings.max_length else "look at their offsets"
+            notices.append(f"{lost} of {len(rows)} answers lie whole in no stride and are not trained on; {fix}")
         return notices
 
     def mark(self, config: Any, examples: Sequence[Example]) -> None:

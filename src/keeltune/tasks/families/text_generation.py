@@ -38,7 +38,7 @@ class Writing(Task):
     def setup(self) -> None:
         kind = Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
         encodes = getattr(self.settings.config, "is_encoder_decoder", False)
-        self.form: Architecture = (Seq2Seq if encodes else kind)(self)
+        self.architecture: Architecture = (Seq2Seq if encodes else kind)(self)
 
     # What a task says
 
@@ -50,7 +50,7 @@ class Writing(Task):
     def target(self, row: Row) -> str:
         """The text that is to be written."""
 
-    # What the forms ask for
+    # What the architectures ask for
 
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
@@ -77,7 +77,7 @@ class Writing(Task):
             if isinstance(value, str):
                 text = text.replace("{" + name + "}", source if value == self.source(row) else value)
         ids = list(self.tokenizer(text)["input_ids"])
-        end = self.form.end
+        end = self.architecture.end
         return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
 
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
@@ -88,20 +88,20 @@ class Writing(Task):
         """The token that tells a multilingual decoder which language to write."""
         return None
 
-    # The contract, handed on to the form
+    # The contract, handed on to the architecture
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
-        return [self.form.encode(row, self.target(row) if labelled else None)]
+        return [self.architecture.encode(row, self.target(row) if labelled else None)]
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
-        if not isinstance(self.form, Causal) or not examples:
+        if not isinstance(self.architecture, Causal) or not examples:
             return []
         trained, tokens = sum(len(e.targets) for e in examples), sum(len(e.inputs["input_ids"]) for e in examples)
         return [f"{trained} of {tokens} tokens ({trained / tokens:.0%}) are trained on; prompts are only read"]
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch = super().collate(examples)
-        self.form.extend(batch, examples)
+        self.architecture.extend(batch, examples)
         return batch
 
     def pad(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
@@ -116,23 +116,23 @@ class Writing(Task):
         return pad_tokens(self.tokenizer, inputs, left=left)
 
     def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
-        return self.form.counts(batch)
+        return self.architecture.counts(batch)
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
-        return self.form.forward(model, batch)
+        return self.architecture.forward(model, batch)
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
-        return self.form.rows(outputs, batch)
+        return self.architecture.rows(outputs, batch)
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
-        return self.form.cross_entropy(rows, batch)
+        return self.architecture.cross_entropy(rows, batch)
 
     def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
-        return self.form.sliced_cross_entropy(batch)
+        return self.architecture.sliced_cross_entropy(batch)
 
     @property
     def draws(self) -> bool:
-        return type(self.form).sample is not Architecture.sample
+        return type(self.architecture).sample is not Architecture.sample
 
     # What a model writes, whatever other rows it writes for at the same time
 
@@ -142,11 +142,11 @@ class Writing(Task):
 
     def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
         texts = self.drawn_ids(model, examples, device)
-        return [self.form.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
+        return [self.architecture.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
 
     def drawn_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         """Token ids that the model draws for each example, from torch's random state."""
-        return self._by_group(model, examples, device, lambda part: self.form.sample(model, part, device))
+        return self._by_group(model, examples, device, lambda part: self.architecture.sample(model, part, device))
 
     def openings(self, rows: Sequence[Row]) -> list[Example]:
         """What a source model draws texts from where nothing of its own domain is at hand: the inputs of these rows."""
@@ -154,12 +154,16 @@ class Writing(Task):
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         """The `count` best texts that the model writes for each example, the likeliest first."""
-        return self._by_group(model, examples, device, lambda part: self.form.candidates(model, part, device, count))
+        return self._by_group(
+            model, examples, device, lambda part: self.architecture.candidates(model, part, device, count)
+        )
 
     def predict(
         self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext
     ) -> list[Prediction]:
-        return self._by_group(model, examples, device, lambda part: self.form.predict(model, part, device, autocast))
+        return self._by_group(
+            model, examples, device, lambda part: self.architecture.predict(model, part, device, autocast)
+        )
 
     def _by_group(
         self, model: Any, examples: Sequence[Example], device: str, run: Callable[[Sequence[Example]], Sequence[T]]

@@ -71,15 +71,15 @@ def found(want: Wanted) -> Store | None:
     """
     if not (want.folder / tensor_store.MANIFEST).is_file():
         return None
-    store = Store(want.folder, want.mend)
+    store = Store(want.folder, want.fix)
     manifest = store.manifest
-    files.refuse_other(want.folder, manifest["identity"], want.identity, want.mend)
+    files.refuse_other(want.folder, manifest["identity"], want.identity, want.fix)
     form = manifest["form"]
     asked = {n: v for n, v in want.asked.items() if n in ("k", "temperature") and form["name"] == "top-k"}
     asked |= {"name": want.asked["form"]} if want.asked["form"] != "auto" else {}
     asked |= {"dtype": want.asked["dtype"]} if want.asked["dtype"] != "auto" else {}
     stored = {name: form.get(name) for name in asked}
-    files.refuse_other(want.folder, {"form": stored}, {"form": asked}, want.mend)
+    files.refuse_other(want.folder, {"form": stored}, {"form": asked}, want.fix)
     store.verify()
     for example in want.examples:
         there = store.place(example.key)
@@ -130,7 +130,7 @@ def capture(want: Wanted, material: Material, reference: Reference, device: str,
         want.folder,
         {"version": VERSION, "identity": want.identity, "form": form.facts(), "choices": choices, **more},
         len(parts),
-        want.mend,
+        want.fix,
     )
     rank, world = int(os.environ.get("RANK", "0")), world_size()
     if head is not None and rank == 0:
@@ -148,7 +148,7 @@ def capture(want: Wanted, material: Material, reference: Reference, device: str,
             _wait(partial(writer.whole, number), "the other processes' shards")
         writer.finish()
     _wait(lambda: (want.folder / tensor_store.MANIFEST).is_file(), "the first process's manifest")
-    return Store(want.folder, want.mend)
+    return Store(want.folder, want.fix)
 
 
 def cut(examples: Sequence[Example], task: Task, form: StoredForm, choices: int) -> list[list[Example]]:

@@ -38,7 +38,7 @@ class Wanted:
     command: str
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         return f"make it anew with: {self.command} --overwrite; or name another folder in reference.cache"
 
 

@@ -149,13 +149,13 @@ def _same_encoding(ours: Task, theirs: Task, probes: Sequence[Row]) -> bool:
 
 
 def _other_count(source: str, ours: Task, theirs: Task, probes: Sequence[Row]) -> tuple[str, str, str] | None:
-    """Why a reference has other predictions in a row than the student, as (found, expected, mend): other frames."""
+    """Why a reference has other predictions in a row than the student, as (found, expected, fix): other frames."""
     for row in probes[:20]:
         a, b = (sum(e.predictions for e in task.encode(row, labelled=False)) for task in (ours, theirs))
         if a != b:
             found = f"{shown(source)}, which makes {b} predictions of {row.file}:{row.line}"
-            mend = "take a reference of the same kind, with the same convolutions before its encoder"
-            return found, f"the student's {a}: a prediction for each frame of it", mend
+            fix = "take a reference of the same kind, with the same convolutions before its encoder"
+            return found, f"the student's {a}: a prediction for each frame of it", fix
     return None
 
 
@@ -177,8 +177,8 @@ def _choices(config: Any, processor: Any) -> int | None:
 def _other_tokens(
     source: str, relation: tokenizer_match.Relation, student: Any, reference: Any
 ) -> tuple[str, str, str] | None:
-    """Why a reference cannot say what the student's next token should be, as (found, expected, mend)."""
-    mend = (
+    """Why a reference cannot say what the student's next token should be, as (found, expected, fix)."""
+    fix = (
         "take a reference of the same family; or let it write the targets, which needs texts alone (generation: "
         "{targets: reference}, objective: {weight: 0}); or a task whose predictions are classes, which any tokenizer "
         "may read"
@@ -188,10 +188,10 @@ def _other_tokens(
         told = "; ".join(f"{i}: {theirs or 'none'}, the student's {ours or 'none'}" for i, ours, theirs in first)
         found = f"{shown(source)}, whose tokenizer has other tokens at the ids {', '.join(str(i) for i, _, _ in first)}"
         of = f"; {len(relation.differing)} ids differ" if len(relation.differing) > len(first) else ""
-        return f"{found} ({told}{of})", "the student's tokenizer: the same bytes for every id", mend
+        return f"{found} ({told}{of})", "the student's tokenizer: the same bytes for every id", fix
     starts = [getattr(c, "decoder_start_token_id", None) for c in (student, reference)]
     if starts[0] != starts[1]:
-        return f"{shown(source)}, whose decoder starts from token {starts[1]}", f"the student's start {starts[0]}", mend
+        return f"{shown(source)}, whose decoder starts from token {starts[1]}", f"the student's start {starts[0]}", fix
     return None
 
 

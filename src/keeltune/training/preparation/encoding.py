@@ -56,7 +56,7 @@ def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:
     """A fault as a problem of its row."""
     place = f"{row.file}:{row.line}"
     return RowProblem(
-        place, fault.field, fault.found, fault.expected, fault.mend, fault.kind, file=row.file, line=row.line
+        place, fault.field, fault.found, fault.expected, fault.fix, fault.kind, file=row.file, line=row.line
     )
 
 

@@ -223,7 +223,7 @@ def without_targets(encoded: Sequence[Sequence[Example]]) -> bool:
 
 def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
     """What the task, now that its model is known, cannot do with the recipe."""
-    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.mend, f.kind) for f in task.recipe_faults()]
+    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in task.recipe_faults()]
 
 
 def _old_head(
@@ -234,8 +234,8 @@ def _old_head(
     if recipe.objective.anchor_head == "source":
         if not head:
             found, expected = "a model whose head has no names", "one that was trained for the old labels"
-            mend = "fine-tune it on the source domain first, or write anchor_head: masked-lm"
-            raise UserError(Problem(place, "objective.anchor_head", found, expected, mend))
+            fix = "fine-tune it on the source domain first, or write anchor_head: masked-lm"
+            raise UserError(Problem(place, "objective.anchor_head", found, expected, fix))
         return task_class(processor, replace(settings, labels=head, class_weights=None))
     masked = Masked(processor, replace(settings, labels=[]))
     if missing := loading.untrained_head(source, settings.config, masked.auto_models[0]):
@@ -278,7 +278,7 @@ def missing_columns(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> list
             there = ", ".join(sorted(rows[0].fields))
             expected = f"a column of the rows that are scored, which have {there}"
             problems.append(
-                recipe.problem(f"evaluation.{name_of}", expected=expected, mend="name one of them, or leave it out")
+                recipe.problem(f"evaluation.{name_of}", expected=expected, fix="name one of them, or leave it out")
             )
     return problems
 
@@ -291,6 +291,6 @@ def cluster_warnings(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> lis
         if own is not None and own.max() + 1 < FEW_CLUSTERS:
             found = f"{own.max() + 1} clusters in the rows of {split}"
             expected = f"{FEW_CLUSTERS} or more: over fewer, intervals and bounds are too narrow; over one, a point"
-            place, mend = recipe.where("evaluation.clusters"), "score more of them, or leave clusters out"
-            problems.append(Problem(place, "evaluation.clusters", found, expected, mend, severity="warning"))
+            place, fix = recipe.where("evaluation.clusters"), "score more of them, or leave clusters out"
+            problems.append(Problem(place, "evaluation.clusters", found, expected, fix, severity="warning"))
     return problems

@@ -26,7 +26,7 @@ def regularizer_problems(recipe: Recipe, task: Task) -> list[Problem]:
         "freeze_embeddings": {media: task.reads != "text"},
     }
     problems = [
-        recipe.problem(f"training.regularizers.{name}", expected=f"no {name}: {reason}", mend="leave it out")
+        recipe.problem(f"training.regularizers.{name}", expected=f"no {name}: {reason}", fix="leave it out")
         for name, why in reasons.items()
         for reason, holds in why.items()
         if holds and getattr(asked, name)
@@ -38,11 +38,11 @@ def regularizer_problems(recipe: Recipe, task: Task) -> list[Problem]:
         found = surgery.stacks(loading.skeleton(config, auto_model, place, "model"))
         for name in (name for name in ("layer_decay", "new_top_layers") if getattr(asked, name) and not found):
             said = f"{config.model_type}, whose layers lie in no ModuleList of the configuration's length"
-            mend = "leave it out, or take another architecture"
+            fix = "leave it out, or take another architecture"
             field = f"training.regularizers.{name}"
-            problems.append(recipe.problem(field, found=said, expected="layers one below the other", mend=mend))
+            problems.append(recipe.problem(field, found=said, expected="layers one below the other", fix=fix))
         depth = list(found.values())[-1] if found else 0
         if found and asked.new_top_layers and asked.new_top_layers > depth:
             field, told = "training.regularizers.new_top_layers", f"at most {depth}, the layers of the last stack"
-            problems.append(recipe.problem(field, expected=told, mend=f"write {depth} at most"))
+            problems.append(recipe.problem(field, expected=told, fix=f"write {depth} at most"))
     return problems
