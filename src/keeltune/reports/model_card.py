@@ -8,19 +8,7 @@ from keeltune.data.clusters import FEW_CLUSTERS
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import uncertainty
 from keeltune.reports.run_page import SENTENCES, regularized
-
-PIPELINES = {
-    "text-classification": "text-classification",
-    "sentiment-analysis": "text-classification",
-    "question-answering": "question-answering",
-    "semantic-role-labeling": "token-classification",
-    "summarization": "summarization",
-    "translation": "translation",
-    "speech-recognition": "automatic-speech-recognition",
-    "image-captioning": "image-to-text",
-    "text-generation": "text-generation",
-}
-"""What the hub calls our tasks."""
+from keeltune.utils import registry
 
 
 def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
@@ -29,7 +17,7 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
     lines = [
         "---",
         "library_name: transformers",
-        *([f"pipeline_tag: {PIPELINES[recipe.task]}"] if recipe.task in PIPELINES else []),
+        *([f"pipeline_tag: {pipeline}"] if (pipeline := registry.find("tasks", recipe.task).pipeline) else []),
         "tags: [keeltune]",
         "---",
         f"# {recipe.task}, trained with keeltune",

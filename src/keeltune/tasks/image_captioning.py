@@ -51,6 +51,7 @@ class ImageCaptioning(Writing):
     """
 
     auto_models = ("AutoModelForImageTextToText",)
+    pipeline = "image-to-text"
     reads = "image"
     columns = (Column("image", "image"), Column("captions", "texts", label=True))
     prompt = "{image}"

@@ -53,7 +53,9 @@ class SpeechRecognition(Writing):
     """
 
     auto_models = ("AutoModelForSpeechSeq2Seq", "AutoModelForCTC")
+    pipeline = "automatic-speech-recognition"
     reads = "sound"
+    accepts_languages = True
     columns = (Column("audio", "audio"), Column("text", "text", label=True))
 
     @property

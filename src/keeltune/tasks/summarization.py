@@ -22,6 +22,7 @@ class Summarization(Writing):
     Source: Lin 2004, https://aclanthology.org/W04-1013.
     """
 
+    pipeline = "summarization"
     columns = (
         Column("document", "text"),
         Column("summary", "text", label=True),

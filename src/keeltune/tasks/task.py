@@ -141,6 +141,19 @@ class Task(ABC):
     generates: ClassVar[bool] = False
     """Whether an answer is written token by token: evaluation while training then looks at a subset."""
 
+    separate_head: ClassVar[bool] = False
+    """Whether the model is an encoder with a head of the task's own on it, beside which the head that `model` had can
+    be kept (`objective.anchor_head`)."""
+
+    accepts_languages: ClassVar[bool] = False
+    """Whether the recipe's `languages` say from which language into which."""
+
+    accepts_multi_label: ClassVar[bool] = False
+    """Whether a row may have several labels (`data.multi_label`)."""
+
+    pipeline: ClassVar[str | None] = None
+    """What the hub calls the task (`pipeline_tag` of a model card); None where it has no name for it."""
+
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity", "wer", "cer"})
     """Metrics whose smaller values are the better ones."""
 

@@ -10,6 +10,8 @@ class TextClassification(Classify):
     is right). Checked against scikit-learn.
     """
 
+    accepts_multi_label = True
+
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("micro_f1", "macro_f1", "accuracy") if self.settings.multi_label else ("accuracy", "macro_f1", "mcc")

@@ -21,6 +21,7 @@ class TextGeneration(Writing):
     """
 
     auto_models = ("AutoModelForCausalLM",)
+    pipeline = "text-generation"
     columns = (
         Column("messages", "messages", required=False),
         Column("prompt", "text", required=False),

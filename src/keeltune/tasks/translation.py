@@ -22,6 +22,8 @@ class Translation(Writing):
     Sources: Post 2018, https://aclanthology.org/W18-6319; Popović 2015, https://aclanthology.org/W15-3049.
     """
 
+    pipeline = "translation"
+    accepts_languages = True
     columns = (Column("source", "text"), Column("target", "text", label=True))
     prompt = "{source}\nTranslation:"
 

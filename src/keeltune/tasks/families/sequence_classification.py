@@ -24,6 +24,8 @@ class Classify(Task):
     """
 
     auto_models = ("AutoModelForSequenceClassification",)
+    pipeline = "text-classification"
+    separate_head = True
     whole_texts = ("text", "text_pair")
     columns = (
         Column("text", "text"),

@@ -57,6 +57,7 @@ class Span(Task):
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForQuestionAnswering",)
     choices = "positions"
+    pipeline = "question-answering"
 
     def setup(self) -> None:
         tokenizer, limit = self.tokenizer, self.settings.max_length

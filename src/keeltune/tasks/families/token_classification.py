@@ -45,6 +45,8 @@ class TokenClassification(Task):
 
     auto_models = ("AutoModelForTokenClassification",)
     choices = "labels"
+    pipeline = "token-classification"
+    separate_head = True
 
     @abstractmethod
     def read(self, row: Row) -> Reading:
