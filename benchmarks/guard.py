@@ -26,7 +26,7 @@ import data_sets
 from keeltune import recipe
 from keeltune.advisor import learning_curve
 from keeltune.cli import demo
-from keeltune.runs import comparison, run_folder, seeds
+from keeltune.runs import comparison, run, run_folder
 from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
@@ -47,7 +47,7 @@ class Bench:
         print(f"… {name}", flush=True)
         base = {"task": "sentiment-analysis", "method": "fine-tuning", "model": demo.encoder_path()}
         made = recipe.from_dict({**base, **values, "output": name}, self.out)
-        return seeds.train(made, resume=(self.out / name).is_dir(), display=QUIET)
+        return run.train(made, resume=(self.out / name).is_dir(), display=QUIET)
 
 
 def told(done: run_folder.Run) -> None:

@@ -22,7 +22,7 @@ from keeltune.evaluation import bootstrap, prediction, teacher_report
 from keeltune.evaluation.calibration import Calibration, calibration
 from keeltune.evaluation.scores import score
 from keeltune.objective.predictions import IGNORED
-from keeltune.reports import findings
+from keeltune.reports.findings import teacher as teacher_findings
 from keeltune.runs import run, run_folder
 from keeltune.training import build
 from keeltune.training.preparation import prepare
@@ -119,7 +119,7 @@ def test_a_teacher_of_shuffled_labels_is_called_out_with_figures(school, capsys)
     draws = bootstrap.bootstrap(right) / 200
     assert found["difference"] == pytest.approx(np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5]).tolist())
     assert found["difference"][1] < 0
-    (warning,) = [line for line in findings.teacher_findings(found) if line.startswith("warning: ")]
+    (warning,) = [line for line in teacher_findings.findings(found) if line.startswith("warning: ")]
     assert f"accuracy {teacher:.3f} (" in warning
     assert "the student's start 0.850 (" in warning
     low, high = found["difference"]
@@ -135,11 +135,11 @@ def test_a_good_teacher_is_not(school):
     found = gate_of(distilled(school, "start", "good"), school)
     assert found["difference"][0] > 0
     assert found["over_floor"][0] > 0
-    assert not any("warning" in line for line in findings.teacher_findings(found))
-    assert "the student's start 0." in findings.teacher_findings(found)[0]
+    assert not any("warning" in line for line in teacher_findings.findings(found))
+    assert "the student's start 0." in teacher_findings.findings(found)[0]
     equal = gate_of(distilled(school, "good", "good"), school)  # a teacher that is the student's own start
     assert equal["difference"] == [0, 0]
-    assert not any("warning" in line for line in findings.teacher_findings(equal))
+    assert not any("warning" in line for line in teacher_findings.findings(equal))
 
 
 def test_a_new_head_has_no_start(school, tiny, tmp_path):
@@ -147,13 +147,13 @@ def test_a_new_head_has_no_start(school, tiny, tmp_path):
     blank = encoder(tmp_path / "encoder", tiny)
     found = gate_of(distilled(school, "start", "bad", "new"), school, model=str(blank))
     assert found["student"] is found["student_intervals"] is found["difference"] is None
-    (warning,) = [line for line in findings.teacher_findings(found) if line.startswith("warning: ")]
+    (warning,) = [line for line in teacher_findings.findings(found) if line.startswith("warning: ")]
     assert "not measurably better than the answer" in warning
     assert "the student's head is new" in warning
     (name, count), *_ = Counter(NAMES[g] for g in golds(school)).most_common()
     assert found["floor"] == {"answer": name, "accuracy": count / 200}
     good = gate_of(distilled(school, "start", "good", "new"), school, model=str(blank))
-    assert not any("warning" in line for line in findings.teacher_findings(good))
+    assert not any("warning" in line for line in teacher_findings.findings(good))
 
 
 def test_an_over_confident_teacher_gets_its_temperature(school):
@@ -166,7 +166,7 @@ def test_an_over_confident_teacher_gets_its_temperature(school):
     expected = Calibration(**found["calibration"])
     temperature = found["calibration"]["temperature"]
     assert temperature > 1.3
-    offer = findings.teacher_findings(found)[1]
+    offer = teacher_findings.findings(found)[1]
     assert f"over-confident: ECE {expected.ece:.2f}, {expected.ece_after:.2f} at temperature {temperature:.3g}" in offer
     assert "(fitted on 200 predictions)" in offer
     assert f"temperature: {temperature:.3g}}}" in offer
@@ -177,10 +177,10 @@ def test_an_over_confident_teacher_gets_its_temperature(school):
     assert after["calibration"]["ece"] == pytest.approx(expected.ece_after, abs=0.02)
     assert after["teacher"]["accuracy"] == found["teacher"]["accuracy"]
     assert after["teacher"]["loss"] < found["teacher"]["loss"]
-    assert len(findings.teacher_findings(after)) == 1
+    assert len(teacher_findings.findings(after)) == 1
     half = gate_of(distilled(school, "start", {"model": "good", "temperature": temperature / 2}), school)
     assert (
-        f"temperature: {temperature:.3g}}}" in findings.teacher_findings(half)[1]
+        f"temperature: {temperature:.3g}}}" in teacher_findings.findings(half)[1]
     )  # of the model, not of what is made of it
 
 
@@ -230,10 +230,10 @@ def test_each_of_several_and_their_average(school):
         expected = calibration(torch.tensor(table).log(), torch.tensor(gold))
         assert verdict["calibration"]["brier"] == pytest.approx(expected.brier, rel=1e-4)
     assert [verdict["temperature"] for verdict in (*found["members"], found)] == [2.0, 1.0, None]
-    warned = [line for line in findings.teacher_findings(found) if line.startswith("warning: ")]
+    warned = [line for line in teacher_findings.findings(found) if line.startswith("warning: ")]
     assert any(str(copies[1]) in line for line in warned)
     assert not any(str(copies[0]) in line for line in warned)
-    assert any("the average of the teachers" in line for line in findings.teacher_findings(found))
+    assert any("the average of the teachers" in line for line in teacher_findings.findings(found))
 
 
 def test_several_labels_a_row(school, tmp_path):
@@ -322,7 +322,7 @@ def test_written_answers(tmp_path):
     assert found["teacher"] == {"loss": pytest.approx(loss, rel=1e-5)}
     assert found["metric"] == "loss"
     assert len(found["difference"]) == 2
-    assert findings.teacher_findings(found)
+    assert teacher_findings.findings(found)
 
 
 def test_at_most_so_many_rows_and_the_students_on_the_same(school, monkeypatch):
@@ -348,7 +348,7 @@ def test_scores_are_float32_whatever_the_training_is(school, monkeypatch):
     assert found["teacher"] == exact["teacher"]
     assert found["teacher"]["loss"] == pytest.approx(found["student"]["loss"], rel=1e-5)
     found |= {"metric": "loss", "difference": [-2e-7, -1e-7]}  # the rounding of other batches is no difference
-    assert not any("warning" in line for line in findings.teacher_findings(found))
+    assert not any("warning" in line for line in teacher_findings.findings(found))
 
 
 def test_only_teachers_with_validation_rows_are_judged(school):
@@ -357,7 +357,7 @@ def test_only_teachers_with_validation_rows_are_judged(school):
     assert gate_of({**spec, "method": "cross-domain"}, school) is None
     unseen = build.build(prepare.prepare(recipe.from_dict({**spec, "reference": "bad", "data": train}, school)))
     assert teacher_report.teacher_report(unseen, None, QUIET) is None
-    assert findings.teacher_findings(None) == []
+    assert teacher_findings.findings(None) == []
 
 
 def test_training_is_the_same_without_it(school, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from keeltune import recipe
 from keeltune.reports import comparison_page, localization, run_page
 from keeltune.reports.groups import CHARTED, names
-from keeltune.runs import comparison, run, run_folder, seeds
+from keeltune.runs import comparison, run, run_folder
 from keeltune.utils.progress import Display
 from tests.test_report import Page, check_page
 from tests.test_run import lines, make_data, spec_of, write_rows
@@ -42,7 +42,7 @@ def clustered_run(tiny, folder: Path, **changes) -> run_folder.Run:
         write_rows(folder / f"{name}.jsonl", [{**row, "<b>who": f"w{i % count}"} for i, row in enumerate(rows)])
     values = spec_of("fine-tuning", tiny("bert"), evaluation={"clusters": "<b>who"}, **changes)
     values["training"] = {"batch_size": 8, "max_steps": 2, **changes.get("training", {})}
-    return seeds.train(recipe.from_dict(values, folder), display=Display(quiet=True))
+    return run.train(recipe.from_dict(values, folder), display=Display(quiet=True))
 
 
 def test_intervals_over_clusters_say_so(tiny, tmp_path):

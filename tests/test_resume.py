@@ -135,7 +135,7 @@ def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(result, "result", dying)
+        patch.setattr(result, "completed", dying)
         with pytest.raises(Killed):
             train(values, tmp_path, "killed")
     again = train(values, tmp_path, "killed", resume=True)

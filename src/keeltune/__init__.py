@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from keeltune.recipe import load as load_recipe  # noqa: F401
     from keeltune.runs.inference import evaluate as evaluate
     from keeltune.runs.inference import predict as predict
+    from keeltune.runs.run import train as train
     from keeltune.runs.run_folder import Run as Run
-    from keeltune.runs.seeds import train as train
     from keeltune.utils.errors import UserError as UserError
 
 public_paths.install()
@@ -52,7 +52,7 @@ _HOME = {
     "evaluate": "runs.inference",
     "load_recipe": "recipe",
     "predict": "runs.inference",
-    "train": "runs.seeds",
+    "train": "runs.run",
 }
 _SHELVES = {"divergences": "objective.divergences", "references": "objective.references", "tasks": "tasks"}
 

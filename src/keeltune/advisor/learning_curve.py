@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from keeltune.evaluation import bootstrap, scores
+from keeltune.evaluation import bootstrap, scores, seed_bootstrap
 from keeltune.evaluation.overfitting import scale_of
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import learning_curve_page
-from keeltune.runs import inference, seeds
+from keeltune.runs import inference, run
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.task import Task
 from keeltune.training.preparation import prepare
@@ -83,7 +83,7 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
     for share, part, output in zip(shares, parts, outputs, strict=True):
         display.say(f"share {share:g}")
         with anew_without(output):
-            runs.append(seeds.train(part, resume=output.is_dir(), display=display))
+            runs.append(run.train(part, resume=output.is_dir(), display=display))
     card = extrapolate(runs, shares)
     write_json(folder / "curve.json", card)
     write_text(folder / "curve.html", learning_curve_page.page(card, recipe.report.language))
@@ -152,7 +152,9 @@ def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
 def _drawn(task: Task, run: Run, split: str, metric: str) -> np.ndarray:
     """The run's score on each draw of rows (or clusters), and of seeds where it has several."""
     lines = [read_lines(part / "predictions" / f"{split}.jsonl") for part in run.parts]
-    return seeds.over_seeds([seeds.draws(task, seeds.clustered(task, each), RESAMPLES)[metric] for each in lines])
+    return seed_bootstrap.over_seeds(
+        [seed_bootstrap.draws(task, seed_bootstrap.clustered(task, each), RESAMPLES)[metric] for each in lines]
+    )
 
 
 def no_forecast(rows: np.ndarray, errors: Sequence[Sequence[float]], trivial: Callable[[], float]) -> Message | None:

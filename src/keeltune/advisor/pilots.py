@@ -16,13 +16,12 @@ from keeltune.advisor.candidates import Arm, without_columns
 from keeltune.advisor.verdict import Scored
 from keeltune.evaluation.overfitting import scale_of
 from keeltune.evaluation.scores import scores_of
+from keeltune.evaluation.seed_bootstrap import clustered, draws
 from keeltune.recipe import from_dict
 from keeltune.recipe.fields import Recipe
-from keeltune.reports import findings
-from keeltune.runs import inference, run_folder
-from keeltune.runs.run import train
+from keeltune.reports.findings import forgetting, overruled_labels, teacher
+from keeltune.runs import inference, run, run_folder
 from keeltune.runs.run_folder import Run
-from keeltune.runs.seeds import clustered, draws
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import anew_without
 from keeltune.utils.files import read_lines, write_json
@@ -70,7 +69,7 @@ class Pilots:
         begun, new = time.monotonic(), run_folder.finished(place) is None
         made = from_dict(values, self.recipe.folder)
         with anew_without(place):
-            done = train(made, resume=place.is_dir(), display=Display(quiet=True))
+            done = run.train(made, resume=place.is_dir(), display=Display(quiet=True))
         if new:  # what a stopped one took before is not known any more
             self.took[place.name] = time.monotonic() - begun
             write_json(self.folder / "seconds.json", self.took)
@@ -160,10 +159,10 @@ def evidence(done: Mapping[str, Run]) -> list[str]:
     """What the pilots measured on the way: the teacher, forgetting, how far the domains are, labels overruled."""
     said: list[str] = []
     judged = next((gated for one in done.values() if (gated := one.result["reference"]["gate"])), None)
-    said += findings.teacher_findings(judged)
+    said += teacher.findings(judged)
     for name, one in done.items():
         if name == "plain":
-            said += findings.forgetting_findings(one.result)
+            said += forgetting.findings(one.result)
         elif name == "anchored":
-            said += findings.veto_findings(one.result["veto"], taught=False)
+            said += overruled_labels.findings(one.result["veto"], taught=False)
     return list(dict.fromkeys(said))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from keeltune.evaluation import bootstrap
-from keeltune.runs.seeds import over_seeds
+from keeltune.evaluation.seed_bootstrap import over_seeds
 from keeltune.utils.messages import Message, joined
 
 SURE = 0.9

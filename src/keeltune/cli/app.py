@@ -44,11 +44,11 @@ def train(
 ) -> None:
     """Train, evaluate, and write the run folder with its report."""
     from keeltune.recipe import load
-    from keeltune.runs import seeds
+    from keeltune.runs import run
     from keeltune.utils import distributed
 
     loaded = load(recipe, overrides or [])
-    finished = seeds.train(loaded, resume=resume, overwrite=overwrite)
+    finished = run.train(loaded, resume=resume, overwrite=overwrite)
     if distributed.is_main_process():
         _print_result(finished.folder, finished.result, finished.model)
 

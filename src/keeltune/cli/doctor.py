@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keeltune.runs import result
+from keeltune.runs.environment import environment
 from keeltune.utils import registry
 from keeltune.utils.device import DTYPES, choose_precision, matmul_flops, this_device
 
@@ -19,7 +19,7 @@ def doctor(console: Console) -> None:
     """Prints the machine, the versions, how fast each precision is here, and what is missing."""
     device = this_device()
     table = Table("what", "found", show_header=False)
-    for name, value in result.environment().items():
+    for name, value in environment().items():
         if name != "finished":
             table.add_row(name, escape(str(value)))
     table.add_row("processor", escape(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"))

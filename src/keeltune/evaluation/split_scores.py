@@ -20,15 +20,15 @@ from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
 
 
-def before(job: Job, folder: Path, display: Display, main: bool) -> dict[str, scores.Scores | None]:
+def before(job: Job, folder: Path, display: Display) -> dict[str, scores.Scores | None]:
     """The model as it was before training, scored; nothing where its head is new."""
     known: tuple[str, ...] = () if job.student.fresh else SCORED
     known = OLD if job.beside is not None else known  # the old head answers its own rows, whatever is new
     place = folder / "predictions" / "before"
-    return {split: score(job, job.model, split, place, display, main) if split in known else None for split in SCORED}
+    return {split: score(job, job.model, split, place, display) if split in known else None for split in SCORED}
 
 
-def score(job: Job, model: Any, split: str, folder: Path, display: Display, main: bool) -> scores.Scores | None:
+def score(job: Job, model: Any, split: str, folder: Path, display: Display) -> scores.Scores | None:
     """A split's scores, its predictions in `folder`; float32, as stock transformers computes them from `model/`."""
     rows = job.material.rows[split]
     if not rows:
@@ -37,7 +37,7 @@ def score(job: Job, model: Any, split: str, folder: Path, display: Display, main
     predictions = predict(job, model, split, display)
     task, _ = job.of(split, model)
     clusters = job.material.recipe.evaluation.clusters
-    if main:
+    if distributed.is_main_process():
         lines = prediction.prediction_rows(task, predictions, rows, clusters=clusters)
         write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     return scores.score(task, predictions, rows, clusters=clusters)

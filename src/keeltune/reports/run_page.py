@@ -12,7 +12,8 @@ from keeltune.data.clusters import FEW_CLUSTERS
 from keeltune.evaluation import slices, test_set_looks
 from keeltune.recipe import parse
 from keeltune.recipe.fields import Recipe
-from keeltune.reports import charts, findings, groups, training_curves, uncertainty
+from keeltune.reports import charts, groups, training_curves, uncertainty
+from keeltune.reports.findings import forgetting, overfitting, overruled_labels, teacher
 from keeltune.reports.localization import Say, translator
 from keeltune.reports.uncertainty import Over, mark
 from keeltune.utils.errors import UserError
@@ -82,9 +83,9 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             calibration_temperature=((result["calibration"] or {}).get("validation") or {}).get("temperature"),
             learning=[Markup(chart) for chart in training_curves.pictures(folder, result, say)],
             by_label=(result["metrics"]["test"] or {}).get("by_label"),
-            kept_weights=findings.kept_weights_findings(result),
-            teacher=findings.teacher_findings(result["reference"]["gate"]),
-            forgetting=findings.forgetting_findings(result),
+            kept_weights=overfitting.averaged_weights(result),
+            teacher=teacher.findings(result["reference"]["gate"]),
+            forgetting=forgetting.findings(result),
             domain_chart=Markup(_domain_chart(forgotten, over, say)),
             path_chart=Markup(_path_chart(result, say)) if (result["interpolation"] or {}).get("points") else None,
             budget_chart=Markup(_budget_chart(result, say)) if result["budget"] else None,
@@ -95,7 +96,7 @@ def page(folder: Path, result: dict[str, Any]) -> str:
             groups=groups.columns(result, say),
             enough={"rows": slices.SMALL, "bare": slices.BARE, "clusters": FEW_CLUSTERS},
             built_in_terms=made is None or made.evaluation.terms is None,
-            veto=findings.veto_findings(result["veto"], taught=result["method"] == "distillation"),
+            veto=overruled_labels.findings(result["veto"], taught=result["method"] == "distillation"),
             worst=_worst(folder),
             recipe=recipe,
             audit=result.get("audit"),
