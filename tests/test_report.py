@@ -13,12 +13,15 @@ from string import Formatter
 
 import pytest
 
-from keeltune import audit, curve, data, domains, gate, prepare, recipe, run, weight_path
+from keeltune import audit, curve, data, domains, gate, prepare, recipe, registry, run, weight_path
 from keeltune.advisor import facts, race, verdict
 from keeltune.analysis import overfitting
 from keeltune.display import Display
 from keeltune.report import advice, charts, comparison, curves, groups, learning, report, uncertainty
-from keeltune.report.chinese import CHINESE
+from keeltune.report.chinese import CHINESE, NAMES
+from keeltune.report.speech import NAMING, translator
+from keeltune.tasks import summarization
+from keeltune.words import Said
 from tests.test_run import lines, make_data, spec_of, write_rows
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -259,6 +262,31 @@ def test_every_sentence_is_there_in_chinese_with_the_same_values():
     for english, chinese in CHINESE.items():
         fields = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in (english, chinese)]
         assert fields[0] == fields[1], english
+
+
+def metric_names() -> set[str]:
+    """What the tasks call their metrics, and the loss that is beside them."""
+    found = {"loss", *summarization.NAMES}
+    for file in Path(summarization.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == "metrics":
+                names = (part.value for line in node.body for part in ast.walk(line) if isinstance(part, ast.Constant))
+                found |= {name for name in names if isinstance(name, str) and " " not in name}
+    return found
+
+
+def test_every_name_of_ours_is_said_in_chinese():
+    ours = {*registry.names("tasks"), *registry.names("divergences"), *report.SENTENCES, *metric_names()}
+    assert len(ours) > 30
+    assert sorted(ours - set(NAMES)) == []
+    say = translator("zh")
+    assert say("macro_f1") == "宏平均 F1"
+    for template in CHINESE:
+        for name in NAMING - {"kind"}:  # Chinese or Latin: no spacing beside a letter fits both
+            near = re.compile(rf"[一-龥] ?\{{{name}\}}|\{{{name}\}} ?[一-龥]")
+            assert near.search(CHINESE[template]) is None, template
+    assert say("{n} runs of {task}", n=2, task="translation") == "机器翻译：2 次训练"
+    assert say(Said("{metric} of {who}", metric="wer", who="wer")) == "词错误率（WER） of wer"  # a user's word stays
 
 
 def check_chinese(html: str) -> Page:
