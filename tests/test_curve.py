@@ -75,7 +75,7 @@ def test_a_model_that_learnt_nothing_foretells_nothing(tiny, tmp_path):
     assert card["fit"] is None
     assert card["twice"] is None
     assert card["verdict"] in check_page((tmp_path / "curve" / "curve.html").read_text("utf-8")).text
-    assert "无法预测：各份额的分数在区间内没有差别" in check_chinese(learning_curve_page.page(card, "zh")).text
+    assert "无法预测：各数据比例的成绩在区间内没有差别" in check_chinese(learning_curve_page.page(card, "zh")).text
 
 
 def test_what_holds_no_curve():
@@ -154,7 +154,7 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     assert card["verdict"] in english.text
     page = check_chinese(learning_curve_page.page(card, "zh"))
     twice = card["twice"]
-    assert f"数据翻倍到 48 行，预计 accuracy 改善 {twice['gain']:+.3g}" in page.text
+    assert f"数据翻倍到 48 行，指标（准确率）预计改善 {twice['gain']:+.3g}" in page.text
     for point in card["points"]:
         assert f"{point['rows']} 行" in page.text
         assert f"{point['interval'][0]:.4f} 至 {point['interval'][1]:.4f}" in page.text

@@ -28,9 +28,13 @@ from keeltune.reports import (
 )
 from keeltune.reports.charts import BOTTOM, HEIGHT, TOP, WIDTH, ranges, shares
 from keeltune.reports.charts import lines as charts_lines
-from keeltune.reports.chinese import CHINESE
+from keeltune.reports.chinese import CHINESE, NAMES
+from keeltune.reports.localization import NAMING, translator
 from keeltune.runs import run, run_folder
+from keeltune.tasks import summarization
 from keeltune.training.preparation import prepare
+from keeltune.utils import registry
+from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
 from tests.test_run import lines, make_data, spec_of, write_rows
 
@@ -265,12 +269,12 @@ SPEAKING = (
     uncertainty,
 )
 """The modules whose sentences stand on a page."""
-CALLED = ("Said", "say", "add", "_Refused")
+CALLED = ("Message", "say", "add", "_Refused")
 """What is called there with a sentence."""
 
 
 def said_sentences() -> set[str]:
-    """Every template of a `Said` in them, what they look up by `say`, and the names of the advisor's arms."""
+    """Every template of a `Message` in them, what they look up by `say`, and the names of the advisor's arms."""
     found = set()
     for module in SPEAKING:
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
@@ -293,6 +297,31 @@ def test_every_sentence_is_there_in_chinese_with_the_same_values():
     for english, chinese in CHINESE.items():
         fields = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in (english, chinese)]
         assert fields[0] == fields[1], english
+
+
+def metric_names() -> set[str]:
+    """What the tasks call their metrics, and the loss that is beside them."""
+    found = {"loss", *summarization.NAMES}
+    for file in Path(summarization.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == "metrics":
+                names = (part.value for line in node.body for part in ast.walk(line) if isinstance(part, ast.Constant))
+                found |= {name for name in names if isinstance(name, str) and " " not in name}
+    return found
+
+
+def test_every_name_of_ours_is_said_in_chinese():
+    ours = {*registry.names("tasks"), *registry.names("divergences"), *run_page.SENTENCES, *metric_names()}
+    assert len(ours) > 30
+    assert sorted(ours - set(NAMES)) == []
+    say = translator("zh")
+    assert say("macro_f1") == "宏平均 F1"
+    for template in CHINESE:
+        for name in NAMING - {"kind"}:  # Chinese or Latin: no spacing beside a letter fits both
+            near = re.compile(rf"[一-龥] ?\{{{name}\}}|\{{{name}\}} ?[一-龥]")
+            assert near.search(CHINESE[template]) is None, template
+    assert say("{n} runs of {task}", n=2, task="translation") == "机器翻译：2 次训练"
+    assert say(Message("{metric} of {who}", metric="wer", who="wer")) == "词错误率（WER） of wer"  # a user's word stays
 
 
 def check_chinese(html: str) -> Page:

@@ -61,9 +61,9 @@ def test_intervals_over_clusters_say_so(tiny, tmp_path):
     assert "too narrow to be trusted" in card
     in_chinese(done.folder)
     chinese = check_page(run_page.page(done.folder, done.result))
-    assert "对 <b>who 的各个簇整体自助抽样" in chinese.text
+    assert "按 <b>who 整簇重抽样" in chinese.text
     assert "测试集中 <b>who 的簇数：4" in chinese.text
-    assert "这些测试数据只用本文件夹中训练的结果评过一次分" in chinese.text
+    assert "本文件夹中的训练结果在这些测试数据上只评过一次分" in chinese.text
     assert "过窄（簇数：4）" in chinese.text
 
 
