@@ -1,4 +1,4 @@
-"""Does a change of the code change a run? The 27 example recipes, a `compare`, an `advise` and a `curve`, before and after.
+"""Does a change of the code change a run? The 27 example recipes, a `compare`, an `advise` and a `curve`, twice.
 
     python benchmarks/unchanged.py make INPUTS                     small models, rows and recipes, once
     PYTHONPATH=BEFORE/src python benchmarks/unchanged.py run INPUTS OUT_BEFORE
