@@ -31,13 +31,16 @@ import data_sets
 import numpy as np
 
 import keeltune as kt
-from keeltune import apply, demo, evaluation, recipe, run
+from keeltune import recipe
 from keeltune.advisor import verdict
-from keeltune.advisor.facts import PLAIN, Given, candidates
+from keeltune.advisor.candidates import PLAIN, Given, candidate_arms
 from keeltune.advisor.pilots import Pilots, Rung, oriented
-from keeltune.display import Display
-from keeltune.recipe import Recipe
-from keeltune.results import read_lines
+from keeltune.cli import demo
+from keeltune.evaluation.scores import scores_of, table_of
+from keeltune.recipe.fields import Recipe
+from keeltune.runs import inference, run, run_folder
+from keeltune.utils.files import read_lines
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 SEEDS = (0, 1, 2)
@@ -136,7 +139,7 @@ class Bench:
     def train(self, name: str, values: Mapping[str, Any]) -> Path:
         """A run below the output folder, and `seconds.json` beside its result: what the whole of it took."""
         place = self.out / name
-        if not run.finished(place):
+        if not run_folder.finished(place):
             begun = time.monotonic()
             run.train(recipe.from_dict({**values, "output": name}, self.out), resume=place.is_dir(), display=QUIET)
             (place / "seconds.json").write_text(json.dumps(time.monotonic() - begun))
@@ -187,7 +190,7 @@ class Bench:
         """A line for each arm and seed: the score on both halves of the test rows, and the seconds."""
         values, have = self.material(one)
         base = recipe.from_dict({**values, "output": "none"}, self.out)
-        arms, _ = candidates(base, have)
+        arms, _ = candidate_arms(base, have)
         for arm in arms:
             taught = f"{one.teacher}-teacher-" if have.teacher and arm.name != PLAIN else ""
             for seed in SEEDS:
@@ -200,7 +203,7 @@ class Bench:
 
     def utilities(self, place: Path) -> list[float]:
         """U in points on the even and on the odd test rows."""
-        task = apply.open_model(place, None).task
+        task = inference.open_model(place, None).task
         metric = task.metrics[0]
         found = []
         for half in (0, 1):
@@ -208,8 +211,8 @@ class Bench:
             for split in ("test", "source"):
                 file = place / "predictions" / f"{split}.jsonl"
                 if file.is_file():
-                    table = evaluation.table_of(task, read_lines(file))[half::2]
-                    scores.append(oriented(task) * evaluation.scores_of(task, table, intervals=False).metrics[metric])
+                    table = table_of(task, read_lines(file))[half::2]
+                    scores.append(oriented(task) * scores_of(task, table, intervals=False).metrics[metric])
             found.append(round(100 * float(np.mean(scores)), 3))
         return found
 
@@ -234,11 +237,11 @@ class Bench:
 
     def parts(self, made: Recipe, have: Given, place: Path, card: Mapping[str, Any]) -> dict[str, Any]:
         """What each rung's pilots alone would have chosen, by the highest mean."""
-        arms, _ = candidates(made, have)
+        arms, _ = candidate_arms(made, have)
         pilots = Pilots(made, place / "pilots", 0, QUIET)
         shares: dict[float, list[int]] = {}
         for folder in (place / "pilots").iterdir():
-            if (named := re.fullmatch(r"plain-([\d.]+)-seed-(\d+)", folder.name)) and run.finished(folder):
+            if (named := re.fullmatch(r"plain-([\d.]+)-seed-(\d+)", folder.name)) and run_folder.finished(folder):
                 shares.setdefault(float(named[1]), []).append(int(named[2]))
         found = {}
         for which, share in (("first rung", min(shares)), ("pilots alone", max(shares))):
@@ -246,7 +249,7 @@ class Bench:
             scored = {
                 arm.name: pilots.scores(arm, Rung(share, seeds))
                 for arm in arms
-                if all(run.finished(pilots.place(arm, share, seed)) for seed in seeds)
+                if all(run_folder.finished(pilots.place(arm, share, seed)) for seed in seeds)
             }
             found[which] = verdict.ranked(scored, PLAIN, card["source_weight"], None, share)[0]["arm"]
         return found

@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from keeltune import apply, demo, evaluation, recipe, run
-from keeltune.results import read_lines
+from keeltune import recipe
+from keeltune.cli import demo
+from keeltune.evaluation import bootstrap
+from keeltune.evaluation.scores import metrics_of, table_of
+from keeltune.runs import inference, run, run_folder
 from keeltune.tasks.task import Task
+from keeltune.utils.files import read_lines
 
 RECIPES = Path(__file__).parent / "anchors"
 SPLITS = ("train", "validation", "test", "unlabeled")
@@ -37,7 +41,7 @@ def folder(out: Path, name: str, seed: int) -> Path:
 
 def train(name: str, data: Path, out: Path, seed: int) -> None:
     place = folder(out, name, seed)
-    if not run.finished(place):  # a run that was stopped goes on
+    if not run_folder.finished(place):  # a run that was stopped goes on
         values: dict[str, Any] = YAML(typ="safe").load((RECIPES / f"{name}.yaml").read_text("utf-8"))
         for split in set(SPLITS) & values["data"].keys():
             values["data"][split] = str(data / values["data"][split])
@@ -51,7 +55,7 @@ def table(asked: list[str], out: Path, seeds: list[int]) -> None:
     print("| run | test [95 %] | steps | seconds | rows/s | peak GiB |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for place in (folder(out, name, seed) for name in asked for seed in seeds):
-        if run.finished(place):
+        if run_folder.finished(place):
             result = json.loads((place / "result.json").read_text("utf-8"))
             intervals, done = result["intervals"]["test"], result["training"]
             scores = " · ".join(
@@ -72,19 +76,19 @@ def pairs(asked: list[str], out: Path, seeds: list[int]) -> None:
     for name in asked:
         plain = f"{name.partition('-student-')[0]}-student"
         both = [(folder(out, name, seed), folder(out, plain, seed)) for seed in seeds]
-        both = [pair for pair in both if all(run.finished(place) for place in pair)]
+        both = [pair for pair in both if all(run_folder.finished(place) for place in pair)]
         if "-student-" in name and both:
-            task = apply.open_model(both[0][0], None).task
+            task = inference.open_model(both[0][0], None).task
             metric = task.metrics[0]
             gains = np.mean([scores(a, task)[metric] - scores(b, task)[metric] for a, b in both], axis=0)
-            low, high = evaluation.interval(gains[1:])
+            low, high = bootstrap.interval(gains[1:])
             print(f"| {name} | {metric} | {len(both)} | {gains[0]:+.3g} [{low:+.3g}, {high:+.3g}] |")
 
 
 def scores(place: Path, task: Task) -> dict[str, np.ndarray]:
     """The test metrics, first on all rows, then on each of the same draws of rows."""
-    table = evaluation.table_of(task, read_lines(place / "predictions" / "test.jsonl"))
-    return evaluation.metrics_of(task, np.concatenate([table.sum(0, keepdims=True), evaluation.bootstrap(table)]))
+    table = table_of(task, read_lines(place / "predictions" / "test.jsonl"))
+    return metrics_of(task, np.concatenate([table.sum(0, keepdims=True), bootstrap.bootstrap(table)]))
 
 
 def main() -> None:

@@ -36,11 +36,20 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from keeltune import build, cache, cache_identity, demo, precompute, prepare, recipe, run, shards
-from keeltune.display import Display
-from keeltune.results import read_lines
-from keeltune.rows import Projected, slices
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune import recipe
+from keeltune.cli import cache, demo
+from keeltune.objective.predictions import Projected, slices
+from keeltune.runs import run, run_folder
+from keeltune.training import build
+from keeltune.training.arguments import training_arguments
+from keeltune.training.cache import identity
+from keeltune.training.cache.capture import BATCH, answers, chosen, cut, shard_of
+from keeltune.training.job import Job
+from keeltune.training.preparation import prepare
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import files, tensor_store
+from keeltune.utils.files import read_lines
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 
@@ -72,7 +81,7 @@ CASES = {
 def model_of(name: str, out: Path) -> str:
     """The case's model: a folder, made once. A tagger's or a classifier's head is trained for a step: it must be."""
     case, folder = CASES[name], out / f"{name}-model"
-    if (folder / "config.json").is_file() or run.finished(folder):
+    if (folder / "config.json").is_file() or run_folder.finished(folder):
         return str(folder)
     if name == "decoder":
         from tokenizers import ByteLevelBPETokenizer  # ty: ignore
@@ -101,7 +110,7 @@ def rows_of(name: str, data: Path, out: Path) -> None:
         data_sets.written(file, data_sets.lines(data / case.file, "train", case.rows))
 
 
-def job_of(name: str, out: Path, reference: dict[str, Any] | None, source: str = "") -> build.Job:
+def job_of(name: str, out: Path, reference: dict[str, Any] | None, source: str = "") -> Job:
     """`source` names what the source domain gives, `unlabeled` or `train`: then this is cross-domain, or replay."""
     case, model = CASES[name], model_of(name, out)
     rows = str(out / name / "train.jsonl")
@@ -116,10 +125,10 @@ def job_of(name: str, out: Path, reference: dict[str, Any] | None, source: str =
         **({"objective": {"anchor_on": "source"}} if source == "unlabeled" else {}),
         **case.fields,
     }
-    return build.build(prepare.gather(recipe.from_dict(values, out)), QUIET)
+    return build.build(prepare.prepare(recipe.from_dict(values, out)), QUIET)
 
 
-def seconds(job: build.Job, start: dict[str, torch.Tensor], folder: Path) -> float:
+def seconds(job: Job, start: dict[str, torch.Tensor], folder: Path) -> float:
     """Training's own seconds, from the same weights each time."""
     job.model.load_state_dict(start, strict=False)
     spec = job.material.recipe.training
@@ -130,7 +139,7 @@ def seconds(job: build.Job, start: dict[str, torch.Tensor], folder: Path) -> flo
     trainer = KeelTrainer(job.model, arguments, job.plan, task=job.material.task, objective=job.objective,
                           reference=job.reference, autocast=job.autocast)  # fmt: skip
     trainer.train()
-    return trainer.ledger.seconds
+    return trainer.training_totals.seconds
 
 
 def epochs(name: str, out: Path, rounds: int) -> None:
@@ -170,24 +179,24 @@ def capture(name: str, out: Path, rounds: int) -> None:
         job.material.recipe = recipe.from_dict(
             {**job.material.recipe.model_dump(by_alias=True, exclude_unset=True),
              "reference": {"model": model_of(name, out), "from": "cached", **how}}, out)  # fmt: skip
-        want = cache_identity.wanted(job.material, job.precision, job.plan.held())
-        form, *_ = cache.chosen(want, job.material, job.reference, job.device)
-        parts = cache.cut(want.examples, task, form, cache_identity.choices_of(job.material))
+        want = identity.wanted(job.material, job.precision, job.plan.held())
+        form, *_ = chosen(want, job.material, job.reference, job.device)
+        parts = cut(want.examples, task, form, identity.choices_of(job.material))
         times: dict[str, list[float]] = {"bare": [], "capture": []}
         for number in range(rounds + 1):
             begun = time.perf_counter()
             for part in parts:
-                for first in range(0, len(part), cache.BATCH):
-                    rows = cache.answers(part[first : first + cache.BATCH], task, job.reference, form, job.device)
+                for first in range(0, len(part), BATCH):
+                    rows = answers(part[first : first + BATCH], task, job.reference, form, job.device)
                     for some in slices(rows) if isinstance(rows, Projected) and form.kind != "hidden" else ():
                         with torch.no_grad():
                             rows.head(rows.hidden[some])
             bare = time.perf_counter() - begun
             begun = time.perf_counter()
             for place, part in enumerate(parts):
-                tensors, _ = cache.shard_of(part, want.contents, task, job.reference, form,
-                                                cache_identity.choices_of(job.material), job.device)  # fmt: skip
-                shards.seal(out / shards.shard_name(place), shards.save(tensors))
+                tensors, _ = shard_of(part, want.contents, task, job.reference, form,
+                                                identity.choices_of(job.material), job.device)  # fmt: skip
+                files.seal(out / tensor_store.shard_name(place), tensor_store.save(tensors))
             if number:
                 times["bare"].append(bare)
                 times["capture"].append(time.perf_counter() - begun)
@@ -205,7 +214,7 @@ def lost(data: Path, out: Path) -> None:
     rows = data_sets.lines(data / "translation-multi30k-en-de", "train", 8400)
     for name, some in (("lost-train", rows[:8000]), ("lost-rows", rows[8000:])):
         data_sets.written(out / f"{name}.jsonl", some)
-    if not run.finished(out / "lost-teacher"):
+    if not run_folder.finished(out / "lost-teacher"):
         teacher = {"task": "translation", "method": "fine-tuning", "output": "lost-teacher",
                    "model": {"new": writer, "tokenizer": {"train": "bpe", "size": 4000}},
                    "data": {"train": "lost-train.jsonl"},
@@ -218,7 +227,7 @@ def lost(data: Path, out: Path) -> None:
         values = {"task": "translation", "method": "distillation", "output": "unused",
                   "model": {"from": "lost-teacher/model", "layers": 1}, "data": {"train": "lost-rows.jsonl"},
                   "reference": {"model": "lost-teacher/model", "from": "cached", **form}}  # fmt: skip
-        facts = precompute.precompute(recipe.from_dict(values, out), overwrite=True, display=QUIET)
+        facts = cache.precompute(recipe.from_dict(values, out), overwrite=True, display=QUIET)
         said = " ".join(str(value) for value in form.values())
         print(f"| lost | {said} | | {facts['divergence']:.2e} nats; {facts['mass_kept']:.2%} of the probability kept | "
               f"{facts['bytes_per_prediction']:.0f} | |", flush=True)  # fmt: skip

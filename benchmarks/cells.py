@@ -27,10 +27,15 @@ import torch
 import transformers
 from ruamel.yaml import YAML
 
-from keeltune import apply, data, demo, evaluation, recipe, run
-from keeltune.data import Row
-from keeltune.display import Display
-from keeltune.tasks.task import Task
+import keeltune as kt
+from keeltune import recipe
+from keeltune.cli import demo
+from keeltune.data import dataset
+from keeltune.data.dataset import Row
+from keeltune.evaluation.scores import score
+from keeltune.runs import inference, run_folder
+from keeltune.tasks.task import Prediction, Task
+from keeltune.utils.progress import Display
 
 Answer = Callable[[Sequence[Row], Sequence[Row]], list[Any]]
 RECIPES = Path(__file__).parent / "cells"
@@ -89,13 +94,13 @@ def frequent_word(train: Sequence[Row], test: Sequence[Row]) -> list[Any]:
     return [text] * len(test)
 
 
-def unigrams(task: Any, train: Sequence[Row], test: Sequence[Row]) -> list[evaluation.Prediction]:
+def unigrams(task: Any, train: Sequence[Row], test: Sequence[Row]) -> list[Prediction]:
     """Each token of an answer by how often the training answers have it (and one time more), whatever was asked."""
     answers = [[task.form.answer_ids(task.target(row))[0] for row in rows] for rows in (train, test)]
     counts = Counter(token for answer in answers[0] for token in answer)
     total = counts.total() + len(task.tokenizer)
     losses = [-sum(math.log((counts[token] + 1) / total) for token in answer) for answer in answers[1]]
-    return [evaluation.Prediction("", None, loss, len(a)) for loss, a in zip(losses, answers[1], strict=True)]
+    return [Prediction("", None, loss, len(a)) for loss, a in zip(losses, answers[1], strict=True)]
 
 
 def nothing(train: Sequence[Row], test: Sequence[Row]) -> list[Any]:
@@ -145,26 +150,26 @@ class Bench:
         for name in {app.source, app.target}:
             self.files(app, name)
         folder = self.out / app.cell(method)
-        if not run.finished(folder):
+        if not run_folder.finished(folder):
             print(f"… {folder.name}", flush=True)
             values = YAML(typ="safe").load((RECIPES / f"{folder.name}.yaml").read_text("utf-8"))
             values["model"] = at_hand(values["model"])
             if values["model"] == DECODER:
                 as_decoder(self.out / DECODER)
-            run.train(recipe.from_dict(values, self.out), resume=folder.is_dir(), display=Display(quiet=True))
+            kt.train(recipe.from_dict(values, self.out), resume=folder.is_dir(), display=Display(quiet=True))
 
     def guess(self, app: Application, method: str) -> tuple[str, float, list[float]]:
         """The trivial answer's score on the cell's test rows: (metric, value, interval)."""
-        opened = apply.open_model(self.out / app.cell(method), None)
+        opened = inference.open_model(self.out / app.cell(method), None)
         files = self.files(app, app.target if method == "cross-domain" else app.source)
         train, test = (
-            data.read(str(files[s]), resolve=Path, columns=opened.columns, mapping={})[0] for s in ("train", "test")
+            dataset.read(str(files[s]), resolve=Path, columns=opened.columns, mapping={})[0] for s in ("train", "test")
         )
         name = opened.task.metrics[0]
-        answers = [evaluation.Prediction(value, None, 0.0, 1.0) for value in app.guess(train, test)]
+        answers = [Prediction(value, None, 0.0, 1.0) for value in app.guess(train, test)]
         if name == "loss":  # no word of an answer is right by chance: what counts is how likely each is
             answers = unigrams(opened.task, train, test)
-        scores = evaluation.score(opened.task, answers, test)
+        scores = score(opened.task, answers, test)
         return name, scores.metrics[name], list(scores.intervals[name])
 
 
@@ -199,7 +204,7 @@ def table(bench: Bench, applications: Sequence[Application]) -> None:
     print("| --- | --- | --- | --- | --- | --- | ---: | ---: | ---: |")
     for app in applications:
         for method in METHODS:
-            if not run.finished(bench.out / app.cell(method)):
+            if not run_folder.finished(bench.out / app.cell(method)):
                 continue
             result = json.loads((bench.out / app.cell(method) / "result.json").read_text("utf-8"))
             name, value, (low, high) = bench.guess(app, method)

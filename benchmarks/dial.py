@@ -30,9 +30,14 @@ from typing import Any
 import data_sets
 import numpy as np
 
-from keeltune import apply, demo, evaluation, recipe, results, run
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.cli import demo
+from keeltune.evaluation import scores
+from keeltune.runs import inference, run_folder
+from keeltune.runs.run import train
 from keeltune.tasks.task import Task
+from keeltune.utils.files import read_lines
+from keeltune.utils.progress import Display
 
 CROSS = {"method": "cross-domain"}
 ARMS: dict[str, dict[str, Any]] = {
@@ -103,9 +108,9 @@ class Bench:
 
     def run(self, name: str, values: dict[str, Any]) -> Path:
         place = self.out / name
-        if self.trains and not run.finished(place):
+        if self.trains and not run_folder.finished(place):
             print(f"… {name}", flush=True)
-            run.train(
+            train(
                 recipe.from_dict({**values, "output": name}, self.out),
                 resume=place.is_dir(),
                 display=Display(quiet=True),
@@ -164,7 +169,7 @@ class Bench:
                     "evaluation": AT_THE_END,
                 }
                 place = self.run(f"{first}-{arm.replace(',', '').replace(' ', '-')}-{seed}", values)
-                if run.finished(place):
+                if run_folder.finished(place):
                     yield arm, seed, place
 
 
@@ -181,7 +186,7 @@ class Runs:
                                for places in self.places.values()])  # fmt: skip
 
     def _read(self, file: Path) -> np.ndarray:
-        return evaluation.table_of(self.task, results.read_lines(file))
+        return scores.table_of(self.task, read_lines(file))
 
     def clusters(self, split: str) -> np.ndarray | None:
         """The adaptation that each row of the table is of; None where there is one alone."""
@@ -203,11 +208,11 @@ def report(name: str, arms: dict[str, Runs]) -> None:
     sign = -scale if metric in task.lower_is_better else scale
 
     def value(table: np.ndarray) -> float:
-        return float(evaluation.scores_of(task, table, intervals=False).metrics[metric])
+        return float(scores.scores_of(task, table, intervals=False).metrics[metric])
 
     def change(ours: np.ndarray, theirs: np.ndarray, split: str) -> tuple[float, float, float, float]:
         """Points better, the 95 % interval, the standard error."""
-        drawn = sign * evaluation.differences(task, ours, theirs, plain.clusters(split))[metric]
+        drawn = sign * scores.differences(task, ours, theirs, plain.clusters(split))[metric]
         low, high = np.percentile(drawn, [2.5, 97.5])
         return sign * (value(ours) - value(theirs)), float(low), float(high), float(drawn.std())
 
@@ -273,7 +278,7 @@ def main() -> None:
             for arm, _, place in bench.arms(name, dial, speaker, options.seeds if not speaker else options.seeds[:1]):
                 found.setdefault(arm, {}).setdefault(speaker, []).append(place)
         if "plain" in found:
-            task = apply.open_model(next(iter(found["plain"].values()))[0], None).task
+            task = inference.open_model(next(iter(found["plain"].values()))[0], None).task
             arms = {arm: Runs(task, places) for arm, places in found.items()}
             report(name, arms)
             budgets(name, arms)

@@ -23,8 +23,11 @@ from typing import Any
 
 import data_sets
 
-from keeltune import compare, curve, demo, recipe, run, seeds
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.advisor import learning_curve
+from keeltune.cli import demo
+from keeltune.runs import comparison, run, run_folder
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 TOKEN = "zq"
@@ -44,10 +47,10 @@ class Bench:
         print(f"… {name}", flush=True)
         base = {"task": "sentiment-analysis", "method": "fine-tuning", "model": demo.encoder_path()}
         made = recipe.from_dict({**base, **values, "output": name}, self.out)
-        return seeds.train(made, resume=(self.out / name).is_dir(), display=QUIET)
+        return run.train(made, resume=(self.out / name).is_dir(), display=QUIET)
 
 
-def told(done: run.Run) -> None:
+def told(done: run_folder.Run) -> None:
     found = done.result["overfitting"]
     print(f"{done.folder.name}: {found['verdict']}")
     for signal in found["signals"]:
@@ -63,12 +66,12 @@ def overfitted(bench: Bench) -> None:
     guarded = bench.run("guarded", data={"train": train, "validation": validation, "test": test}, **how)
     last = bench.run("last", data={"train": train, "test": test}, **how)
     for seed in (0, 1, 2):
-        told(run.finished(guarded.folder / f"seed-{seed}") or guarded)
+        told(run_folder.finished(guarded.folder / f"seed-{seed}") or guarded)
     for done in (guarded, last):
         metrics, intervals = done.result["metrics"]["test"], done.result["intervals"]["test"]
         print(f"{done.folder.name}: {done.result['training']['steps']} steps, test accuracy {metrics['accuracy']:.4f} "
               f"{intervals['accuracy']}, loss {metrics['loss']:.3f}")  # fmt: skip
-    against = compare.compare([last.folder, guarded.folder])["runs"][1]["against"]["target"]
+    against = comparison.compare([last.folder, guarded.folder])["runs"][1]["against"]["target"]
     print(f"the guard's model beside the last one: {against}", flush=True)
 
 
@@ -124,7 +127,7 @@ def planted(bench: Bench) -> None:
         print(f"{done.folder.name}: accuracy {accuracy:.3f}; equalised odds of the token {odds}; "
               f"{exchanged['flip_rate']:.3f} {exchanged['interval']} of {exchanged['rows']} answers change without it; "
               f"as a telling word: {words[0]['against'] if words else 'not seen'}", flush=True)  # fmt: skip
-    print(json.dumps(compare.compare([teacher.folder, plain.folder, distilled.folder])["groups"]["equalised_odds"]))
+    print(json.dumps(comparison.compare([teacher.folder, plain.folder, distilled.folder])["groups"]["equalised_odds"]))
 
 
 def foretell(bench: Bench) -> None:
@@ -149,7 +152,7 @@ def foretell(bench: Bench) -> None:
             **more,
             "output": name,
         }
-        card = curve.curve(recipe.from_dict(values, bench.out), (0.0625, 0.125, 0.25, 0.5), display=QUIET)
+        card = learning_curve.curve(recipe.from_dict(values, bench.out), (0.0625, 0.125, 0.25, 0.5), display=QUIET)
         whole = bench.run(f"{name}-whole", **{**values, "output": f"{name}-whole"})
         value = whole.result["metrics"]["test"][card["metric"]]
         low, high = card["twice"]["interval"]

@@ -15,22 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-from keeltune import apply, compare, evaluation
-from keeltune.results import read_lines
+from keeltune.evaluation import bootstrap
+from keeltune.evaluation.scores import metrics_of, scores_of, table_of
+from keeltune.runs import comparison, inference
+from keeltune.utils.files import read_lines
 
 
 def coverage(folder: Path, rows: int, trials: int) -> list[str]:
     """A line for each metric: how often the interval holds the truth, and how often it lies on either side."""
-    task = apply.open_model(folder, None).task
-    table = evaluation.table_of(task, read_lines(folder / "predictions" / "test.jsonl"))
-    truth = evaluation.scores_of(task, table, intervals=False).metrics
+    task = inference.open_model(folder, None).task
+    table = table_of(task, read_lines(folder / "predictions" / "test.jsonl"))
+    truth = scores_of(task, table, intervals=False).metrics
     drawn = np.random.default_rng(0)
     below, above = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
     for trial in range(trials):
         sample = table[drawn.integers(len(table), size=rows)]
-        sums = evaluation.bootstrap(sample, seed=trial)
-        for name, values in evaluation.metrics_of(task, sums).items():
-            low, high = evaluation.interval(values)
+        sums = bootstrap.bootstrap(sample, seed=trial)
+        for name, values in metrics_of(task, sums).items():
+            low, high = bootstrap.interval(values)
             below[name] += high < truth[name] - 1e-12
             above[name] += low > truth[name] + 1e-12
     return [
@@ -43,22 +45,22 @@ def coverage(folder: Path, rows: int, trials: int) -> list[str]:
 
 def false_alarms(one: Path, other: Path, rows: int, trials: int) -> str:
     """How often the paired test sees a difference where answers were swapped at random."""
-    task = apply.open_model(one, None).task
+    task = inference.open_model(one, None).task
     lines = [read_lines(folder / "predictions" / "test.jsonl") for folder in (one, other)]
-    tables = [evaluation.table_of(task, each) for each in lines]
+    tables = [table_of(task, each) for each in lines]
     scores = [np.array([line["score"] for line in each]) for each in lines]
     drawn, alarms = np.random.default_rng(1), 0
     for _ in range(trials):
         chosen, swap = drawn.integers(len(tables[0]), size=rows), drawn.random(rows) < 0.5
         sides = [
-            compare.Side(
+            comparison.Side(
                 list(np.where(swap, scores[1 - i][chosen], scores[i][chosen])),
                 [np.where(swap[:, None], tables[1 - i][chosen], tables[i][chosen])],
                 None,
             )
             for i in (0, 1)
         ]
-        alarms += compare.against(task, sides[0], sides[1], task.metrics[0])["p"] <= 0.05
+        alarms += comparison.against(task, sides[0], sides[1], task.metrics[0])["p"] <= 0.05
     exact = all(score in (0, 1) for each in scores for score in each)
     return f"| {one.name} beside {other.name} | {'McNemar' if exact else 'bootstrap'} | {alarms / trials:.3f} |"
 

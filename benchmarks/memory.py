@@ -28,10 +28,15 @@ import torch
 import transformers
 from torch.nn import functional
 
-from keeltune import build, models, prepare, recipe
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.models import loading
 from keeltune.tasks.task import to_device
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune.training import build
+from keeltune.training.arguments import training_arguments
+from keeltune.training.job import Job
+from keeltune.training.preparation import prepare
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.progress import Display
 
 ROW = 128
 """Predictions of a row."""
@@ -100,14 +105,14 @@ def rows(task: str, folder: Path, count: int) -> str:
     return "train.jsonl"
 
 
-def job_of(name: str, folder: Path, count: int, seed: int = 0, **values: Any) -> build.Job:
+def job_of(name: str, folder: Path, count: int, seed: int = 0, **values: Any) -> Job:
     task, _ = MODELS[name]
     values = {
         "task": task, "data": {"train": rows(task, folder, count)}, "target_max_length": ROW, "output": "out",
         "training": {"precision": "fp32", "batch_size": count, "seed": seed},
         "generation": {"max_new_tokens": ROW}, **values,
     }  # fmt: skip
-    return build.build(prepare.gather(recipe.from_dict(values, folder)), QUIET)
+    return build.build(prepare.prepare(recipe.from_dict(values, folder)), QUIET)
 
 
 def save_model(name: str, folder: Path, seed: int, vocabulary: int) -> None:
@@ -122,10 +127,10 @@ def save_model(name: str, folder: Path, seed: int, vocabulary: int) -> None:
         model.config.decoder = model.decoder.config
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.normal_()
-    models.save(model, job.material.task.processor, folder / f"model-{seed}")
+    loading.save(model, job.material.task.processor, folder / f"model-{seed}")
 
 
-def step(job: build.Job, how: str, folder: Path) -> Callable[[dict[str, Any]], torch.Tensor]:
+def step(job: Job, how: str, folder: Path) -> Callable[[dict[str, Any]], torch.Tensor]:
     """What makes the loss of a micro-batch."""
     if how.startswith("keeltune"):
         arguments = training_arguments(

@@ -27,8 +27,11 @@ import torch
 from scipy import stats
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from keeltune import demo, recipe, run
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.cli import demo
+from keeltune.runs import run_folder
+from keeltune.runs.run import train
+from keeltune.utils.progress import Display
 
 SEEDS = range(3)
 PAIRED_SEEDS = range(5)
@@ -71,10 +74,10 @@ class Bench:
     def run(self, name: str, **spec: Any) -> dict[str, Any]:
         """The run's result; trained now unless it was before."""
         file = self.out / name / "result.json"
-        if not run.finished(file.parent):
+        if not run_folder.finished(file.parent):
             print(f"… {name}", flush=True)
             values = {"task": "sentiment-analysis", "method": "fine-tuning", **spec, "output": name}
-            run.train(recipe.from_dict(values, self.out), overwrite=file.parent.is_dir(), display=Display(quiet=True))
+            train(recipe.from_dict(values, self.out), overwrite=file.parent.is_dir(), display=Display(quiet=True))
         return json.loads(file.read_text("utf-8"))
 
 

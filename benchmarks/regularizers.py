@@ -21,9 +21,13 @@ from typing import Any
 import data_sets
 import numpy as np
 
-from keeltune import apply, demo, evaluation, recipe, results, run
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.cli import demo
+from keeltune.evaluation import scores
+from keeltune.runs import inference, run, run_folder
 from keeltune.tasks.task import Task
+from keeltune.utils.files import read_lines
+from keeltune.utils.progress import Display
 
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -47,10 +51,10 @@ TRAINING = {"learning_rate": 1e-4, "batch_size": 16}
 def trained(name: str, values: dict[str, Any], out: Path, *, trains: bool) -> Path | None:
     """The folder of a run, trained now unless it was before; None where it is not there and nothing is trained."""
     place = out / name
-    if trains and not run.finished(place):
+    if trains and not run_folder.finished(place):
         print(f"… {name}", flush=True)
         run.train(recipe.from_dict({**values, "output": name}, out), resume=place.is_dir(), display=Display(quiet=True))
-    return place if run.finished(place) else None
+    return place if run_folder.finished(place) else None
 
 
 def arms_of(name: str, options: argparse.Namespace) -> dict[str, dict[int, Path]]:
@@ -76,20 +80,20 @@ def arms_of(name: str, options: argparse.Namespace) -> dict[str, dict[int, Path]
 
 def table_of(task: Task, places: Sequence[Path]) -> np.ndarray:
     """[rows, K + 2]: the sums of each test row over the seeds."""
-    read = [results.read_lines(place / "predictions" / "test.jsonl") for place in places]
-    return np.asarray(sum(evaluation.table_of(task, lines) for lines in read))
+    read = [read_lines(place / "predictions" / "test.jsonl") for place in places]
+    return np.asarray(sum(scores.table_of(task, lines) for lines in read))
 
 
 def report(name: str, arms: dict[str, dict[int, Path]]) -> None:
     """Each arm beside plain, of the seeds that both have."""
-    task = apply.open_model(next(iter(arms["plain"].values())), None).task
+    task = inference.open_model(next(iter(arms["plain"].values())), None).task
     metric = task.metrics[0]
 
     def seconds(places: Sequence[Path]) -> float:
         return sum(json.loads((p / "result.json").read_text("utf-8"))["training"]["seconds"] for p in places)
 
     def score(places: Sequence[Path], which: str) -> float:
-        return float(evaluation.scores_of(task, table_of(task, places), intervals=False).metrics[which])
+        return float(scores.scores_of(task, table_of(task, places), intervals=False).metrics[which])
 
     print(f"\n{name}: {metric} on test rows, seeds {', '.join(map(str, arms['plain']))}")
     print(f"| arm | {metric} | beside plain, points [95 %] | of each seed | loss beside plain, nats [95 %] | time |")
@@ -98,7 +102,7 @@ def report(name: str, arms: dict[str, dict[int, Path]]) -> None:
         seeds = [seed for seed in runs if seed in arms["plain"]]
         ours, theirs = [runs[s] for s in seeds], [arms["plain"][s] for s in seeds]
         cells = [f"{100 * score(ours, metric):.1f}"]
-        drawn = evaluation.differences(task, table_of(task, ours), table_of(task, theirs))
+        drawn = scores.differences(task, table_of(task, ours), table_of(task, theirs))
         for which, scale, form in ((metric, 100, "+.2f"), ("loss", 1, "+.3f")):
             low, high = np.percentile(scale * drawn[which], [2.5, 97.5])
             gain = scale * (score(ours, which) - score(theirs, which))

@@ -29,8 +29,12 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from keeltune import build, demo, prepare, recipe
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune import recipe
+from keeltune.cli import demo
+from keeltune.training import build
+from keeltune.training.arguments import training_arguments
+from keeltune.training.preparation import prepare
+from keeltune.training.trainer import KeelTrainer
 
 RATE = 5e-5
 
@@ -129,7 +133,7 @@ def main() -> None:
             "task": "text-classification", "method": "fine-tuning", "model": options.model, "output": "out",
             "data": {"train": "train.jsonl"}, "training": {"precision": "bf16"},
         }  # fmt: skip
-        job = build.build(prepare.gather(recipe.from_dict(values, folder)))
+        job = build.build(prepare.prepare(recipe.from_dict(values, folder)))
         start_weights = copy.deepcopy(job.model)
         runs = {
             "hand-written loop": lambda m: bare_loop(m, job.plan),

@@ -256,7 +256,7 @@ def width_of(words: str, size: float) -> float:
 
 
 def arranged(labels: Mapping[str, Label], lines_there: Sequence[Line]) -> dict[str, Place]:
-    """A place for each label: off the other labels, the points and the edge, across few lines, and nearest its own point.
+    """A place for each label: off the others, the points and the edge, across few lines, nearest to its own point.
 
     Each label in turn takes its best place among the others', three times over.
     """

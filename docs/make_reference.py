@@ -18,9 +18,10 @@ import typer
 from pydantic import BaseModel
 
 import keeltune as kt
-from keeltune import problems, registry
-from keeltune.cli import app
-from keeltune.recipe import json_schema
+from keeltune.cli.app import app
+from keeltune.recipe.fields import json_schema
+from keeltune.utils import errors, registry
+from keeltune.utils.errors import KeeltuneError
 
 FILE = Path(__file__).with_name("reference.md")
 
@@ -87,8 +88,8 @@ def _option(parameter: Any) -> tuple[str, str]:
 
 
 def _exits() -> dict[int, str]:
-    errors = [c for c in vars(problems).values() if inspect.isclass(c) and issubclass(c, problems.KeeltuneError)]
-    ours = {c.exit_status: _summary(c) for c in errors if c.exit_status != 1}
+    classes = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, KeeltuneError)]
+    ours = {c.exit_status: _summary(c) for c in classes if c.exit_status != 1}
     return {
         0: "Done.",
         1: "A bug of keeltune; please report it.",

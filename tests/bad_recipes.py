@@ -1,4 +1,4 @@
-"""Broken recipes, each with what its message must say: its place and field, what was found, how to mend it."""
+"""Broken recipes, each with what its message must say: its place and field, what was found, how to fix it."""
 
 from __future__ import annotations
 

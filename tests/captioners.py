@@ -11,9 +11,10 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from keeltune import models, newborn
-from keeltune.data import Media, Row
-from keeltune.recipe_fields import TrainTokenizer
+from keeltune.data.dataset import Row
+from keeltune.data.media import Media
+from keeltune.models import initialization, loading, processors, tokenizer_training
+from keeltune.recipe.fields import TrainTokenizer
 from keeltune.tasks.image_captioning import ImageCaptioning
 from keeltune.tasks.task import Settings
 
@@ -94,7 +95,7 @@ def write(folder: Path, name: str, count: int = 12, first: int = 0) -> str:
     return name
 
 
-class Qwen(models.Pair):
+class Qwen(processors.Pair):
     """As much of Qwen2-VL's processor as reads pictures: its own also reads videos, for which it wants torchvision."""
 
     image_token = "<|image_pad|>"
@@ -112,7 +113,7 @@ def reader(kind: str) -> tuple[Any, Any]:
     """(configuration, processor) of a small model that has a processor of its own."""
 
     def words(**named: str) -> Any:
-        made = newborn.train(TrainTokenizer(train="bpe", size=300), TEXTS, ends=kind in ENCODER_DECODERS)
+        made = tokenizer_training.train(TrainTokenizer(train="bpe", size=300), TEXTS, ends=kind in ENCODER_DECODERS)
         special = {f"{name}_token": getattr(made, f"{name}_token") for name in ("pad", "bos", "eos", "unk")}
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=made.backend_tokenizer, extra_special_tokens=named, **special
@@ -128,7 +129,7 @@ def reader(kind: str) -> tuple[Any, Any]:
             image_token_id=tokens.image_token_id, vision_feature_layer=-1,
         )  # fmt: skip
         return config, transformers.LlavaProcessor(
-            newborn._extractor(config, "image", kind, ""), tokens, patch_size=8,
+            initialization._extractor(config, "image", kind, ""), tokens, patch_size=8,
             vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1,
         )  # fmt: skip
     if kind == "gemma3":
@@ -193,7 +194,7 @@ def captioner(kind: str, seed: int = 0, **settings: Any) -> tuple[Any, ImageCapt
     processor: Any
     if kind in PAIRS:
         spec = TrainTokenizer(train="wordpiece" if "bert" in kind else "bpe", size=300)
-        words = newborn.train(spec, TEXTS, ends=kind in ENCODER_DECODERS)
+        words = tokenizer_training.train(spec, TEXTS, ends=kind in ENCODER_DECODERS)
         if kind == "git":
             config: Any = transformers.GitConfig(**PARTS["git"], vision_config=PARTS["vit"])
         else:
@@ -203,17 +204,17 @@ def captioner(kind: str, seed: int = 0, **settings: Any) -> tuple[Any, ImageCapt
             )
             decoder |= {"is_decoder": True, "add_cross_attention": True}
             config = transformers.VisionEncoderDecoderConfig(encoder=encoder, decoder=decoder)
-        processor = models.Pair(words, newborn._extractor(config, "image", kind, ""))
+        processor = processors.Pair(words, initialization._extractor(config, "image", kind, ""))
     else:
         config, processor = reader(kind)
-    newborn._fit(config, processor.tokenizer, {})
+    initialization._fit(config, processor.tokenizer, {})
     torch.manual_seed(seed)
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     model.eval()
-    models.prepare_tokenizer(config, processor)
+    processors.prepare_tokenizer(config, processor)
     given = {"max_new_tokens": 12, **settings}
     return model, ImageCaptioning(processor, Settings(config=config, auto_model="AutoModelForImageTextToText", **given))
 
@@ -221,5 +222,5 @@ def captioner(kind: str, seed: int = 0, **settings: Any) -> tuple[Any, ImageCapt
 def save(kind: str, folder: Path, seed: int = 0) -> Path:
     """A model folder."""
     model, task = captioner(kind, seed)
-    models.save(model, task.processor, folder)
+    loading.save(model, task.processor, folder)
     return folder

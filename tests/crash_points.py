@@ -20,8 +20,12 @@ from pathlib import Path
 
 import torch
 
-from keeltune import build, cache, cache_identity, prepare, recipe, shards
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.training import build
+from keeltune.training.cache import capture, identity
+from keeltune.training.preparation import prepare
+from keeltune.utils import tensor_store
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 
@@ -29,11 +33,11 @@ QUIET = Display(quiet=True)
 class Trials:
     def __init__(self, file: str, folder: str, log: str):
         torch.set_num_threads(1)
-        cache.SHARD_EXAMPLES = 8
+        capture.SHARD_EXAMPLES = 8
         self.folder, self.log = Path(folder), Path(log)
-        self.material = prepare.gather(recipe.load(file))
-        self.base = build.basis(self.material, QUIET)
-        self.want = cache_identity.wanted(self.material, self.base.precision, self.base.plan.held())
+        self.material = prepare.prepare(recipe.load(file))
+        self.base = build.prepared(self.material, QUIET)
+        self.want = identity.wanted(self.material, self.base.precision, self.base.plan.held())
         self.reference = self.base.live()
         self.shim = ctypes.CDLL(None)
         begun = time.perf_counter()
@@ -48,7 +52,7 @@ class Trials:
                 if action is not None:
                     self.shim.faultfs_arm(str(self.folder).encode(), ctypes.c_long(at), action.encode(), 0,
                                           str(self.log).encode() if action == "list" else b"")  # fmt: skip
-                cache.capture(self.want, self.material, self.reference, self.base.device, QUIET)
+                capture.capture(self.want, self.material, self.reference, self.base.device, QUIET)
                 os._exit(0)
             except BaseException as error:
                 print(repr(error), file=sys.stderr)
@@ -60,7 +64,7 @@ class Trials:
         status = os.waitstatus_to_exitcode(os.waitpid(self.capture(), 0)[1])
         if status != 0:
             return f"exit status {status}"
-        store = cache.found(self.want)
+        store = capture.found(self.want)
         assert store is not None
         left = [p.name for p in self.folder.iterdir() if p.name.startswith(".staging")]
         return f"left {left}" if left else str(store.manifest["digest"])
@@ -99,5 +103,5 @@ class Trials:
 if __name__ == "__main__":
     *places, what = sys.argv[1:]
     trials = Trials(*places)
-    assert (trials.folder / shards.MANIFEST).is_file()
+    assert (trials.folder / tensor_store.MANIFEST).is_file()
     print(json.dumps(getattr(trials, what)()))

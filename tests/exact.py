@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from keeltune import surgery
-from keeltune.batching import Plan
-from keeltune.build import Job
-from keeltune.references import Model
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune.models import surgery
+from keeltune.objective.references.model import Model
+from keeltune.training.arguments import training_arguments
+from keeltune.training.batch_plan import Plan
+from keeltune.training.job import Job
+from keeltune.training.trainer import KeelTrainer
 
 RATE = 0.1
 EXAMPLES = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keeltune.reviews import make_reviews
+from keeltune.cli.demo_data import make_reviews
 from tests import captioners, conftest, speakers, writers
 from tests import test_question_answering as answerers
 from tests import test_semantic_role_labeling as labellers

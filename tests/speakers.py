@@ -12,9 +12,11 @@ import soundfile
 import torch
 import transformers
 
-from keeltune import models, newborn, recipe, surgery
-from keeltune.data import Media, Row
-from keeltune.recipe_fields import TrainTokenizer
+from keeltune.data.dataset import Row
+from keeltune.data.media import Media
+from keeltune.models import initialization, loading, surgery
+from keeltune.recipe import fields
+from keeltune.recipe.fields import TrainTokenizer
 from keeltune.tasks.speech_recognition import SpeechRecognition
 from keeltune.tasks.task import Settings
 
@@ -107,9 +109,9 @@ def speaker(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **sett
     """(model, task) of a small random model."""
     rows = [Row({"audio": "", "text": text}, "f", 1, "k") for text in TEXTS]
     tokens = TrainTokenizer(train="characters" if kind in CTC else "bpe", size=300)
-    new = recipe.NewModel(new=spec_of(kind), tokenizer=tokens)
-    config, processor = newborn.files(new, Anywhere(Path()), SpeechRecognition, rows)  # type: ignore[arg-type]
-    auto = models.pick(SpeechRecognition.auto_models, config, "", "model")
+    new = fields.NewModel(new=spec_of(kind), tokenizer=tokens)
+    config, processor = initialization.files(new, Anywhere(Path()), SpeechRecognition, rows)  # type: ignore[arg-type]
+    auto = loading.pick(SpeechRecognition.auto_models, config, "", "model")
     torch.manual_seed(seed)
     model = getattr(transformers, auto).from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters
@@ -131,5 +133,5 @@ def write(folder: Path, name: str, places: range) -> str:
 
 def save(kind: str, folder: Path, seed: int = 0) -> str:
     model, task = speaker(kind, seed)
-    models.save(model, task.processor, folder)
+    loading.save(model, task.processor, folder)
     return folder.name

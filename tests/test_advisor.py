@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from keeltune import advisor, prepare, recipe, run
-from keeltune.advisor import pilots, race, verdict
-from keeltune.advisor.facts import PLAIN, Given, candidates, given, without_columns
+from keeltune import recipe
+from keeltune.advisor import candidates, pilots, race, verdict
+from keeltune.advisor.candidates import PLAIN, Given, candidate_arms, given, without_columns
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
-from keeltune.display import Display
-from keeltune.language import HAN
-from keeltune.problems import OutOfResources, StateRefused, Stopped, UserError
-from keeltune.recipe_fields import Report
-from keeltune.report import advice
-from keeltune.words import Said
+from keeltune.recipe.fields import Report
+from keeltune.reports import advice_page
+from keeltune.runs import run, run_folder
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import OutOfResources, StateRefused, Stopped, UserError
+from keeltune.utils.messages import Message
+from keeltune.utils.progress import Display
+from keeltune.utils.text import HAN
 from tests.test_report import check_chinese, check_page
 from tests.test_run import lines, make_data, reviews, spec_of, write_rows
 
@@ -45,7 +47,7 @@ def made(tiny, folder, method="fine-tuning", source=(), **changes):
 
 
 def names(recipe_, have=None):
-    arms, out = candidates(recipe_, have or given(recipe_, None, None, None))
+    arms, out = candidate_arms(recipe_, have or given(recipe_, None, None, None))
     return [arm.name for arm in arms], out
 
 
@@ -80,15 +82,15 @@ def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
 
 def test_the_recipes_own_settings_stay_with_their_arm(tiny, data):
     held = made(tiny, data, "cross-domain", ("validation",), objective={"divergence": "forward-kl", "weight": 0.3})
-    arms = {arm.name: arm.values for arm in candidates(held, given(held, None, None, None))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(held, given(held, None, None, None))[0]}
     assert arms["anchored"]["objective"] == {"divergence": "forward-kl", "weight": 0.3}
     texts = [{"text": row["text"]} for row in reviews(10, seed=8)]
     write_rows(data / "texts.jsonl", texts)
-    arms = {arm.name: arm.values for arm in candidates(held, given(held, None, None, "texts.jsonl"))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(held, given(held, None, None, "texts.jsonl"))[0]}
     assert "weight" not in arms["anchored on source inputs"]["objective"]  # 0.3 was chosen for other inputs
     assert "objective" not in arms[PLAIN]
     taught = made(tiny, data, "distillation", reference=str(tiny("bert", seed=1)), objective={"temperature": 2.0})
-    arms = {arm.name: arm.values for arm in candidates(taught, given(taught, None, None, None))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(taught, given(taught, None, None, None))[0]}
     assert arms["distilled"]["objective"] == {"temperature": 2.0}
     assert arms[PLAIN]["method"] == "fine-tuning"
     assert "reference" not in arms[PLAIN]
@@ -216,7 +218,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
         ),
         display=QUIET,
     )
-    card = advisor.advise(base, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
+    card = race.advise(base, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
     folder = data / "advice"
     assert card["complete"]
     assert json.loads((folder / "advice.json").read_text("utf-8")) == card
@@ -239,15 +241,15 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
     assert written.training.epochs == 2
     times = {file: file.stat().st_mtime_ns for file in (folder / "pilots").rglob("result.json")}
     chinese = base.model_copy(update={"report": Report(language="zh")})  # a page alone is no other pilot
-    again = advisor.advise(chinese, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
+    again = race.advise(chinese, teacher=str(teacher.folder), pool="pool.jsonl", budget="10m", display=QUIET)
     assert again["recommended"] == card["recommended"]
     page = check_chinese((folder / "advice.html").read_text("utf-8"))
     for word in (
         "普通微调",
         "源模型约束（源域输入）",
-        "知识蒸馏（加无标注数据）",
+        "蒸馏（加无标注数据）",
         "相对普通微调的增益",
-        "短程试验测得",
+        "短程试验的实测结果",
     ):
         assert word in page.text
     for line in again["arms"]:
@@ -258,7 +260,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
     assert times == {file: file.stat().st_mtime_ns for file in (folder / "pilots").rglob("result.json")}
     plain = next(line for line in final if line["arm"] == PLAIN)
     scores = [
-        run.finished(folder / "pilots" / f"plain-1-seed-{n}").result["metrics"]["validation"]["accuracy"]
+        run_folder.finished(folder / "pilots" / f"plain-1-seed-{n}").result["metrics"]["validation"]["accuracy"]
         for n in (0, 1, 2)
     ]
     assert plain["target"] == pytest.approx(np.mean(scores))
@@ -275,14 +277,14 @@ def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
 
     monkeypatch.setattr(run, "train", stopping)
     with pytest.raises(Stopped):
-        advisor.advise(base, budget="10m", display=QUIET)
+        race.advise(base, budget="10m", display=QUIET)
     card = json.loads((data / "advice" / "advice.json").read_text("utf-8"))
     assert not card["complete"]
     assert card["recommended"] == PLAIN
     check_page((data / "advice" / "advice.html").read_text("utf-8"))
     recipe.load(data / "advice" / "recommended.yaml")
     monkeypatch.setattr(run, "train", original)
-    assert advisor.advise(base, budget="10m", display=QUIET)["complete"]
+    assert race.advise(base, budget="10m", display=QUIET)["complete"]
 
 
 def stop_at(monkeypatch, pilot, error):
@@ -309,7 +311,7 @@ def test_the_card_is_written_after_every_pilot(tiny, data, monkeypatch):
     monkeypatch.setattr(race.Race, "write", noted)
     stop_at(monkeypatch, 4, Stopped("stopped"))  # plain is tried once more, as the first of its rung
     with pytest.raises(Stopped):
-        advisor.advise(base, budget="10m", display=QUIET)
+        race.advise(base, budget="10m", display=QUIET)
     assert [sorted(arms) for arms, _ in found] == [
         [PLAIN], [PLAIN], ["interpolated", PLAIN], ["interpolated", PLAIN, "replay"],
         ["interpolated", PLAIN, "replay"],
@@ -329,7 +331,7 @@ def test_the_card_is_written_after_every_pilot(tiny, data, monkeypatch):
 
 def test_a_rung_that_is_not_whole_says_less_than_the_one_before(tiny, data):
     base = made(tiny, data, source=("validation",))
-    arms, out = candidates(base, given(base, None, None, None))
+    arms, out = candidate_arms(base, given(base, None, None, None))
     first = {name: scored(0.8, 0.7) for name in (PLAIN, "interpolated", "anchored")}
     one = race.Race(base, arms, out, pilots.Pilots(base, data / "pilots", 1, QUIET), 0.5, None, data)
     one.rungs = [(pilots.Rung(0.25, (0, 1)), first), (pilots.Rung(1.0, (0,)), {PLAIN: scored(0.9, 0.6)})]
@@ -346,9 +348,9 @@ def test_a_stop_before_any_pilot_leaves_a_card_that_says_so(tiny, data, monkeypa
     def stopping(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(race, "candidates", stopping)
+    monkeypatch.setattr(candidates, "candidate_arms", stopping)
     with pytest.raises(KeyboardInterrupt):
-        advisor.advise(base, display=Display())
+        race.advise(base, display=Display())
     assert "nothing was compared yet" in capsys.readouterr().err
     file = data / "advice" / "advice.json"
     card = json.loads(file.read_text("utf-8"))
@@ -358,7 +360,7 @@ def test_a_stop_before_any_pilot_leaves_a_card_that_says_so(tiny, data, monkeypa
     recipe.load(data / "advice" / "recommended.yaml")
     file.write_text("{}", "utf-8")
     with pytest.raises(KeyboardInterrupt):
-        advisor.advise(base, display=Display())
+        race.advise(base, display=Display())
     assert "an earlier call's" in capsys.readouterr().err
     assert file.read_text("utf-8") == "{}"
 
@@ -371,7 +373,7 @@ def test_a_stop_before_any_pilot_leaves_a_card_that_says_so(tiny, data, monkeypa
 def test_who_is_stopped_goes_on_with_the_same_command(tiny, data, monkeypatch, error):
     stop_at(monkeypatch, 0, error)
     with pytest.raises(type(error), match=r"go on with the same command$"):  # advise has no --resume
-        advisor.advise(made(tiny, data), display=QUIET)
+        race.advise(made(tiny, data), display=QUIET)
 
 
 def test_a_column_of_the_test_rows_alone_stays_out_of_the_pilots(tiny, data):
@@ -379,12 +381,12 @@ def test_a_column_of_the_test_rows_alone_stays_out_of_the_pilots(tiny, data):
               for n, row in enumerate(lines(data / "test.jsonl"))]  # fmt: skip
     write_rows(data / "test.jsonl", marked)
     evaluated = {"clusters": "speaker", "slices": ["age"]}
-    card = advisor.advise(made(tiny, data, evaluation=evaluated), budget="10m", display=QUIET)
+    card = race.advise(made(tiny, data, evaluation=evaluated), budget="10m", display=QUIET)
     assert card["complete"]
     kept = recipe.load(card["recipe"]).evaluation
     assert (kept.clusters, kept.slices) == ("speaker", ["age"])
     with pytest.raises(UserError, match=r"evaluation\.clusters"):  # what no row has is a slip, as it is for a run
-        advisor.advise(made(tiny, data, evaluation={"clusters": "speakr"}), budget="10m", display=QUIET)
+        race.advise(made(tiny, data, evaluation={"clusters": "speakr"}), budget="10m", display=QUIET)
 
 
 def test_pilots_keep_the_columns_that_their_rows_have():
@@ -400,28 +402,28 @@ def test_a_column_of_an_old_domain_that_plain_drops_goes_with_it(tiny, data):
     values |= {"objective": {"anchor_head": "source"}, "evaluation": {"clusters": "speaker"}}
     values["data"] |= {"source": {"validation": "old-validation.jsonl"}, "labels": ["negative", "positive"]}
     base = recipe.from_dict(values, data)
-    prepare.gather(base)
-    arms, _ = candidates(base, given(base, None, None, None))
+    prepare.prepare(base)
+    arms, _ = candidate_arms(base, given(base, None, None, None))
     assert "clusters" not in arms[0].values["evaluation"]
-    prepare.gather(recipe.from_dict(arms[0].values, data))
+    prepare.prepare(recipe.from_dict(arms[0].values, data))
 
 
 def test_what_the_caller_adds_must_be_there(tiny, data):
     with pytest.raises(UserError) as caught:
-        advisor.advise(made(tiny, data), teacher="./absent", pool="absent.jsonl", display=QUIET)
+        race.advise(made(tiny, data), teacher="./absent", pool="absent.jsonl", display=QUIET)
     assert {problem.field for problem in caught.value.problems} == {"--teacher", "--pool"}
 
 
 def test_pilots_of_another_recipe_are_refused(tiny, data):
-    advisor.advise(made(tiny, data, source=("validation",)), budget="10m", display=QUIET)
+    race.advise(made(tiny, data, source=("validation",)), budget="10m", display=QUIET)
     other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
     with pytest.raises(StateRefused, match=r"or delete .*pilots") as refused:  # advise has no --overwrite
-        advisor.advise(other, budget="10m", display=QUIET)
+        race.advise(other, budget="10m", display=QUIET)
     assert "--overwrite" not in str(refused.value)
 
 
 def test_a_small_budget_ends_early_and_says_how_little_it_knows(tiny, data):
-    card = advisor.advise(made(tiny, data, source=("validation", "train")), budget="1s", display=QUIET)
+    card = race.advise(made(tiny, data, source=("validation", "train")), budget="1s", display=QUIET)
     assert card["complete"]
     assert max(line["seeds"] for line in card["arms"]) == 1
     assert not card["sure"]
@@ -431,7 +433,7 @@ def test_without_validation_rows_there_is_no_advice(tiny, data):
     values = spec_of("fine-tuning", tiny("bert"), output="advice")
     values["data"] = {"train": "train.jsonl", "test": "test.jsonl"}
     with pytest.raises(UserError, match="to compare the methods"):
-        advisor.advise(recipe.from_dict(values, data), display=QUIET)
+        race.advise(recipe.from_dict(values, data), display=QUIET)
 
 
 def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
@@ -442,9 +444,9 @@ def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
     values = {**spec_of("fine-tuning", tiny("bert"), output="bad"), "data": {"train": "flipped.jsonl"}}
     values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2}
     teacher = run.train(recipe.from_dict(values, data), display=QUIET)
-    card = advisor.advise(base, teacher=str(teacher.folder), budget="10m", display=QUIET)
-    card["ruled_out"]["anchored"] = Said("its pilot diverged: {error}", error="<script>x</script>")
-    page = check_chinese(advice.page(card, "zh"))
+    card = race.advise(base, teacher=str(teacher.folder), budget="10m", display=QUIET)
+    card["ruled_out"]["anchored"] = Message("its pilot diverged: {error}", error="<script>x</script>")
+    page = check_chinese(advice_page.page(card, "zh"))
     for word in (
         "不比普通微调的学生模型好",
         "没有 data.source.validation",

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from keeltune import apply, cli, recipe, run
-from keeltune.display import Display
-from keeltune.problems import UserError
+from keeltune import recipe
+from keeltune.cli import app
+from keeltune.runs import inference, run, run_folder
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests.conftest import save_tiny
 from tests.test_run import lines, make_data, spec_of, stock_probabilities, write_rows
 
@@ -19,7 +21,7 @@ QUIET = Display(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory) -> run.Run:
+def finished(tiny, tmp_path_factory) -> run_folder.Run:
     folder = make_data(tmp_path_factory.mktemp("apply"))
     return run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), folder), display=QUIET)
 
@@ -32,7 +34,7 @@ def test_file(finished, tmp_path):
 def keeltune(monkeypatch, *arguments) -> int:
     monkeypatch.setattr(sys, "argv", ["keeltune", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 
@@ -46,14 +48,14 @@ def expected(finished) -> dict:
 
 
 def test_evaluating_a_run_gives_its_own_numbers(finished, test_file):
-    found = apply.evaluate(finished.folder, test_file, display=QUIET)
+    found = inference.evaluate(finished.folder, test_file, display=QUIET)
     assert found.keys() == {"metrics", "intervals", "rows"}
     own = expected(finished)
     assert found["rows"] == 20
     assert found["metrics"] == pytest.approx(own["metrics"], abs=1e-6)
     for name, pair in found["intervals"].items():
         assert pair == pytest.approx(own["intervals"][name], abs=1e-6)
-    bare = apply.evaluate(finished.model, test_file, task="sentiment-analysis", display=QUIET)
+    bare = inference.evaluate(finished.model, test_file, task="sentiment-analysis", display=QUIET)
     assert bare["metrics"] == pytest.approx(own["metrics"], abs=1e-6)
 
 
@@ -63,16 +65,18 @@ def test_a_runs_clusters_are_drawn_whole_when_it_is_evaluated_again(tiny, tmp_pa
     write_rows(tmp_path / "test.jsonl", rows)
     values = spec_of("fine-tuning", tiny("bert"), evaluation={"clusters": "speaker"})
     done = run.train(recipe.from_dict(values, tmp_path), display=QUIET)
-    found = apply.evaluate(done.folder, tmp_path / "test.jsonl", display=QUIET)["intervals"]
+    found = inference.evaluate(done.folder, tmp_path / "test.jsonl", display=QUIET)["intervals"]
     for name, pair in found.items():
         assert pair == pytest.approx(done.result["intervals"]["test"][name], abs=1e-6)
-    alone = apply.evaluate(done.model, tmp_path / "test.jsonl", task="sentiment-analysis", display=QUIET)["intervals"]
+    alone = inference.evaluate(done.model, tmp_path / "test.jsonl", task="sentiment-analysis", display=QUIET)[
+        "intervals"
+    ]
     assert alone["loss"] != pytest.approx(found["loss"], abs=1e-6)
 
 
 def test_a_column_that_the_answer_replaces_is_said(finished, tmp_path, capsys):
     write_rows(tmp_path / "in.jsonl", [{"text": "fine film", "prediction": "mine"}])
-    (line,) = apply.predict(finished.folder, tmp_path / "in.jsonl")
+    (line,) = inference.predict(finished.folder, tmp_path / "in.jsonl")
     assert line["prediction"] in ("negative", "positive")
     assert "the input's own column prediction is replaced" in capsys.readouterr().err
 
@@ -91,7 +95,7 @@ def test_stdout_is_one_json_object(finished, test_file, monkeypatch, capsys):
 def test_other_column_names(finished, test_file, tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "other.jsonl", [{"body": r["text"], "stars": r["label"]} for r in lines(test_file)])
     mapping = {"text": "body", "label": "stars"}
-    found = apply.evaluate(finished.folder, tmp_path / "other.jsonl", columns=mapping, display=QUIET)
+    found = inference.evaluate(finished.folder, tmp_path / "other.jsonl", columns=mapping, display=QUIET)
     assert found["metrics"] == pytest.approx(expected(finished)["metrics"], abs=1e-6)
     call = ["evaluate", finished.folder, "--data", tmp_path / "other.jsonl", "--json"]
     assert keeltune(monkeypatch, *call, "--column", "text=body", "--column", "label=stars") == 0
@@ -107,10 +111,10 @@ def test_a_run_remembers_its_columns_and_its_label_map(tiny, finished, tmp_path)
     spec = spec_of("fine-tuning", tiny("bert"))
     spec["data"] |= {"columns": {"text": "body", "label": "stars"}, "labels": {"1": "negative", "5": "positive"}}
     mapped = run.train(recipe.from_dict(spec, data), display=QUIET)
-    found = apply.evaluate(mapped.folder, data / "test.jsonl", display=QUIET)
+    found = inference.evaluate(mapped.folder, data / "test.jsonl", display=QUIET)
     assert found["metrics"] == pytest.approx(expected(mapped)["metrics"], abs=1e-6)
     assert found["metrics"] == pytest.approx(expected(finished)["metrics"], abs=1e-6)  # only the names differ
-    (line, *_) = apply.predict(mapped.folder, data / "test.jsonl", display=QUIET)
+    (line, *_) = inference.predict(mapped.folder, data / "test.jsonl", display=QUIET)
     assert {"body", "stars", "prediction", "probabilities"} == set(line)
     assert line["prediction"] in ("negative", "positive")
 
@@ -130,7 +134,7 @@ EXTRAS = [
 def test_predict_keeps_the_row(finished, tmp_path, extra):
     row = {"text": "the film is good", **extra}
     write_rows(tmp_path / "in.jsonl", [row])
-    table = apply.predict(finished.folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl", display=QUIET)
+    table = inference.predict(finished.folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl", display=QUIET)
     (written,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").split("\n") if line]
     assert table == [written]
     probabilities = written.pop("probabilities")
@@ -156,7 +160,7 @@ def test_tables(finished, test_file, tmp_path, suffix, monkeypatch, capsys):
     with output.open(newline="") as stream:
         written = list(csv.DictReader(stream, delimiter=comma))
     assert [{k: line[k] for k in ("id", "text", "label")} for line in written] == rows
-    table = apply.predict(finished.folder, tmp_path / f"in.{suffix}", display=QUIET)
+    table = inference.predict(finished.folder, tmp_path / f"in.{suffix}", display=QUIET)
     assert [line["prediction"] for line in written] == [line["prediction"] for line in table]
     assert [json.loads(line["probabilities"]) for line in written] == [line["probabilities"] for line in table]
 
@@ -168,7 +172,7 @@ def test_a_bare_folder_needs_its_task(finished, test_file, monkeypatch, capsys):
     assert "--task" in captured.err
     assert "sentiment-analysis" in captured.err
     with pytest.raises(UserError, match="sentiment-analysis"):
-        apply.evaluate(finished.model, test_file, task="sentiment-analisys", display=QUIET)
+        inference.evaluate(finished.model, test_file, task="sentiment-analisys", display=QUIET)
 
 
 def test_a_wrong_column_is_named(finished, test_file, monkeypatch, capsys):
@@ -185,32 +189,32 @@ def test_a_wrong_column_is_named(finished, test_file, monkeypatch, capsys):
 def test_what_cannot_be_scored_is_refused(finished, tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "bad.jsonl", [{"text": "fine", "label": "positive"}, {"text": "fine", "label": "neutral"}])
     with pytest.raises(UserError, match=r"bad\.jsonl:2") as refused:
-        apply.evaluate(finished.folder, tmp_path / "bad.jsonl", display=QUIET)
+        inference.evaluate(finished.folder, tmp_path / "bad.jsonl", display=QUIET)
     assert "neutral" in str(refused.value)
     write_rows(tmp_path / "empty.jsonl", [])
     with pytest.raises(UserError):
-        apply.evaluate(finished.folder, tmp_path / "empty.jsonl", display=QUIET)
+        inference.evaluate(finished.folder, tmp_path / "empty.jsonl", display=QUIET)
     with pytest.raises(UserError, match="nowhere"):
-        apply.evaluate(finished.folder, tmp_path / "nowhere.jsonl", display=QUIET)
+        inference.evaluate(finished.folder, tmp_path / "nowhere.jsonl", display=QUIET)
 
 
 def test_an_output_of_another_kind_is_refused_before_anything_is_read(finished, test_file, tmp_path):
     with pytest.raises(UserError, match=r"\.xlsx"):
-        apply.predict(tmp_path / "no-model", test_file, tmp_path / "out.xlsx", display=QUIET)
+        inference.predict(tmp_path / "no-model", test_file, tmp_path / "out.xlsx", display=QUIET)
     write_rows(tmp_path / "bad.jsonl", [{"text": "fine"}, {"text": ""}])
     with pytest.raises(UserError, match=r"bad\.jsonl:2"):
-        apply.predict(finished.folder, tmp_path / "bad.jsonl", tmp_path / "out.jsonl", display=QUIET)
+        inference.predict(finished.folder, tmp_path / "bad.jsonl", tmp_path / "out.jsonl", display=QUIET)
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path, test_file):
     from transformers import AutoModel
 
-    from keeltune import models
+    from keeltune.models import loading
 
-    with models.quietly():
+    with loading.quietly():
         AutoModel.from_pretrained(save_tiny(tmp_path / "model")).save_pretrained(tmp_path / "body")
     for file in (tmp_path / "model").glob("token*"):
         shutil.copy(file, tmp_path / "body")
     with pytest.raises(UserError, match=r"classifier\.weight"):
-        apply.predict(tmp_path / "body", test_file, task="sentiment-analysis", display=QUIET)
+        inference.predict(tmp_path / "body", test_file, task="sentiment-analysis", display=QUIET)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.audit import apply_label_map, audit, is_row_problem, label_names
-from keeltune.data import Column, Row, read, row_key
-from keeltune.formats import RowProblem
-from keeltune.problems import Problem
+from keeltune.data.audit import apply_label_map, audit, is_row_problem
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, read, row_key
+from keeltune.data.file_formats import RowProblem
+from keeltune.data.labels import names_of_data
+from keeltune.utils.errors import Problem
 
 COLUMNS = [Column("text"), Column("text_pair", required=False), Column("label", "label", label=True)]
 INPUTS = ["text", "text_pair"]
@@ -24,7 +26,7 @@ def rows(*labels, texts: list[str] | None = None, file: str = "train.jsonl") -> 
 
 
 def names(train: list[Row], given=None, head=None, multi_label: bool = False):
-    return label_names(train, given=given, head=head, multi_label=multi_label)
+    return names_of_data(train, given=given, head=head, multi_label=multi_label)
 
 
 def warned(problems: list[Problem]) -> dict[str, str]:

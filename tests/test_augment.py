@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from keeltune import augment, build, language, prepare, recipe, registry
-from keeltune.batching import Plan
-from keeltune.data import Row, row_key
-from keeltune.problems import UserError
-from keeltune.recipe_fields import Augment
-from keeltune.rows import IGNORED
+from keeltune import recipe
+from keeltune.data import augmentation
+from keeltune.data.dataset import Row, row_key
+from keeltune.objective.predictions import IGNORED
+from keeltune.recipe.data_fields import Augment
 from keeltune.tasks.text_classification import TextClassification
+from keeltune.training import build
+from keeltune.training.batch_plan import Plan
+from keeltune.training.preparation import prepare
+from keeltune.training.preparation.material import Material
+from keeltune.utils import registry
+from keeltune.utils.errors import UserError
+from keeltune.utils.text import apart, word_places
 from tests import test_resume, test_run
 from tests.test_resume import Killed, kill_at, same
 
@@ -32,16 +38,16 @@ def row_of(text: str, label: str | None = "good", **more: str) -> Row:
 
 
 def texts(row: Row, spec: Augment, seed: int = 0) -> list[str]:
-    return [variant.fields["text"] for variant in augment.variants(row, TextClassification, spec, seed)]
+    return [variant.fields["text"] for variant in augmentation.variants(row, TextClassification, spec, seed)]
 
 
 def words(text: str) -> list[str]:
-    return language.apart(text).split()
+    return apart(text).split()
 
 
 def test_places_are_the_words_that_apart_makes():
     for text in (ENGLISH, CHINESE, MIXED, "  a\tb ", "\u3000东 京", "one"):
-        assert [text[a:b] for a, b in language.word_places(text)] == words(text)
+        assert [text[a:b] for a, b in word_places(text)] == words(text)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.8])
@@ -96,7 +102,7 @@ def test_words_keep_their_order_and_what_stood_between_neighbours(text):
 
 def test_white_space_is_kept_or_the_last_of_what_was_left_out():
     def varied(text: str, kept: list[int]) -> str:
-        return augment._joined(text, language.word_places(text), np.array(kept))
+        return augmentation._joined(text, word_places(text), np.array(kept))
 
     assert varied(ENGLISH, list(range(9))) == ENGLISH
     assert varied(ENGLISH, [3, 4, 5]) == "not  bad,\nbut"
@@ -123,23 +129,23 @@ def test_a_variant_is_a_function_of_the_seed_its_number_and_the_rows_key():
 
 def test_the_key_says_row_variant_and_content_and_no_label_is_left():
     row = row_of(ENGLISH, id="7")
-    found = augment.variants(row, TextClassification, Augment(variants=3), seed=0)
+    found = augmentation.variants(row, TextClassification, Augment(variants=3), seed=0)
     for number, variant in enumerate(found):
         assert set(variant.fields) == {"text"}
         assert variant.key == f"{row.key}~{number}-{row_key(variant.fields, ['text'])[:16]}"
-    again = augment.variants(row, TextClassification, Augment(word_dropout=0.5, variants=3), seed=0)
+    again = augmentation.variants(row, TextClassification, Augment(word_dropout=0.5, variants=3), seed=0)
     assert not {v.key for v in found} & {v.key for v in again}  # another text is another question to a teacher
 
 
 def test_both_texts_of_a_pair_are_varied_apart():
     row = row_of(ENGLISH, text_pair=ENGLISH)
-    found = augment.variants(row, TextClassification, Augment(variants=6), seed=0)
+    found = augmentation.variants(row, TextClassification, Augment(variants=6), seed=0)
     assert set(found[0].fields) == {"text", "text_pair"}
     assert sum(v.fields["text"] != v.fields["text_pair"] for v in found) >= 5
 
 
 def test_other_tasks_are_refused_with_the_reason():
-    reasons = {name: augment.refusal(registry.find("tasks", name)) for name in registry.names("tasks")}
+    reasons = {name: prepare.refusal(registry.find("tasks", name)) for name in registry.names("tasks")}
     allowed = {name for name, reason in reasons.items() if reason is None}
     assert allowed == {"text-classification", "sentiment-analysis"}
     assert "label of its own" in reasons["semantic-role-labeling"]
@@ -155,7 +161,7 @@ def test_a_recipe_of_another_task_is_refused(tmp_path):
     given = written(tmp_path, "translation", "marian", "distillation")
     given["data"]["augment"] = {}
     with pytest.raises(UserError, match="must follow the whole text") as refused:
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     assert [p.field for p in refused.value.problems] == ["data.augment"]
 
 
@@ -168,8 +174,8 @@ def varied(spec):
     return spec
 
 
-def plan_of(given: dict, folder) -> tuple[Plan, prepare.Material]:
-    job = build.build(prepare.gather(recipe.from_dict({**given, "output": "out"}, folder)))
+def plan_of(given: dict, folder) -> tuple[Plan, Material]:
+    job = build.build(prepare.prepare(recipe.from_dict({**given, "output": "out"}, folder)))
     return job.plan, job.material
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from keeltune.batching import Plan, Stream, by_length
-from keeltune.tasks.task import Example
+from keeltune.tasks.task import Example, by_length
+from keeltune.training.batch_plan import Plan, Stream
 
 
 def examples(n: int, prefix: str = "r", seed: int = 0) -> list[Example]:

@@ -15,15 +15,22 @@ import torch
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import build, cache, cache_identity, divergences, kept_head, precompute, prepare, recipe, shards
-from keeltune.data import Row
-from keeltune.display import Display
-from keeltune.families import vocabulary
-from keeltune.forms import Full, Hidden, TopK
-from keeltune.problems import OutOfResources, StateRefused, Stopped, UserError
-from keeltune.references.cached import Cached
-from keeltune.reviews import make_reviews
-from keeltune.rows import Coarse, Dense, Projected
+from keeltune import recipe
+from keeltune.cli import cache
+from keeltune.cli.demo_data import make_reviews
+from keeltune.data.dataset import Row
+from keeltune.objective import divergences
+from keeltune.objective.predictions import Coarse, Dense, Projected
+from keeltune.objective.references.cached import Cached
+from keeltune.objective.stored_predictions import Full, Hidden, TopK
+from keeltune.recipe import fields
+from keeltune.tasks.families import lm_head
+from keeltune.training import build, reference_choice
+from keeltune.training.cache import capture, cost, identity, stored_head
+from keeltune.training.preparation import prepare
+from keeltune.utils import registry, tensor_store
+from keeltune.utils.errors import OutOfResources, StateRefused, Stopped, UserError
+from keeltune.utils.progress import Display
 from tests import families
 from tests.conftest import save_tiny
 from tests.families import write_lines
@@ -50,7 +57,7 @@ def given(tmp_path) -> dict:
     }  # fmt: skip
 
 
-def made(given: dict, folder: Path, **changes) -> recipe.Recipe:
+def made(given: dict, folder: Path, **changes) -> fields.Recipe:
     """The recipe with changes, such as training__seed=3."""
     values = json.loads(json.dumps(given))
     for name, value in changes.items():
@@ -67,7 +74,7 @@ def train(given: dict, folder: Path, **changes) -> kt.Run:
 
 
 def filled(given: dict, folder: Path, **changes) -> dict:
-    return precompute.precompute(made(given, folder, **changes), display=QUIET)
+    return cache.precompute(made(given, folder, **changes), display=QUIET)
 
 
 def losses(ran: kt.Run) -> list[float]:
@@ -147,8 +154,8 @@ def test_what_the_teacher_writes_is_cached_as_it_was_written(tmp_path):
 def test_training_does_not_load_the_teacher_again(tmp_path, given, monkeypatch):
     filled(given, tmp_path)
     loads: list[str] = []
-    original = build._reference
-    monkeypatch.setattr(build, "_reference", lambda *args: loads.append("loaded") or original(*args))
+    original = reference_choice.load_reference
+    monkeypatch.setattr(reference_choice, "load_reference", lambda *args: loads.append("loaded") or original(*args))
     first = train(given, tmp_path)
     second = train(given, tmp_path, output="second", training__seed=3)  # two runs share one cache
     assert loads == []
@@ -173,7 +180,7 @@ def test_order_seed_batch_and_file_change_nothing(tmp_path, given):
 
 
 def test_several_processes_write_the_same_cache(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(cache, "SHARD_EXAMPLES", 8)
+    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 8)
     digest = filled(given, tmp_path)["digest"]
     script = (
         "import sys; from keeltune import cache, precompute, recipe\n"
@@ -189,7 +196,7 @@ def test_several_processes_write_the_same_cache(tmp_path, given, monkeypatch):
     ]  # fmt: skip
     said = [process.communicate(timeout=300)[1].decode() for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], said
-    assert json.loads((tmp_path / "shared" / shards.MANIFEST).read_text())["digest"] == digest
+    assert json.loads((tmp_path / "shared" / tensor_store.MANIFEST).read_text())["digest"] == digest
 
 
 # Never wrong
@@ -229,7 +236,7 @@ def test_each_mismatch_is_refused_with_the_field_and_both_values(tmp_path, given
             (problem, *_) = [p for p in refused.value.problems if field in p.field]
             assert problem.found.endswith("in the cache")
             assert problem.expected != problem.found
-            assert "keeltune cache" in problem.mend
+            assert "keeltune cache" in problem.fix
     assert not (tmp_path / "out" / "model").exists()
     filled(values, tmp_path)  # and what is there is still good
 
@@ -257,19 +264,19 @@ def test_every_flipped_bit_is_found(tmp_path, given):
         file.write_bytes(broken)
         want = wanted(given, tmp_path) if trial == 0 else want  # noqa: F821
         with pytest.raises(StateRefused):
-            cache.found(want)
+            capture.found(want)
         file.write_bytes(sound)
-    assert cache.found(want) is not None
-    shard = tmp_path / "kept" / shards.shard_name(0)
+    assert capture.found(want) is not None
+    shard = tmp_path / "kept" / tensor_store.shard_name(0)
     shard.rename(tmp_path / "gone")
     with pytest.raises(StateRefused, match="no shard-00000"):
         train(given, tmp_path)
 
 
-def wanted(given: dict, folder: Path) -> cache_identity.Wanted:
-    material = prepare.gather(made(given, folder))
-    base = build.basis(material, QUIET)
-    return cache_identity.wanted(material, base.precision, base.plan.held())
+def wanted(given: dict, folder: Path) -> identity.Wanted:
+    material = prepare.prepare(made(given, folder))
+    base = build.prepared(material, QUIET)
+    return identity.wanted(material, base.precision, base.plan.held())
 
 
 def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):
@@ -278,7 +285,7 @@ def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):
     want = wanted(given, tmp_path)
     other = {**want.contents, want.examples[3].key: bytes(32)}
     with pytest.raises(StateRefused, match="another encoding of the row"):
-        cache.found(cache_identity.Wanted(want.identity, want.asked, want.folder, want.examples, other, want.command))
+        capture.found(identity.Wanted(want.identity, want.asked, want.folder, want.examples, other, want.command))
 
 
 def test_pictures_are_part_of_what_was_answered(tmp_path):
@@ -296,9 +303,9 @@ def test_pictures_are_part_of_what_was_answered(tmp_path):
 
 
 def test_a_full_disk_ends_clearly_and_nothing_is_lost(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(cache, "SHARD_EXAMPLES", 8)
+    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 8)
     digest = filled(given, tmp_path)["digest"]
-    cache.remove(tmp_path / "kept")
+    capture.remove(tmp_path / "kept")
     syncs: list[int] = []
     real = os.fsync
 
@@ -318,7 +325,7 @@ def test_a_full_disk_ends_clearly_and_nothing_is_lost(tmp_path, given, monkeypat
     before = there[0].stat().st_mtime_ns
     assert filled(given, tmp_path)["digest"] == digest
     assert there[0].stat().st_mtime_ns == before  # it was not written again
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10})())
+    monkeypatch.setattr(capture.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10})())
     with pytest.raises(OutOfResources, match="bytes and the disk has 10 free"):
         filled(given, tmp_path, reference__cache="other")
 
@@ -337,11 +344,11 @@ def kept(form, rows, n: int, choices: int):
     return form.read(columns, [1] * n, [choices] * n), columns
 
 
-@pytest.mark.parametrize("name", sorted(set(kt.registry.names("divergences")) - {"logit-mse"}))
+@pytest.mark.parametrize("name", sorted(set(registry.names("divergences")) - {"logit-mse"}))
 @pytest.mark.parametrize("seed", range(5))
 def test_top_k_is_at_most_the_full_divergence_and_grows_with_k(seed, name):
     teacher, student = Dense(distributions(seed)), Dense(distributions(seed + 100))
-    function = kt.registry.find("divergences", name)
+    function = registry.find("divergences", name)
     whole = function(student.log_probs(slice(None)), teacher.log_probs(slice(None)))
     below = torch.zeros(40)
     for k in (1, 2, 8, 20, 49, 50):
@@ -399,7 +406,7 @@ def test_texts_of_different_length_keep_their_own_places():
 def test_eight_bit_rows_lose_what_they_say():
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(30, 16, generator=generator), torch.randn(50, 16, generator=generator)
-    head = kept_head.Head(weight, None, [])
+    head = stored_head.Head(weight, None, [])
     whole = Projected(hidden, head, 50)
     exact, eight = (kept(Hidden(16, dtype, head, 50), whole, 30, 50)[0] for dtype in (torch.float32, torch.int8))
     torch.testing.assert_close(exact.log_probs(slice(None)), whole.log_probs(slice(None)))
@@ -421,10 +428,10 @@ def test_the_head_is_kept_with_what_is_behind_it(architecture, steps):
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     ids = torch.randint(5, 300, (2, 6))
     batch = {"inputs": {"input_ids": ids}, "places": torch.ones(2, 6, dtype=torch.bool)}
-    with torch.no_grad(), vocabulary.sliced_from(0):
-        rows = vocabulary.forward(model, batch).rows
+    with torch.no_grad(), lm_head.sliced_from(0):
+        rows = lm_head.forward(model, batch).rows
         logits = model(ids).logits.flatten(0, 1)
-    head = kept_head.Head.of(rows.head)
+    head = stored_head.Head.of(rows.head)
     assert head is not None
     assert [name for name, _ in head.steps] == steps
     torch.testing.assert_close(head(rows.hidden), logits)
@@ -435,13 +442,13 @@ def test_the_sizes_choose_the_form(tmp_path, monkeypatch):
     values = spec_of(tmp_path, "translation", "marian", "distillation")
     values |= {"reference": {"model": "teacher", "from": "cached"}, "output": "out"}
     assert filled(values, tmp_path)["form"]["name"] == "full"
-    for module in (cache, cache_identity):
+    for module in (capture, identity):
         monkeypatch.setattr(module, "EXACT", 10)
-    monkeypatch.setattr(cache, "MASS", 0.0)
+    monkeypatch.setattr(capture, "MASS", 0.0)
     top = filled(values, tmp_path, reference__k=16)
     assert (top["form"]["name"], top["form"]["k"]) == ("top-k", 16)
     assert 0 < top["mass_kept"] < 1
-    monkeypatch.setattr(cache, "MASS", 1.1)
+    monkeypatch.setattr(capture, "MASS", 1.1)
     hidden = filled(values, tmp_path, reference__k=17)
     assert hidden["form"]["name"] == "hidden"
     assert hidden["divergence"] < 1e-6
@@ -456,9 +463,9 @@ def test_auto_takes_a_cache_where_it_saves_time_and_keeps_its_choice(tmp_path, g
     assert plain.result["reference"]["kind"] == "model"
     assert "would save" in plain.result["reference"]["reason"]
     assert not (tmp_path / ".cache").exists()
-    monkeypatch.setattr(cache, "WORTH", -1e9)
-    monkeypatch.setattr(cache, "seconds_a_byte", lambda folder: 0.0)
-    monkeypatch.setattr(cache.time, "perf_counter", iter(range(10**9)).__next__)
+    monkeypatch.setattr(cost, "WORTH", -1e9)
+    monkeypatch.setattr(cost, "seconds_a_byte", lambda folder: 0.0)
+    monkeypatch.setattr(capture.time, "perf_counter", iter(range(10**9)).__next__)
     whole = train(auto, tmp_path, output="whole", training__save_steps=3)
     assert whole.result["reference"]["kind"] == "cached"
     assert "once" in whole.result["reference"]["reason"]
@@ -466,7 +473,7 @@ def test_auto_takes_a_cache_where_it_saves_time_and_keeps_its_choice(tmp_path, g
         kill_at(patch, 4)
         with pytest.raises(Killed):
             train(auto, tmp_path, output="cut", training__save_steps=3)
-    monkeypatch.setattr(cache, "worth", lambda *args: pytest.fail("it was decided when the run began"))
+    monkeypatch.setattr(cost, "worth", lambda *args: pytest.fail("it was decided when the run began"))
     again = kt.train(made(auto, tmp_path, output="cut", training__save_steps=3), display=QUIET, resume=True)
     assert same(whole.folder, again.folder)
 
@@ -477,9 +484,9 @@ def test_a_run_goes_on_with_the_answers_it_began_with(tmp_path, given, monkeypat
         kill_at(patch, 4)
         with pytest.raises(Killed):
             train(values, tmp_path, training__save_steps=3)
-    cache.remove(tmp_path / "kept")
-    monkeypatch.setattr(cache, "BATCH", 3)
-    monkeypatch.setattr(cache, "SHARD_EXAMPLES", 5)  # another file with the same answers, all but the last digits
+    capture.remove(tmp_path / "kept")
+    monkeypatch.setattr(capture, "BATCH", 3)
+    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 5)  # another file with the same answers, all but the last digits
     with pytest.raises(StateRefused, match=r"digest\n.* in the run"):
         kt.train(made(values, tmp_path, training__save_steps=3), display=QUIET, resume=True)
 
@@ -528,8 +535,8 @@ def test_what_does_not_fit_is_refused(tmp_path, given, changes, needle):
 
 def test_a_row_that_is_not_there_is_an_error_not_a_guess(tmp_path, given):
     filled(given, tmp_path)
-    store = shards.Store(tmp_path / "kept", "")
-    task = prepare.gather(made(given, tmp_path)).task
+    store = tensor_store.Store(tmp_path / "kept", "")
+    task = prepare.prepare(made(given, tmp_path)).task
     (example, *_) = task.encode(Row({"text": "never seen", "label": "positive"}, "f", 1, "k"))
     with pytest.raises(KeyError, match="no distribution of the row k"):
         Cached(store, Full()).rows(task.collate([example]))
@@ -604,9 +611,9 @@ def test_a_served_teacher_fills_the_cache_and_training_does_not_wait_for_it(tmp_
 
 def test_a_server_that_goes_away_is_waited_for_and_then_left_with_all_that_is_done(tmp_path, served, monkeypatch):
     values, process = served
-    monkeypatch.setattr(cache, "SHARD_EXAMPLES", 2)
-    monkeypatch.setattr("keeltune.endpoint.time.sleep", lambda seconds: None)
-    original, shards_of = cache.shard_of, []
+    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 2)
+    monkeypatch.setattr("keeltune.utils.http_client.time.sleep", lambda seconds: None)
+    original, shards_of = capture.shard_of, []
 
     def dying(*args, **kwargs):
         if len(shards_of) == 2:
@@ -615,7 +622,7 @@ def test_a_server_that_goes_away_is_waited_for_and_then_left_with_all_that_is_do
         shards_of.append(args)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(cache, "shard_of", dying)
+    monkeypatch.setattr(capture, "shard_of", dying)
     with pytest.raises(Stopped):
         filled(values, tmp_path)
     assert len(list(tmp_path.glob(".cache/*/shard-*.safetensors"))) == 2

@@ -10,8 +10,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss
 
-from keeltune.analysis.calibration import brier, calibration, expected_error, fitted_temperature
-from keeltune.rows import IGNORED
+from keeltune.evaluation.calibration import brier, calibration, expected_error, fitted_temperature
+from keeltune.objective.predictions import IGNORED
 
 
 def drawn(count: int, choices: int, seed: int = 0, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:

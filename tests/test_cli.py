@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from keeltune import cli, models
-from keeltune.problems import Diverged, OutOfResources, StateRefused, Stopped, UserError
-from keeltune.reviews import make_reviews
+from keeltune.cli import app
+from keeltune.cli.demo_data import make_reviews
+from keeltune.models import loading
+from keeltune.utils.errors import Diverged, OutOfResources, StateRefused, Stopped, UserError
 from tests.bad_data import BAD, SOUND
 from tests.bad_recipes import CASES
 
@@ -23,7 +24,7 @@ def keeltune(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     """The exit status of the command with these arguments, run in this process."""
     monkeypatch.setattr(sys, "argv", ["keeltune", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 
@@ -54,7 +55,7 @@ def nothing_loads(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(models, "load", loaded)
+    monkeypatch.setattr(loading, "load", loaded)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -76,7 +77,7 @@ def test_broken_data_ends_with_2(case, folder, monkeypatch, capsys, nothing_load
     said = capsys.readouterr().err
     for needle in case.needles:
         assert needle in said
-    for part in ("found:", "expected:", "mend:"):
+    for part in ("found:", "expected:", "fix:"):
         assert part in said
     assert "Traceback" not in said
 
@@ -165,7 +166,7 @@ def test_train_evaluate_predict_show(folder, monkeypatch, capsys):
      (KeyboardInterrupt(), 130)],
 )  # fmt: skip
 def test_exit_statuses(error, status, folder, monkeypatch, capsys):
-    from keeltune import run
+    from keeltune.runs import run
 
     def fails(*args, **kwargs):
         raise error
@@ -191,7 +192,7 @@ def test_the_verbs_are_these(monkeypatch, capsys):
     assert keeltune(monkeypatch, "--help") == 0
     said = capsys.readouterr().out
     assert all(verb in said for verb in VERBS)
-    assert sorted(command.callback.__name__ for command in cli.app.registered_commands) == sorted(VERBS)
+    assert sorted(command.callback.__name__ for command in app.app.registered_commands) == sorted(VERBS)
 
 
 def test_doctor_and_schema(monkeypatch, capsys, tmp_path):

@@ -7,19 +7,20 @@ import shutil
 import sys
 from pathlib import Path
 
+import keeltune.divergences
 import numpy as np
 import pytest
 import torch
 import transformers
 from transformers import AutoTokenizer
 
-import keeltune.divergences
-from keeltune import registry
-from keeltune.data import KINDS, Row
-from keeltune.families.classify import Classify
-from keeltune.objective import Objective
-from keeltune.rows import IGNORED, Dense
+from keeltune.data.columns import KINDS
+from keeltune.data.dataset import Row
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import IGNORED, Dense
+from keeltune.tasks.families.sequence_classification import Classify
 from keeltune.tasks.task import Settings, Task
+from keeltune.utils import registry
 
 DIVERGENCES, TASKS = registry.names("divergences"), registry.names("tasks")
 
@@ -36,7 +37,7 @@ def test_a_divergence_is_a_documented_function_of_two_log_probabilities(name):
     function = registry.find("divergences", name)
     assert inspect.isfunction(function)
     assert function.__name__ == name.replace("-", "_")
-    assert getattr(keeltune.divergences, function.__name__) is function
+    assert getattr(keeltune.objective.divergences, function.__name__) is function
     for word in ("student", "reference", "[N", "Returns", "Source: "):
         assert word in (function.__doc__ or ""), word
     first, second, *others = inspect.signature(function).parameters.values()
@@ -149,14 +150,18 @@ def test_a_tasks_scores_are_1_for_the_gold_and_sum_over_rows(task):
 def own_folder(tmp_path, monkeypatch) -> Path:
     """A copy of the divergences' folder, which the registry and the importer take for part of the package."""
     folder = tmp_path / "divergences"
-    shutil.copytree(Path(keeltune.divergences.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(keeltune.objective.divergences.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__")
+    )
     monkeypatch.setattr(registry, "_PACKAGE", tmp_path)
-    monkeypatch.setattr(keeltune.divergences, "__path__", [*keeltune.divergences.__path__, str(folder)])
+    monkeypatch.setattr(
+        keeltune.objective.divergences, "__path__", [*keeltune.objective.divergences.__path__, str(folder)]
+    )
     yield folder
     registry.find.cache_clear()
     for name in ("squared_gap", "two_things"):
-        sys.modules.pop(f"keeltune.divergences.{name}", None)
-        vars(keeltune.divergences).pop(name, None)
+        sys.modules.pop(f"keeltune.objective.divergences.{name}", None)
+        vars(keeltune.objective.divergences).pop(name, None)
 
 
 def test_a_new_file_is_a_valid_name_without_registration(own_folder):

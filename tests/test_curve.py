@@ -8,10 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from keeltune import apply, curve, data, prepare, recipe, run
-from keeltune.display import Display
-from keeltune.problems import StateRefused, UserError
-from keeltune.report import curves
+from keeltune import recipe
+from keeltune.advisor import learning_curve
+from keeltune.data import dataset
+from keeltune.reports import learning_curve_page
+from keeltune.runs import inference, run, run_folder
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import StateRefused, UserError
+from keeltune.utils.progress import Display
 from tests.test_report import check_chinese, check_page
 from tests.test_run import lines, make_data, reviews, spec_of, write_rows
 
@@ -20,12 +24,14 @@ QUIET = Display(quiet=True)
 
 def test_a_power_law_is_found_again():
     rows = np.array([100.0, 200.0, 400.0, 800.0])
-    found = curve.fit(rows, 0.05 + 3.0 * rows**-0.5)
+    found = learning_curve.fit(rows, 0.05 + 3.0 * rows**-0.5)
     assert found.at(1600) == pytest.approx(0.05 + 3.0 * 1600**-0.5, abs=1e-3)
     assert found.scatter < 1e-3
-    flat = curve.fit(rows, np.full(4, 0.2))
+    flat = learning_curve.fit(rows, np.full(4, 0.2))
     assert flat.at(1600) == pytest.approx(0.2, abs=1e-9)
-    rising = curve.fit(rows, np.array([0.1, 0.2, 0.3, 0.4]))  # no curve of this kind rises: the mean is the best
+    rising = learning_curve.fit(
+        rows, np.array([0.1, 0.2, 0.3, 0.4])
+    )  # no curve of this kind rises: the mean is the best
     assert rising.at(1600) == pytest.approx(0.25, abs=0.01)
 
 
@@ -35,7 +41,7 @@ def test_a_power_law_is_found_again():
      (0.01, -0.01, 0.03, "not clear"), (0.0, -0.004, 0.004, "would not help")],
 )  # fmt: skip
 def test_the_verdict_follows_the_interval(gain, low, high, said):
-    assert said in curve.verdict("accuracy", gain, low, high, 2000, 1.0)
+    assert said in learning_curve.verdict("accuracy", gain, low, high, 2000, 1.0)
 
 
 def never(*_, **__):
@@ -47,7 +53,7 @@ def test_rows_to_score_on_are_asked_for_before_any_training(tiny, tmp_path, monk
     monkeypatch.setattr(run, "train", never)
     values = spec_of("fine-tuning", tiny("bert"), data={"train": "train.jsonl"})
     with pytest.raises(UserError, match="neither test nor validation") as caught:
-        curve.curve(recipe.from_dict(values, tmp_path), (0.5, 1.0), display=QUIET)
+        learning_curve.curve(recipe.from_dict(values, tmp_path), (0.5, 1.0), display=QUIET)
     assert "three unknowns" in str(caught.value)  # all at once
 
 
@@ -55,7 +61,7 @@ def test_shares_of_as_many_rows_are_no_points_of_their_own(tiny, tmp_path, monke
     make_data(tmp_path)
     monkeypatch.setattr(run, "train", never)
     with pytest.raises(UserError, match=r"0\.99: 24 rows, 1: 24 rows"):
-        curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), (0.25, 0.5, 0.99, 1.0),
+        learning_curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), (0.25, 0.5, 0.99, 1.0),
                     display=QUIET)  # fmt: skip
 
 
@@ -63,22 +69,26 @@ def test_a_model_that_learnt_nothing_foretells_nothing(tiny, tmp_path):
     make_data(tmp_path)
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
     values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9}
-    card = curve.curve(recipe.from_dict(values, tmp_path), display=QUIET)
+    card = learning_curve.curve(recipe.from_dict(values, tmp_path), display=QUIET)
     assert len({point["rows"] for point in card["points"]}) == 4
     assert card["verdict"].startswith("nothing can be foretold: all shares score the same")
     assert card["fit"] is None
     assert card["twice"] is None
     assert card["verdict"] in check_page((tmp_path / "curve" / "curve.html").read_text("utf-8")).text
-    assert "无法预测：各份额的分数在区间内没有差别" in check_chinese(curves.page(card, "zh")).text
+    assert "无法预测：各数据比例的成绩在区间内没有差别" in check_chinese(learning_curve_page.page(card, "zh")).text
 
 
 def test_what_holds_no_curve():
     rows, flat = np.array([100.0, 200.0, 400.0, 800.0]), [[0.1, 0.2]] * 4
-    assert "3 different numbers" in curve.silent(np.array([100.0, 200.0, 400.0, 400.0]), flat, lambda: 0.5)
-    assert curve.silent(rows, flat, lambda: 0.5) is None  # flat, and far better than by chance: more rows do not help
-    assert "no better" in curve.silent(rows, flat, lambda: 0.2)
+    assert "3 different numbers" in learning_curve.no_forecast(
+        np.array([100.0, 200.0, 400.0, 400.0]), flat, lambda: 0.5
+    )
+    assert (
+        learning_curve.no_forecast(rows, flat, lambda: 0.5) is None
+    )  # flat, and far better than by chance: more rows do not help
+    assert "no better" in learning_curve.no_forecast(rows, flat, lambda: 0.2)
     rising = [[0.5, 0.6], [0.4, 0.5], [0.3, 0.4], [0.2, 0.3]]
-    assert curve.silent(rows, rising, lambda: 0.25) is None
+    assert learning_curve.no_forecast(rows, rising, lambda: 0.25) is None
 
 
 def test_the_trivial_answer_is_the_best_of_the_constant_ones(tiny, tmp_path):
@@ -89,9 +99,9 @@ def test_the_trivial_answer_is_the_best_of_the_constant_ones(tiny, tmp_path):
     given = [{**line, "gold": "negative" if n % 4 else "positive", "prediction": "positive" if n % 3 else "negative"}
              for n, line in enumerate(told)]  # fmt: skip
     write_rows(file, given)
-    task = apply.open_model(done.folder, None).task
-    assert curve.constant(task, [done], "test", "accuracy") == pytest.approx(0.25)
-    assert curve.constant(task, [done], "test", "loss") == np.inf
+    task = inference.open_model(done.folder, None).task
+    assert learning_curve.constant(task, [done], "test", "accuracy") == pytest.approx(0.25)
+    assert learning_curve.constant(task, [done], "test", "loss") == np.inf
 
 
 def test_a_number_below_rounding_is_0(tiny, tmp_path):
@@ -107,8 +117,8 @@ def test_a_number_below_rounding_is_0(tiny, tmp_path):
         result = json.loads(json.dumps(done.result))
         result["data"]["train"]["rows"] = rows
         result["metrics"]["test"]["accuracy"] = 17 / 20
-        parts.append(run.Run(folder, result))
-    card = curve.foretold(parts, (0.125, 0.25, 0.5, 1.0))
+        parts.append(run_folder.Run(folder, result))
+    card = learning_curve.extrapolate(parts, (0.125, 0.25, 0.5, 1.0))
     assert "would not help" in card["verdict"]
     assert "(+0 to +0)" in card["verdict"]
     assert card["twice"]["gain"] == 0
@@ -120,7 +130,7 @@ def test_shares_are_nested_and_their_labels_those_of_all_rows(tiny, tmp_path):
     values = spec_of("fine-tuning", tiny("bert"))
 
     def rows(share):
-        return prepare.gather(recipe.from_dict({**values, "data": {**values["data"], "share": share}}, tmp_path)).rows[
+        return prepare.prepare(recipe.from_dict({**values, "data": {**values["data"], "share": share}}, tmp_path)).rows[
             "train"
         ]
 
@@ -128,7 +138,7 @@ def test_shares_are_nested_and_their_labels_those_of_all_rows(tiny, tmp_path):
     assert (len(quarter), len(half), len(whole)) == (6, 12, 24)
     assert set(quarter) < set(half) < set(whole)
     assert [key for key in whole if key in set(half)] == half
-    assert data.nested_share([], 0.5) == []
+    assert dataset.nested_share([], 0.5) == []
 
 
 def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
@@ -137,19 +147,19 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
     values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3}
     made = recipe.from_dict(values, tmp_path)
-    card = curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET)
+    card = learning_curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET)
     folder = tmp_path / "curve"
     assert json.loads((folder / "curve.json").read_text("utf-8")) == card
     english = check_page((folder / "curve.html").read_text("utf-8"))
     assert card["verdict"] in english.text
-    page = check_chinese(curves.page(card, "zh"))
+    page = check_chinese(learning_curve_page.page(card, "zh"))
     twice = card["twice"]
-    assert f"数据翻倍到 48 行，预计 accuracy 改善 {twice['gain']:+.3g}" in page.text
+    assert f"数据翻倍到 48 行，指标（准确率）预计改善 {twice['gain']:+.3g}" in page.text
     for point in card["points"]:
         assert f"{point['rows']} 行" in page.text
         assert f"{point['interval'][0]:.4f} 至 {point['interval'][1]:.4f}" in page.text
     for point in card["points"]:
-        done = run.finished(folder / f"share-{point['share']:g}")
+        done = run_folder.finished(folder / f"share-{point['share']:g}")
         assert done.result["data"]["train"]["rows"] == point["rows"]
         assert done.result["metrics"]["test"]["accuracy"] == pytest.approx(point["value"])
         assert point["interval"] == pytest.approx(done.result["intervals"]["test"]["accuracy"], abs=0.02)
@@ -158,7 +168,7 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     assert card["twice"]["rows"] == 48
     times = [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
     chinese = recipe.from_dict({**values, "report": {"language": "zh"}}, tmp_path)  # a page alone is no other run
-    assert curve.curve(chinese, (0.25, 0.5, 0.75, 1.0), display=QUIET) == card
+    assert learning_curve.curve(chinese, (0.25, 0.5, 0.75, 1.0), display=QUIET) == card
     assert check_chinese((folder / "curve.html").read_text("utf-8")).text == page.text
     assert json.loads((folder / "curve.json").read_text("utf-8"))["verdict"] == card["verdict"]
     assert times == [(folder / f"share-{p['share']:g}" / "result.json").stat().st_mtime_ns for p in card["points"]]
@@ -168,13 +178,13 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
 def test_other_shares_are_no_curve(tiny, tmp_path, shares):
     make_data(tmp_path)
     with pytest.raises(UserError, match="three unknowns"):
-        curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), shares, display=QUIET)
+        learning_curve.curve(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), tmp_path), shares, display=QUIET)
 
 
 def test_shares_of_another_recipe_are_refused(tiny, tmp_path):
     make_data(tmp_path)
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
-    curve.curve(recipe.from_dict(values, tmp_path), (0.25, 0.5, 0.75, 1.0), display=QUIET)
+    learning_curve.curve(recipe.from_dict(values, tmp_path), (0.25, 0.5, 0.75, 1.0), display=QUIET)
     values["training"] = {**values["training"], "learning_rate": 1e-4}
     with pytest.raises(StateRefused):
-        curve.curve(recipe.from_dict(values, tmp_path), (0.25, 0.5, 0.75, 1.0), display=QUIET)
+        learning_curve.curve(recipe.from_dict(values, tmp_path), (0.25, 0.5, 0.75, 1.0), display=QUIET)

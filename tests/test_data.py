@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeltune.data import Column, Row, RowProblem, fingerprint, read, row_key, split_share
-from keeltune.problems import UserError
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, fingerprint, read, row_key, split_share
+from keeltune.data.file_formats import RowProblem
+from keeltune.utils.errors import UserError
 from tests.bad_data import BAD, GOOD, MANY_LABELS, OTHER, PAIR, SOUND, Bad, parquet
 
 TEXT, PAIRED = Column("text"), Column("text_pair", required=False)
@@ -50,7 +52,7 @@ def test_bad_file_is_reported_where_it_is_bad(case: Bad, tmp_path: Path):
     for needle in case.needles:
         assert needle in str(first), str(first)
     assert first.where.startswith(str(tmp_path / case.file))
-    assert first.severity == "error" and first.kind and first.mend
+    assert first.severity == "error" and first.kind and first.fix
     assert case.line not in [row.line for row in rows]
     if case.line is None:
         assert not any(isinstance(p, RowProblem) for p in problems)
@@ -106,7 +108,7 @@ def test_no_mutation_of_a_file_is_a_traceback(name: str, tmp_path: Path):
             )
         rows, problems = load(written(tmp_path, file, bytes(mutated)))
         assert rows or problems
-        assert all(p.found and p.expected and p.mend and p.kind for p in problems)
+        assert all(p.found and p.expected and p.fix and p.kind for p in problems)
 
 
 # ------------------------------------------------------------------------------------------------------------- formats
@@ -200,7 +202,7 @@ def test_folder_of_splits_is_refused(tmp_path: Path):
     for name in ("train.jsonl", "test.jsonl"):
         written(tmp_path, name, GOOD)
     rows, (problem,) = load(tmp_path)
-    assert rows == [] and "splits" in str(problem) and "test.jsonl" in problem.mend
+    assert rows == [] and "splits" in str(problem) and "test.jsonl" in problem.fix
     (tmp_path / "test.jsonl").rename(tmp_path / "train-2.jsonl")
     assert load(tmp_path)[1] == []
 
@@ -298,7 +300,7 @@ def test_mapping_that_fits_nothing(tmp_path: Path):
     _, problems = load(path, mapping={"text": "bdy", "txt": "body", "text_pair": "second"}, where="recipe.yaml:9")
     by_field = {(p.field, p.kind): p for p in problems}
     assert 'did you mean "body"' in by_field["text", "missing column"].found
-    assert "{text: bdy}" in by_field["text", "missing column"].mend
+    assert "{text: bdy}" in by_field["text", "missing column"].fix
     assert "text_pair" in {p.field for p in problems}  # optional, but the recipe names it
     unknown = by_field["data.columns", "unknown column name"]
     assert unknown.where == "recipe.yaml:9" and 'did you mean "text"' in unknown.found

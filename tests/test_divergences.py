@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from keeltune import divergences, registry
-from keeltune.objective import Objective, named
-from keeltune.rows import Dense
+from keeltune.objective import divergences
+from keeltune.objective.formula import Objective, find_divergence
+from keeltune.objective.predictions import Dense
+from keeltune.utils import registry
 
 NAMES = registry.names("divergences")
 Array = np.ndarray
@@ -108,7 +109,7 @@ def test_every_divergence_has_a_closed_form_here(name):
 @pytest.mark.parametrize("choices", [2, 3, 17])
 def test_value_and_gradient_are_the_closed_form(name, parameters, choices):
     z, w = logits(6, choices, 0), logits(6, choices, 1)
-    value, gradient = apply(named(name, **parameters), z, w)
+    value, gradient = apply(find_divergence(name, **parameters), z, w)
     expected, slope = CLOSED_FORMS[name](softmax(z), softmax(w), **parameters)
     np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(gradient, slope, rtol=0, atol=1e-12)
@@ -118,7 +119,7 @@ def test_value_and_gradient_are_the_closed_form(name, parameters, choices):
 def test_gradient_is_the_finite_difference_of_the_value(name, parameters):
     z = torch.tensor(logits(2, 5, 2), requires_grad=True)
     reference = torch.tensor(logits(2, 5, 3)).log_softmax(-1)
-    function = named(name, **parameters)
+    function = find_divergence(name, **parameters)
     assert torch.autograd.gradcheck(lambda z: function(z.log_softmax(-1), reference), (z,))
 
 
@@ -164,13 +165,13 @@ def test_forward_kl_is_a_mixed_target_and_reverse_kl_is_not(rho):
 def test_jensen_shannon_is_continuous_in_value_and_gradient_at_both_ends(beta, end):
     """Without the division by β (1 − β) the gradient jumps 157-fold between β = 0 and 0.01."""
     z, w = logits(5, 6, 8), logits(5, 6, 9)
-    value, slope = apply(named(end), z, w)
-    at = apply(named("jensen-shannon", beta=beta), z, w)
+    value, slope = apply(find_divergence(end), z, w)
+    at = apply(find_divergence("jensen-shannon", beta=beta), z, w)
     assert np.array_equal(at[0], value)
     assert np.array_equal(at[1], slope)
     errors = []
     for step in (1e-2, 1e-3, 1e-4, 1e-5):
-        close = apply(named("jensen-shannon", beta=abs(beta - step)), z, w)
+        close = apply(find_divergence("jensen-shannon", beta=abs(beta - step)), z, w)
         errors.append(max(np.abs(close[0] - value).max(), np.abs(close[1] - slope).max()))
     assert errors[0] < 0.5 * np.abs(slope).max() + 0.5 * value.max()
     assert all(b < a / 3 for a, b in itertools.pairwise(errors))
@@ -190,7 +191,7 @@ def test_skewed_divergences_cannot_exceed_log_1_over_a(name, a):
     far = torch.tensor([[0.0, -500.0, -500.0]]), torch.tensor([[-500.0, 0.0, -500.0]])
     apart = torch.tensor([[0.0, -torch.inf]]), torch.tensor([[-torch.inf, 0.0]])
     for student, reference in (far, apart):
-        assert named(name, a=a)(student, reference).item() == pytest.approx(math.log(1 / a), rel=1e-6)
+        assert find_divergence(name, a=a)(student, reference).item() == pytest.approx(math.log(1 / a), rel=1e-6)
 
 
 def test_total_variation_is_at_most_one():
@@ -211,7 +212,7 @@ def test_logit_mse_is_the_limit_of_hot_kl(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept_and_equality_gives_zero_with_no_gradient(name, parameters, dtype):
     z = torch.tensor(logits(6, 9, 12), dtype=dtype, requires_grad=True)
-    value = named(name, **parameters)(z.log_softmax(-1), z.detach().log_softmax(-1))
+    value = find_divergence(name, **parameters)(z.log_softmax(-1), z.detach().log_softmax(-1))
     assert value.dtype == dtype
     smallest = min([1.0, *(min(p, 1 - p) for p in parameters.values())])
     tolerance = (1e-6 if dtype == torch.float32 else 1e-14) / smallest
@@ -227,7 +228,7 @@ def test_dtype_is_kept_and_equality_gives_zero_with_no_gradient(name, parameters
 def test_a_choice_impossible_for_both_adds_nothing(name, parameters):
     z, w = logits(4, 5, 13), logits(4, 5, 14)
     padded = [np.insert(x, [0, 2, 5], -np.inf, axis=-1) for x in (z, w)]
-    function = named(name, **parameters)
+    function = find_divergence(name, **parameters)
     value, gradient = apply(function, *padded)
     expected, slope = apply(function, z, w)
     np.testing.assert_allclose(value, expected, rtol=0, atol=1e-14)
@@ -261,7 +262,7 @@ def pairs(draw):
 def test_never_negative_never_nan(name, pair, dtype):
     z, w = (torch.tensor(x, dtype=dtype) for x in pair)
     z.requires_grad_()
-    value = named(name)(z.log_softmax(-1), w.log_softmax(-1))
+    value = find_divergence(name)(z.log_softmax(-1), w.log_softmax(-1))
     (gradient,) = torch.autograd.grad(value.sum(), z)
     assert torch.isfinite(value).all()
     assert (value >= 0).all()
@@ -285,7 +286,7 @@ def test_half_precision_logits_are_compared_in_float32(name, seed, choices, dist
 
 def test_parameters_are_those_of_the_signature():
     with pytest.raises(TypeError, match="it accepts \\['beta'\\]"):
-        named("jensen-shannon", a=0.5)
+        find_divergence("jensen-shannon", a=0.5)
     with pytest.raises(TypeError, match="accepts none"):
-        named("reverse-kl", beta=0.5)
-    assert isinstance(named("skewed-kl", a=0.2), partial)
+        find_divergence("reverse-kl", beta=0.5)
+    assert isinstance(find_divergence("skewed-kl", a=0.2), partial)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from keeltune import recipe
 from keeltune.cli.app import app
+from keeltune.recipe.fields import NewModel
 from keeltune.utils import registry
 from tests.families import FAMILIES
 from tests.test_examples import SMALL
@@ -32,7 +33,7 @@ READMES = ("README.md", "README.zh-CN.md")
 PAIRS = [READMES, ("docs/index.md", "docs/zh/index.md"), ("docs/results.md", "docs/zh/results.md")]
 """Pages that hold the same commands and recipes in two languages."""
 HOME = "https://github.com/keeltune/keeltune/"
-METHODS = ("fine-tuning", "distillation", "cross-domain")
+METHODS = recipe.json_schema()["properties"]["method"]["enum"]
 SHELVES = {
     "tasks": DOCS / "tasks",
     "divergences": DOCS / "formula" / "divergences.md",
@@ -207,7 +208,7 @@ def test_a_recipe_passes_check(text, tmp_path, material):
         if not (tmp_path / name).exists():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).symlink_to(model, target_is_directory=True)
-    if isinstance(loaded.model, recipe.NewModel):
+    if isinstance(loaded.model, NewModel):
         changes.append(f"model={model}")
     if loaded.max_length:
         changes.append(f"max_length={min(loaded.max_length, 48)}")
@@ -327,6 +328,12 @@ def test_every_name_of_a_shelf_stands_on_its_page(shelf):
     assert [name for name in registry.names(shelf) if f"`{name}`" not in text and f"{{{name}:" not in text] == []
 
 
+def test_every_regulariser_stands_on_their_page():
+    text = (DOCS / "formula" / "regularizers.md").read_text(encoding="utf-8")
+    fields = recipe.json_schema()["$defs"]["Regularizers"]["properties"]
+    assert [name for name in fields if f"| `{name}: " not in text] == []
+
+
 EXTENSION_POINTS = ("divergence", "reference", "task", "family", "regularizer", "matching", "metric", "report-section",
                     "file-format")  # fmt: skip
 
@@ -376,13 +383,13 @@ def test_each_example_of_an_extension_is_shown_on_a_page():
 
 
 def test_the_divergence_of_the_page_is_one(example):
-    from keeltune.objective import Objective
-    from keeltune.objective.predictions import Dense
+    import keeltune as kt
 
     hellinger = example("divergences", "squared_hellinger", "squared_hellinger")
     p, q = torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.8, 0.2, 0.0]]).log()
     expected = 1 - 0.4**0.5 - 0.1**0.5  # 1 − Σ √(p q)
-    assert Objective("squared_hellinger:squared_hellinger").total(Dense(p), Dense(q)).item() == pytest.approx(expected)
+    objective = kt.Objective("squared_hellinger:squared_hellinger")
+    assert objective.total(kt.Dense(p), kt.Dense(q)).item() == pytest.approx(expected)
     student = p.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(hellinger(student, q).sum(), student)
     assert torch.isfinite(gradient).all()

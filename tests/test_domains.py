@@ -18,16 +18,23 @@ from safetensors.torch import load_file
 from scipy.stats import binomtest
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from keeltune import build, compare, evaluation, inspection, prepare, recipe, run
-from keeltune.analysis import domain_gap, forgetting, label_veto, slices
-from keeltune.callbacks import Dual
-from keeltune.display import Display
-from keeltune.objective import Counts, Objective
-from keeltune.problems import UserError
-from keeltune.report import charts, comparison
-from keeltune.rows import IGNORED, Coarse, Dense
-from keeltune.weight_path import Path as WeightPath
-from keeltune.weight_path import largest_within, recommended
+from keeltune import recipe
+from keeltune.cli import show
+from keeltune.data.clusters import numbers_of
+from keeltune.evaluation import bootstrap, domain_shift, forgetting, overruled_labels, slices
+from keeltune.evaluation.interpolation import Interpolation as WeightPath
+from keeltune.evaluation.interpolation import largest_within, recommended
+from keeltune.objective.formula import Counts, Objective
+from keeltune.objective.predictions import IGNORED, Coarse, Dense
+from keeltune.objective.references.model import Model
+from keeltune.reports import charts, comparison_page
+from keeltune.runs import comparison, run, run_folder
+from keeltune.training import build
+from keeltune.training.budget import DualAscent
+from keeltune.training.job import Job
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests.conftest import BODY, word_tokenizer
 from tests.test_report import check_chinese, check_page
 from tests.test_resume import Killed, kill_at
@@ -68,15 +75,15 @@ def spec(tiny, method: str = "cross-domain", *, anchor_on: str = "target", sourc
     return made
 
 
-def old_model(tiny, folder, architecture: str = "bert", epochs: int = 30, rate: float = 1e-2) -> run.Run:
+def old_model(tiny, folder, architecture: str = "bert", epochs: int = 30, rate: float = 1e-2) -> run_folder.Run:
     """A model that knows the old domain: after so many epochs without a doubt."""
     rows = {"train": "old-train.jsonl"}
     training = {"epochs": epochs, "batch_size": 4, "learning_rate": rate}
     return train(spec_of("fine-tuning", tiny(architecture), data=rows, training=training), folder, output="old-model")
 
 
-def job_of(values: dict, folder) -> build.Job:
-    return build.build(prepare.gather(recipe.from_dict(values, folder)))
+def job_of(values: dict, folder) -> Job:
+    return build.build(prepare.prepare(recipe.from_dict(values, folder)))
 
 
 # Streams
@@ -92,7 +99,7 @@ def test_rows_carry_what_their_stream_says(tiny, data, anchor_on, source, held):
     values["data"]["mix"] = {"source": 0.5} | ({"source_unlabeled": 0.75} if "unlabeled" in source else {})
     plan = job_of(values, data).plan
     texts = {line["text"] for line in lines(data / "old-texts.jsonl")}
-    replayed = {row.key for row in prepare.gather(recipe.from_dict(values, data)).rows["source_train"]}
+    replayed = {row.key for row in prepare.prepare(recipe.from_dict(values, data)).rows["source_train"]}
     for step in range(plan.steps):
         rows = plan.micro_batch(0, step, 0)
         own, streamed = rows[:8], rows[8:]
@@ -166,15 +173,15 @@ def test_a_reference_of_the_anchored_rows_alone_is_the_same(size, coarse):
 def test_the_reference_is_asked_only_of_rows_that_it_holds(tiny, data, monkeypatch):
     seen: list[str] = []
     values = spec(tiny, anchor_on="source", source=("unlabeled",))
-    original = build.Model.rows
+    original = Model.rows
 
     def rows(self, batch):
         seen.extend(batch["keys"])
         return original(self, batch)
 
-    monkeypatch.setattr(build.Model, "rows", rows)
+    monkeypatch.setattr(Model, "rows", rows)
     train(values, data)
-    material = prepare.gather(recipe.from_dict(values, data))
+    material = prepare.prepare(recipe.from_dict(values, data))
     inputs = {e.key for e in material.examples["source_unlabeled"]}
     assert seen
     assert set(seen) <= inputs
@@ -315,7 +322,7 @@ def test_a_budget_of_divergence_is_held(tiny, data, source):
     assert held.result["objective"]["weight"] == trajectory[-1][2]
 
 
-def _moved(tiny, finished: run.Run, file) -> float:
+def _moved(tiny, finished: run_folder.Run, file) -> float:
     """KL(tuned ‖ start) a row, by stock transformers."""
     texts = [line["text"] for line in lines(file)]
     p, q = (np.log(stock_probabilities(folder, texts)) for folder in (finished.model, tiny("bert")))
@@ -349,7 +356,9 @@ def test_the_weight_follows_the_violation(tiny, data):
     weight, earlier = build.FIRST_WEIGHT, 0.0
     for _, measured, after in found:
         violation = max(-1.0, min(1.0, measured / 0.5 - 1))
-        weight = min(max(weight * math.exp(0.3 * violation + violation - earlier), Dual.RANGE[0]), Dual.RANGE[1])
+        weight = min(
+            max(weight * math.exp(0.3 * violation + violation - earlier), DualAscent.RANGE[0]), DualAscent.RANGE[1]
+        )
         assert after == pytest.approx(weight, rel=1e-9)
         earlier = violation
     assert found
@@ -372,7 +381,7 @@ def test_clusters_that_no_row_has_are_refused(tiny, data):
     with pytest.raises(UserError, match=r"evaluation\.clusters") as refused:
         train(spec(tiny, evaluation={"clusters": "speaker"}), data)
     assert "label, place, text" in str(refused.value) or "label, text" in str(refused.value)
-    warned = prepare.gather(recipe.from_dict(spec(tiny, evaluation={"clusters": "place"}), data)).warnings
+    warned = prepare.prepare(recipe.from_dict(spec(tiny, evaluation={"clusters": "place"}), data)).warnings
     (few,) = [str(warning) for warning in warned if warning.field == "evaluation.clusters"]
     assert "2 clusters in the rows of source" in few
     found = train(spec(tiny, evaluation={"clusters": "place"}), data).result["forgetting"]
@@ -386,7 +395,7 @@ def test_clusters_that_no_row_has_are_refused(tiny, data):
 @pytest.mark.parametrize(("divergence", "weight"), [("reverse-kl", 1.0), ("reverse-kl", 0.29), ("forward-kl", 1.5)])
 def test_the_bar_is_where_the_label_loses(divergence, weight):
     """At the optimum of CE + weight · D for two choices, found by descent, the label has less than half beyond it."""
-    share = label_veto.veto(torch.zeros(1), weight, divergence).confidence
+    share = overruled_labels.veto(torch.zeros(1), weight, divergence).confidence
     for q, loses in ((share - 0.01 * (1 - share), False), (share + 0.01 * (1 - share), True)):
         reference = Dense(torch.tensor([[math.log(1 - q), math.log(q)]], dtype=torch.float64))  # the label is choice 0
         logit = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -405,15 +414,15 @@ def test_the_bar_is_where_the_label_loses(divergence, weight):
 
 def test_the_veto_counts_labels():
     log_probs = torch.tensor([[0.95, 0.05], [0.6, 0.4], [0.1, 0.9], [0.999, 0.001]]).log()
-    ratios = label_veto.log_ratios(log_probs, torch.tensor([1, 1, 1, IGNORED]))
+    ratios = overruled_labels.log_ratios(log_probs, torch.tensor([1, 1, 1, IGNORED]))
     assert ratios.tolist() == pytest.approx([math.log(19), math.log(1.5), -math.log(9)], abs=1e-5)
-    found = label_veto.veto(ratios, 1.0, "reverse-kl")
+    found = overruled_labels.veto(ratios, 1.0, "reverse-kl")
     assert (found.predictions, found.contradicted, found.overruled) == (3, pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert found.confidence == pytest.approx(1 / (1 + math.exp(-2)))
     assert found.weight_kept == pytest.approx(2 / math.log(19), rel=1e-5)
-    assert label_veto.veto(ratios, found.weight_kept * 0.999, "reverse-kl").overruled == 0
-    assert label_veto.veto(ratios, 1.0, "forward-kl").overruled == 0  # below 1 the label always wins
-    assert label_veto.veto(ratios, 1.0, "jensen-shannon") is None
+    assert overruled_labels.veto(ratios, found.weight_kept * 0.999, "reverse-kl").overruled == 0
+    assert overruled_labels.veto(ratios, 1.0, "forward-kl").overruled == 0  # below 1 the label always wins
+    assert overruled_labels.veto(ratios, 1.0, "jensen-shannon") is None
 
 
 def test_a_run_that_overrules_labels_says_so(tiny, data, capsys):
@@ -495,26 +504,26 @@ def test_clusters_are_drawn_whole():
     table = np.random.default_rng(3).normal(size=(60, 2))
     clusters = np.repeat(np.arange(6), 10)
     sums = table.reshape(6, 10, 2).sum(1)
-    np.testing.assert_allclose(evaluation.bootstrap(table, clusters=clusters), evaluation.bootstrap(sums))
+    np.testing.assert_allclose(bootstrap.bootstrap(table, clusters=clusters), bootstrap.bootstrap(sums))
     alike = np.repeat(np.random.default_rng(4).normal(size=(6, 1)), 10, axis=0)
-    alone, whole = (evaluation.bootstrap(alike, clusters=c).std() for c in (None, clusters))
+    alone, whole = (bootstrap.bootstrap(alike, clusters=c).std() for c in (None, clusters))
     assert whole > 2 * alone  # rows of one speaker tell one story
 
 
 def test_domains_that_are_one_and_domains_that_share_nothing():
     drawn = random.Random(0)
     words = [" ".join(drawn.choices("klmnopqrstuv", k=6)) for _ in range(200)]
-    same = domain_gap.words(words[::2], words[1::2])
-    apart = domain_gap.words(words, [text.upper() + " zz" for text in words])
-    chinese = domain_gap.words(["电影很好看"] * 15 + ["剧情不错啊"] * 15, ["物流非常快"] * 15 + ["质量太差了"] * 15)
+    same = domain_shift.words(words[::2], words[1::2])
+    apart = domain_shift.words(words, [text.upper() + " zz" for text in words])
+    chinese = domain_shift.words(["电影很好看"] * 15 + ["剧情不错啊"] * 15, ["物流非常快"] * 15 + ["质量太差了"] * 15)
     assert same < 0.5
     assert apart == pytest.approx(2)
     assert chinese == pytest.approx(2)
-    assert domain_gap.words(words[:5], words) is None
+    assert domain_shift.words(words[:5], words) is None
     generator = np.random.default_rng(0)
     a, b = (generator.normal(size=(100, 8)) for _ in range(2))
-    assert domain_gap.features(a, b) < 0.6
-    assert domain_gap.features(a, b + 6) == pytest.approx(2)
+    assert domain_shift.features(a, b) < 0.6
+    assert domain_shift.features(a, b + 6) == pytest.approx(2)
 
 
 # Several runs
@@ -525,7 +534,7 @@ def test_compare(tiny, data):
     values["training"] |= {"epochs": 3}
     plain = train({**values, "method": "fine-tuning", "objective": {}}, data, output="plain")
     held = [train({**values, "objective": {"weight": w}}, data, output=f"held-{w}") for w in (0.3, 30.0)]
-    found = compare.compare([plain.folder, *(one.folder for one in held)])
+    found = comparison.compare([plain.folder, *(one.folder for one in held)])
     assert found["baseline"] == "plain"
     assert [line["weight"] for line in found["runs"]] == [None, 0.3, 30.0]
     for line, one in zip(found["runs"], [plain, *held], strict=True):
@@ -545,10 +554,10 @@ def test_compare(tiny, data):
         assert sorted(line["against"][domain]["p_holm"] for line in found["runs"][1:]) == pytest.approx(
             [min(1, 2 * small), max(min(1, 2 * small), large)]
         )
-    page = check_page(comparison.page(found))
+    page = check_page(comparison_page.page(found))
     assert "held-30.0" in page.text
     assert found["language"] == "en"
-    chinese = check_chinese(comparison.page(compare.compare([plain.folder, held[0].folder], "zh")))
+    chinese = check_chinese(comparison_page.page(comparison.compare([plain.folder, held[0].folder], "zh")))
     for word in ("相对 plain", "帕累托前沿", "按 Holm 法对 1 次比较作校正", "源域 accuracy"):
         assert word in chinese.text
     change = found["runs"][1]["against"]["target"]
@@ -556,9 +565,9 @@ def test_compare(tiny, data):
     for one, language in ((plain, "en"), (held[0], "zh")):  # the runs' own, where they agree
         file = one.folder / "recipe.yaml"
         file.write_text(file.read_text("utf-8").replace("language: en", "language: zh"), encoding="utf-8")
-        assert compare.compare([plain.folder, held[0].folder])["language"] == language
+        assert comparison.compare([plain.folder, held[0].folder])["language"] == language
     with pytest.raises(UserError, match="en or zh"):
-        compare.compare([plain.folder], "fr")
+        comparison.compare([plain.folder], "fr")
     assert any(tag == "svg" for tag, _ in page.tags)
 
 
@@ -567,9 +576,9 @@ def test_mcnemar_stands_beside_a_share_of_right_rows_alone():
     task = SimpleNamespace(metrics=("loss",), lower_is_better=("loss",), details=lambda sums: {})
     rng = np.random.default_rng(0)
     losses, ones = rng.gamma(2.0, size=80), np.ones(80)
-    theirs = compare.Side([1.0] * 40 + [0.0] * 40, [np.stack([losses, ones], 1)], None)
-    ours = compare.Side([0.0] * 40 + [1.0] * 40, [np.stack([losses - 0.5, ones], 1)], None)
-    found = compare.against(task, ours, theirs, "loss")
+    theirs = comparison.Side([1.0] * 40 + [0.0] * 40, [np.stack([losses, ones], 1)], None)
+    ours = comparison.Side([0.0] * 40 + [1.0] * 40, [np.stack([losses - 0.5, ones], 1)], None)
+    found = comparison.against(task, ours, theirs, "loss")
     assert found["change"] == pytest.approx(-0.5)
     assert found["p"] == pytest.approx(2 / 1001)  # 40 won and 40 lost rows would be 1
 
@@ -581,7 +590,7 @@ def test_clusters_that_one_run_names_are_drawn_in_all(tiny, data):
     values = spec(tiny, source=())
     runs = [train({**values, "evaluation": evaluation_of, "training": {**values["training"], "epochs": n}}, data,
                   output=f"clusters-{n}") for n, evaluation_of in ((1, {}), (4, {"clusters": "speaker"}))]  # fmt: skip
-    one, other = (compare.compare([a.folder, b.folder])["runs"] for a, b in (runs, runs[::-1]))
+    one, other = (comparison.compare([a.folder, b.folder])["runs"] for a, b in (runs, runs[::-1]))
     assert (
         one[1]["target"]["interval"]
         == other[0]["target"]["interval"]
@@ -594,16 +603,16 @@ def test_clusters_that_one_run_names_are_drawn_in_all(tiny, data):
 
 def test_names_of_runs_tell_them_apart(tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c"]
-    assert compare._names(folders) == ["a/run", "b/run", f"{tmp_path.name}/c"]
-    assert compare._names([folders[0], folders[0]]) == ["run", "run"]
+    assert comparison._names(folders) == ["a/run", "b/run", f"{tmp_path.name}/c"]
+    assert comparison._names([folders[0], folders[0]]) == ["run", "run"]
 
 
 def test_rows_without_a_cluster_stand_alone():
     rows = [SimpleNamespace(fields=fields) for fields in ({"who": "a"}, {"who": None}, {"who": "a"}, {"who": None}, {})]
-    numbers = evaluation.numbers_of(rows, "who")
+    numbers = numbers_of(rows, "who")
     assert numbers[0] == numbers[2]
     assert len(set(numbers)) == 4
-    assert evaluation.numbers_of(rows[1:2] + rows[3:], "who") is None
+    assert numbers_of(rows[1:2] + rows[3:], "who") is None
 
 
 def test_runs_on_other_rows_are_not_compared(tiny, data):
@@ -611,17 +620,17 @@ def test_runs_on_other_rows_are_not_compared(tiny, data):
     write_rows(data / "old.jsonl", reviews(30, seed=77))
     two = train(spec(tiny), data, output="two")
     with pytest.raises(UserError, match="other rows in source") as refused:
-        compare.compare([one.folder, two.folder])
+        comparison.compare([one.folder, two.folder])
     assert refused.value.exit_status == 2
     with pytest.raises(UserError, match="no finished run"):
-        compare.compare([one.folder, data / "none"])
+        comparison.compare([one.folder, data / "none"])
 
 
 def test_the_front():
     runs = [
         {"target": {"value": t}, "source": {"value": s}} for t, s in [(0.9, 0.6), (0.8, 0.8), (0.8, 0.7), (0.7, 0.9)]
     ]
-    compare._pareto(runs, 1.0)
+    comparison._pareto(runs, 1.0)
     assert [line["pareto"] for line in runs] == [True, True, False, True]
 
 
@@ -805,7 +814,7 @@ def test_show_tells_of_a_second_head(tiny, data, masked):
     values = spec(tiny, source=()) | {"model": str(masked)}
     values["objective"] = {"anchor_head": "masked-lm"}
     console = Console(file=io.StringIO(), width=120)
-    inspection.show(recipe.from_dict(values, data), 1, console)
+    show.show(recipe.from_dict(values, data), 1, console)
     said = console.file.getvalue()
     assert "D is of another head (masked-lm)" in said
     assert "loss" in said

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from keeltune import compare, recipe, run
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.runs import comparison, run
+from keeltune.utils.progress import Display
 from tests import (
     test_image_captioning,
     test_question_answering,
@@ -67,7 +68,7 @@ def test_a_run_of_two_domains(tmp_path, family, asked):
     assert len(result["interpolation"]["points"]) == 6
     if isinstance(how.get("weight"), dict):
         assert result["budget"]["held"]
-    found = compare.compare([finished.folder])
+    found = comparison.compare([finished.folder])
     assert found["runs"][0]["target"]["rows"] == len(lines(finished.folder / "predictions" / "test.jsonl"))
     assert (finished.folder / "report.html").is_file()
 
@@ -105,4 +106,4 @@ def test_line_separators_in_texts_are_text(tiny, tmp_path):
     finished = train(values, tmp_path)
     assert finished.result["forgetting"]["source"]["clusters"] == 2
     assert finished.result["forgetting"]["source"]["mcnemar"] is None
-    assert compare.compare([finished.folder, finished.folder])["runs"][1]["against"]["source"]["change"] == 0
+    assert comparison.compare([finished.folder, finished.folder])["runs"][1]["against"]["source"]["change"] == 0

@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from keeltune.data import Row
-from keeltune.evaluation import bootstrap, gain, predict, prediction_rows, score, scores_of, subset
+from keeltune.data.dataset import Row, subset
+from keeltune.evaluation.bootstrap import bootstrap
+from keeltune.evaluation.prediction import predict, prediction_rows
+from keeltune.evaluation.scores import gain, score, scores_of
 from keeltune.tasks.task import Prediction, Settings
 from keeltune.tasks.text_classification import TextClassification
 from tests.conftest import ARCHITECTURES, WORDS

@@ -17,15 +17,16 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from keeltune import registry
-from keeltune.batching import Plan
-from keeltune.data import Row
-from keeltune.objective import Objective
-from keeltune.recipe_regularizers import Regularizers
-from keeltune.references import Model
-from keeltune.registry import find
+from keeltune.data.dataset import Row
+from keeltune.objective.formula import Objective
+from keeltune.objective.references.model import Model
+from keeltune.recipe.regularizer_fields import Regularizers
 from keeltune.tasks.task import Settings
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune.training.arguments import training_arguments
+from keeltune.training.batch_plan import Plan
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import registry
+from keeltune.utils.registry import find
 from tests.conftest import ARCHITECTURES, save_tiny
 
 LABELS = ["negative", "positive"]
@@ -154,7 +155,7 @@ def test_a_mean_per_micro_batch_would_be_seen(tiny, tmp_path, monkeypatch):
     whole = gradients(folder, tmp_path / "a", batch=4, accumulation=1, world=1, objective=None)
 
     def own_counts(self, epoch_iterator, num_batches, device):
-        self.ledger.started = 0.0
+        self.training_totals.started = 0.0
         batches = list(itertools.islice(epoch_iterator, num_batches))
         rows = float(len(batches[0]["keys"]))
         return batches, torch.tensor([rows, 1.0, rows])

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from keeltune import recipe, registry
+from keeltune import recipe
+from keeltune.recipe import fields
+from keeltune.utils import registry
 from tests.conftest import save_tiny
 from tests.families import FAMILIES
 
@@ -58,7 +60,7 @@ SMALL = {
 @pytest.mark.slow  # trains
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_trains(path, tmp_path):
-    from keeltune import run
+    from keeltune.runs import run
 
     task_name = recipe.load(path).task
     family, model = FAMILIES[task_name], tmp_path / "model"
@@ -71,7 +73,7 @@ def test_recipe_trains(path, tmp_path):
     plain = recipe.load(copy)
     task = registry.find("tasks", plain.task)
     changes = ["training.epochs=null", "training.max_steps=2", "training.batch_size=4", "training.precision=fp32"]
-    student = isinstance(plain.model, recipe.StudentFrom)
+    student = isinstance(plain.model, fields.StudentFrom)
     changes += [f"model={{from: {model}, layers: 1}}" if student else f"model={model}"]
     changes += ["generation.max_new_tokens=4"] if task.generates else []
     changes += [f"max_length={min(plain.max_length, 48)}"] if plain.max_length else []

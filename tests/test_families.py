@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 import keeltune as kt
-from keeltune import build, evaluation, recipe, surgery
-from keeltune.build import Job
-from keeltune.display import Display
-from keeltune.problems import StateRefused, UserError
-from keeltune.trainer import KeelTrainer
+from keeltune import recipe
+from keeltune.evaluation import prediction
+from keeltune.models import surgery
+from keeltune.training import build
+from keeltune.training.job import Job
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.errors import StateRefused, UserError
+from keeltune.utils.progress import Display
 from tests import captioners
 from tests.exact import error_of_accumulation
 from tests.families import FAMILIES
@@ -98,7 +101,7 @@ def test_every_method_on_every_architecture(tmp_path, monkeypatch, task, archite
         run.model, dtype=torch.float32, output_loading_info=True
     )
     assert not any(loading.values()), loading
-    found = evaluation.predict(stock, job.material.task, job.material.encoded["test"])
+    found = prediction.predict(stock, job.material.task, job.material.encoded["test"])
     assert [answer.value for answer in found] == [line["prediction"] for line in stored]
     assert sum(a.loss for a in found) / sum(a.count for a in found) == pytest.approx(after, rel=1e-6)
 

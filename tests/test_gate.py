@@ -16,10 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
 
-from keeltune import build, evaluation, gate, prepare, recipe, run
-from keeltune.analysis.calibration import Calibration, calibration
-from keeltune.display import Display
-from keeltune.rows import IGNORED
+from keeltune import recipe
+from keeltune.data import dataset
+from keeltune.evaluation import bootstrap, prediction, teacher_report
+from keeltune.evaluation.calibration import Calibration, calibration
+from keeltune.evaluation.scores import score
+from keeltune.objective.predictions import IGNORED
+from keeltune.reports.findings import teacher as teacher_findings
+from keeltune.runs import run, run_folder
+from keeltune.training import build
+from keeltune.training.preparation import prepare
+from keeltune.utils.progress import Display
 from tests import test_semantic_role_labeling as labellers
 from tests import writers
 from tests.conftest import save_tiny
@@ -42,20 +49,20 @@ FLIPPED = 30
 NAMES = ["negative", "positive"]
 
 
-def fitted(spec: dict, folder: Path, display: Display = QUIET, **changes) -> run.Run:
+def fitted(spec: dict, folder: Path, display: Display = QUIET, **changes) -> run_folder.Run:
     return run.train(recipe.from_dict({**spec, **changes}, folder), display=display)
 
 
 def gate_of(spec: dict, folder: Path, **changes) -> dict:
     """The gate alone, without the training behind it."""
-    material = prepare.gather(recipe.from_dict({**spec, **changes}, folder))
+    material = prepare.prepare(recipe.from_dict({**spec, **changes}, folder))
     job = build.build(material)
     rows = material.rows["validation"]
     start = None
     if not job.student.fresh:
-        answers = evaluation.predict(job.model, material.task, material.encoded["validation"])
-        start = evaluation.score(material.task, answers, rows)
-    found = gate.judge(job, start, QUIET)
+        answers = prediction.predict(job.model, material.task, material.encoded["validation"])
+        start = score(material.task, answers, rows)
+    found = teacher_report.teacher_report(job, start, QUIET)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -109,10 +116,10 @@ def test_a_teacher_of_shuffled_labels_is_called_out_with_figures(school, capsys)
     assert found["student"] == finished.result["metrics"]["before"]["validation"]
     assert found["members"] == []
     right = np.stack([np.equal(table.argmax(1), gold) for table in (theirs, ours)], axis=1).astype(float)
-    draws = evaluation.bootstrap(right) / 200
+    draws = bootstrap.bootstrap(right) / 200
     assert found["difference"] == pytest.approx(np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5]).tolist())
     assert found["difference"][1] < 0
-    (warning,) = [line for line in gate.lines(found) if line.startswith("warning: ")]
+    (warning,) = [line for line in teacher_findings.findings(found) if line.startswith("warning: ")]
     assert f"accuracy {teacher:.3f} (" in warning
     assert "the student's start 0.850 (" in warning
     low, high = found["difference"]
@@ -128,11 +135,11 @@ def test_a_good_teacher_is_not(school):
     found = gate_of(distilled(school, "start", "good"), school)
     assert found["difference"][0] > 0
     assert found["over_floor"][0] > 0
-    assert not any("warning" in line for line in gate.lines(found))
-    assert "the student's start 0." in gate.lines(found)[0]
+    assert not any("warning" in line for line in teacher_findings.findings(found))
+    assert "the student's start 0." in teacher_findings.findings(found)[0]
     equal = gate_of(distilled(school, "good", "good"), school)  # a teacher that is the student's own start
     assert equal["difference"] == [0, 0]
-    assert not any("warning" in line for line in gate.lines(equal))
+    assert not any("warning" in line for line in teacher_findings.findings(equal))
 
 
 def test_a_new_head_has_no_start(school, tiny, tmp_path):
@@ -140,13 +147,13 @@ def test_a_new_head_has_no_start(school, tiny, tmp_path):
     blank = encoder(tmp_path / "encoder", tiny)
     found = gate_of(distilled(school, "start", "bad", "new"), school, model=str(blank))
     assert found["student"] is found["student_intervals"] is found["difference"] is None
-    (warning,) = [line for line in gate.lines(found) if line.startswith("warning: ")]
+    (warning,) = [line for line in teacher_findings.findings(found) if line.startswith("warning: ")]
     assert "not measurably better than the answer" in warning
     assert "the student's head is new" in warning
     (name, count), *_ = Counter(NAMES[g] for g in golds(school)).most_common()
     assert found["floor"] == {"answer": name, "accuracy": count / 200}
     good = gate_of(distilled(school, "start", "good", "new"), school, model=str(blank))
-    assert not any("warning" in line for line in gate.lines(good))
+    assert not any("warning" in line for line in teacher_findings.findings(good))
 
 
 def test_an_over_confident_teacher_gets_its_temperature(school):
@@ -159,7 +166,7 @@ def test_an_over_confident_teacher_gets_its_temperature(school):
     expected = Calibration(**found["calibration"])
     temperature = found["calibration"]["temperature"]
     assert temperature > 1.3
-    offer = gate.lines(found)[1]
+    offer = teacher_findings.findings(found)[1]
     assert f"over-confident: ECE {expected.ece:.2f}, {expected.ece_after:.2f} at temperature {temperature:.3g}" in offer
     assert "(fitted on 200 predictions)" in offer
     assert f"temperature: {temperature:.3g}}}" in offer
@@ -170,9 +177,11 @@ def test_an_over_confident_teacher_gets_its_temperature(school):
     assert after["calibration"]["ece"] == pytest.approx(expected.ece_after, abs=0.02)
     assert after["teacher"]["accuracy"] == found["teacher"]["accuracy"]
     assert after["teacher"]["loss"] < found["teacher"]["loss"]
-    assert len(gate.lines(after)) == 1
+    assert len(teacher_findings.findings(after)) == 1
     half = gate_of(distilled(school, "start", {"model": "good", "temperature": temperature / 2}), school)
-    assert f"temperature: {temperature:.3g}}}" in gate.lines(half)[1]  # of the model, not of what is made of it
+    assert (
+        f"temperature: {temperature:.3g}}}" in teacher_findings.findings(half)[1]
+    )  # of the model, not of what is made of it
 
 
 def test_a_temperature_reaches_training_before_everything_else(school):
@@ -187,7 +196,7 @@ def test_a_temperature_reaches_training_before_everything_else(school):
         return spec | {"data": {"train": "train.jsonl"}}
 
     def heard(reference) -> torch.Tensor:
-        material = prepare.gather(recipe.from_dict(spec_for(reference, "unused"), school))
+        material = prepare.prepare(recipe.from_dict(spec_for(reference, "unused"), school))
         batch = material.task.collate(material.main_stream[:20])
         return build.build(material).reference.rows(batch).log_probs(slice(None), 1.5)
 
@@ -221,10 +230,10 @@ def test_each_of_several_and_their_average(school):
         expected = calibration(torch.tensor(table).log(), torch.tensor(gold))
         assert verdict["calibration"]["brier"] == pytest.approx(expected.brier, rel=1e-4)
     assert [verdict["temperature"] for verdict in (*found["members"], found)] == [2.0, 1.0, None]
-    warned = [line for line in gate.lines(found) if line.startswith("warning: ")]
+    warned = [line for line in teacher_findings.findings(found) if line.startswith("warning: ")]
     assert any(str(copies[1]) in line for line in warned)
     assert not any(str(copies[0]) in line for line in warned)
-    assert any("the average of the teachers" in line for line in gate.lines(found))
+    assert any("the average of the teachers" in line for line in teacher_findings.findings(found))
 
 
 def test_several_labels_a_row(school, tmp_path):
@@ -266,14 +275,14 @@ def test_tags(tmp_path, architecture):
         "training": {"precision": "fp32"}, "output": "out",
     }  # fmt: skip
     found = gate_of(spec, tmp_path)
-    job = build.build(prepare.gather(recipe.from_dict(spec, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict(spec, tmp_path)))
     task, teacher = job.material.task, job.reference
     reader = task if teacher.entry is None else task.companions[teacher.entry]
     read = [reader.encode(row)[0] for row in job.material.rows["validation"]]
     words = sum(len(row["tokens"]) for row in rows)
     if architecture == "bert":
-        answers = evaluation.predict(teacher.model, task, job.material.encoded["validation"])
-        expected = evaluation.score(task, answers, job.material.rows["validation"])
+        answers = prediction.predict(teacher.model, task, job.material.encoded["validation"])
+        expected = score(task, answers, job.material.rows["validation"])
         assert found["teacher"] == pytest.approx(expected.metrics, rel=1e-6)
         assert found["calibration"]["predictions"] == words
     else:
@@ -301,10 +310,10 @@ def test_written_answers(tmp_path):
         "generation": {"max_new_tokens": 5}, "training": {"precision": "fp32"}, "output": "out",
     }  # fmt: skip
     found = gate_of(spec, tmp_path)
-    job = build.build(prepare.gather(recipe.from_dict(spec, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict(spec, tmp_path)))
     task, encoded, rows = job.material.task, job.material.encoded["validation"], job.material.rows["validation"]
     for verdict, member in zip(found["members"], job.reference.members, strict=True):
-        scores = evaluation.score(task, evaluation.predict(member.model, task, encoded), rows)
+        scores = score(task, prediction.predict(member.model, task, encoded), rows)
         assert verdict["teacher"] == pytest.approx(scores.metrics, rel=1e-5)
         assert verdict["metric"] == "bleu"
         assert verdict["calibration"] is None
@@ -313,13 +322,13 @@ def test_written_answers(tmp_path):
     assert found["teacher"] == {"loss": pytest.approx(loss, rel=1e-5)}
     assert found["metric"] == "loss"
     assert len(found["difference"]) == 2
-    assert gate.lines(found)
+    assert teacher_findings.findings(found)
 
 
 def test_at_most_so_many_rows_and_the_students_on_the_same(school, monkeypatch):
-    monkeypatch.setattr(gate, "ROWS", 50)
+    monkeypatch.setattr(teacher_report, "ROWS", 50)
     found = gate_of(distilled(school, "good", "bad"), school)
-    places = evaluation.subset(200, 50)
+    places = dataset.subset(200, 50)
     assert len(set(places)) == 50
     assert all(a < b for a, b in pairwise(places))
     gold = np.array(golds(school))[places]
@@ -331,7 +340,7 @@ def test_at_most_so_many_rows_and_the_students_on_the_same(school, monkeypatch):
 
 def test_scores_are_float32_whatever_the_training_is(school, monkeypatch):
     """Or a teacher that is the student's start would lose to it by what bf16 costs, on every row."""
-    monkeypatch.setattr(gate, "ROWS", 50)  # other batches than those of the student's start
+    monkeypatch.setattr(teacher_report, "ROWS", 50)  # other batches than those of the student's start
     exact = gate_of(distilled(school, "good", "good"), school)
     spec = distilled(school, "good", "good")
     spec["training"] |= {"precision": "bf16"}
@@ -339,16 +348,16 @@ def test_scores_are_float32_whatever_the_training_is(school, monkeypatch):
     assert found["teacher"] == exact["teacher"]
     assert found["teacher"]["loss"] == pytest.approx(found["student"]["loss"], rel=1e-5)
     found |= {"metric": "loss", "difference": [-2e-7, -1e-7]}  # the rounding of other batches is no difference
-    assert not any("warning" in line for line in gate.lines(found))
+    assert not any("warning" in line for line in teacher_findings.findings(found))
 
 
 def test_only_teachers_with_validation_rows_are_judged(school):
     spec, train = distilled(school, "good", None), {"train": "train.jsonl"}
     assert gate_of({**spec, "method": "fine-tuning"}, school) is None
     assert gate_of({**spec, "method": "cross-domain"}, school) is None
-    unseen = build.build(prepare.gather(recipe.from_dict({**spec, "reference": "bad", "data": train}, school)))
-    assert gate.judge(unseen, None, QUIET) is None
-    assert gate.lines(None) == []
+    unseen = build.build(prepare.prepare(recipe.from_dict({**spec, "reference": "bad", "data": train}, school)))
+    assert teacher_report.teacher_report(unseen, None, QUIET) is None
+    assert teacher_findings.findings(None) == []
 
 
 def test_training_is_the_same_without_it(school, monkeypatch):
@@ -357,7 +366,7 @@ def test_training_is_the_same_without_it(school, monkeypatch):
     with_gate = fitted(spec, school, output="with")
     assert with_gate.result["reference"]["gate"] is not None
     states = []
-    original = gate.judge
+    original = teacher_report.teacher_report
 
     def watched(job, start, display):
         before = [m.training for m in job.model.modules()], torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -366,13 +375,13 @@ def test_training_is_the_same_without_it(school, monkeypatch):
         states.append((before, after))
         return found
 
-    monkeypatch.setattr(gate, "judge", watched)
+    monkeypatch.setattr(teacher_report, "teacher_report", watched)
     fitted(spec, school, output="watched")
     (((modes, torchs, numpys), (modes_after, torchs_after, numpys_after)),) = states
     assert modes == modes_after
     assert torchs.equal(torchs_after)
     assert (numpys == numpys_after).all()
-    monkeypatch.setattr(gate, "judge", lambda job, start, display: None)
+    monkeypatch.setattr(teacher_report, "teacher_report", lambda job, start, display: None)
     without = fitted(spec, school, output="without")
     assert without.result["reference"]["gate"] is None
     left, right = weights_of(with_gate), weights_of(without)

@@ -17,15 +17,20 @@ import transformers
 from PIL import Image
 
 import keeltune as kt
-from keeltune import build, data, fitting, models, newborn, pictures, prepare, recipe
-from keeltune.display import Display
-from keeltune.families import vocabulary
-from keeltune.problems import UserError
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.references import Model
-from keeltune.rows import Dense
+from keeltune import recipe
+from keeltune.data import dataset, images
+from keeltune.data.media import Media
+from keeltune.models import loading, processors, tokenizer_training
+from keeltune.objective.predictions import Dense
+from keeltune.objective.references.model import Model
+from keeltune.recipe.fields import TrainTokenizer
+from keeltune.tasks.families import lm_head
 from keeltune.tasks.image_captioning import ImageCaptioning, words
 from keeltune.tasks.task import Settings
+from keeltune.training import build
+from keeltune.training.preparation import compatibility, prepare
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests import captioners
 from tests.captioners import CAPTIONS, DECODERS, ENCODER_DECODERS, KINDS, PAIRS, PARTS, captioner
 
@@ -47,7 +52,7 @@ def test_training_makes_an_example_of_each_caption_and_scoring_one_of_each_pictu
     assert [e.key for e in examples[:4]] == ["k0#0", "k0#1", "k1#0", "k1#1"]
     assert examples == [e for row in rows for e in task.encode(row)]  # pure
     for row in rows[:3]:
-        end = task.form.end
+        end = task.architecture.end
         both = task.encode(row)
         for example, caption in zip(both, row.fields["captions"], strict=True):
             assert list(example.targets)[-1:] == end
@@ -65,11 +70,13 @@ def test_training_makes_an_example_of_each_caption_and_scoring_one_of_each_pictu
 def test_a_picture_is_what_the_extractor_makes_of_it_and_its_captions_open_it_once(kind, rows, monkeypatch):
     _, task = captioner(kind)
     opened = []
-    read = pictures.read
-    monkeypatch.setattr(pictures, "read", lambda path: opened.append(path) or read(path))
+    read = images.read
+    monkeypatch.setattr(images, "read", lambda path: opened.append(path) or read(path))
     batch = task.collate([e for row in rows[:3] for e in task.encode(row)])
     assert len(opened) == 3
-    expected = models.extractor_of(task.processor)(images=Image.open(rows[1].fields["image"].path), return_tensors="pt")
+    expected = processors.extractor_of(task.processor)(
+        images=Image.open(rows[1].fields["image"].path), return_tensors="pt"
+    )
     torch.testing.assert_close(batch["inputs"]["pixel_values"][2:4], expected["pixel_values"].expand(2, -1, -1, -1))
     assert batch["inputs"]["pixel_values"].dtype == torch.float32
 
@@ -151,7 +158,7 @@ def test_a_prediction_does_not_see_the_words_behind_it(kind, rows):
     model, task = captioner(kind)
     found = []
     for caption in ("a red square", "a red bar on the black ground"):
-        batch = task.collate([task.form.encode(rows[0], caption)])
+        batch = task.collate([task.architecture.encode(rows[0], caption)])
         with torch.no_grad():
             found.append((batch["targets"], task.rows(task.forward(model, batch), batch).log_probs(slice(None))))
     (one, first), (two, second) = found
@@ -172,7 +179,7 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(kind, rows):
             logits = model(**batch["inputs"]).logits
             made = Dense(logits[:, logits.shape[1] - batch["places"].shape[1] :][batch["places"]])
         else:
-            made = vocabulary.rows(vocabulary.forward(model, batch, large), batch)
+            made = lm_head.rows(lm_head.forward(model, batch, large), batch)
         loss = task.cross_entropy(made, batch) / 7
         loss.backward()
         found[how] = loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -189,9 +196,9 @@ def test_what_is_written_is_the_likeliest_next_token(kind, rows):
     answers = [p.value for p in task.predict(model, examples)]
     for example, answer in zip(examples, answers, strict=True):
         ids: list[int] = []
-        while len(ids) < 12 and ids[-1:] != task.form.end:
+        while len(ids) < 12 and ids[-1:] != task.architecture.end:
             # an encoder-decoder predicts its last token before it reads it
-            seen = task.form.answered(example, [*ids, 0] if kind in ENCODER_DECODERS else ids)
+            seen = task.architecture.answered(example, [*ids, 0] if kind in ENCODER_DECODERS else ids)
             with torch.no_grad():
                 ids.append(int(model(**task.collate([seen])["inputs"]).logits[0, -1].argmax()))
         assert answer == task.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -262,7 +269,7 @@ def test_a_picture_without_room_for_a_caption_behind_it_is_named(tmp_path):
     (tmp_path / "student" / "config.json").write_text(json.dumps(config))
     captioners.draw("red", "bar").resize((90, 30)).save(tmp_path / "pictures" / "red-square.png")
     with pytest.raises(UserError) as caught:
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     assert {(p.field, p.kind) for p in caught.value.problems} == {("image", "picture too large")}
     assert "tokens of picture and prompt" in str(caught.value)
 
@@ -270,7 +277,7 @@ def test_a_picture_without_room_for_a_caption_behind_it_is_named(tmp_path):
 def test_arrays_are_joined_and_filled_up_with_zeros():
     one, two = np.arange(1, 5, dtype=np.float32).reshape(1, 2, 2), np.full((2, 1, 3), 7, dtype=np.float32)
     expected = [[[1, 2, 0], [3, 4, 0]], [[7, 7, 7], [0, 0, 0]], [[7, 7, 7], [0, 0, 0]]]
-    assert pictures.joined([one, two]).tolist() == expected
+    assert images.joined([one, two]).tolist() == expected
 
 
 # Metrics
@@ -454,10 +461,10 @@ def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
 def test_show_follows_the_first_caption_of_a_picture(tmp_path):
     from rich.console import Console
 
-    from keeltune import inspection
+    from keeltune.cli import show
 
     console = Console(file=io.StringIO(), width=120)
-    inspection.show(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
+    show.show(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
     assert "inputs.pixel_values" in console.file.getvalue()
 
 
@@ -514,7 +521,7 @@ def encoder_folder(folder: Path) -> Path:
 
 
 def loaded(given: dict, folder: Path):
-    return build.build(prepare.gather(recipe.from_dict(given, folder)))
+    return build.build(prepare.prepare(recipe.from_dict(given, folder)))
 
 
 def same(part, whole, but: tuple[str, ...] = ()) -> list[str]:
@@ -585,7 +592,7 @@ def test_a_text_encoder_decoder_starts_from_two_encoders(tmp_path, minilm):
 def test_a_tokenizer_is_a_function_of_its_texts(kind):
     """The trainers of WordPiece and Unigram number letters in an order that changes from call to call."""
     texts = [f"a {a} {b} and {c} others" for c in map(str, range(40)) for a, b in CAPTIONS]
-    made = [newborn.train(TrainTokenizer(train=kind, size=280), texts, ends=True) for _ in range(4)]
+    made = [tokenizer_training.train(TrainTokenizer(train=kind, size=280), texts, ends=True) for _ in range(4)]
     assert len({one.backend_tokenizer.to_str() for one in made}) == 1
     one = made[0]
     assert len(one) <= 280
@@ -617,14 +624,14 @@ def test_models_whose_pictures_or_texts_are_of_another_kind_are_refused(tmp_path
         "tokenizer": {"train": "wordpiece", "size": 100},
     }
     with pytest.raises(UserError, match="writes text in a way of its own"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     given["model"]["new"] = {
         "model_type": "llava",
         "vision_config": {"model_type": "clip_vision_model", **vision},
         "text_config": {"model_type": "llama", **PARTS["llama"]},
     }
     with pytest.raises(UserError, match="without what marks the picture"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["florence2", "qwen2_vl"])
@@ -634,7 +641,7 @@ def test_a_model_whose_processor_cannot_be_had_is_refused(tmp_path, kind):
     (tmp_path / "student" / "processor_config.json").unlink(missing_ok=True)
     captioner("vit gpt2")[1].extractor.save_pretrained(tmp_path / "student")
     with pytest.raises(UserError, match=r"(without what marks|fails on a plain picture)[\s\S]*processor_config"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 def test_pictures_of_no_fixed_size_need_something_that_says_which_they_have():
@@ -647,7 +654,7 @@ def test_pictures_of_no_fixed_size_need_something_that_says_which_they_have():
 def test_a_prompt_that_names_a_column_is_refused(tmp_path):
     given = spec(tmp_path, "git", "fine-tuning") | {"prompt": "{image} {title}"}
     with pytest.raises(UserError, match=r"\{title\}"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 def test_a_teacher_that_reads_smaller_pictures_gets_its_own(tmp_path):
@@ -657,14 +664,14 @@ def test_a_teacher_that_reads_smaller_pictures_gets_its_own(tmp_path):
     model.config.encoder.image_size = 16
     small = transformers.AutoModelForImageTextToText.from_config(model.config, dtype=torch.float32)
     task.extractor.size = {"height": 16, "width": 16}
-    models.save(small, task.processor, tmp_path / "teacher")
-    material = prepare.gather(recipe.from_dict(given, tmp_path))
+    loading.save(small, task.processor, tmp_path / "teacher")
+    material = prepare.prepare(recipe.from_dict(given, tmp_path))
     assert [files.companion for files in material.references] == ["reference_0"]
     batch = material.task.collate(material.examples["train"][:2])
     assert batch["inputs"]["pixel_values"].shape[-1] == 32
     assert batch["reference_0"]["inputs"]["pixel_values"].shape[-1] == 16
     assert kt.train(recipe.from_dict(given, tmp_path), display=QUIET).result["status"] == "completed"
-    assert fitting.NEW == "a new model"
+    assert compatibility.NEW == "a new model"
 
 
 # Bad pictures (FAULTS.md I1 to I7), and those that only look bad
@@ -705,10 +712,10 @@ def saved(kind: str, folder: Path) -> Path:
 )  # fmt: skip
 def test_pictures_of_other_kinds_become_rgb(tmp_path, kind):
     path = saved(kind, tmp_path)
-    picture = pictures.read(path)
+    picture = images.read(path)
     assert picture.mode == "RGB"
     named = {"CMYK", "16 bits", "transparent", "animated"}
-    assert pictures.conversion(path) == (kind if kind in named else "")
+    assert images.conversion(path) == (kind if kind in named else "")
     pixels = np.asarray(picture).astype(int)
     if kind == "16 bits":
         assert (pixels == 0x80).all()
@@ -723,9 +730,9 @@ def test_pictures_of_other_kinds_become_rgb(tmp_path, kind):
 
 def test_a_conversion_is_told(tmp_path, rows):
     _, task = captioner("vit gpt2")
-    media = data.Media("p.jpg")
+    media = Media("p.jpg")
     media.path, media.digest = saved("CMYK", tmp_path), "d"
-    row = data.Row({"image": media, "captions": ["a red disc", "a disc"]}, "f", 1, "k")
+    row = dataset.Row({"image": media, "captions": ["a red disc", "a disc"]}, "f", 1, "k")
     examples = [e for r in (row, *rows[:2]) for e in task.encode(r)]
     assert task.notices(examples) == ["1 pictures are made RGB of 8 bits: 1 CMYK"]
 
@@ -738,7 +745,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, module
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(image_captioning, "find_spec", lambda name: None if name == module else name)
     with pytest.raises(UserError, match=rf"{said}[\s\S]*keeltune\[vision\]"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -788,13 +795,13 @@ def test_a_bad_picture_is_refused_by_file_row_and_field(tmp_path, kind):
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"image": "pictures/bad.jpg", "captions": ["a disc"]}) + "\n")
     with pytest.raises(UserError) as caught:
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     (problem,) = caught.value.problems
     assert problem.where == f"{tmp_path / 'train.jsonl'}:7"
     assert problem.field == "image"
     assert "bad.jpg" in problem.found
     assert re.search(message, f"{problem.kind} {problem}")
-    skipped = prepare.gather(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
+    skipped = prepare.prepare(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
     assert len(skipped.rows["train"]) == 6
     assert len(skipped.skipped) == 1
 
@@ -804,7 +811,7 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path, path):
     given = spec(tmp_path, "vit gpt2", "fine-tuning")
     (tmp_path / "train.jsonl").write_text(json.dumps({"image": path, "captions": ["a"]}) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.jsonl:1 · image"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 @pytest.mark.parametrize("captions", [[], "a red disc", [""], None, [3]])
@@ -814,7 +821,7 @@ def test_captions_that_are_none_are_refused(tmp_path, captions):
     captioners.write(tmp_path, "train.jsonl", 12)
     (tmp_path / "train.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.jsonl:1 · captions"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 def test_all_bad_pictures_to_predict_on_are_named_at_once(tmp_path):
@@ -836,7 +843,7 @@ def test_all_bad_pictures_to_predict_on_are_named_at_once(tmp_path):
 def test_every_validation_photograph_of_coco_encodes(real_data):
     _, task = captioner("vit gpt2")
     source = str(real_data / "caption-coco" / "validation.jsonl")
-    found, problems = data.read(source, resolve=Path, columns=ImageCaptioning.columns, mapping={})
+    found, problems = dataset.read(source, resolve=Path, columns=ImageCaptioning.columns, mapping={})
     assert not problems and len(found) == 13
     assert not [fault for row in found for fault in task.faults(row)]
     for row in found:

@@ -17,11 +17,15 @@ import transformers
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import apply, build, prepare, recipe, registry
-from keeltune.display import Display
-from keeltune.matching.matching import Matching, Unmatched, asking, real
-from keeltune.problems import Stopped, UserError
-from keeltune.reviews import make_reviews
+from keeltune import recipe
+from keeltune.cli.demo_data import make_reviews
+from keeltune.objective.matching.matching import Matching, Unmatched, asking, real
+from keeltune.runs import inference
+from keeltune.training import build
+from keeltune.training.preparation import prepare
+from keeltune.utils import registry
+from keeltune.utils.errors import Stopped, UserError
+from keeltune.utils.progress import Display
 from tests import captioners, speakers, test_families, writers
 from tests.exact import error_of_accumulation
 
@@ -175,7 +179,7 @@ def test_neither_padding_nor_the_cut_of_a_step_changes_the_terms(kind, tmp_path)
 def test_four_rows_are_two_by_two_with_matching_too(task, kind, tmp_path):
     given = test_families.spec(tmp_path, task, kind, "distillation")
     given |= {"objective": {"matching": {"hidden-states": 0.7, "attention": 0.3}}, "output": "out"}
-    job = build.build(prepare.gather(recipe.from_dict(given, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict(given, tmp_path)))
     assert job.matching is not None
     assert error_of_accumulation(job, tmp_path) < 1e-6
 
@@ -224,22 +228,22 @@ def test_a_run_brings_the_student_nearer_saves_no_projection_and_reports_the_ter
     assert not report["unexpected_keys"]
     assert stock.config.hidden_size == 16
     assert finished.result["training"]["parameters"] == sum(p.numel() for p in stock.parameters())
-    rows = apply.predict(finished.folder, tmp_path / "validation.jsonl", display=QUIET)
+    rows = inference.predict(finished.folder, tmp_path / "validation.jsonl", display=QUIET)
     kept = (finished.folder / "predictions" / "validation.jsonl").read_text().splitlines()
     assert [row["prediction"] for row in rows] == [json.loads(line)["prediction"] for line in kept]
 
 
 def test_a_stopped_run_goes_on_with_its_projections_to_the_bit(spec, tmp_path, monkeypatch):
     whole = kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
-    from keeltune.callbacks import Ledger
+    from keeltune.training.callbacks import TrainingTotals
 
-    original = Ledger.on_step_end
+    original = TrainingTotals.on_step_end
 
     def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stopping = self.stop_asked = state.global_step == 5
         original(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(Ledger, "on_step_end", stop)
+    monkeypatch.setattr(TrainingTotals, "on_step_end", stop)
     again = recipe.from_dict({**spec, "output": "again"}, tmp_path)
     with pytest.raises(Stopped):
         kt.train(again, display=QUIET)
@@ -285,7 +289,7 @@ def test_recordings_that_cannot_share_a_batch_are_refused(tmp_path):
 
 
 def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refused(spec, tmp_path, monkeypatch):
-    from keeltune import surgery
+    from keeltune.models import surgery
 
     model, task, examples = made("marian", tmp_path)
     model.set_attn_implementation("eager")

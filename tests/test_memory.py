@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from keeltune.families import vocabulary
-from keeltune.objective import Counts, Objective
-from keeltune.references import Ensemble, Model
-from keeltune.rows import SLICE, Dense, Projected
-from keeltune.self_test import self_test
+from keeltune.objective.formula import Counts, Objective
+from keeltune.objective.predictions import SLICE, Dense, Projected
+from keeltune.objective.references.ensemble import Ensemble
+from keeltune.objective.references.model import Model
+from keeltune.tasks.families import lm_head
+from keeltune.training.self_test import self_test
 from tests import captioners, speakers, writers
 
 VOCABULARY = 50_048
@@ -125,7 +126,7 @@ def test_recordings_of_several_lengths_keep_their_order_in_slices(bench, kind, m
     assert task._apart(model, batch)
     with torch.no_grad():
         selected = task.rows(task.forward(model, batch), batch)
-        monkeypatch.setattr(vocabulary, "LARGE", 0)
+        monkeypatch.setattr(lm_head, "LARGE", 0)
         sliced = task.rows(task.forward(model, batch), batch)
         whole = Dense(everything(model, batch).logits[batch["places"]])
     assert (type(selected), type(sliced)) == (Dense, Projected)
@@ -145,10 +146,10 @@ def test_a_model_that_mixes_its_heads_output_is_run_whole(caplog):
             return outputs
 
     model.__class__ = Mixing
-    rows = vocabulary.rows(vocabulary.forward(model, batch, large=0), batch)
+    rows = lm_head.rows(lm_head.forward(model, batch, large=0), batch)
     assert isinstance(rows, Dense)
     assert "is not applied in slices" in caplog.text
-    again = vocabulary.rows(vocabulary.forward(model, batch, large=2**40), batch)
+    again = lm_head.rows(lm_head.forward(model, batch, large=2**40), batch)
     torch.testing.assert_close(rows.logits, again.logits, rtol=0, atol=0)
 
 
@@ -179,7 +180,7 @@ def test_what_is_done_behind_the_head_is_done_to_every_slice(change):
     found = []
     for large in (0, 2**40):
         model.zero_grad()
-        rows = vocabulary.rows(vocabulary.forward(model, batch, large), batch)
+        rows = lm_head.rows(lm_head.forward(model, batch, large), batch)
         loss = task.cross_entropy(rows, batch)
         loss.backward()
         found.append((loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()]), type(rows)))

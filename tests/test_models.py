@@ -21,11 +21,13 @@ from transformers import (
     XLNetConfig,
 )
 
-from keeltune import fitting, machine, models, newborn, surgery
-from keeltune.data import Row
-from keeltune.problems import UserError
-from keeltune.registry import find
+from keeltune.data.dataset import Row
+from keeltune.models import initialization, loading, lora, model_files, surgery
 from keeltune.tasks.task import Settings
+from keeltune.training.preparation import compatibility
+from keeltune.utils import device
+from keeltune.utils.errors import UserError
+from keeltune.utils.registry import find
 from tests.conftest import ARCHITECTURES, WORDS, save_tiny, tiny_config, word_tokenizer
 from tests.writers import SIZES, tokenizer
 
@@ -34,11 +36,11 @@ LABELS = ["negative", "positive"]
 TEXTS = ["the film is good", "bad", "a very long and dull plot", "it was fine"]
 
 
-def open_folder(folder: Path | str, labels=LABELS, **how) -> models.Loaded:
+def open_folder(folder: Path | str, labels=LABELS, **how) -> loading.Loaded:
     """What training does with a recipe's `model`: find it, then load it."""
-    with models.quietly():
-        source = models.locate(str(folder), Path, "recipe.yaml:3", "model")
-        return models.load(source, HEAD, labels, where="recipe.yaml:3", field="model", **how)
+    with loading.quietly():
+        source = model_files.locate(str(folder), Path, "recipe.yaml:3", "model")
+        return loading.load(source, HEAD, labels, where="recipe.yaml:3", field="model", **how)
 
 
 @torch.no_grad()
@@ -157,7 +159,7 @@ def test_a_faulty_folder_is_refused_with_its_cure(name, tiny, tmp_path):
     (problem,) = refused.value.problems
     assert refused.value.exit_status == 2
     assert (problem.where, problem.field) == ("recipe.yaml:3", "model")
-    assert problem.mend
+    assert problem.fix
     assert problem.expected
     if name != "too many tokens":
         assert str(folder) in str(problem)
@@ -172,20 +174,20 @@ def test_pickle_beside_sound_weights_is_never_read(tiny, tmp_path):
     assert not (folder / "canary").exists()
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError):
-        models.load(str(folder), HEAD, LABELS, where="w", field="model")
+        loading.load(str(folder), HEAD, LABELS, where="w", field="model")
     assert not (folder / "canary").exists()
 
 
 def test_a_hub_id_that_cannot_be_had_is_refused():
-    assert models.locate("someone/some-model", Path, "w", "model") == "someone/some-model"
+    assert model_files.locate("someone/some-model", Path, "w", "model") == "someone/some-model"
     with pytest.raises(UserError, match="connect to the hub"):
-        models.read_config("someone/some-model", "w", "model")
+        loading.read_config("someone/some-model", "w", "model")
 
 
 def test_a_run_folder_stands_for_its_model(tiny, tmp_path):
     shutil.copytree(tiny("bert"), tmp_path / "run" / "model")
     (tmp_path / "run" / "result.json").write_text("{}")
-    assert models.locate("run", tmp_path.joinpath, "w", "model") == str(tmp_path / "run" / "model")
+    assert model_files.locate("run", tmp_path.joinpath, "w", "model") == str(tmp_path / "run" / "model")
 
 
 # Loading
@@ -215,14 +217,14 @@ HEADS = {
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_head_that_no_checkpoint_holds_is_named(tiny, tmp_path, architecture):
     whole = str(tiny(architecture))
-    config = models.read_config(whole, "w", "model")
-    assert models.untrained_head(whole, config, HEAD) == []
+    config = loading.read_config(whole, "w", "model")
+    assert loading.untrained_head(whole, config, HEAD) == []
     assert open_folder(whole).fresh == ()
-    with models.quietly():
+    with loading.quietly():
         AutoModel.from_pretrained(whole).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(whole).save_pretrained(tmp_path)
-    config = models.read_config(str(tmp_path), "w", "model")
-    assert set(models.untrained_head(str(tmp_path), config, HEAD)) == HEADS[architecture]
+    config = loading.read_config(str(tmp_path), "w", "model")
+    assert set(loading.untrained_head(str(tmp_path), config, HEAD)) == HEADS[architecture]
     assert HEADS[architecture] <= set(open_folder(tmp_path).fresh)
 
 
@@ -241,15 +243,15 @@ def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture
     if type(config) not in getattr(transformers, auto)._model_mapping:
         pytest.skip("transformers has no such class")
     words = tokenizer()
-    newborn._fit(config, words, {})
+    initialization._fit(config, words, {})
     whole = saved.from_config(config)
-    with models.quietly():
+    with loading.quietly():
         whole.save_pretrained(tmp_path)
         words.save_pretrained(tmp_path)
-        config = models.read_config(str(tmp_path), "w", "model")
-        fresh = models.untrained_head(str(tmp_path), config, auto)
+        config = loading.read_config(str(tmp_path), "w", "model")
+        fresh = loading.untrained_head(str(tmp_path), config, auto)
         labels = LABELS if find("tasks", task).choices == "labels" else []
-        found = models.load(str(tmp_path), auto, labels, where="w", field="model")
+        found = loading.load(str(tmp_path), auto, labels, where="w", field="model")
     heads = {"question-answering": "qa_outputs.", "semantic-role-labeling": "classifier."}
     assert fresh == list(found.fresh)
     assert {name[: name.index(".") + 1] for name in fresh} == {heads.get(task, "classification_head.")}
@@ -263,8 +265,8 @@ def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture
     (lost,) = [name for name in stored if name.endswith(HOLES[architecture])]
     del stored[lost]
     save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=re.escape(HOLES[architecture])), models.quietly():
-        models.load(str(tmp_path), auto, labels, where="w", field="model")
+    with pytest.raises(UserError, match=re.escape(HOLES[architecture])), loading.quietly():
+        loading.load(str(tmp_path), auto, labels, where="w", field="model")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -285,12 +287,12 @@ def test_a_new_head_leaves_the_body(tiny, architecture):
 
 
 def test_label_names():
-    assert models.head_names(tiny_config("bert", ["b", "a"])) == ["b", "a"]
+    assert loading.head_names(tiny_config("bert", ["b", "a"])) == ["b", "a"]
     generic = ["LABEL_0", "LABEL_1"]
-    assert fitting.known_names(generic, ["0", "1"]) == ["0", "1"]
-    assert fitting.known_names(generic, ["negative", "positive"]) is None
-    assert fitting.known_names(["negative", "positive"], ["0", "1"]) == ["negative", "positive"]
-    assert fitting.known_names(None, ["0"]) is None
+    assert compatibility.known_names(generic, ["0", "1"]) == ["0", "1"]
+    assert compatibility.known_names(generic, ["negative", "positive"]) is None
+    assert compatibility.known_names(["negative", "positive"], ["0", "1"]) == ["negative", "positive"]
+    assert compatibility.known_names(None, ["0"]) is None
 
 
 @pytest.mark.parametrize(("architecture", "bound"), [("bert", 64), ("roberta", 62), ("distilbert", 64), ("gpt2", 64)])
@@ -299,7 +301,7 @@ def test_positions_are_what_the_model_can_read(architecture, bound):
     if architecture == "roberta":
         config.pad_token_id = 1  # as real ones have it: positions begin after it
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    assert models.positions(model) == models.positions(models.skeleton(config, HEAD)) == bound
+    assert loading.positions(model) == loading.positions(loading.skeleton(config, HEAD)) == bound
     model(input_ids=torch.full((1, bound), 7))
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, bound + 1), 7))
@@ -337,7 +339,7 @@ def test_a_padding_token_that_is_there_stays(tiny):
 # Students
 
 
-def six_layers(architecture: str) -> models.Loaded:
+def six_layers(architecture: str) -> loading.Loaded:
     torch.manual_seed(1)
     config = tiny_config(architecture, LABELS)
     config.num_hidden_layers = 6
@@ -346,7 +348,7 @@ def six_layers(architecture: str) -> models.Loaded:
     model = AutoModelForSequenceClassification.from_config(config)
     for parameter in model.parameters():  # biases and norms too must differ between layers
         parameter.data += 0.05 * torch.randn_like(parameter)
-    return models.Loaded(model, word_tokenizer(), "teacher")
+    return loading.Loaded(model, word_tokenizer(), "teacher")
 
 
 def layers_of(model) -> torch.nn.ModuleList:
@@ -382,7 +384,7 @@ def test_all_layers_are_the_teacher(tmp_path):
         logits(student.model, student.processor), logits(teacher.model, teacher.processor), rtol=1e-5, atol=1e-6
     )
     assert not {p.data_ptr() for p in student.model.parameters()} & {p.data_ptr() for p in teacher.model.parameters()}
-    models.save(student.model, student.processor, tmp_path / "student")
+    loading.save(student.model, student.processor, tmp_path / "student")
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     torch.testing.assert_close(
         logits(stock, student.processor), logits(teacher.model, teacher.processor), rtol=1e-5, atol=1e-6
@@ -404,7 +406,7 @@ def test_layers_that_are_not_there_are_refused(layers):
 def test_an_adapter_starts_at_nothing_and_merges_exactly(tiny, architecture):
     loaded = open_folder(tiny(architecture))
     before = logits(loaded.model, loaded.processor)
-    adapted = surgery.add_adapter(loaded.model, rank=4, alpha=8, dropout=0.1)
+    adapted = lora.add_adapter(loaded.model, rank=4, alpha=8, dropout=0.1)
     torch.testing.assert_close(logits(adapted, loaded.processor), before, rtol=1e-5, atol=1e-6)
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     for name in HEADS[architecture]:
@@ -429,7 +431,7 @@ def test_an_adapter_starts_at_nothing_and_merges_exactly(tiny, architecture):
 def same_encoding(ours, theirs, texts=TEXTS) -> bool:
     task = find("tasks", "text-classification")
     rows = [Row({"text": text, "text_pair": "fine"}, "f", i + 1, str(i)) for i, text in enumerate(texts)]
-    return fitting._same_encoding(task(ours, Settings(LABELS)), task(theirs, Settings(LABELS)), rows)
+    return compatibility._same_encoding(task(ours, Settings(LABELS)), task(theirs, Settings(LABELS)), rows)
 
 
 def test_equal_sizes_are_not_the_same_encoding():
@@ -462,7 +464,7 @@ def test_stock_transformers_loads_what_was_saved(tiny, tmp_path, architecture):
     loaded = open_folder(tiny(architecture), ["a", "b", "c"])
     (tmp_path / ".staging-model").mkdir()  # what a killed run leaves
     for _ in range(2):  # the second time over the first
-        models.save(loaded.model, loaded.processor, tmp_path / "model")
+        loading.save(loaded.model, loaded.processor, tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     stock, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not info["missing_keys"]
@@ -477,7 +479,7 @@ def test_stock_transformers_loads_what_was_saved(tiny, tmp_path, architecture):
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 def test_half_precision_is_kept(tiny, tmp_path, half):
     loaded = open_folder(tiny("bert"))
-    models.save(loaded.model, loaded.processor, tmp_path / "model", half=half)
+    loading.save(loaded.model, loaded.processor, tmp_path / "model", half=half)
     assert {w.dtype for w in load_file(tmp_path / "model" / "model.safetensors").values()} == {half}
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
@@ -490,11 +492,11 @@ def test_tokenizers_of_saved_folders_are_the_fixtures(tmp_path):
 
 
 def test_precision():
-    assert machine.choose_precision("fp32", "cpu") == "fp32"
-    assert machine.choose_precision("auto", "cpu") in ("fp32", "bf16")
-    with machine.autocast("bf16", "cpu")():
+    assert device.choose_precision("fp32", "cpu") == "fp32"
+    assert device.choose_precision("auto", "cpu") in ("fp32", "bf16")
+    with device.autocast("bf16", "cpu")():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    with machine.autocast("fp32", "cpu")():
+    with device.autocast("fp32", "cpu")():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from keeltune import registry
-from keeltune.objective import Counts, Objective, confidence_weight
-from keeltune.rows import IGNORED, Dense, cross_entropy
+from keeltune.objective.formula import Counts, Objective, confidence_weight
+from keeltune.objective.predictions import IGNORED, Dense, cross_entropy
+from keeltune.utils import registry
 
 NAMES = registry.names("divergences")
 

@@ -8,9 +8,11 @@ import random
 import numpy as np
 import pytest
 
-from keeltune import guard, prepare, recipe
-from keeltune.analysis import overfitting
-from keeltune.analysis.calibration import of_lines, reliability, tempered
+from keeltune import recipe
+from keeltune.evaluation import overfitting
+from keeltune.evaluation.calibration import of_lines, reliability, tempered
+from keeltune.training import early_stopping
+from keeltune.training.preparation import prepare
 from tests.test_run import make_data, reviews, spec_of, train, write_rows
 
 
@@ -174,20 +176,20 @@ def material(tiny, folder, *, epochs: int, rows: int, validation: int, **changes
     write_rows(folder / "p-validation.jsonl", made[rows:])
     values = spec_of("fine-tuning", tiny("bert"), training={"epochs": epochs, "batch_size": 8}, **changes)
     values["data"] = {"train": "p-train.jsonl", "validation": "p-validation.jsonl"}
-    return prepare.gather(recipe.from_dict(values, folder))
+    return prepare.prepare(recipe.from_dict(values, folder))
 
 
 def test_evaluations_are_often_where_they_are_cheap(tiny, tmp_path):
     make_data(tmp_path)
-    cheap = guard.pace(material(tiny, tmp_path, epochs=2, rows=320, validation=12))
+    cheap = early_stopping.evaluation_schedule(material(tiny, tmp_path, epochs=2, rows=320, validation=12))
     assert cheap.every == 8  # 80 steps, 640 rows trained: ten evaluations of 12 rows cost less than a tenth
-    dear = guard.pace(material(tiny, tmp_path, epochs=2, rows=320, validation=200))
+    dear = early_stopping.evaluation_schedule(material(tiny, tmp_path, epochs=2, rows=320, validation=200))
     assert dear.every is None
-    assert (cheap.patience, cheap.not_before) == (guard.PATIENCE, 32)
+    assert (cheap.patience, cheap.not_before) == (early_stopping.PATIENCE, 32)
     said = material(tiny, tmp_path, epochs=2, rows=320, validation=12, evaluation={"every": 3, "patience": 2})
-    assert guard.pace(said) == guard.Pace(3, 2, 0)
+    assert early_stopping.evaluation_schedule(said) == early_stopping.EvaluationSchedule(3, 2, 0)
     never = material(tiny, tmp_path, epochs=2, rows=320, validation=12, evaluation={"patience": None})
-    assert guard.pace(never).patience is None
+    assert early_stopping.evaluation_schedule(never).patience is None
 
 
 # Whole runs
@@ -232,7 +234,7 @@ def test_training_ends_early_and_keeps_the_best(tiny, data, capsys):
     best = max((e["eval_accuracy"], -e["eval_loss"]) for e in log)
     steps = done.result["training"]["steps"]
     assert steps < 120
-    assert steps >= math.ceil(guard.NOT_BEFORE * 120)
+    assert steps >= math.ceil(early_stopping.NOT_BEFORE * 120)
     assert done.result["metrics"]["validation"]["accuracy"] == pytest.approx(best[0])
 
 

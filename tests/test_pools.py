@@ -12,17 +12,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import keeltune as kt
-from keeltune import build, evaluation, prepare, recipe, registry
-from keeltune.build import Job
-from keeltune.cache_identity import content_of
-from keeltune.data import Row
-from keeltune.display import Display
-from keeltune.objective import Objective
-from keeltune.problems import UserError
-from keeltune.references import Model
-from keeltune.rows import IGNORED
+from keeltune import recipe
+from keeltune.data import dataset
+from keeltune.data.dataset import Row
+from keeltune.evaluation import prediction
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import IGNORED
+from keeltune.objective.references.model import Model
 from keeltune.tasks.task import DRAWN
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune.training import build
+from keeltune.training.arguments import training_arguments
+from keeltune.training.cache.identity import content_of
+from keeltune.training.job import Job
+from keeltune.training.preparation import prepare, splits
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import registry
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests import test_run
 from tests.families import FAMILIES, write_lines
 from tests.test_written import texts_in
@@ -82,7 +88,7 @@ def spec(folder: Path, case: str, architecture: str, method: str = "distillation
 
 
 def job_of(given: dict, folder: Path) -> Job:
-    job = build.build(prepare.gather(recipe.from_dict(given, folder)))
+    job = build.build(prepare.prepare(recipe.from_dict(given, folder)))
     job.model.eval()
     return job
 
@@ -131,7 +137,7 @@ def d_alone_reaches_the_loss(job: Job, folder: Path) -> None:
     by_hand = WEIGHT * reverse_kl(student, teacher) / len(student)
     assert by_hand > 1e-5
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-4, abs=1e-6), "the loss on the pool"
-    assert trainer.ledger.epoch[0] == 0.0
+    assert trainer.training_totals.epoch[0] == 0.0
     loss.backward()
     assert max(p.grad.abs().max().item() for p in job.model.parameters() if p.grad is not None) > 1e-6
 
@@ -144,9 +150,9 @@ def test_a_pool_carries_d_alone(tmp_path, monkeypatch, case, architecture):
     assert len({e.key.partition("#")[0] for e in pool}) == len(job.material.rows["unlabeled"])
     assert all(e.anchored and e.labelled == 0 and set(e.targets) <= {IGNORED} for e in pool)
     if not task.generates:  # N is the same with labels and without
-        rows, _ = kt.data.read(
+        rows, _ = dataset.read(
             str(tmp_path / "rest.jsonl"), resolve=Path, mapping={},
-            columns=prepare.task_columns(type(task), job.material.recipe.data.multi_label),
+            columns=splits.task_columns(type(task), job.material.recipe.data.multi_label),
         )  # fmt: skip
         assert [e.predictions for row in rows for e in task.encode(row)] == [e.predictions for e in pool]
     elif case != "speech-recognition" or architecture == "whisper":
@@ -175,10 +181,10 @@ def teachers_labels(job: Job, soft: Job) -> list[list[int]]:
     task, rows = soft.material.task, soft.material.rows["unlabeled"]
     if task.generates:
         encoded = [task.encode_scored(row, labelled=False) for row in rows]
-        said = [p.value for p in evaluation.predict(soft.reference.model, task, encoded)]
+        said = [p.value for p in prediction.predict(soft.reference.model, task, encoded)]
         return [list(e.targets) for row, text in zip(rows, said, strict=True)
                 for e in task.encode(task.with_target(row, text))]  # fmt: skip
-    said = evaluation.predict(soft.reference.model, task, soft.material.encoded["unlabeled"])
+    said = prediction.predict(soft.reference.model, task, soft.material.encoded["unlabeled"])
     if task.choices == "positions":
         found = []
         for row, examples, answer in zip(rows, soft.material.encoded["unlabeled"], said, strict=True):
@@ -322,7 +328,7 @@ def test_a_text_that_does_not_fit_into_its_recording_is_not_learnt(tmp_path, mon
     """CTC: its probability is 0, its loss infinite. The frames stay predictions."""
     given = spec(tmp_path, "speech-recognition", "wav2vec2", unlabeled_as="labels")
     said = ["no", "seven hello " * 30]
-    monkeypatch.setattr("keeltune.families.ctc.Ctc.candidates", lambda self, model, examples, *_: [
+    monkeypatch.setattr("keeltune.tasks.families.ctc.Ctc.candidates", lambda self, model, examples, *_: [
         [said[i % 2]] for i in range(len(examples))
     ])  # fmt: skip
     pool = pool_of(job_of(given, tmp_path))

@@ -18,18 +18,20 @@ import transformers
 from transformers import AutoModelForQuestionAnswering
 
 import keeltune as kt
-from keeltune import newborn, prepare, recipe
-from keeltune.data import Row, row_key
-from keeltune.display import Display
-from keeltune.families import span
-from keeltune.objective import Counts, Objective
-from keeltune.problems import UserError
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.references import Model
-from keeltune.registry import find
-from keeltune.rows import IGNORED, Dense
+from keeltune import recipe
+from keeltune.data.dataset import Row, row_key
+from keeltune.models import initialization, tokenizer_training
+from keeltune.objective.formula import Counts, Objective
+from keeltune.objective.predictions import IGNORED, Dense
+from keeltune.objective.references.model import Model
+from keeltune.recipe.fields import TrainTokenizer
+from keeltune.tasks.families import span_extraction
 from keeltune.tasks.question_answering import QuestionAnswering, _best_match
 from keeltune.tasks.task import Prediction, Settings
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
+from keeltune.utils.registry import find
 
 QUIET = Display(quiet=True)
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart", "t5")
@@ -67,7 +69,7 @@ def tokenizer_of(architecture: str) -> Any:
         merges = [tuple(pair) for pair in model["merges"]]
         return transformers.RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=64)
     if architecture == "t5":
-        made = newborn.train(TrainTokenizer(train="unigram", size=200), texts, ends=True)
+        made = tokenizer_training.train(TrainTokenizer(train="unigram", size=200), texts, ends=True)
         made.model_max_length = 64
         return made
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<mask>"]
@@ -93,7 +95,7 @@ def reader(architecture: str, seed: int = 0, max_length: int | None = 32) -> tup
     """(model, task) of a small random model of this architecture."""
     tokenizer = tokenizer_of(architecture)
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture], max_position_embeddings=80)
-    newborn._fit(config, tokenizer, {})
+    initialization._fit(config, tokenizer, {})
     torch.manual_seed(seed)
     model = AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters
@@ -291,7 +293,7 @@ def test_the_best_span_is_found_as_by_looking_at_all_of_them():
         start, end = torch.randn(2, 6, 20, generator=generator).unbind(0)
         closed = torch.rand(6, 20, generator=generator) < 0.3
         start, end = start.masked_fill(closed, -torch.inf), end.masked_fill(closed, -torch.inf)
-        i, j, score = span._best(start, end, longest)
+        i, j, score = span_extraction._best(start, end, longest)
         for b in range(6):
             every = {
                 (s, e): (start[b, s] + end[b, e]).item() for s in range(1, 20) for e in range(s, min(20, s + longest))
@@ -458,7 +460,7 @@ def test_a_wrong_offset_is_said_with_the_right_one(context, text, start, kind, n
     (fault,) = faults_of(context, text, start)
     assert fault.field == "answers" and kind in fault.kind
     for needle in needles:
-        assert needle in f"{fault.found} {fault.expected} {fault.mend}"
+        assert needle in f"{fault.found} {fault.expected} {fault.fix}"
 
 
 @pytest.mark.parametrize("context", ["café: a plot", "🎬🎬 a plot", "a plot", "plot plot a plot\r\n"])
@@ -493,7 +495,7 @@ def test_bad_rows_are_refused_with_their_place(tmp_path, change, field, needle):
     assert refused.value.exit_status == 2
     (problem,) = refused.value.problems
     assert problem.where.endswith("train.jsonl:2") and problem.field == field
-    assert needle in f"{problem.kind} {problem.found} {problem.expected} {problem.mend}"
+    assert needle in f"{problem.kind} {problem.found} {problem.expected} {problem.fix}"
     assert not (tmp_path / "out").exists()
 
 
@@ -544,7 +546,7 @@ def test_a_model_from_nothing_tells_question_and_text_apart(tmp_path, architectu
     stock = transformers.AutoTokenizer.from_pretrained(run.model)
     found = stock("who was it?", "it was Bob")
     assert ("token_type_ids" in found) == segments
-    example = prepare.gather(recipe.from_dict({**given, "output": "other"}, tmp_path)).encoded["test"][0][0]
+    example = prepare.prepare(recipe.from_dict({**given, "output": "other"}, tmp_path)).encoded["test"][0][0]
     assert ("token_type_ids" in example.inputs) == segments
     if segments:
         for inputs in (found, example.inputs):
@@ -686,7 +688,9 @@ def test_every_gold_answer_survives_being_cut_into_strides(real_data, minilm, na
 def test_offsets_are_right_for_tokenizers_of_every_kind(real_data, kind):
     lines = (real_data / "qa-wiki" / "validation.jsonl").read_text(encoding="utf-8").splitlines()[:150]
     those = [Row(fields, "f", i + 1, str(i)) for i, fields in enumerate(map(json.loads, lines))]
-    trained = newborn.train(TrainTokenizer(train=kind, size=2000), [r.fields["context"] for r in those], ends=True)
+    trained = tokenizer_training.train(
+        TrainTokenizer(train=kind, size=2000), [r.fields["context"] for r in those], ends=True
+    )
     task = find("tasks", "question-answering")(trained, Settings(max_length=96))
     for row in those:
         found = []

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keeltune import recipe, run
-from keeltune.display import Display
+from keeltune import recipe
+from keeltune.runs import run
+from keeltune.utils.progress import Display
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]  # trains MiniLM on real rows: about two minutes
 

@@ -11,8 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from keeltune import recipe as recipes
-from keeltune.problems import UserError
-from keeltune.recipe import NewModel, Recipe, StudentFrom, WeightRule, from_dict, json_schema, load, parse
+from keeltune.recipe import from_dict, load, parse
+from keeltune.recipe.fields import NewModel, Recipe, StudentFrom, WeightRule, json_schema
+from keeltune.utils.errors import UserError
 
 from .bad_recipes import BOMB, CASES, CROSS_DOMAIN, DISTILLATION, FINE_TUNING, Case
 
@@ -37,7 +38,7 @@ def test_a_broken_recipe_says_where_what_and_how_to_mend_it(case: Case):
         assert problem.where
         assert problem.found
         assert problem.expected
-        assert problem.mend
+        assert problem.fix
         assert len({problem.field for problem in error.problems}) == len(error.problems)  # one problem a field
 
 
@@ -264,7 +265,7 @@ def test_a_field_knows_its_place():
     assert recipe.where("data.test") == "recipe.yaml:6:1"  # where it could stand
     assert recipe.where("training.seed") == "override training.seed=5"
     assert recipe.where("evaluation.every") == recipe.where() == "recipe.yaml"
-    problem = recipe.problem("reference", expected="a trained head", mend="train it first")
+    problem = recipe.problem("reference", expected="a trained head", fix="train it first")
     assert (problem.where, problem.found) == ("recipe.yaml:4:12", '"teacher" (text)')
 
 

@@ -9,12 +9,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from keeltune.data import Row
-from keeltune.objective import Objective
-from keeltune.references import AdapterOff, Ensemble, Model, Reference
-from keeltune.registry import find
-from keeltune.rows import Dense, Rows
+from keeltune.data.dataset import Row
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import Dense, Rows
+from keeltune.objective.references.adapter_off import AdapterOff
+from keeltune.objective.references.ensemble import Ensemble
+from keeltune.objective.references.model import Model
+from keeltune.objective.references.reference import Reference
 from keeltune.tasks.task import Settings
+from keeltune.utils.registry import find
 
 LABELS = ["negative", "positive"]
 TEXTS = ["the film is good", "a very long and dull plot but not bad in it", "bad"]

@@ -19,22 +19,26 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from keeltune import build, prepare, recipe, run, surgery
-from keeltune.callbacks import Dual
-from keeltune.display import Display
-from keeltune.objective import Objective
-from keeltune.problems import UserError
-from keeltune.recipe_regularizers import Regularizers
-from keeltune.regularizers import regularizer
-from keeltune.regularizers.fgm import Fgm
-from keeltune.regularizers.frozen_embeddings import frozen_embeddings
-from keeltune.regularizers.label_smoothing import label_smoothing
-from keeltune.regularizers.layer_decay import cut_by_layer, layer_decay
-from keeltune.regularizers.r_drop import r_drop
-from keeltune.regularizers.weight_average import WeightAverage
-from keeltune.reviews import make_reviews
-from keeltune.rows import IGNORED, Dense, Projected
-from keeltune.trainer import KeelTrainer
+from keeltune import recipe
+from keeltune.cli.demo_data import make_reviews
+from keeltune.models import surgery
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import IGNORED, Dense, Projected
+from keeltune.recipe.regularizer_fields import Regularizers
+from keeltune.runs import run, run_folder
+from keeltune.training import build
+from keeltune.training.budget import DualAscent
+from keeltune.training.preparation import prepare
+from keeltune.training.regularizers import regularizer
+from keeltune.training.regularizers.fgm import Fgm
+from keeltune.training.regularizers.frozen_embeddings import frozen_embeddings
+from keeltune.training.regularizers.label_smoothing import label_smoothing
+from keeltune.training.regularizers.layer_decay import cut_by_layer, layer_decay
+from keeltune.training.regularizers.r_drop import r_drop
+from keeltune.training.regularizers.weight_average import WeightAverage
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests import exact, test_exactness, test_families, writers
 from tests.test_resume import Killed, kill_at, same
 
@@ -99,7 +103,7 @@ def test_only_labelled_predictions_count_by_their_weights_and_slices_change_noth
         if targets[i] != IGNORED
     )  # fmt: skip
     wanted = torch.autograd.grad(by_hand, [*hidden, head.weight])
-    monkeypatch.setattr("keeltune.rows.SLICE", 10)  # two predictions a slice
+    monkeypatch.setattr("keeltune.objective.predictions.SLICE", 10)  # two predictions a slice
     for rows in ([Projected(h, head) for h in hidden], [Dense(head(h)) for h in hidden]):
         value = regularizer.added(rows, targets, weights, smoothing=0.1, drop=0.7)
         torch.testing.assert_close(value, by_hand, rtol=1e-12, atol=0)
@@ -196,7 +200,7 @@ TERMS = [{"r_drop": 0.8}, {"label_smoothing": 0.2}, {"fgm": 0.5}, {"r_drop": 0.8
 def job_of(task: str, kind: str, method: str, asked: dict[str, Any], folder: Path) -> Any:
     given = test_families.spec(folder, task, kind, method)
     given["training"] = {**given["training"], "regularizers": asked}
-    job = build.build(prepare.gather(recipe.from_dict({**given, "output": "out"}, folder)))
+    job = build.build(prepare.prepare(recipe.from_dict({**given, "output": "out"}, folder)))
     job.masks = ("r_drop" in asked) + 1 + ("fgm" in asked)  # type: ignore[attr-defined]
     return job
 
@@ -210,7 +214,7 @@ def test_four_rows_are_two_by_two(task, kind, asked, tmp_path):
 @pytest.mark.parametrize("asked", TERMS, ids=lambda asked: "+".join(asked))
 def test_four_rows_are_two_by_two_for_classes(spec, tmp_path, asked):
     spec["training"] |= {"regularizers": asked}
-    job = build.build(prepare.gather(recipe.from_dict({**spec, "output": "out"}, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict({**spec, "output": "out"}, tmp_path)))
     job.masks = 3  # type: ignore[attr-defined]
     if asked.keys() != TERMS[-1].keys():
         job.masks = 1 + (len(asked) == 1 and "label_smoothing" not in asked)  # type: ignore[attr-defined]
@@ -224,7 +228,7 @@ def test_four_rows_are_two_by_two_for_places_and_tags(kind, tmp_path):
     module = {"spans": test_question_answering, "tags": test_semantic_role_labeling}[kind]
     given = module.spec(tmp_path, "fine-tuning")
     given["training"] = {**given["training"], "regularizers": {"r_drop": 0.8, "label_smoothing": 0.2, "fgm": 0.5}}
-    job = build.build(prepare.gather(recipe.from_dict({**given, "output": "out"}, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict({**given, "output": "out"}, tmp_path)))
     job.masks = 3  # type: ignore[attr-defined]
     assert exact.error_of_accumulation(job, tmp_path) < 1e-6
 
@@ -233,7 +237,7 @@ def test_matching_terms_are_averaged_over_the_passes_too(tmp_path):
     given = test_families.spec(tmp_path, "translation", "marian", "distillation")
     given |= {"objective": {"matching": {"hidden-states": 0.7}}, "output": "out"}
     given["training"] |= {"regularizers": {"r_drop": 0.8, "fgm": 0.5}}
-    job = build.build(prepare.gather(recipe.from_dict(given, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict(given, tmp_path)))
     job.masks = 3  # type: ignore[attr-defined]
     assert exact.error_of_accumulation(job, tmp_path) < 1e-6
 
@@ -280,7 +284,7 @@ def test_a_term_that_is_dropped_or_divided_by_its_own_batch_is_seen(tmp_path, mo
     whole = exact.gradients(job, tmp_path / "whole", batch=4, accumulation=1)
     genuine = regularizer.added
     for number, wrong in enumerate((lambda *a, **k: genuine(*a, **k) * 0, lambda *a, **k: genuine(*a, **k) * 2)):
-        monkeypatch.setattr("keeltune.trainer.added", wrong)
+        monkeypatch.setattr("keeltune.training.regularizers.regularizer.added", wrong)
         cut = exact.gradients(job, tmp_path / f"cut{number}", batch=2, accumulation=2)
         assert max(float((x - y).norm() / x.norm()) for x, y in zip(whole, cut, strict=True)) > 1e-3
 
@@ -290,7 +294,7 @@ def test_a_step_is_the_formula_of_two_passes_by_hand(tmp_path, tiny):
     spec_of = spec_in(tiny, tmp_path)
     spec_of |= {"method": "distillation", "reference": str(tiny("bert", seed=5)), "objective": {"weight": 0.7}}
     spec_of["training"] |= {"regularizers": {"r_drop": 0.8, "label_smoothing": 0.2}}
-    job = build.build(prepare.gather(recipe.from_dict({**spec_of, "output": "out"}, tmp_path)))
+    job = build.build(prepare.prepare(recipe.from_dict({**spec_of, "output": "out"}, tmp_path)))
     job.masks = 2  # type: ignore[attr-defined]
     (ours, *_) = exact.gradients(job, tmp_path / "steps", batch=4, accumulation=1)
     student, teacher, task = exact.still(job.model), exact.still(job.reference.model), job.material.task
@@ -399,12 +403,14 @@ def spec(tiny, tmp_path) -> dict[str, Any]:
     return spec_in(tiny, tmp_path)
 
 
-def train(spec: dict[str, Any], folder: Path, output: str, asked: dict[str, Any] | None = None, **how: Any) -> run.Run:
+def train(
+    spec: dict[str, Any], folder: Path, output: str, asked: dict[str, Any] | None = None, **how: Any
+) -> run_folder.Run:
     training = {**spec["training"], **({} if asked is None else {"regularizers": asked})}
     return run.train(recipe.from_dict({**spec, "training": training, "output": output}, folder), display=QUIET, **how)
 
 
-def weights(done: run.Run) -> dict[str, torch.Tensor]:
+def weights(done: run_folder.Run) -> dict[str, torch.Tensor]:
     return load_file(done.model / "model.safetensors")
 
 
@@ -488,7 +494,7 @@ def test_a_budget_bounds_the_average(spec, tmp_path, monkeypatch):
             yield
             now[0] = False
 
-    measured = Dual.on_step_end
+    measured = DualAscent.on_step_end
 
     def watching(self, args, state, control, **kwargs):
         measure = self.trainer.budget.measure
@@ -498,7 +504,7 @@ def test_a_budget_bounds_the_average(spec, tmp_path, monkeypatch):
         monkeypatch.setattr(self.trainer, "budget", replace(budget, measure=measure))
 
     monkeypatch.setattr(WeightAverage, "in_place", noting)
-    monkeypatch.setattr(Dual, "on_step_end", watching)
+    monkeypatch.setattr(DualAscent, "on_step_end", watching)
     spec |= {"method": "cross-domain", "objective": {"weight": {"max_kl": 0.05}}}
     done = train(spec, tmp_path, "out", {"weight_average": 0.7})
     assert done.result["budget"]["kind"] == "max_kl"
@@ -517,7 +523,7 @@ def test_checkpointed_activations_change_nothing(spec, tmp_path):
 
 def test_new_layers_are_the_models_own_draw_and_the_rest_is_as_it_was(spec, tmp_path):
     given = {**spec, "output": "out", "training": {**spec["training"], "regularizers": {"new_top_layers": 1}}}
-    made = prepare.gather(recipe.from_dict(given, tmp_path))
+    made = prepare.prepare(recipe.from_dict(given, tmp_path))
     before = torch.random.get_rng_state()
     student = build.start(made)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -574,12 +580,12 @@ def test_an_anchored_run_takes_them_too(spec, tmp_path, lora):
 )
 def test_a_combination_without_meaning_is_refused(spec, tmp_path, change, field, expected):
     with pytest.raises(UserError) as refused:
-        prepare.gather(recipe.from_dict({**spec, **change, "output": "out"}, tmp_path))
+        prepare.prepare(recipe.from_dict({**spec, **change, "output": "out"}, tmp_path))
     (problem,) = refused.value.problems
     assert problem.field == f"training.regularizers.{field}"
     assert expected in problem.expected
     assert problem.found
-    assert problem.mend
+    assert problem.fix
 
 
 def test_a_distillation_without_labels_has_no_term_of_labels(spec, tmp_path, tiny):
@@ -600,7 +606,7 @@ def test_a_model_that_drops_nothing_out_has_no_r_drop(spec, tmp_path):
         (still / file.name).write_bytes(file.read_bytes())
     spec |= {"model": str(still), "training": {"regularizers": {"r_drop": 1.0}}, "output": "out"}
     with pytest.raises(UserError, match="dropout"):
-        prepare.gather(recipe.from_dict(spec, tmp_path))
+        prepare.prepare(recipe.from_dict(spec, tmp_path))
     assert surgery.drops_out(AutoConfig.from_pretrained(Path(recipe.from_dict(spec, tmp_path).model))) is False
 
 
@@ -617,7 +623,7 @@ def test_sound_has_no_embeddings_and_alignments_no_labels(kind, asked, word, tmp
     given = test_speech_recognition.spec(tmp_path, "wav2vec2" if kind == "ctc" else kind, "fine-tuning")
     given["training"] = {**given["training"], "regularizers": asked}
     with pytest.raises(UserError) as refused:
-        prepare.gather(recipe.from_dict({**given, "output": "out"}, tmp_path))
+        prepare.prepare(recipe.from_dict({**given, "output": "out"}, tmp_path))
     assert {p.field.rsplit(".", 1)[1] for p in refused.value.problems} == set(asked)
     assert all(word in p.expected for p in refused.value.problems)
 

@@ -13,12 +13,29 @@ from string import Formatter
 
 import pytest
 
-from keeltune import audit, curve, data, domains, gate, prepare, recipe, run, weight_path
-from keeltune.advisor import facts, race, verdict
-from keeltune.analysis import overfitting
-from keeltune.display import Display
-from keeltune.report import advice, charts, comparison, curves, groups, learning, report, uncertainty
-from keeltune.report.chinese import CHINESE
+from keeltune import recipe
+from keeltune.advisor import candidates, learning_curve, race, verdict
+from keeltune.data import audit, dataset
+from keeltune.evaluation import forgetting_report, interpolation, overfitting, teacher_report
+from keeltune.reports import (
+    advice_page,
+    comparison_page,
+    groups,
+    learning_curve_page,
+    run_page,
+    training_curves,
+    uncertainty,
+)
+from keeltune.reports.charts import BOTTOM, HEIGHT, TOP, WIDTH, ranges, shares
+from keeltune.reports.charts import lines as charts_lines
+from keeltune.reports.chinese import CHINESE, NAMES
+from keeltune.reports.localization import NAMING, translator
+from keeltune.runs import run, run_folder
+from keeltune.tasks import summarization
+from keeltune.training.preparation import prepare
+from keeltune.utils import registry
+from keeltune.utils.messages import Message
+from keeltune.utils.progress import Display
 from tests.test_run import lines, make_data, spec_of, write_rows
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -80,7 +97,7 @@ def check_page(html: str) -> Page:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory) -> run.Run:
+def finished(tiny, tmp_path_factory) -> run_folder.Run:
     """A run whose labels, texts and folder would be markup if anything forgot to escape them."""
     folder = make_data(tmp_path_factory.mktemp("report"))
     for name in ("train", "validation", "test"):
@@ -163,7 +180,7 @@ def test_hostile_results_stay_text(finished, tmp_path):
     }
     result["intervals"]["test"] = {NAME: [0.4, 0.6]}
     result["objective"] |= {"weight": 1.0, "divergence_name": HOSTILE[1]}
-    check_page(report.page(folder, result))
+    check_page(run_page.page(folder, result))
 
 
 def test_a_run_without_validation_and_test_has_a_page(finished, tmp_path):
@@ -171,7 +188,7 @@ def test_a_run_without_validation_and_test_has_a_page(finished, tmp_path):
     result["metrics"]["validation"] = result["metrics"]["test"] = None
     result["intervals"]["validation"] = result["intervals"]["test"] = None
     (tmp_path / "recipe.yaml").write_text("task: x\n")
-    page = check_page(report.page(tmp_path, result))
+    page = check_page(run_page.page(tmp_path, result))
     assert "nothing was logged" in page.text
 
 
@@ -179,30 +196,30 @@ def test_a_run_without_validation_and_test_has_a_page(finished, tmp_path):
     "series", [{"a": [(1.0, 2.0)]}, {"a": [(1, 2), (2, 2)], "b": []}, {"a": [(0, 1e9), (1e6, -1e-9)]}]
 )
 def test_lines_lie_within_their_picture(series: dict):
-    svg = charts.lines(series, "x", "y")
+    svg = charts_lines(series, "x", "y")
     points = [a["points"] for tag, a in Page(svg).tags if tag == "polyline"]
     assert len(points) == sum(bool(p) for p in series.values())
     for pair in " ".join(points).split():
         x, y = map(float, pair.split(","))
-        assert 0 <= x <= charts.WIDTH
-        assert 0 <= y <= charts.HEIGHT
+        assert 0 <= x <= WIDTH
+        assert 0 <= y <= HEIGHT
 
 
 @pytest.mark.parametrize("count", [2, 6, 40])
 def test_names_of_lines_that_end_together_lie_within_their_picture_and_apart(count: int):
     """Losses all end low: the names stand above each other, and none below the picture's edge."""
-    svg = charts.lines({f"seed {n}": [(0, 3.0), (1, 0.001 * n)] for n in range(count)}, "x", "y")
+    svg = charts_lines({f"seed {n}": [(0, 3.0), (1, 0.001 * n)] for n in range(count)}, "x", "y")
     heights = [float(a["y"]) for tag, a in Page(svg).tags if tag == "text" and (a.get("class") or "").startswith("t")]
     assert len(heights) == count
-    assert max(heights) <= charts.HEIGHT - charts.BOTTOM + 4
-    assert min(heights) >= charts.TOP
+    assert max(heights) <= HEIGHT - BOTTOM + 4
+    assert min(heights) >= TOP
     apart = [above - below for above, below in pairwise(heights)]
     assert min(apart) >= (14 if count < 10 else 4) - 0.11
 
 
 def test_a_higher_value_lies_higher():
     (line,) = [
-        a["points"] for tag, a in Page(charts.lines({"a": [(0, 1.0), (1, 3.0)]}, "x", "y")).tags if tag == "polyline"
+        a["points"] for tag, a in Page(charts_lines({"a": [(0, 1.0), (1, 3.0)]}, "x", "y")).tags if tag == "polyline"
     ]
     (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in line.split())
     assert x1 > x0
@@ -221,22 +238,43 @@ def test_the_model_card_names_the_scores(finished):
 
 def templates_sentences() -> set[str]:
     """Every sentence that a page's template says in a language."""
-    text = "".join(file.read_text("utf-8") for file in (Path(report.__file__).parent / "templates").glob("*.html"))
+    text = "".join(file.read_text("utf-8") for file in (Path(run_page.__file__).parent / "templates").glob("*.html"))
     found = set(re.findall(r'_\("((?:[^"\\]|\\.)*)"', text))
     for heads in re.findall(r"heads\(\[(.*?)\]\)", text):
         found |= {name.lstrip("#") for name in re.findall(r'"(.*?)"', heads) if name}
     return found
 
 
-ANALYSES = (audit, data, prepare, overfitting, domains, gate, weight_path, facts, race, verdict, curve)
-SPEAKING = (*ANALYSES, advice, comparison, curves, groups, learning, report, uncertainty)
+ANALYSES = (
+    audit,
+    dataset,
+    prepare,
+    overfitting,
+    forgetting_report,
+    teacher_report,
+    interpolation,
+    candidates,
+    race,
+    verdict,
+    learning_curve,
+)
+SPEAKING = (
+    *ANALYSES,
+    advice_page,
+    comparison_page,
+    learning_curve_page,
+    groups,
+    training_curves,
+    run_page,
+    uncertainty,
+)
 """The modules whose sentences stand on a page."""
-CALLED = ("Said", "say", "add", "_Refused")
+CALLED = ("Message", "say", "add", "_Refused")
 """What is called there with a sentence."""
 
 
 def said_sentences() -> set[str]:
-    """Every template of a `Said` in them, what they look up by `say`, and the names of the advisor's arms."""
+    """Every template of a `Message` in them, what they look up by `say`, and the names of the advisor's arms."""
     found = set()
     for module in SPEAKING:
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
@@ -247,8 +285,8 @@ def said_sentences() -> set[str]:
             said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
             if said and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
-    tables = (overfitting.VERDICTS, report.SENTENCES, report.REGULARIZERS)
-    found |= {facts.PLAIN, "Regularised by: {parts}."}
+    tables = (overfitting.VERDICTS, run_page.SENTENCES, run_page.REGULARIZERS)
+    found |= {candidates.PLAIN, "Regularised by: {parts}."}
     return found | {text for table in tables for text in table.values()}
 
 
@@ -259,6 +297,31 @@ def test_every_sentence_is_there_in_chinese_with_the_same_values():
     for english, chinese in CHINESE.items():
         fields = [sorted(name for _, name, _, _ in Formatter().parse(text) if name) for text in (english, chinese)]
         assert fields[0] == fields[1], english
+
+
+def metric_names() -> set[str]:
+    """What the tasks call their metrics, and the loss that is beside them."""
+    found = {"loss", *summarization.NAMES}
+    for file in Path(summarization.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == "metrics":
+                names = (part.value for line in node.body for part in ast.walk(line) if isinstance(part, ast.Constant))
+                found |= {name for name in names if isinstance(name, str) and " " not in name}
+    return found
+
+
+def test_every_name_of_ours_is_said_in_chinese():
+    ours = {*registry.names("tasks"), *registry.names("divergences"), *run_page.SENTENCES, *metric_names()}
+    assert len(ours) > 30
+    assert sorted(ours - set(NAMES)) == []
+    say = translator("zh")
+    assert say("macro_f1") == "宏平均 F1"
+    for template in CHINESE:
+        for name in NAMING - {"kind"}:  # Chinese or Latin: no spacing beside a letter fits both
+            near = re.compile(rf"[一-龥] ?\{{{name}\}}|\{{{name}\}} ?[一-龥]")
+            assert near.search(CHINESE[template]) is None, template
+    assert say("{n} runs of {task}", n=2, task="translation") == "机器翻译：2 次训练"
+    assert say(Message("{metric} of {who}", metric="wer", who="wer")) == "词错误率（WER） of wer"  # a user's word stays
 
 
 def check_chinese(html: str) -> Page:
@@ -292,7 +355,7 @@ LONG = "<script>alert(9).jsonl"
 
 
 @pytest.fixture(scope="module")
-def audited(tiny, tmp_path_factory) -> run.Run:
+def audited(tiny, tmp_path_factory) -> run_folder.Run:
     """A run on rows with every fault that the audit counts, planted by hand, under a file name that is markup."""
     folder = make_data(tmp_path_factory.mktemp("audited"))
     train, test = lines(folder / "train.jsonl"), lines(folder / "test.jsonl")
@@ -353,7 +416,7 @@ def test_the_page_shows_the_audit_in_both_languages(audited, tmp_path):
     text = (english / "recipe.yaml").read_text("utf-8")
     (english / "recipe.yaml").write_text(text.replace("language: zh", "language: en"), encoding="utf-8")
     stored = json.loads((english / "result.json").read_text("utf-8"))
-    other = check_page(report.page(english, stored))
+    other = check_page(run_page.page(english, stored))
     assert "warning: 3 of 20 rows of test are in train too" in other.text
     for one in (page, other):
         for split in splits.values():
@@ -368,29 +431,27 @@ def test_many_labels_are_counted_in_words(finished, tmp_path):
     result["audit"]["splits"]["train"]["labels"] = {f"label {n}": n + 1 for n in range(30)}
     result["audit"]["warnings"] = [{"found": f"fault {n}", "mend": HOSTILE[1], "where": NAME} for n in range(25)]
     (tmp_path / "recipe.yaml").write_text("task: x\n")
-    page = check_page(report.page(tmp_path, result))
+    page = check_page(run_page.page(tmp_path, result))
     assert "train: 30 labels, in 1 to 30 rows each." in page.text
     assert "Rows with each label" not in page.text
-    assert page.text.count("warning: fault") == report.WARNINGS
+    assert page.text.count("warning: fault") == run_page.WARNINGS
     assert "and 5 more warnings" in page.text
     result.pop("audit")  # a run of an earlier version
-    assert "Lengths" not in check_page(report.page(tmp_path, result)).text
+    assert "Lengths" not in check_page(run_page.page(tmp_path, result)).text
 
 
 def test_what_ranges_are_in_stands_below_their_numbers():
     words = [
-        a
-        for tag, a in Page(charts.ranges([("a", 0.5, 0.4, 0.6)], f"over clusters of {'x' * 200}")).tags
-        if tag == "text"
+        a for tag, a in Page(ranges([("a", 0.5, 0.4, 0.6)], f"over clusters of {'x' * 200}")).tags if tag == "text"
     ]
     low, high, label, *_ = (float(a["y"]) for a in words)
     assert low == high <= label - 14
-    cut = Page(charts.ranges([("a", 0.5, None, None)], f"over clusters of {'x' * 200}")).words
+    cut = Page(ranges([("a", 0.5, None, None)], f"over clusters of {'x' * 200}")).words
     assert max(len(word) for word in cut) <= 80
 
 
 def test_bars_are_as_long_as_their_shares():
-    svg = charts.shares({"a": {"x": 1, "y": 3}, "b": {"y": 5}}, {"a": 4, "b": 5})
+    svg = shares({"a": {"x": 1, "y": 3}, "b": {"y": 5}}, {"a": 4, "b": 5})
     bars = [float(a["x2"]) - float(a["x1"]) for tag, a in Page(svg).tags if tag == "line"]
     assert bars == pytest.approx([0.25 * bars[3], 0.75 * bars[3], 0, bars[3]], abs=0.2)
-    assert max(float(a["x2"]) for tag, a in Page(svg).tags if tag == "line") <= charts.WIDTH
+    assert max(float(a["x2"]) for tag, a in Page(svg).tags if tag == "line") <= WIDTH

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from keeltune import compare, recipe, run, seeds
-from keeltune.display import Display
-from keeltune.report import comparison, groups, report
+from keeltune import recipe
+from keeltune.reports import comparison_page, localization, run_page
+from keeltune.reports.groups import CHARTED, names
+from keeltune.runs import comparison, run, run_folder
+from keeltune.utils.progress import Display
 from tests.test_report import Page, check_page
 from tests.test_run import lines, make_data, spec_of, write_rows
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory) -> run.Run:
+def finished(tiny, tmp_path_factory) -> run_folder.Run:
     values = spec_of("fine-tuning", tiny("bert"))
     values["training"] = {"batch_size": 8, "max_steps": 2}
     return run.train(
@@ -33,14 +35,14 @@ def in_chinese(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(text.replace("language: en", "language: zh"), encoding="utf-8")
 
 
-def clustered_run(tiny, folder: Path, **changes) -> run.Run:
+def clustered_run(tiny, folder: Path, **changes) -> run_folder.Run:
     """A run whose test rows are in 4 clusters and whose validation rows in 6; the column's name would be markup."""
     for name, count in (("validation", 6), ("test", 4)):
         rows = lines(folder / f"{name}.jsonl")
         write_rows(folder / f"{name}.jsonl", [{**row, "<b>who": f"w{i % count}"} for i, row in enumerate(rows)])
     values = spec_of("fine-tuning", tiny("bert"), evaluation={"clusters": "<b>who"}, **changes)
     values["training"] = {"batch_size": 8, "max_steps": 2, **changes.get("training", {})}
-    return seeds.train(recipe.from_dict(values, folder), display=Display(quiet=True))
+    return run.train(recipe.from_dict(values, folder), display=Display(quiet=True))
 
 
 def test_intervals_over_clusters_say_so(tiny, tmp_path):
@@ -58,10 +60,10 @@ def test_intervals_over_clusters_say_so(tiny, tmp_path):
     assert "over clusters of <b>who in the test rows alone" in card
     assert "too narrow to be trusted" in card
     in_chinese(done.folder)
-    chinese = check_page(report.page(done.folder, done.result))
-    assert "对 <b>who 的各个簇整体自助抽样" in chinese.text
+    chinese = check_page(run_page.page(done.folder, done.result))
+    assert "按 <b>who 整簇重抽样" in chinese.text
     assert "测试集中 <b>who 的簇数：4" in chinese.text
-    assert "这些测试数据只用本文件夹中训练的结果评过一次分" in chinese.text
+    assert "本文件夹中的训练结果在这些测试数据上只评过一次分" in chinese.text
     assert "过窄（簇数：4）" in chinese.text
 
 
@@ -76,13 +78,13 @@ def test_pools_and_comparisons_say_it_too(tiny, tmp_path):
         recipe.from_dict(spec_of("fine-tuning", tiny("bert"), output="plain"), folder), display=Display(quiet=True)
     )
     for runs in ([done.folder, plain.folder], [plain.folder, done.folder]):  # the clusters of one are drawn for both
-        page = check_page(comparison.page(compare.compare(runs)))
+        page = check_page(comparison_page.page(comparison.compare(runs)))
         assert "percentile bootstrap over clusters of <b>who" in page.text
         assert "accuracy, 95 % bootstrap interval over clusters of <b>who †" in page.words
         assert "† Clusters of <b>who in test: 4" in page.text
         assert "over rows" not in page.text
         assert "McNemar" not in page.text
-    alone = comparison.page(compare.compare([plain.folder, plain.folder]))
+    alone = comparison_page.page(comparison.compare([plain.folder, plain.folder]))
     assert "percentile bootstrap over rows" in Page(alone).text
     assert "†" not in alone
 
@@ -93,12 +95,12 @@ def test_the_looks_at_the_test_rows_are_told(finished, tmp_path):
     again = shutil.copytree(finished.folder, tmp_path / "again", ignore=shutil.ignore_patterns("model", "checkpoints"))
     known = lines(again / "looks.jsonl")
     write_rows(again / "looks.jsonl", [*known, *known, {**known[0], "fingerprint": "of other rows"}])
-    assert "had been scored 2 times" in check_page(report.page(again, finished.result)).text
+    assert "had been scored 2 times" in check_page(run_page.page(again, finished.result)).text
     with (again / "looks.jsonl").open("a") as stream:
         stream.write('{"when": "2026')  # cut by a full disk
-    assert "had been scored 2 times" in check_page(report.page(again, finished.result)).text
+    assert "had been scored 2 times" in check_page(run_page.page(again, finished.result)).text
     (again / "looks.jsonl").unlink()
-    assert "had been scored" not in check_page(report.page(again, finished.result)).text
+    assert "had been scored" not in check_page(run_page.page(again, finished.result)).text
 
 
 # Groups
@@ -126,7 +128,7 @@ def with_groups(finished, folder: Path, columns: dict, language: str = "en", **c
     result = json.loads(json.dumps(finished.result))
     bias = {"split": "test", "metric": "accuracy", "slices": columns, "counterfactual": None, "words": []}
     result["bias"] = bias | changes
-    return check_page(report.page(folder, result))
+    return check_page(run_page.page(folder, result))
 
 
 def test_every_group_is_drawn_and_every_gap_said(finished, tmp_path):
@@ -139,7 +141,7 @@ def test_every_group_is_drawn_and_every_gap_said(finished, tmp_path):
     assert "Worst: g3, 0.125 worse than the best." in page.text
     assert page.text.count("*: fewer than 100 rows, too few to conclude from.") == 1
     assert page.text.count("A hollow point has no interval: fewer than 20 rows.") == 2
-    assert sum(word.startswith("g") and word.endswith(("(200)", "(101)")) for word in page.words) == groups.CHARTED
+    assert sum(word.startswith("g") and word.endswith(("(200)", "(101)")) for word in page.words) == CHARTED
     assert "and 10 more groups, which are in result.json" in page.text
 
 
@@ -176,22 +178,22 @@ def test_kinds_of_the_users_own_terms_are_not_translated(finished, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text.replace("\nevaluation:\n", "\nevaluation:\n  terms: name\n"))
     bias = {"split": "test", "metric": "accuracy", "slices": {}, "words": []}
     bias["counterfactual"] = found | {"terms": "name"}
-    page = check_page(report.page(tmp_path, finished.result | {"bias": bias}))
+    page = check_page(run_page.page(tmp_path, finished.result | {"bias": bias}))
     assert {"全部", "name", "all"} <= set(page.words)
     assert "把词语（name）" in page.text
 
 
 def test_a_comparison_and_a_domains_table_leave_the_users_names(finished, tmp_path):
     changed = {"rows": 30, "before": 0.5, "after": 0.5, "change": 0.0, "interval": [-0.1, 0.1]}
-    card = compare.compare([finished.folder, finished.folder], "zh")
+    card = comparison.compare([finished.folder, finished.folder], "zh")
     made = {"rows": 30, "values": [0.5, 0.5], "small": True}
     card["groups"]["slices"] = {"name": {"long": made}, "length": {"long": made, "short": made}}
     card["groups"]["gap"] = {"name": [0.1, 0.1], "length": [0.2, 0.2]}
-    words = check_page(comparison.page(card)).text
+    words = check_page(comparison_page.page(card)).text
     for said in ("name：long", "长度：长", "name：最好组", "长度：最好组"):
         assert said in words
     shared = {"name": {"red": changed}, "length": {"long": changed, "short": changed}}
-    assert groups.names(shared, "sentiment-analysis", report.translator("zh")).value("name", "red") == "red"
+    assert names(shared, "sentiment-analysis", localization.translator("zh")).value("name", "red") == "red"
     result = json.loads(json.dumps(finished.result))
     metrics = {"accuracy": {"before": 0.5, "after": 0.5, "change": 0.0, "interval": [-0.1, 0.1]}}
     by_label = {"yes": changed | {"interval": None}}
@@ -201,5 +203,5 @@ def test_a_comparison_and_a_domains_table_leave_the_users_names(finished, tmp_pa
                             "divergence": {"source": None, "target": None}}  # fmt: skip
     text = (finished.folder / "recipe.yaml").read_text("utf-8")
     (tmp_path / "recipe.yaml").write_text(text.replace("language: en", "language: zh"), encoding="utf-8")
-    words = check_page(report.page(tmp_path, result)).words
+    words = check_page(run_page.page(tmp_path, result)).words
     assert {"name (源域)", "red", "长度 (源域)", "长", "标签 (源域)", "yes"} <= set(words)

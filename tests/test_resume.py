@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from keeltune import machine, recipe, results, run
-from keeltune.display import Display
-from keeltune.problems import StateRefused, Stopped, UserError
-from keeltune.reviews import make_reviews
-from keeltune.trainer import KeelTrainer
+from keeltune import recipe
+from keeltune.cli.demo_data import make_reviews
+from keeltune.runs import result, run, run_folder
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import device
+from keeltune.utils.errors import StateRefused, Stopped, UserError
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 ROOT = Path(__file__).parents[1]
@@ -57,7 +59,7 @@ def spec(tiny, tmp_path):
     }
 
 
-def train(spec: dict, folder: Path, output: str, **how) -> run.Run:
+def train(spec: dict, folder: Path, output: str, **how) -> run_folder.Run:
     return run.train(recipe.from_dict({**spec, "output": output}, folder), display=QUIET, **how)
 
 
@@ -133,7 +135,7 @@ def test_a_run_whose_patience_was_used_up_trains_no_further(spec, tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "result", dying)
+        patch.setattr(result, "completed", dying)
         with pytest.raises(Killed):
             train(values, tmp_path, "killed")
     again = train(values, tmp_path, "killed", resume=True)
@@ -148,11 +150,11 @@ def test_the_precision_is_chosen_once(spec, tmp_path, monkeypatch):
     """Timed again on a busy machine, `auto` may come out otherwise."""
     spec["training"] |= {"precision": "auto"}
     with monkeypatch.context() as patch:
-        patch.setattr(machine, "choose_precision", lambda *asked: "bf16")
+        patch.setattr(device, "choose_precision", lambda *asked: "bf16")
         kill_at(patch, 7)
         with pytest.raises(Killed):
             train(spec, tmp_path, "killed")
-    monkeypatch.setattr(machine, "choose_precision", lambda *asked: "fp32")
+    monkeypatch.setattr(device, "choose_precision", lambda *asked: "fp32")
     assert train(spec, tmp_path, "killed", resume=True).result["training"]["precision"] == "bf16"
 
 
@@ -219,7 +221,7 @@ def test_a_stop_is_asked_for_once_and_loses_nothing(spec, tmp_path, monkeypatch)
     original = KeelTrainer.compute_loss
 
     def interrupting(self, *args, **kwargs):
-        if self.state.global_step == 4 and not self.ledger.stop_asked:
+        if self.state.global_step == 4 and not self.training_totals.stop_asked:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **kwargs)
 
@@ -286,7 +288,7 @@ def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path):
             for name in ("whole", "killed")]  # fmt: skip
     for one, other in zip(*logs, strict=True):
         assert one == pytest.approx(other)
-    one, other = (run.finished(tmp_path / name).result["objective"] for name in ("whole", "killed"))
+    one, other = (run_folder.finished(tmp_path / name).result["objective"] for name in ("whole", "killed"))
     assert one["cross_entropy"] == pytest.approx(other["cross_entropy"])
 
 

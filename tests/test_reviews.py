@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from keeltune.reviews import (
+from keeltune.cli.demo_data import (
     APPLIANCES,
     COMMON,
     COPULAS,

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from keeltune import registry
-from keeltune.objective import Objective
-from keeltune.rows import IGNORED, Coarse, Dense, Projected, cross_entropy, nll, slices
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import IGNORED, Coarse, Dense, Projected, cross_entropy, nll, slices
+from keeltune.utils import registry
 
 NAMES = registry.names("divergences")
 COARSE_NAMES = [name for name in NAMES if name != "logit-mse"]  # the tail of a top-k has no logit

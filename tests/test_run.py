@@ -15,10 +15,14 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from keeltune import build, models, prepare, recipe, run
-from keeltune.display import Display
-from keeltune.objective import Counts
-from keeltune.problems import UserError
+from keeltune import recipe
+from keeltune.models import loading
+from keeltune.objective.formula import Counts
+from keeltune.runs import run, run_folder
+from keeltune.training import build
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests.conftest import WORDS, save_tiny, word_tokenizer
 
 QUIET = Display(quiet=True)
@@ -83,15 +87,15 @@ def spec_of(method: str, model: Path, **changes) -> dict:
     } | changes
 
 
-def train(spec: dict, folder: Path, **changes) -> run.Run:
+def train(spec: dict, folder: Path, **changes) -> run_folder.Run:
     return run.train(recipe.from_dict({**spec, **changes}, folder), display=QUIET)
 
 
-def weights(finished: run.Run) -> dict[str, torch.Tensor]:
+def weights(finished: run_folder.Run) -> dict[str, torch.Tensor]:
     return load_file(finished.model / "model.safetensors")
 
 
-def furthest(a: run.Run, b: run.Run) -> float:
+def furthest(a: run_folder.Run, b: run_folder.Run) -> float:
     left, right = weights(a), weights(b)
     assert left.keys() == right.keys()
     return max((left[name] - right[name]).abs().max().item() for name in left)
@@ -106,7 +110,7 @@ def stock_probabilities(model: Path, texts: list[str], multi_label: bool = False
     return (logits.sigmoid() if multi_label else logits.softmax(-1)).double().numpy()
 
 
-def check_folder(finished: run.Run, folder: Path, labels: list[str], multi_label: bool = False) -> None:
+def check_folder(finished: run_folder.Run, folder: Path, labels: list[str], multi_label: bool = False) -> None:
     """What every finished run owes its reader."""
     result = json.loads((finished.folder / "result.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert result == finished.result
@@ -140,7 +144,7 @@ def check_folder(finished: run.Run, folder: Path, labels: list[str], multi_label
                 assert np.isfinite(value)
 
 
-def check_scores(finished: run.Run) -> None:
+def check_scores(finished: run_folder.Run) -> None:
     """The single-label metrics of the test split, from its predictions alone."""
     predicted = lines(finished.folder / "predictions" / "test.jsonl")
     gold, chosen = ([p[name] for p in predicted] for name in ("gold", "prediction"))
@@ -204,7 +208,7 @@ def test_distillation_with_a_pool(tiny, data):
 def test_cross_domain(tiny, data):
     spec = spec_of("cross-domain", tiny("bert"))
     spec["data"] |= {"source": {"test": "old.jsonl"}}
-    job = build.build(prepare.gather(recipe.from_dict(spec, data)))
+    job = build.build(prepare.prepare(recipe.from_dict(spec, data)))
     batch = job.material.task.collate(job.plan.micro_batch(0, 0, 0))
     student = job.material.task.rows(job.model.eval()(**batch["inputs"]), batch)
     cross_entropy = job.material.task.cross_entropy(student, batch)
@@ -308,7 +312,7 @@ def test_a_reference_with_other_labels_is_refused(tiny, data, labels):
 
 def encoder(folder: Path, tiny) -> Path:
     """A pretrained model as it is published: no head."""
-    with models.quietly():
+    with loading.quietly():
         AutoModel.from_pretrained(tiny("bert")).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

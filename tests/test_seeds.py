@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import keeltune as kt
-from keeltune import apply, compare, evaluation, history, recipe, report, run, seeds
-from keeltune.analysis import overfitting
-from keeltune.display import Display
-from keeltune.problems import StateRefused, UserError
-from keeltune.results import read_lines
+from keeltune import recipe
+from keeltune.evaluation import overfitting, scores, seed_bootstrap
+from keeltune.reports import run_page
+from keeltune.runs import comparison, history, inference, pooling, run, run_folder, seeds
+from keeltune.utils.errors import StateRefused, UserError
+from keeltune.utils.files import read_lines
+from keeltune.utils.progress import Display
 from tests.test_report import check_page
 from tests.test_run import lines, make_data, reviews, spec_of, write_rows
 
@@ -27,15 +29,15 @@ def data(tmp_path):
     return tmp_path
 
 
-def pooled(tiny, folder, numbers=(0, 1, 2), **changes) -> run.Run:
+def pooled(tiny, folder, numbers=(0, 1, 2), **changes) -> run_folder.Run:
     values = spec_of("fine-tuning", tiny("bert"), **changes)
     values["training"] = {**values["training"], "epochs": 2, "seed": list(numbers)}
-    return seeds.train(recipe.from_dict(values, folder), display=QUIET)
+    return run.train(recipe.from_dict(values, folder), display=QUIET)
 
 
 def test_a_pool_is_the_mean_of_its_seeds(tiny, data):
     done = pooled(tiny, data)
-    each = [run.finished(data / "out" / f"seed-{n}") for n in (0, 1, 2)]
+    each = [run_folder.finished(data / "out" / f"seed-{n}") for n in (0, 1, 2)]
     accuracies = [one.result["metrics"]["test"]["accuracy"] for one in each]
     assert done.result["metrics"]["test"]["accuracy"] == pytest.approx(np.mean(accuracies))
     assert done.result["seeds"]["values"]["test"]["accuracy"] == accuracies
@@ -56,7 +58,7 @@ def test_a_pool_without_scores_and_without_bars_shows_each_seeds_loss(tiny, data
     write_rows(data / "many.jsonl", [{**row, "label": f"label {i}"} for i, row in enumerate(reviews(30, seed=3))])
     values = spec_of("fine-tuning", tiny("bert"), data={"train": "many.jsonl"})
     values["training"] = {**values["training"], "epochs": 2, "seed": [0, 1], "logging_steps": 1}
-    done = seeds.train(recipe.from_dict(values, data), display=QUIET)
+    done = run.train(recipe.from_dict(values, data), display=QUIET)
     page = check_page((done.folder / "report.html").read_text("utf-8"))
     drawn = [attributes["points"] for tag, attributes in page.tags if tag == "polyline"]
     steps = [sum("cross_entropy" in entry for entry in lines(done.folder / f"seed-{n}" / "log.jsonl")) for n in (0, 1)]
@@ -65,7 +67,7 @@ def test_a_pool_without_scores_and_without_bars_shows_each_seeds_loss(tiny, data
     assert {"seed 0", "seed 1"} <= set(page.words)
     for n in (0, 1):
         (done.folder / f"seed-{n}" / "log.jsonl").unlink()
-    assert "nothing was logged" in check_page(report.page(done.folder, done.result)).text
+    assert "nothing was logged" in check_page(run_page.page(done.folder, done.result)).text
 
 
 def test_a_pools_page_has_the_seeds_validation_curves(tiny, data):
@@ -81,10 +83,12 @@ def test_a_pools_name_stands_for_its_best_seed(tiny, data):
     done = pooled(tiny, data, (0, 1))
     best = data / "out" / done.result["seeds"]["best"]
     validation = [
-        run.finished(data / "out" / f).result["metrics"]["validation"] for f in done.result["seeds"]["folders"]
+        run_folder.finished(data / "out" / f).result["metrics"]["validation"] for f in done.result["seeds"]["folders"]
     ]
     assert done.model == best / "model"
-    assert max(v["accuracy"] for v in validation) == run.finished(best).result["metrics"]["validation"]["accuracy"]
+    assert (
+        max(v["accuracy"] for v in validation) == run_folder.finished(best).result["metrics"]["validation"]["accuracy"]
+    )
     asked = kt.predict(done.folder, data / "test.jsonl")
     assert [row["prediction"] for row in asked] == [p["prediction"] for p in lines(best / "predictions" / "test.jsonl")]
     again = spec_of("cross-domain", done.folder, output="held", objective={"weight": 0.3})
@@ -100,17 +104,17 @@ def test_seeds_go_on_where_they_were_stopped(tiny, data):
     made["training"] = {**made["training"], "epochs": 2, "seed": [0, 1, 2]}
     values = recipe.from_dict(made, data)
     with pytest.raises(UserError, match="in use"):
-        seeds.train(values, display=QUIET)
-    again = seeds.train(values, resume=True, display=QUIET)
+        run.train(values, display=QUIET)
+    again = run.train(values, resume=True, display=QUIET)
     assert (data / "out" / "seed-0" / "result.json").stat().st_mtime_ns == before
     assert again.result["metrics"] == whole.result["metrics"]
     assert again.result["intervals"] == whole.result["intervals"]
     made["training"] = {**made["training"], "learning_rate": 1e-5}
     with pytest.raises(StateRefused, match="learning_rate"):
-        seeds.train(recipe.from_dict(made, data), resume=True, display=QUIET)
-    assert run.finished(data / "out").result["metrics"] == whole.result["metrics"]  # a refusal costs nothing
+        run.train(recipe.from_dict(made, data), resume=True, display=QUIET)
+    assert run_folder.finished(data / "out").result["metrics"] == whole.result["metrics"]  # a refusal costs nothing
     (data / "out" / "seed-words.txt").write_text("mine")
-    anew = seeds.train(values, overwrite=True, display=QUIET)
+    anew = run.train(values, overwrite=True, display=QUIET)
     assert (data / "out" / "seed-0" / "result.json").stat().st_mtime_ns > before
     assert anew.result["metrics"] == whole.result["metrics"]
     assert (data / "out" / "seed-words.txt").is_file()
@@ -124,7 +128,7 @@ def test_a_seed_that_learnt_nothing_is_replaced(tiny, data, monkeypatch):
     done = pooled(tiny, data, (0, 1))
     assert done.result["seeds"]["numbers"] == [0, 1 + seeds.ANOTHER]
     assert done.result["seeds"]["failed"] == [{"seed": 1, "reason": "nothing was learnt"}]
-    assert run.finished(data / "out" / "seed-1-failed").result["training"]["seed"] == 1
+    assert run_folder.finished(data / "out" / "seed-1-failed").result["training"]["seed"] == 1
 
 
 def test_seeds_a_thousand_apart_are_replaced_by_different_ones(tiny, data, monkeypatch):
@@ -144,18 +148,18 @@ def test_one_seed_in_a_list_is_a_plain_run(tiny, data):
 def test_the_draws_over_seeds_have_the_variance_of_a_mean():
     """With scores of no row noise, the draws' variance is the unbiased one of the mean, sd² / S."""
     values = np.array([0.7, 0.74, 0.81, 0.78])
-    drawn = seeds.over_seeds([np.full(200_000, v) for v in values])
+    drawn = seed_bootstrap.over_seeds([np.full(200_000, v) for v in values])
     assert drawn.mean() == pytest.approx(values.mean(), abs=1e-3)
     assert drawn.var() == pytest.approx(values.var(ddof=1) / 4, rel=0.02)
-    assert (seeds.over_seeds([np.arange(5.0)]) == np.arange(5.0)).all()
+    assert (seed_bootstrap.over_seeds([np.arange(5.0)]) == np.arange(5.0)).all()
 
 
 def test_pools_are_compared_by_their_rows(tiny, data):
     one = pooled(tiny, data, (0, 1))
     values = spec_of("fine-tuning", tiny("bert"), output="other")
     values["training"] = {**values["training"], "epochs": 4, "seed": [0, 1]}
-    other = seeds.train(recipe.from_dict(values, data), display=QUIET)
-    found = compare.compare([one.folder, other.folder])
+    other = run.train(recipe.from_dict(values, data), display=QUIET)
+    found = comparison.compare([one.folder, other.folder])
     for line, done in zip(found["runs"], (one, other), strict=True):
         assert line["target"]["value"] == pytest.approx(done.result["metrics"]["test"]["accuracy"])
 
@@ -164,8 +168,8 @@ def test_changes_of_two_domains_are_pooled(tiny, data):
     values = spec_of("cross-domain", tiny("bert"), objective={"weight": 0.2})
     values["data"]["source"] = {"test": "old.jsonl"}
     values["training"] = {**values["training"], "seed": [0, 1]}
-    done = seeds.train(recipe.from_dict(values, data), display=QUIET)
-    each = [run.finished(data / "out" / f"seed-{n}").result["forgetting"]["source"]["metrics"] for n in (0, 1)]
+    done = run.train(recipe.from_dict(values, data), display=QUIET)
+    each = [run_folder.finished(data / "out" / f"seed-{n}").result["forgetting"]["source"]["metrics"] for n in (0, 1)]
     found = done.result["forgetting"]["source"]["metrics"]["accuracy"]
     assert found["change"] == pytest.approx(np.mean([one["accuracy"]["change"] for one in each]))
     assert found["interval"][0] <= found["change"] <= found["interval"][1]
@@ -177,9 +181,9 @@ def test_changes_of_two_domains_are_pooled(tiny, data):
 
 def test_tables_are_made_again_of_prediction_files(tiny, data):
     done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), data), display=QUIET)
-    task = apply.open_model(done.folder, None).task
-    table = evaluation.table_of(task, read_lines(done.folder / "predictions" / "test.jsonl"))
-    found = evaluation.scores_of(task, table)
+    task = inference.open_model(done.folder, None).task
+    table = scores.table_of(task, read_lines(done.folder / "predictions" / "test.jsonl"))
+    found = scores.scores_of(task, table)
     result = done.result
     assert found.metrics == pytest.approx({k: v for k, v in result["metrics"]["test"].items() if k != "by_label"})
     for name, pair in result["intervals"]["test"].items():
@@ -190,7 +194,7 @@ def test_tables_are_made_again_of_prediction_files(tiny, data):
 
 
 def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
-    from keeltune import cli
+    from keeltune.cli import app
 
     base = spec_of("fine-tuning", tiny("bert"))
     for output in ("runs/a", "runs/b"):
@@ -200,7 +204,7 @@ def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
     assert set(found) == {"a", "b", "c"}
     assert found["a"]["identity"] == found["b"]["identity"] != found["c"]["identity"]
     assert found["c"]["seeds"] == [0, 1]
-    cli.runs(data / "runs", as_json=True)
+    app.runs(data / "runs", as_json=True)
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 
@@ -235,9 +239,9 @@ def test_a_damaged_run_does_not_hide_the_others(tiny, data, broken):
 
 def test_a_pools_interval_stays_within_what_a_metric_can_be():
     drawn = [np.full(500, value) for value in (0.0, 0.0, 1.0)]  # the root carries draws beyond both ends
-    assert min(seeds.over_seeds(drawn)) < 0 < 1 < max(seeds.over_seeds(drawn))
-    assert seeds._within("accuracy", drawn) == [0.0, 1.0]
-    assert seeds._within("mcc", [d - 0.5 for d in drawn])[0] < 0
+    assert min(seed_bootstrap.over_seeds(drawn)) < 0 < 1 < max(seed_bootstrap.over_seeds(drawn))
+    assert pooling._interval("accuracy", drawn) == [0.0, 1.0]
+    assert pooling._interval("mcc", [d - 0.5 for d in drawn])[0] < 0
 
 
 def test_calibrated_predictions_are_asked_for(tiny, data):

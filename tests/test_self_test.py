@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from keeltune import registry
-from keeltune.data import Row
-from keeltune.divergences import reverse_kl
-from keeltune.objective import Objective, named
-from keeltune.references import Model
-from keeltune.rows import Dense
-from keeltune.self_test import self_test
+from keeltune.data.dataset import Row
+from keeltune.objective.divergences import reverse_kl
+from keeltune.objective.formula import Objective, find_divergence
+from keeltune.objective.predictions import Dense
+from keeltune.objective.references.model import Model
 from keeltune.tasks.task import Settings
+from keeltune.training.self_test import self_test
+from keeltune.utils import registry
 from tests.conftest import ARCHITECTURES
 
 LABELS = ["negative", "neutral", "positive"]
@@ -66,7 +66,7 @@ def test_it_passes_for_every_divergence(tiny, name, temperature):
 @pytest.mark.parametrize("beta", [0.0, 0.01, 0.1, 0.9, 1.0])
 def test_it_passes_for_a_skewed_jensen_shannon(tiny, beta):
     model, task, reference, batch = build(tiny)
-    self_test(model, task, Objective(named("jensen-shannon", beta=beta)), reference, batch)
+    self_test(model, task, Objective(find_divergence("jensen-shannon", beta=beta)), reference, batch)
 
 
 def test_a_small_divergence_beside_a_large_cross_entropy_passes(tiny):

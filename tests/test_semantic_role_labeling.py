@@ -17,15 +17,17 @@ import transformers
 from torch.nn import functional
 
 import keeltune as kt
-from keeltune import newborn, prepare, recipe
-from keeltune.data import Row
-from keeltune.display import Display
-from keeltune.families.tag import frame_of, legal_path, window
-from keeltune.problems import UserError
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.rows import IGNORED
+from keeltune import recipe
+from keeltune.data.dataset import Row
+from keeltune.models import tokenizer_training
+from keeltune.objective.predictions import IGNORED
+from keeltune.recipe.fields import TrainTokenizer
+from keeltune.tasks.families.token_classification import frame_of, legal_path, window
 from keeltune.tasks.semantic_role_labeling import NEVER_LEARNT, SemanticRoleLabeling, arguments
 from keeltune.tasks.task import Settings
+from keeltune.training.preparation import prepare, splits
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 SENTENCES = [
@@ -61,7 +63,7 @@ def rows() -> list[Row]:
 def pieces_of(kind: str) -> Any:
     """The tokenizer class of an architecture, with a vocabulary trained on the sentences."""
     spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2", "t5") else "wordpiece", size=300)
-    made = newborn.train(spec, [text for text, _, _ in SENTENCES], ends=True)
+    made = tokenizer_training.train(spec, [text for text, _, _ in SENTENCES], ends=True)
     if kind == "t5":
         return made
     model = json.loads(made.backend_tokenizer.to_str())["model"]
@@ -559,7 +561,7 @@ def test_labels_of_evaluation_alone_are_a_warning_and_v_elsewhere_a_notice(tmp_p
     lines = [row.fields for row in rows()]
     given["data"]["test"] = write(tmp_path / "test.jsonl", [{**lines[6], "tags": ["B-ARG7", "B-V"]}, *lines[:2]])
     given["data"]["train"] = write(tmp_path / "train.jsonl", [{**lines[6], "predicate_index": 0}, *lines])
-    material = prepare.gather(recipe.from_dict(given, tmp_path))
+    material = prepare.prepare(recipe.from_dict(given, tmp_path))
     assert list(material.task.settings.labels) == NAMES
     (warning,) = [w for w in material.warnings if w.kind == "label never learnt"]
     assert '"B-ARG7"' in warning.found
@@ -570,7 +572,7 @@ def test_labels_of_evaluation_alone_are_a_warning_and_v_elsewhere_a_notice(tmp_p
 def test_balanced_weights_count_words(tmp_path):
     given = spec(tmp_path, "fine-tuning")
     given["data"]["class_weights"] = "balanced"
-    weights = prepare.gather(recipe.from_dict(given, tmp_path)).task.settings.class_weights
+    weights = prepare.prepare(recipe.from_dict(given, tmp_path)).task.settings.class_weights
     tags = [tag for row in rows() for tag in row.fields["tags"]]
     assert weights["O"] == pytest.approx(len(tags) / (len(NAMES) * tags.count("O")))
 
@@ -604,7 +606,7 @@ def test_bad_rows_are_refused_with_file_row_and_field(tmp_path, change, field, s
     assert problem.field == field
     assert said in str(problem)
     given["data"]["bad_rows"] = "skip"
-    assert len(prepare.gather(recipe.from_dict(given, tmp_path)).rows["train"]) == 3
+    assert len(prepare.prepare(recipe.from_dict(given, tmp_path)).rows["train"]) == 3
 
 
 def test_all_rows_to_predict_whose_predicate_is_past_the_end_are_refused(tmp_path):
@@ -631,7 +633,7 @@ def test_labels_that_are_no_tags_are_refused(tmp_path, labels, said):
     folder(tmp_path / "student", "bert", names=["a", "b"])
     given["data"]["labels"] = labels
     with pytest.raises(UserError) as refused:
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     assert said in str(next(p for p in refused.value.problems if p.field == "data.labels"))
 
 
@@ -641,15 +643,15 @@ def test_labels_that_are_no_tags_are_refused(tmp_path, labels, said):
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["srl-ewt", "srl-ewt-reviews"])
 def test_real_tags_survive_from_encoding_to_the_answer(real_data, name):
-    from keeltune import data
+    from keeltune.data import dataset
 
     def read(split: str) -> list[Row]:
-        found, problems = data.read(
+        found, problems = dataset.read(
             str(next((real_data / name).glob(f"{split}.jsonl*"))),
             resolve=Path, columns=SemanticRoleLabeling.columns, mapping={},
         )  # fmt: skip
         assert not problems
-        sound, faulty = prepare.sound_rows(SemanticRoleLabeling, found)
+        sound, faulty = splits.sound_rows(SemanticRoleLabeling, found)
         assert not faulty
         return sound
 

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 import torch
 
-from keeltune import endpoint
-from keeltune.endpoint import Endpoint
-from keeltune.problems import KeeltuneError, StateRefused, Stopped, UserError
-from keeltune.references import Served, served
+from keeltune.objective.references import served
+from keeltune.objective.references.served import Served
+from keeltune.utils import http_client
+from keeltune.utils.errors import KeeltuneError, StateRefused, Stopped, UserError
+from keeltune.utils.http_client import Endpoint
 from tests import served_teacher
 from tests.served_teacher import GRANTED, NAME, VOCABULARY
 
@@ -54,14 +55,14 @@ def model():
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setenv(endpoint.KEY, SECRET)
+    monkeypatch.setenv(http_client.KEY, SECRET)
 
 
 @pytest.fixture
 def waits(monkeypatch):
     """The pauses that were made, each taking no time."""
     made: list[float] = []
-    monkeypatch.setattr(endpoint.time, "sleep", made.append)
+    monkeypatch.setattr(http_client.time, "sleep", made.append)
     return made
 
 
@@ -223,10 +224,10 @@ def test_a_server_that_asks_for_a_day_is_left_alone(client, waits):
 
 
 def test_retry_after_is_seconds_or_a_date():
-    assert endpoint._retry_after(" 17 ") == 17
-    assert 50 < endpoint._retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert http_client._retry_after(" 17 ") == 17
+    assert 50 < http_client._retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
     for text in ("", "soon", "-5", "1.5", "²", formatdate(time.time() - 60), "Fri, 32 Foo 99999"):
-        assert endpoint._retry_after(text) == 0, text
+        assert http_client._retry_after(text) == 0, text
 
 
 # Answers that another try would not mend
@@ -279,7 +280,7 @@ def test_retry_after_is_seconds_or_a_date():
     ],
 )
 def test_a_wrong_answer_is_refused_at_once(client, waits, monkeypatch, fault, needle):
-    monkeypatch.setattr(endpoint, "BODY", 1 << 22)
+    monkeypatch.setattr(http_client, "BODY", 1 << 22)
     refused(UserError, 2, needle, lambda: client(fault, retries=1, timeout=10.0).top([TEXTS[0]]))
     assert waits == []
 
@@ -310,19 +311,19 @@ def test_k_is_at_least_one_and_at_most_the_vocabulary(client):
 
 
 def test_without_a_key_none_is_sent(client, monkeypatch):
-    monkeypatch.delenv(endpoint.KEY)
-    refused(UserError, 2, f"{endpoint.KEY} is not set", client("unauthorized").identity)
+    monkeypatch.delenv(http_client.KEY)
+    refused(UserError, 2, f"{http_client.KEY} is not set", client("unauthorized").identity)
     refused(UserError, 2, "no key", client("echoing").identity)
 
 
 @pytest.mark.parametrize("found", [f"{SECRET}\r\nX: y", f"{SECRET} x", f"{SECRET}ü"])
 def test_a_key_that_no_header_can_carry(client, monkeypatch, found):
-    monkeypatch.setenv(endpoint.KEY, found)
+    monkeypatch.setenv(http_client.KEY, found)
     refused(UserError, 2, "not shown", client("ok").identity)
 
 
 def test_the_end_of_a_line_is_no_part_of_a_key(client, monkeypatch):
-    monkeypatch.setenv(endpoint.KEY, f"{SECRET}\n")
+    monkeypatch.setenv(http_client.KEY, f"{SECRET}\n")
     refused(UserError, 2, r"\(the key\)", client("echoing").identity)
     assert SECRET not in repr(vars(client("ok"))) + repr(vars(client("ok").endpoint))
 
@@ -368,7 +369,7 @@ def resolver(monkeypatch, *answers: str) -> list[str]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         return [(family, type, 6, "", (address, port))]
 
-    monkeypatch.setattr(endpoint.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(http_client.socket, "getaddrinfo", resolve)
     return asked
 
 
@@ -432,7 +433,7 @@ def test_a_name_that_does_not_resolve(monkeypatch, waits):
     def resolve(*_, **__):
         raise errors[0]
 
-    monkeypatch.setattr(endpoint.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(http_client.socket, "getaddrinfo", resolve)
     teacher = Endpoint("http://gpu.example", retries=1)
     refused(Stopped, 75, "could not be resolved", lambda: teacher.ask("/v1/models"))
     errors.pop(0)

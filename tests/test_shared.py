@@ -16,14 +16,18 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import keeltune as kt
-from keeltune import build, inspection, newborn, prepare, recipe
-from keeltune.display import Display
-from keeltune.families import vocabulary
-from keeltune.objective import Objective
-from keeltune.problems import UserError
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.rows import Dense, Mixture, Projected, Rows, Shared
+from keeltune import recipe
+from keeltune.cli import show
+from keeltune.models import initialization, tokenizer_training
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import Dense, Mixture, Projected, Rows, Shared
+from keeltune.recipe.fields import TrainTokenizer
+from keeltune.tasks.families import lm_head
 from keeltune.tasks.task import Settings
+from keeltune.training import build
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests.test_rows import NAMES, normal
 from tests.test_writing_runs import spec
 from tests.writers import PAIRS, rows, writer
@@ -198,7 +202,7 @@ def test_a_padded_student_stays_where_its_unpadded_teacher_is(tmp_path, tokens):
     for file in ("model.safetensors", "config.json"):
         (tmp_path / "student" / file).write_bytes((tmp_path / "teacher" / file).read_bytes())
     padded(tmp_path / "student", tokens + 20)
-    material = prepare.gather(recipe.from_dict(given, tmp_path))
+    material = prepare.prepare(recipe.from_dict(given, tmp_path))
     (notice,) = [n for n in material.notices if "shares" in n]
     assert f"shares {tokens} tokens with the student, of its {tokens} choices and the student's {tokens + 20}" in notice
     job = build.build(material)
@@ -229,7 +233,7 @@ def test_heads_in_slices_train_as_whole_ones(tmp_path, tokens, monkeypatch, ours
         seen.append(type(self.rows))
         return original(self, *args)
 
-    monkeypatch.setattr(vocabulary, "LARGE", 0)
+    monkeypatch.setattr(lm_head, "LARGE", 0)
     monkeypatch.setattr(Shared, "log_probs", noting)
     sliced = train(given, tmp_path, "sliced")
     assert set(seen) == {Projected}
@@ -262,7 +266,7 @@ def test_an_added_token_is_left_out(tmp_path, tokens, wider):
     given = pair(tmp_path)
     plain = train(given, tmp_path, "plain")
     with_tool(tmp_path / wider)
-    material = prepare.gather(recipe.from_dict(given, tmp_path))
+    material = prepare.prepare(recipe.from_dict(given, tmp_path))
     (notice,) = [n for n in material.notices if "shares" in n]
     sizes = (tokens, tokens + 1) if wider == "student" else (tokens + 1, tokens)
     assert f"shares {tokens} tokens with the student, of its {sizes[0]} choices and the student's {sizes[1]}" in notice
@@ -286,7 +290,7 @@ def test_a_padding_token_that_one_was_given_is_no_difference(tmp_path, tokens, g
         words.add_special_tokens({"pad_token": "[PAD]"})
         words.save_pretrained(tmp_path / "teacher")
         padded(tmp_path / "teacher", len(words))
-    material = prepare.gather(recipe.from_dict(given, tmp_path))
+    material = prepare.prepare(recipe.from_dict(given, tmp_path))
     assert material.task.tokenizer.pad_token == "<|pad|>"
     assert [files.shared and len(files.shared) for files in material.references] == [tokens if given_since else None]
     run = train(given, tmp_path)
@@ -335,7 +339,7 @@ def test_other_tokens_are_refused_with_the_first_that_differ_and_what_is_legal(t
     assert "other tokens at the ids 100, 101, 102, 103, 104 (100: b'" in problem.found
     assert "7 ids differ" in problem.found
     for way in ("generation: {targets: reference}", "objective: {weight: 0}", "classes"):
-        assert way in problem.mend
+        assert way in problem.fix
 
 
 def test_another_decoder_start_is_refused(tmp_path):
@@ -353,9 +357,11 @@ def test_another_decoder_start_is_refused(tmp_path):
 def other_tokenizer(folder: Path, architecture: str) -> tuple:
     """A teacher with a tokenizer of its own kind in the folder: (model, task)."""
     made, task = writer(architecture, seed=1)
-    words = newborn.train(TrainTokenizer(train="unigram", size=120), [t for p in PAIRS for t in p], ends=False)
+    words = tokenizer_training.train(
+        TrainTokenizer(train="unigram", size=120), [t for p in PAIRS for t in p], ends=False
+    )
     config = made.config
-    newborn._fit(config, words, {})
+    initialization._fit(config, words, {})
     torch.manual_seed(3)
     model = type(made)(config)
     model.save_pretrained(folder)
@@ -416,7 +422,7 @@ def test_show_says_where_the_reference_has_no_such_choice(tmp_path, tokens):
     given = pair(tmp_path)
     padded(tmp_path / "student", tokens + 20, bias=1.0)
     console = Console(record=True, width=120)
-    inspection.show(recipe.from_dict(given, tmp_path), 1, console)
+    show.show(recipe.from_dict(given, tmp_path), 1, console)
     printed = console.export_text()
     assert "reference" in printed
     assert "nan" in printed

@@ -7,12 +7,14 @@ import random
 import numpy as np
 import pytest
 
-from keeltune import bias, recipe, run
-from keeltune.analysis import counterfactual, slices
-from keeltune.analysis.counterfactual import BUILT_IN, Terms, read_terms
-from keeltune.display import Display
-from keeltune.problems import UserError
-from keeltune.results import read_lines
+from keeltune import recipe
+from keeltune.data.term_lists import BUILT_IN, Terms, read_terms
+from keeltune.evaluation import counterfactual, slices
+from keeltune.reports.findings import bias
+from keeltune.runs import run
+from keeltune.utils.errors import UserError
+from keeltune.utils.files import read_lines
+from keeltune.utils.progress import Display
 from tests.test_report import check_page
 from tests.test_run import make_data, reviews, spec_of, write_rows
 
@@ -183,7 +185,7 @@ def test_a_planted_token_is_seen(tiny, planted):
         assert group["value"] == pytest.approx(np.mean(scores))
     assert found["before"]["planted"]["equalised_odds"] < found["slices"]["planted"]["equalised_odds"]
     assert "Before training: gap" in (done.folder / "report.html").read_text("utf-8")
-    assert any("'it'" in line for line in bias.lines(done.result))
+    assert any("'it'" in line for line in bias.findings(done.result))
     check_page((done.folder / "report.html").read_text("utf-8"))
 
 

@@ -16,15 +16,19 @@ import torch
 import transformers
 
 import keeltune as kt
-from keeltune import data, models, newborn, prepare, recipe, sound
-from keeltune.data import Row
-from keeltune.display import Display
-from keeltune.objective import Counts, Objective
-from keeltune.problems import UserError
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.rows import Dense
+from keeltune import recipe
+from keeltune.data import audio, dataset
+from keeltune.data.dataset import Row
+from keeltune.models import initialization, loading, processors, tokenizer_training
+from keeltune.objective.formula import Counts, Objective
+from keeltune.objective.predictions import Dense
+from keeltune.recipe import fields
+from keeltune.recipe.fields import TrainTokenizer
 from keeltune.tasks.speech_recognition import SpeechRecognition, normalised, words
 from keeltune.tasks.task import Example, Settings
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests.speakers import (
     APART,
     CTC,
@@ -119,7 +123,7 @@ def test_other_rates_and_channels_are_the_same_sound(tmp_path, rate, channels, k
     wave = np.sin(2 * np.pi * 440 * time)[:, None] * np.linspace(0.2, 0.8, channels)
     path = tmp_path / f"a.{kind}"
     soundfile.write(path, wave, rate)
-    heard = sound.read(path)
+    heard = audio.read(path)
     assert (heard.rate, heard.channels) == (rate, channels)
     wave_at = heard.at(RATE)
     assert abs(len(wave_at) - RATE) <= 1
@@ -177,7 +181,7 @@ def test_ctc_is_the_sum_over_all_alignments(rows):
     batch = {
         "counts": torch.tensor([frames]), "labels": torch.tensor([labels]), "label_lengths": torch.tensor([2]),
     }  # fmt: skip
-    value = task.form.cross_entropy(Dense(logits), batch)
+    value = task.architecture.cross_entropy(Dense(logits), batch)
     assert value.item() == pytest.approx(-math.log(total), rel=1e-12)
 
 
@@ -206,19 +210,19 @@ def test_what_is_written_or_drawn_does_not_depend_on_the_other_recordings(kind, 
     model, task = speaker(kind)
     examples = [e for row in rows for e in task.encode_scored(row, labelled=False)]
     assert len({tuple(e.notes["shapes"].values()) for e in examples}) > 2
-    alone = [task.form.candidates(model, [example], "cpu", 2)[0] for example in examples]
+    alone = [task.architecture.candidates(model, [example], "cpu", 2)[0] for example in examples]
     assert task.candidates(model, examples, "cpu", 2) == alone
     if kind in CTC:
         return
-    assert task.form.candidates(model, examples, "cpu", 2) != alone  # without care
+    assert task.architecture.candidates(model, examples, "cpu", 2) != alone  # without care
     seen: list[set[Any]] = []
-    draw = task.form.sample
+    draw = task.architecture.sample
 
     def noting(model, part, device):
         seen.append({tuple(e.notes["shapes"].values()) for e in part})
         return draw(model, part, device)
 
-    monkeypatch.setattr(task.form, "sample", noting)
+    monkeypatch.setattr(task.architecture, "sample", noting)
     drawn = task.draw(model, examples, "cpu")
     assert [e.key for e in drawn] == [e.key for e in examples]
     assert len(seen) > 2 and all(len(shapes) == 1 for shapes in seen)
@@ -230,7 +234,7 @@ def test_a_teacher_writes_what_it_writes_for_each_recording_alone(tmp_path):
     (file,) = (tmp_path / ".cache").glob("*/targets.jsonl")
     lines = file.read_text("utf-8").splitlines()[1:]
     model, task = speaker("moonshine", 1, max_new_tokens=8)
-    read, _ = data.read(
+    read, _ = dataset.read(
         str(tmp_path / "train.jsonl"), resolve=Path, columns=task.columns, mapping={}, labelled=False, where="w"
     )
     alone = {row.key: task.predict(model, task.encode_scored(row, labelled=False))[0].value for row in read}
@@ -273,7 +277,7 @@ def test_rows_without_text_carry_divergence_alone(rows):
     (bare,) = task.encode(rows[0], labelled=False)
     batch = task.collate([bare, *encoded(task, rows[1:3])])
     student = task.rows(task.forward(model, batch), batch)
-    losses = task.form.losses(student, batch)
+    losses = task.architecture.losses(student, batch)
     assert losses[0] == 0.0 and min(losses[1:]) > 0
     assert task.counts(batch)[0] == len(TEXTS[1]) + len(TEXTS[2])
     reference = Dense(torch.randn(len(student), student.choices))
@@ -289,18 +293,18 @@ def test_rows_without_text_carry_divergence_alone(rows):
 def test_a_text_comes_back_from_its_letters():
     _, task = speaker("wav2vec2")
     texts = ["hello  all", "zéro", " a bell "]
-    tokenizer = newborn.train(TrainTokenizer(train="characters", size=99), texts, ends=False, spells=True)
+    tokenizer = tokenizer_training.train(TrainTokenizer(train="characters", size=99), texts, ends=False, spells=True)
     task.processor.tokenizer = tokenizer
     ids = tokenizer("hello all")["input_ids"]
-    doubled = [j for i in ids for j in (i, i, task.form.blank)]
-    assert task.form.spell(doubled) == "hello all"
+    doubled = [j for i in ids for j in (i, i, task.architecture.blank)]
+    assert task.architecture.spell(doubled) == "hello all"
     assert tokenizer.decode(doubled) == "hello all"  # as stock transformers reads frames
-    assert task.form.spell([]) == ""
+    assert task.architecture.spell([]) == ""
 
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_letters_of_an_encoder_decoder_end(ends):
-    tokenizer = newborn.train(TrainTokenizer(train="characters", size=99), ["hello all", "zéro"], ends=ends)
+    tokenizer = tokenizer_training.train(TrainTokenizer(train="characters", size=99), ["hello all", "zéro"], ends=ends)
     ids = tokenizer("zéro all")["input_ids"]
     assert (ids[-1] == tokenizer.eos_token_id) == ends
     assert tokenizer.decode(ids, skip_special_tokens=True) == "zéro all"
@@ -308,16 +312,18 @@ def test_letters_of_an_encoder_decoder_end(ends):
 
 
 def test_the_rarest_letters_are_left_out():
-    tokenizer = newborn.train(TrainTokenizer(train="characters", size=5), ["aab", "bbz"], ends=False, spells=True)
+    tokenizer = tokenizer_training.train(
+        TrainTokenizer(train="characters", size=5), ["aab", "bbz"], ends=False, spells=True
+    )
     assert tokenizer.get_vocab() == {"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4}
 
 
 def test_a_model_that_spells_in_upper_case_is_told_so(rows):
     _, task = speaker("wav2vec2")
-    upper = newborn.train(
+    upper = tokenizer_training.train(
         TrainTokenizer(train="characters", size=99), [t.upper() for t in TEXTS], ends=False, spells=True
     )
-    loud = SpeechRecognition(models.Pair(upper, task.extractor), task.settings)
+    loud = SpeechRecognition(processors.Pair(upper, task.extractor), task.settings)
     (example,) = loud.encode(rows[4])
     assert upper.decode(example.targets, group_tokens=False) == "A BELL"
     assert not list(loud.row_faults(rows[4], [example]))
@@ -339,7 +345,7 @@ def test_whispers_languages_are_those_of_the_recipe(languages):
 
     model, task = speaker("whisper")
     told = Told()
-    SpeechRecognition(models.Pair(told, task.extractor), Settings(config=model.config, languages=languages))
+    SpeechRecognition(processors.Pair(told, task.extractor), Settings(config=model.config, languages=languages))
     assert told.told == (languages[1], "transcribe" if languages[0] == languages[1] else "translate")
 
 
@@ -462,18 +468,18 @@ def test_a_model_from_nothing_learns_and_is_loaded_by_stock_transformers(tmp_pat
 def test_spec_augment_stays_where_it_is_asked_for():
     rows = [Row({"audio": "", "text": "a"}, "f", 1, "k")]
     tokens = TrainTokenizer(train="characters", size=9)
-    new = recipe.NewModel(new={"model_type": "wav2vec2", "mask_time_prob": 0.07}, tokenizer=tokens)
-    config, _ = newborn.files(new, Anywhere(Path()), SpeechRecognition, rows)  # type: ignore[arg-type]
+    new = fields.NewModel(new={"model_type": "wav2vec2", "mask_time_prob": 0.07}, tokenizer=tokens)
+    config, _ = initialization.files(new, Anywhere(Path()), SpeechRecognition, rows)  # type: ignore[arg-type]
     assert (config.mask_time_prob, config.mask_feature_prob) == (0.07, 0.0)
 
 
 def test_whispers_window_is_whole_seconds(tmp_path):
-    new = recipe.NewModel(
+    new = fields.NewModel(
         new={**spec_of("whisper"), "max_source_positions": 120}, tokenizer={"train": "bpe", "size": 300}
     )
     rows = [Row({"audio": "", "text": "a"}, "f", 1, "k")]
     with pytest.raises(UserError, match="a multiple of 50"):
-        newborn.files(new, Anywhere(tmp_path), SpeechRecognition, rows)  # type: ignore[arg-type]
+        initialization.files(new, Anywhere(tmp_path), SpeechRecognition, rows)  # type: ignore[arg-type]
 
 
 def test_a_teacher_with_other_frames_is_refused(tmp_path):
@@ -481,13 +487,13 @@ def test_a_teacher_with_other_frames_is_refused(tmp_path):
     SIZES["wav2vec2 wide"] = {**SIZES["wav2vec2"], "conv_stride": [5, 8, 8]}
     try:
         rows = [Row({"audio": "", "text": text}, "f", 1, "k") for text in TEXTS]
-        new = recipe.NewModel(new=spec_of("wav2vec2 wide"), tokenizer={"train": "characters", "size": 300})
-        config, processor = newborn.files(new, Anywhere(tmp_path), SpeechRecognition, rows)  # type: ignore[arg-type]
-        models.save(transformers.AutoModelForCTC.from_config(config), processor, tmp_path / "teacher")
+        new = fields.NewModel(new=spec_of("wav2vec2 wide"), tokenizer={"train": "characters", "size": 300})
+        config, processor = initialization.files(new, Anywhere(tmp_path), SpeechRecognition, rows)  # type: ignore[arg-type]
+        loading.save(transformers.AutoModelForCTC.from_config(config), processor, tmp_path / "teacher")
     finally:
         del SIZES["wav2vec2 wide"]
     with pytest.raises(UserError, match="a prediction for each frame"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 # Bad recordings and bad texts
@@ -553,7 +559,7 @@ def test_a_bad_recording_is_refused_by_file_row_and_field(tmp_path, kind):
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"audio": "audio/bad.wav", "text": "one"}) + "\n")
     with pytest.raises(UserError) as caught:
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     (problem,) = caught.value.problems
     assert problem.where == f"{tmp_path / 'train.jsonl'}:13"
     assert problem.field == "audio"
@@ -561,7 +567,7 @@ def test_a_bad_recording_is_refused_by_file_row_and_field(tmp_path, kind):
     import re
 
     assert re.search(message, f"{problem.kind} {problem}")
-    skipped = prepare.gather(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
+    skipped = prepare.prepare(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
     assert len(skipped.rows["train"]) == len(skipped.encoded["train"]) == 12
     assert len(skipped.skipped) == 1
 
@@ -580,7 +586,7 @@ def test_sound_recordings_pass(tmp_path, kind):
     (tmp_path / "a.wav").write_bytes(GOOD[kind])
     row = row_of(tmp_path / "a.wav", "one")
     assert not SpeechRecognition.faults(row)
-    heard = sound.read(row.fields["audio"].path)
+    heard = audio.read(row.fields["audio"].path)
     assert 0.1 < np.abs(heard.wave).max() <= 1.5
     assert len(heard.wave) > 7000
 
@@ -605,10 +611,10 @@ def test_a_text_that_cannot_be_spelt_is_refused(tmp_path, name, text, field, mes
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"audio": "audio/0.wav", "text": text}) + "\n")
     with pytest.raises(UserError, match=message) as caught:
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
     (problem,) = caught.value.problems
     assert (problem.where, problem.field) == (f"{tmp_path / 'train.jsonl'}:13", field)
-    skipped = prepare.gather(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
+    skipped = prepare.prepare(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
     assert len(skipped.rows["train"]) == 12
 
 
@@ -634,7 +640,7 @@ def test_a_recording_longer_than_the_window_is_refused(tmp_path):
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"audio": "audio/long.wav", "text": "one"}) + "\n")
     with pytest.raises(UserError, match=r"long\.wav: 2\.5 s\n.*at most 2 s"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -644,7 +650,7 @@ def test_a_recording_longer_than_the_window_is_refused(tmp_path):
 def test_settings_that_mean_nothing_here_are_refused(tmp_path, field, value, message):
     given = spec(tmp_path, "wav2vec2", "fine-tuning") | {field: value}
     with pytest.raises(UserError, match=message):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "../audio/0.wav", "https://example.org/a.wav"])
@@ -652,7 +658,7 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path, path):
     given = spec(tmp_path, "wav2vec2", "fine-tuning")
     (tmp_path / "train.jsonl").write_text(json.dumps({"audio": path, "text": "one"}) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.jsonl:1 · audio"):
-        prepare.gather(recipe.from_dict(given, tmp_path))
+        prepare.prepare(recipe.from_dict(given, tmp_path))
 
 
 def test_bad_rows_to_score_are_named_too(tmp_path):
@@ -699,7 +705,7 @@ def test_real_clips_encode_and_their_frames_are_the_models(real_data, kind):
     if kind == "whisper":  # its window is two seconds here
         task.extractor.__init__(feature_size=20, chunk_length=30)
     for name, count in (("asr-fsdd", 20), ("asr-ljspeech", 5)):
-        found, problems = data.read(
+        found, problems = dataset.read(
             str(real_data / name / "train.jsonl"), resolve=Path, columns=SpeechRecognition.columns, mapping={}
         )
         assert not problems

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
-from keeltune import surgery
-from keeltune.models import Loaded
-from keeltune.problems import UserError
+from keeltune.models import surgery
+from keeltune.models.loading import Loaded
+from keeltune.utils.errors import UserError
 from tests.writers import DECODERS, ENCODER_DECODERS, SIZES
 
 BERT = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}

@@ -13,14 +13,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from transformers import AutoTokenizer
 
-from keeltune import label_space, prepare, recipe
-from keeltune.data import Row
-from keeltune.evaluation import bootstrap, score
-from keeltune.problems import Problem, UserError
-from keeltune.rows import IGNORED
+from keeltune import recipe
+from keeltune.data.dataset import Row
+from keeltune.data.labels import class_weights_of
+from keeltune.evaluation.bootstrap import bootstrap
+from keeltune.evaluation.scores import score
+from keeltune.objective.predictions import IGNORED
+from keeltune.recipe import fields
 from keeltune.tasks.sentiment_analysis import SentimentAnalysis
 from keeltune.tasks.task import Prediction, Settings
 from keeltune.tasks.text_classification import TextClassification
+from keeltune.training.preparation import encoding
+from keeltune.utils.errors import Problem, UserError
 from tests.conftest import WORDS, word_tokenizer
 
 TEXTS = ["the film is good", "bad", "a very long and dull plot", "it was fine"]
@@ -210,7 +214,7 @@ def test_companions_give_a_reference_ids_of_its_own():
     theirs = word_tokenizer(words=WORDS[::-1])
     task = make(["a", "b"], companions={"reference_0": make(["a", "b"], tokenizer=theirs)})
     rows = [row(text, "a") for text in TEXTS]
-    examples = [e for r in rows for e in prepare._encode(task, r, "train")]
+    examples = [e for r in rows for e in encoding.encode_row(task, r, "train")]
     batch = task.collate(examples)
     expected = theirs(TEXTS, padding=True, return_tensors="pt")
     assert all(torch.equal(batch["reference_0"]["inputs"][name], value) for name, value in expected.items())
@@ -291,7 +295,7 @@ def test_class_weights_of_several_labels_are_bces():
     assert sum(p.count for p in task.decode(rows, batch)) == pytest.approx(4 * 6)
 
 
-def with_weights(weights, tmp_path) -> recipe.Recipe:
+def with_weights(weights, tmp_path) -> fields.Recipe:
     return recipe.from_dict(
         {"task": "text-classification", "method": "fine-tuning", "model": "m", "output": "out",
          "data": {"train": "t.jsonl", "class_weights": weights}}, tmp_path
@@ -301,7 +305,7 @@ def with_weights(weights, tmp_path) -> recipe.Recipe:
 def test_balanced_weights_are_scikit_learns(tmp_path):
     labels = ["b"] * 7 + ["a"] * 2 + ["c"]
     problems: list[Problem] = []
-    found = label_space.class_weights_of(
+    found = class_weights_of(
         with_weights("balanced", tmp_path), TextClassification, [row("t", x) for x in labels], ["c", "b", "a"], problems
     )
     expected = compute_class_weight("balanced", classes=np.array(["c", "b", "a"]), y=labels)
@@ -311,7 +315,7 @@ def test_balanced_weights_are_scikit_learns(tmp_path):
 
 def test_a_weight_of_an_unknown_label_is_named(tmp_path):
     problems: list[Problem] = []
-    label_space.class_weights_of(
+    class_weights_of(
         with_weights({"postive": 2.0}, tmp_path), TextClassification, [], ["negative", "positive"], problems
     )
     assert 'did you mean "positive"' in str(UserError(problems))

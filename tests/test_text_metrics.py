@@ -7,9 +7,9 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from keeltune import language
-from keeltune.registry import find
 from keeltune.tasks.task import Settings
+from keeltune.utils.registry import find
+from keeltune.utils.text import apart, is_chinese
 
 WORDS = [
     "a",
@@ -125,5 +125,5 @@ def test_exact_match_looks_past_spaces():
     ("今天天气", True), ("今天 is fine", False), ("GPT模型很好用", True), ("", False), ("123 !", False),
 ])  # fmt: skip
 def test_chinese_is_told_by_its_characters(text, chinese):
-    assert language.is_chinese(text) is chinese
-    assert language.apart("a今b天").split() == ["a", "今", "b", "天"]
+    assert is_chinese(text) is chinese
+    assert apart("a今b天").split() == ["a", "今", "b", "天"]

@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from keeltune import evaluation, recipe, run
-from keeltune.display import Display
-from keeltune.problems import Diverged
-from keeltune.reviews import make_reviews
-from keeltune.trainer import KeelTrainer, training_arguments
+from keeltune import recipe
+from keeltune.cli.demo_data import make_reviews
+from keeltune.evaluation import prediction
+from keeltune.runs import run, run_folder
+from keeltune.training.arguments import training_arguments
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.errors import Diverged
+from keeltune.utils.progress import Display
 
 QUIET = Display(quiet=True)
 
@@ -49,12 +52,12 @@ def with_scores(monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float
     return weights
 
 
-def train(spec: dict, folder: Path, **training) -> run.Run:
+def train(spec: dict, folder: Path, **training) -> run_folder.Run:
     values = {**spec, "training": {**spec["training"], **training}}
     return run.train(recipe.from_dict(values, folder), display=QUIET)
 
 
-def saved(finished: run.Run) -> dict[str, torch.Tensor]:
+def saved(finished: run_folder.Run) -> dict[str, torch.Tensor]:
     return load_file(finished.folder / "model" / "model.safetensors")
 
 
@@ -80,13 +83,13 @@ def test_the_best_weights_are_exported_and_never_rotated_away(spec, tmp_path, mo
 
 def test_without_validation_the_last_weights_are_exported(spec, tmp_path, monkeypatch):
     last = {}
-    original = evaluation.predict
+    original = prediction.predict
 
     def noting(model, *args, **kwargs):
         last.update({k: v.detach().clone() for k, v in model.state_dict().items()})
         return original(model, *args, **kwargs)
 
-    monkeypatch.setattr(evaluation, "predict", noting)
+    monkeypatch.setattr(prediction, "predict", noting)
     spec["data"] = {"train": "train.jsonl", "test": "validation.jsonl"}
     finished = train(spec, tmp_path)
     assert finished.result["metrics"]["validation"] is None
@@ -135,13 +138,13 @@ def test_evaluations_come_every_so_many_steps_and_after_the_last(spec, tmp_path)
 
 def test_a_part_of_the_validation_rows_while_training_all_of_them_at_the_end(spec, tmp_path, monkeypatch):
     sizes = []
-    original = evaluation.predict
+    original = prediction.predict
 
     def counting(model, task, examples, **how):
         sizes.append(len(examples))
         return original(model, task, examples, **how)
 
-    monkeypatch.setattr(evaluation, "predict", counting)
+    monkeypatch.setattr(prediction, "predict", counting)
     spec["evaluation"] = {"rows": 6, "every": 5}
     train(spec, tmp_path, epochs=2)
     assert sizes == [20, 6, 6, 20, 40]  # before, each epoch, the result, the rows that were learnt

@@ -23,32 +23,23 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, pad
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from keeltune import (
-    batching,
-    build,
-    cache_identity,
-    divergences,
-    fitting,
-    forms,
-    objective,
-    prepare,
-    recipe,
-    registry,
-    rows,
-    self_test,
-    shards,
-    trainer,
-    vocabularies,
-)
-from keeltune.batching import Plan
-from keeltune.data import Row
-from keeltune.families.causal import Causal
-from keeltune.objective import Objective
-from keeltune.references import Model
-from keeltune.references.cached import Cached
-from keeltune.rows import IGNORED, Coarse, Dense, Shared
+from keeltune import recipe
+from keeltune.data.dataset import Row
+from keeltune.models import tokenizer_match
+from keeltune.objective import divergences, formula, predictions, stored_predictions
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import IGNORED, Coarse, Dense, Shared
+from keeltune.objective.references import adapter_off
+from keeltune.objective.references.cached import Cached
+from keeltune.objective.references.model import Model
+from keeltune.tasks.families.causal import Causal
 from keeltune.tasks.task import Example
-from keeltune.trainer import KeelTrainer
+from keeltune.training import batch_plan, build, reference_choice, self_test
+from keeltune.training.batch_plan import Plan
+from keeltune.training.cache import identity
+from keeltune.training.preparation import compatibility, prepare
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import distributed, registry, tensor_store
 from tests import (
     test_batching,
     test_cache,
@@ -165,7 +156,7 @@ def references_that_are_equal_agree(tiny, tmp_path) -> None:
     answers = []
     for reference in (teacher, turned, other):
         spec = test_run.spec_of("distillation", tiny("bert"), reference=str(reference))
-        job = build.build(prepare.gather(recipe.from_dict(spec, folder)))
+        job = build.build(prepare.prepare(recipe.from_dict(spec, folder)))
         job.reference.model.cpu()
         batch = job.material.task.collate(job.plan.micro_batch(0, 0, 0))
         answers.append(job.reference.rows(batch).log_probs(slice(None)))
@@ -257,7 +248,7 @@ def counts_of_one_micro_batch(original, self, iterator, number, device):
 def micro_batches_before_steps(original, self, epoch):
     """Rows are put together for a forward pass, and forward passes for a step: the usual order of things."""
     random = np.random.default_rng([self.seed, epoch])
-    small = batching.steps_of_similar_length(self._lengths, self.step_size // self.cuts, random)
+    small = batch_plan.steps_of_similar_length(self._lengths, self.step_size // self.cuts, random)
     return [np.concatenate(small[i : i + self.cuts]) for i in range(0, len(small), self.cuts)]
 
 
@@ -311,7 +302,7 @@ def padding_copied(original, self, student, reference, anchored=None):
 
 def as_many_tokens(original, ours, theirs, *rows):
     kind = "same" if len(ours) == len(theirs) else "different"
-    return vocabularies.Relation(kind, range(len(ours)))
+    return tokenizer_match.Relation(kind, range(len(ours)))
 
 
 def kept_choices(original, self, log_probs, part):
@@ -406,7 +397,7 @@ def the_next_places(original, self, places):
     return original(self, [every[(len(TAKEN) + i) % len(every)] for i in range(len(places))])
 
 
-TAKEN: list[shards.Place] = []
+TAKEN: list[tensor_store.Place] = []
 
 
 class Trap(NamedTuple):
@@ -428,20 +419,21 @@ TRAPS = [
          accumulation_changes_nothing, GRADIENT),
     Trap(1, "divided by the number of ranks once more", around(
          KeelTrainer, "compute_loss", no_factor_for_the_mean_of_ddp), two_ranks_are_one, GRADIENT),
-    Trap(1, "a rank divides by its own count", around(trainer, "_over_ranks", lambda original, values, device: values),
+    Trap(1, "a rank divides by its own count", around(
+         distributed, "summed_over_ranks", lambda original, values, device: values),
          two_ranks_are_one, GRADIENT),
     Trap(1, "padding is read", around(registry.find("tasks", "text-classification"), "pad", padding_that_is_read),
          padding_changes_nothing, CLOSE),
     Trap(2, "T² in the value alone", around(Objective, "total", t_squared_in_the_value_alone), t_squared, CLOSE),
     Trap(2, "no T² at all", around(Objective, "total", lambda original, self, *a: original(self, *a) / 4),
          self_test_passes, "divergence of the student from uniform"),
-    Trap(2, "softmax skipped for the default", around(rows, "_log_softmax", no_softmax_at_temperature_1),
+    Trap(2, "softmax skipped for the default", around(predictions, "_log_softmax", no_softmax_at_temperature_1),
          the_formula_by_hand, CLOSE),
     Trap(3, "a hidden cross-entropy", around(Objective, "total", a_hidden_cross_entropy),
          self_test_passes, "divergence of the student from itself"),
     Trap(3, "a hidden cross-entropy", around(Objective, "total", a_hidden_cross_entropy),
          equal_to_the_student["reverse-kl"], r"assert .* == 0 ±"),
-    Trap(4, "compared in bf16", around(rows, "full_precision", lambda original, x: x),
+    Trap(4, "compared in bf16", around(predictions, "full_precision", lambda original, x: x),
          a_large_vocabulary, r"assert .* == .* ±"),
     Trap(4, "rounded below zero", lambda patch: patch.setitem(
          divergences.reverse_kl.__globals__, "kl", partial(kl_as_rounded, None)),
@@ -454,15 +446,17 @@ TRAPS = [
     Trap(5, "rows of no token copied from the student", around(Objective, "total", padding_copied),
          shared_by_hand, CLOSE),
     Trap(5, "rows of no token cut, not renormalised", around(
-         rows, "cut", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
-    Trap(5, "labels paired by their place", around(build, "_in_order", lambda original, task, order: task.rows),
+         predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
+    Trap(5, "labels paired by their place", around(
+         reference_choice, "reordered", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
-    Trap(6, "as many tokens taken for the same tokens", around(fitting, "_same_encoding", lambda original, a, b, probes:
+    Trap(6, "as many tokens taken for the same tokens", around(
+         compatibility, "_same_encoding", lambda original, a, b, probes:
          len(a.processor) == len(b.processor)), references_that_are_equal_agree, "tokenizer: "),
-    Trap(6, "as many tokens taken for the same choices", around(vocabularies, "compare", as_many_tokens),
+    Trap(6, "as many tokens taken for the same choices", around(tokenizer_match, "compare", as_many_tokens),
          other_tokens, "DID NOT RAISE"),
     Trap(6, "as many labels taken for the same labels", around(
-         fitting, "known_names", lambda original, head, names: names), other_labels, "DID NOT RAISE"),
+         compatibility, "known_names", lambda original, head, names: names), other_labels, "DID NOT RAISE"),
     Trap(7, "top-k renormalised on both sides", all_of(around(Coarse, "comparable", kept_choices_renormalised),
          around(Coarse, "log_probs", no_tail_renormalised)),
          test_rows.test_the_top_k_is_not_renormalised_and_the_tail_not_dropped, r"assert .* == .* ±"),
@@ -474,14 +468,15 @@ TRAPS = [
          the_mask, r"assert .* == .* ±"),
     Trap(9, "a mask that masks nothing", around(Objective, "total", a_mask_that_masks_nothing),
          test_objective.test_predictions_outside_the_mask_get_no_gradient_of_the_divergence, "torch.equal|zeros"),
-    Trap(10, "rows without a label summed", lambda patch: patch.setattr(rows, "IGNORED", -1),
+    Trap(10, "rows without a label summed", lambda patch: patch.setattr(predictions, "IGNORED", -1),
          a_row_without_a_label_is_neither_summed_nor_counted, CLOSE),
-    Trap(10, "rows without a label summed", lambda patch: patch.setattr(rows, "IGNORED", -1), every_label, CLOSE),
+    Trap(10, "rows without a label summed", lambda patch: patch.setattr(
+         predictions, "IGNORED", -1), every_label, CLOSE),
     Trap(10, "rows without a label counted", around(KeelTrainer, "get_batch_samples", every_row_counted),
          a_row_without_a_label_is_neither_summed_nor_counted, CLOSE),
     Trap(10, "the end of text as padding", around(
          PreTrainedTokenizerBase, "add_special_tokens", the_end_of_text_as_padding), a_pad_token_of_its_own, "== 25"),
-    Trap(10, "a constant where nothing counts", around(objective, "per", a_constant_for_nothing),
+    Trap(10, "a constant where nothing counts", around(formula, "divide", a_constant_for_nothing),
          nothing_to_count, "does not require grad"),
     Trap(11, "a cross-entropy that is called KL", in_place_of("forward-kl", a_cross_entropy),
          equal_to_the_student["forward-kl"], r"assert .* == 0 ±"),
@@ -489,23 +484,26 @@ TRAPS = [
          self_test_passes, "divergence of the student from itself"),
     Trap(12, "Jensen–Shannon not divided by β (1 − β)", in_place_of("jensen-shannon", jensen_shannon_of_the_textbook),
          both_ends, r"assert .* < |assert False"),
-    Trap(13, "the last, shorter slice lost", around(objective, "slices", whole_slices_only), slices_of_any_size, CLOSE),
+    Trap(13, "the last, shorter slice lost", around(
+         predictions, "slices", whole_slices_only), slices_of_any_size, CLOSE),
     Trap(14, "answers paired with the batch by number", around(Cached, "_columns", the_next_places),
          test_cache.test_the_divergence_is_computed_on_the_cached_rows, "equal"),
     Trap(15, "a cache that does not know its teacher", around(
-         cache_identity, "weights_digest", lambda original, source: "a teacher"),
+         identity, "weights_digest", lambda original, source: "a teacher"),
          test_cache.test_each_mismatch_is_refused_with_the_field_and_both_values, "DID NOT RAISE"),
     Trap(15, "a cache that does not know its tokenizer", around(
-         vocabularies, "tokenizer_digest", lambda original, tokenizer: "a tokenizer"),
+         tokenizer_match, "tokenizer_digest", lambda original, tokenizer: "a tokenizer"),
          test_cache.test_each_mismatch_is_refused_with_the_field_and_both_values, "assert |RAISE"),
-    Trap(15, "ids of two bytes for any vocabulary", around(forms, "id_dtype", lambda original, choices: torch.int16),
+    Trap(15, "ids of two bytes for any vocabulary", around(
+         stored_predictions, "id_dtype", lambda original, choices: torch.int16),
          test_cache.test_ids_of_any_size_are_kept, "assert "),
     Trap(16, "a cache that does not look at what was read", around(
-         cache_identity, "content_of", lambda original, example: bytes(32)),
+         identity, "content_of", lambda original, example: bytes(32)),
          test_cache.test_a_row_that_is_read_otherwise_is_refused, "RAISE"),
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
-    Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(build, "AdapterOff", lambda *a, **how: None),
+    Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(
+         adapter_off, "AdapterOff", lambda *a, **how: None),
          partial(test_run.test_lora, method="cross-domain"), "assert 0.0 > 0"),
     Trap(17, "an adapter that does not start at zero", lambda patch: patch.setattr(
          peft, "LoraConfig", partial(peft.LoraConfig, init_lora_weights=False)),
@@ -519,7 +517,7 @@ TRAPS = [
     Trap(19, "randomness of the global generator in a batch", around(Plan, "__getitem__", words_lost_at_random),
          a_killed_run_goes_on_bit_for_bit, r"where False = same\("),
     Trap(19, "an order of the global generator", around(
-         batching, "steps_of_similar_length", an_order_of_the_global_generator),
+         batch_plan, "steps_of_similar_length", an_order_of_the_global_generator),
          test_batching.test_order_is_a_function_of_seed_and_epoch_and_nothing_else, "assert "),
     Trap(8, "the first answer token is not predicted", around(Causal, "marked", one_token_late),
          test_writing.test_a_target_is_predicted_from_its_first_token_to_its_end, "assert "),

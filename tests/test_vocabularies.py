@@ -12,10 +12,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from keeltune.models import prepare_tokenizer
-from keeltune.newborn import train
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.vocabularies import Token, compare, tokenizer_digest, tokens
+from keeltune.models.processors import prepare_tokenizer
+from keeltune.models.tokenizer_match import Token, compare, tokenizer_digest, tokens
+from keeltune.models.tokenizer_training import train
+from keeltune.recipe.fields import TrainTokenizer
 from tests.conftest import WORDS, word_tokenizer
 from tests.writers import PAIRS
 
@@ -138,7 +138,8 @@ def test_the_digest_is_the_same_after_saving_and_in_another_process(tmp_path):
     tokenizer = trained("bpe")
     tokenizer.save_pretrained(tmp_path)
     code = (
-        "import sys; from transformers import AutoTokenizer; from keeltune.vocabularies import tokenizer_digest; "
+        "import sys; from transformers import AutoTokenizer; "
+        "from keeltune.models.tokenizer_match import tokenizer_digest; "
         "print(tokenizer_digest(AutoTokenizer.from_pretrained(sys.argv[1])))"
     )
     seeded = {**os.environ, "PYTHONHASHSEED": "1"}  # sets and their like in another order

@@ -7,9 +7,9 @@ import gc
 import pytest
 import torch
 
-from keeltune.families import vocabulary
-from keeltune.objective import Counts, Objective
-from keeltune.rows import Dense, Projected
+from keeltune.objective.formula import Counts, Objective
+from keeltune.objective.predictions import Dense, Projected
+from keeltune.tasks.families import lm_head
 from tests.writers import DECODERS, ENCODER_DECODERS, rows, writer
 
 WRITERS = [*ENCODER_DECODERS, *DECODERS]
@@ -61,7 +61,7 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(architecture):
         if how == "whole":
             made = Dense(model(**batch["inputs"]).logits[batch["places"]])
         else:
-            made = vocabulary.rows(vocabulary.forward(model, batch, large), batch)
+            made = lm_head.rows(lm_head.forward(model, batch, large), batch)
         loss = task.cross_entropy(made, batch) / 7
         loss.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -85,7 +85,7 @@ def test_what_is_written_is_the_likeliest_next_token_and_depends_on_no_company(a
             begin = len(ids)
             inputs = {}
         else:
-            ids, begin = [task.form.start], 1
+            ids, begin = [task.architecture.start], 1
             inputs = {k: torch.tensor([v]) for k, v in example.inputs.items() if k != "decoder_input_ids"}
         name = "input_ids" if architecture in DECODERS else "decoder_input_ids"
         with torch.no_grad():
@@ -110,7 +110,7 @@ def test_a_target_is_predicted_from_its_first_token_to_its_end():
     assert prompt == "the film is good\nTranslation:"
     _, task = writer("bart")
     (example,) = task.encode(rows()[0])
-    assert example.inputs["decoder_input_ids"] == [task.form.start, *example.targets[:-1]]
+    assert example.inputs["decoder_input_ids"] == [task.architecture.start, *example.targets[:-1]]
     assert example.targets[-1] == task.tokenizer.eos_token_id
 
 
@@ -132,7 +132,7 @@ def test_peak_memory_grows_with_the_slice_and_not_with_the_vocabulary_times_the_
         teacher = torch.randn(n, 16)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             student, reference = make(hidden), Projected(teacher, lambda h: head(h).detach(), 60_000)
-            from keeltune.rows import cross_entropy
+            from keeltune.objective.predictions import cross_entropy
 
             terms = Objective(weight=0.5)(cross_entropy(student, targets), student, reference, counts=Counts(n, n))
         terms.loss.backward()

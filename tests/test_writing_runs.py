@@ -11,8 +11,8 @@ import transformers
 
 import keeltune as kt
 from keeltune import recipe
-from keeltune.display import Display
-from keeltune.problems import UserError
+from keeltune.utils.errors import UserError
+from keeltune.utils.progress import Display
 from tests.writers import PAIRS, folder_of, writer
 
 QUIET = Display(quiet=True)
@@ -133,13 +133,13 @@ def test_the_prompt_is_the_recipes_and_a_long_document_is_cut_inside_it(tmp_path
 
 
 def kt_row(document: str, summary: str):
-    from keeltune.data import Row
+    from keeltune.data.dataset import Row
 
     return Row({"document": document, "summary": summary}, "f", 1, "k")
 
 
 def test_chats_train_on_what_the_assistant_says_alone(tmp_path):
-    from keeltune.data import Row
+    from keeltune.data.dataset import Row
 
     _, task = writer("llama", task="text-generation")
     task.tokenizer.chat_template = (

@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 import keeltune as kt
-from keeltune import build, prepare, recipe, shards
-from keeltune.display import Display
-from keeltune.families.form import Form
-from keeltune.families.seq2seq import Seq2Seq
-from keeltune.problems import OutOfResources, UserError
-from keeltune.references import Model
-from keeltune.rows import IGNORED
-from keeltune.trainer import KeelTrainer
+from keeltune import recipe
+from keeltune.objective.predictions import IGNORED
+from keeltune.objective.references.model import Model
+from keeltune.tasks.families.architecture import Architecture
+from keeltune.tasks.families.seq2seq import Seq2Seq
+from keeltune.training import build
+from keeltune.training.preparation import prepare
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import tensor_store
+from keeltune.utils.errors import OutOfResources, UserError
+from keeltune.utils.progress import Display
 from tests.test_writing_runs import spec
 from tests.writers import PAIRS, rows, writer
 
@@ -87,11 +90,11 @@ def test_the_file_is_used_again_by_key_and_belongs_to_its_teacher(tmp_path, monk
 
 
 def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
-    from keeltune import written
+    from keeltune.training import target_generation
 
     given = spec(tmp_path, "translation", "marian", "distillation")
     given["generation"] = {"targets": "reference", "max_new_tokens": 8}
-    monkeypatch.setattr(written, "BATCH", 2)
+    monkeypatch.setattr(target_generation, "BATCH", 2)
     original = Seq2Seq.candidates
     calls: list[int] = []
 
@@ -112,7 +115,7 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
         raise OSError("killed")
 
     with monkeypatch.context() as patch:  # while the file is written anew
-        patch.setattr(shards.os, "fsync", full)
+        patch.setattr(tensor_store.os, "fsync", full)
         with pytest.raises((OSError, OutOfResources)):
             train(given, tmp_path, "cut", overwrite=True)
     assert texts_in(tmp_path) == kept
@@ -223,7 +226,7 @@ def test_what_needs_a_teacher_is_refused_without_one(tmp_path, method, changes, 
 
 
 def test_a_form_that_draws_nothing_says_so():
-    class Silent(Form):
+    class Silent(Architecture):
         def encode(self, row, target):
             raise AssertionError
 
@@ -258,7 +261,7 @@ def test_texts_of_the_source_model_carry_d_alone(tmp_path, task, architecture, m
     assert all(torch.equal(one[name], other[name]) for name in one)
     lines = [json.loads(line) for line in written.splitlines()[1:]]
     assert len(lines) == len(PAIRS)
-    material = prepare.gather(recipe.from_dict({**given, "output": "third"}, tmp_path))
+    material = prepare.prepare(recipe.from_dict({**given, "output": "third"}, tmp_path))
     job = build.build(material)
     drawn = {e.key for e in material.examples["generated"]}
     assert len(drawn) == len(PAIRS) - 1
@@ -271,7 +274,7 @@ def test_texts_of_the_source_model_carry_d_alone(tmp_path, task, architecture, m
     if task == "text-generation":  # from nothing: the first token, then what the model said
         start = job.material.task.tokenizer.bos_token_id
         first_ids = {row.inputs["input_ids"][0] for row in held}
-        assert first_ids <= {start, *job.material.task.form.end}
+        assert first_ids <= {start, *job.material.task.architecture.end}
     assert first.result["objective"]["divergence"] >= 0
 
 
@@ -281,7 +284,7 @@ def test_source_inputs_without_a_text_get_the_source_models(tmp_path):
     lines = "".join(json.dumps({"source": source}) + "\n" for source, _ in PAIRS[:5])
     (tmp_path / "old.jsonl").write_text(lines, encoding="utf-8")
     given["data"] |= {"source": {"unlabeled": "old.jsonl"}}
-    material = prepare.gather(recipe.from_dict(given | {"output": "out"}, tmp_path))
+    material = prepare.prepare(recipe.from_dict(given | {"output": "out"}, tmp_path))
     job = build.build(material)
     made = material.examples["source_unlabeled"]
     assert len(texts_in(tmp_path)) == 5

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import transformers
 
-from keeltune import newborn
-from keeltune.data import Row
-from keeltune.recipe_fields import TrainTokenizer
-from keeltune.registry import find
+from keeltune.data.dataset import Row
+from keeltune.models import initialization, tokenizer_training
+from keeltune.recipe.fields import TrainTokenizer
 from keeltune.tasks.task import Settings, Task
+from keeltune.utils.registry import find
 
 PAIRS = [
     ("the film is good", "der Film ist gut"),
@@ -48,18 +48,18 @@ DECODERS = ("gpt2", "llama", "mistral", "qwen2", "gemma", "gemma2", "olmo", "coh
 
 def tokenizer(*, ends: bool = True, size: int = 300) -> Any:
     texts = [text for pair in PAIRS for text in pair]
-    return newborn.train(TrainTokenizer(train="bpe", size=size), texts, ends=ends)
+    return tokenizer_training.train(TrainTokenizer(train="bpe", size=size), texts, ends=ends)
 
 
 def writer(architecture: str, seed: int = 0, task: str = "translation", **settings: Any) -> tuple[Any, Task]:
     """(model, task) of a small random model of this architecture."""
     words = tokenizer(ends=architecture in ENCODER_DECODERS)
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture])
-    newborn._fit(config, words, {})
+    initialization._fit(config, words, {})
     found = find("tasks", task)
-    from keeltune import models
+    from keeltune.models import loading
 
-    auto = models.pick(found.auto_models, config, "", "model")
+    auto = loading.pick(found.auto_models, config, "", "model")
     torch.manual_seed(seed)
     model = getattr(transformers, auto).from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters

@@ -12,53 +12,56 @@ Names are imported when they are first used, so that `import keeltune` and `keel
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from keeltune.utils import public_paths
+from keeltune.utils.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from keeltune import divergences as divergences
-    from keeltune import references as references
     from keeltune import tasks as tasks
     from keeltune.advisor import advise as advise
-    from keeltune.apply import evaluate as evaluate
-    from keeltune.apply import predict as predict
-    from keeltune.objective import Counts as Counts
-    from keeltune.objective import Objective as Objective
-    from keeltune.objective import Terms as Terms
-    from keeltune.problems import UserError as UserError
+    from keeltune.objective import divergences as divergences
+    from keeltune.objective import references as references
+    from keeltune.objective.formula import Counts as Counts
+    from keeltune.objective.formula import Objective as Objective
+    from keeltune.objective.formula import Terms as Terms
+    from keeltune.objective.predictions import Coarse as Coarse
+    from keeltune.objective.predictions import Dense as Dense
+    from keeltune.objective.predictions import Projected as Projected
+    from keeltune.objective.predictions import cross_entropy as cross_entropy
     from keeltune.recipe import Recipe as Recipe
     from keeltune.recipe import load as load_recipe  # noqa: F401
-    from keeltune.rows import Coarse as Coarse
-    from keeltune.rows import Dense as Dense
-    from keeltune.rows import Projected as Projected
-    from keeltune.rows import cross_entropy as cross_entropy
-    from keeltune.run import Run as Run
-    from keeltune.seeds import train as train
+    from keeltune.runs.inference import evaluate as evaluate
+    from keeltune.runs.inference import predict as predict
+    from keeltune.runs.run import train as train
+    from keeltune.runs.run_folder import Run as Run
+    from keeltune.utils.errors import UserError as UserError
 
-__version__ = "0.1.0"
+public_paths.install()
 
 _HOME = {
-    "Coarse": "rows",
-    "Counts": "objective",
-    "Dense": "rows",
-    "Objective": "objective",
-    "Projected": "rows",
+    "Coarse": "objective.predictions",
+    "Counts": "objective.formula",
+    "Dense": "objective.predictions",
+    "Objective": "objective.formula",
+    "Projected": "objective.predictions",
     "Recipe": "recipe",
-    "Run": "run",
-    "Terms": "objective",
-    "UserError": "problems",
+    "Run": "runs.run_folder",
+    "Terms": "objective.formula",
+    "UserError": "utils.errors",
     "advise": "advisor",
-    "cross_entropy": "rows",
-    "evaluate": "apply",
+    "cross_entropy": "objective.predictions",
+    "evaluate": "runs.inference",
     "load_recipe": "recipe",
-    "predict": "apply",
-    "train": "seeds",
+    "predict": "runs.inference",
+    "train": "runs.run",
 }
-_FOLDERS = ("divergences", "references", "tasks")
+_SHELVES = {"divergences": "objective.divergences", "references": "objective.references", "tasks": "tasks"}
 
-__all__ = [*_HOME, *_FOLDERS]  # noqa: PLE0604  (strings, all of them)
+__all__ = [*_HOME, *_SHELVES]  # noqa: PLE0604  (strings, all of them)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FOLDERS:
-        return import_module(f"keeltune.{name}")
+    if name in _SHELVES:
+        return import_module(f"keeltune.{_SHELVES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'keeltune' has no attribute {name!r}; it has {', '.join(__all__)}")
     module = import_module(f"keeltune.{_HOME[name]}")

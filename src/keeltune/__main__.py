@@ -1,3 +1,5 @@
-from keeltune.cli import main
+from __future__ import annotations
+
+from keeltune.cli.app import main
 
 main()

@@ -12,15 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from keeltune import apply, domains, evaluation, gate, run, seeds
-from keeltune.advisor.facts import Arm, without_columns
+from keeltune.advisor.candidates import Arm, without_columns
 from keeltune.advisor.verdict import Scored
-from keeltune.analysis.overfitting import scale_of
-from keeltune.display import Display
-from keeltune.problems import anew_without
-from keeltune.recipe import Recipe, from_dict
-from keeltune.results import read_lines, write_json
+from keeltune.evaluation.overfitting import scale_of
+from keeltune.evaluation.scores import scores_of
+from keeltune.evaluation.seed_bootstrap import clustered, draws
+from keeltune.recipe import from_dict
+from keeltune.recipe.fields import Recipe
+from keeltune.reports.findings import forgetting, overruled_labels, teacher
+from keeltune.runs import inference, run, run_folder
+from keeltune.runs.run_folder import Run
 from keeltune.tasks.task import Task
+from keeltune.utils.errors import anew_without
+from keeltune.utils.files import read_lines, write_json
+from keeltune.utils.progress import Display
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Pilots:
     def place(self, arm: Arm, share: float, seed: int) -> Path:
         return self.folder / f"{arm.name.replace(' ', '-')}-{share:g}-seed-{seed}"
 
-    def run(self, arm: Arm, share: float, seed: int) -> run.Run:
+    def run(self, arm: Arm, share: float, seed: int) -> Run:
         """A pilot's run: the arm's recipe without its test rows, over a share of its steps."""
         values = copy.deepcopy(arm.values)
         values["data"].pop("test", None)
@@ -61,7 +66,7 @@ class Pilots:
         place = self.place(arm, share, seed)
         values["output"] = str(place)
         self.display.say(f"pilot: {arm.name}, {share:.0%} of the steps, seed {seed}")
-        begun, new = time.monotonic(), run.finished(place) is None
+        begun, new = time.monotonic(), run_folder.finished(place) is None
         made = from_dict(values, self.recipe.folder)
         with anew_without(place):
             done = run.train(made, resume=place.is_dir(), display=Display(quiet=True))
@@ -87,7 +92,7 @@ class Pilots:
 
     def task(self, place: Path) -> Task:
         """The task of all pilots, from the first one that is asked for: to open a run loads its weights."""
-        self._task = self._task or apply.open_model(place, None).task
+        self._task = self._task or inference.open_model(place, None).task
         return self._task
 
     def scores(self, arm: Arm, rung: Rung) -> Scored:
@@ -101,13 +106,13 @@ class Pilots:
             files = [place / "predictions" / where / f"{split}.jsonl" for place in places]
             if not all(file.is_file() for file in files):
                 return None
-            return [seeds.clustered(task, read_lines(file)) for file in files]
+            return [clustered(task, read_lines(file)) for file in files]
 
         def drawn(found: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [sign * seeds.draws(task, table)[metric] for table in found]
+            return [sign * draws(task, table)[metric] for table in found]
 
         def values(found: Sequence[np.ndarray]) -> list[float]:
-            scores = [evaluation.scores_of(task, table, intervals=False).metrics[metric] for table in found]
+            scores = [scores_of(task, table, intervals=False).metrics[metric] for table in found]
             return [sign * score for score in scores]
 
         target, source, before = (
@@ -150,14 +155,14 @@ def _rounded(share: float) -> float:
     return math.floor(share * 10**digits) / 10**digits
 
 
-def evidence(done: Mapping[str, run.Run]) -> list[str]:
+def evidence(done: Mapping[str, Run]) -> list[str]:
     """What the pilots measured on the way: the teacher, forgetting, how far the domains are, labels overruled."""
     said: list[str] = []
     judged = next((gated for one in done.values() if (gated := one.result["reference"]["gate"])), None)
-    said += gate.lines(judged)
+    said += teacher.findings(judged)
     for name, one in done.items():
         if name == "plain":
-            said += domains.lines(one.result)
+            said += forgetting.findings(one.result)
         elif name == "anchored":
-            said += domains.veto_lines(one.result["veto"], taught=False)
+            said += overruled_labels.findings(one.result["veto"], taught=False)
     return list(dict.fromkeys(said))

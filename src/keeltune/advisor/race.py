@@ -20,28 +20,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keeltune import prepare, run
 from keeltune.advisor import verdict
-from keeltune.advisor.facts import PLAIN, Arm, candidates, check, columns_of, given, plain_arm
+from keeltune.advisor.candidates import PLAIN, Arm, candidate_arms, check, columns_of, given, plain_arm
 from keeltune.advisor.pilots import Pilots, Rung, evidence, oriented, rung_for
 from keeltune.advisor.verdict import Scored
-from keeltune.display import Display
-from keeltune.problems import Diverged, Problem, Stopped, UserError
-from keeltune.recipe import Recipe, from_dict, opened
-from keeltune.report import advice
-from keeltune.results import write_json, write_text
-from keeltune.words import Said
+from keeltune.recipe import from_dict, opened
+from keeltune.recipe.fields import Recipe
+from keeltune.reports import advice_page
+from keeltune.runs import run_folder
+from keeltune.training.preparation import prepare
+from keeltune.utils.errors import Diverged, Problem, Stopped, UserError
+from keeltune.utils.files import write_json, write_text
+from keeltune.utils.messages import Message
+from keeltune.utils.progress import Display
 
 FULL_RUNS = 3.0
 """The budget where none is given: so many whole plain runs."""
+
 WEIGHT = 0.5
 """What the old domain counts where one is named."""
+
 OVER = 1.1
 """How far a budget may be overdrawn to end a round of pilots, which is of use only as a whole."""
+
 KEPT = 2
 """Arms beside plain fine-tuning that reach the second rung."""
+
 FIRST = 0.4
 """What the first rung may take of the budget, where there are two."""
+
 FEWER, QUARTER = "plain on a quarter of the rows", 0.25
 
 
@@ -78,7 +85,7 @@ def advise(
     display = display or Display()
     if made.data.validation is None:
         expected = "rows to compare the methods on, which are no test rows"
-        raise UserError(made.problem("data.validation", expected=expected, mend="add data.validation: 0.1, say"))
+        raise UserError(made.problem("data.validation", expected=expected, fix="add data.validation: 0.1, say"))
     folder = made.path(made.output)
     check(made, teacher, pool, source_texts)
     weight = (WEIGHT if made.data.source.validation else 0.0) if source_weight is None else source_weight
@@ -86,8 +93,8 @@ def advise(
     race = Race(made, [plain_arm(made)], {}, pilots, weight, max_source_drop, folder)
     race.seconds = _seconds(budget)
     try:
-        race.arms, race.out = candidates(made, given(made, teacher, pool, source_texts))
-        material = prepare.gather(from_dict(race.arms[0].values, made.folder))
+        race.arms, race.out = candidate_arms(made, given(made, teacher, pool, source_texts))
+        material = prepare.prepare(from_dict(race.arms[0].values, made.folder))
         pilots.steps = material.steps
         pilots.columns = columns_of(material, ("validation", "source_validation"))
         race.go()
@@ -113,7 +120,7 @@ class Race:
         self.recipe, self.arms, self.out, self.pilots = recipe, arms, out, pilots
         self.weight, self.max_drop, self.folder = weight, max_drop, folder
         self.seconds: float | None = None
-        self.done: dict[str, run.Run] = {}
+        self.done: dict[str, run_folder.Run] = {}
         self.rungs: list[tuple[Rung, dict[str, Scored]]] = []
         self.curve: tuple[dict[str, Any], float, int] | None = None
 
@@ -188,12 +195,12 @@ class Race:
                     self.rungs[-1] = (so_far, scored)
                 self.write(complete=False)
 
-    def _try(self, arm: Arm, share: float, seed: int) -> run.Run | None:
+    def _try(self, arm: Arm, share: float, seed: int) -> run_folder.Run | None:
         """A pilot's run; an arm whose training diverges is out, with the reason."""
         try:
             done = self.pilots.run(arm, share, seed)
         except Diverged as error:
-            self.out[arm.name] = Said("its pilot diverged: {error}", error=str(error))
+            self.out[arm.name] = Message("its pilot diverged: {error}", error=str(error))
             return None
         self.done[arm.name] = done
         return done
@@ -203,7 +210,7 @@ class Race:
         name, plain, taught = "distilled", self.rungs[-1][1].get(PLAIN), self._gate()
         if name in self.done and plain is not None and taught is not None and taught[1] <= max(plain.targets):
             template = "the teacher ({metric} {score:.4g}) is no better than a plain student's pilot"
-            self.out[name] = Said(template, metric=self._metric(), score=taught[0])
+            self.out[name] = Message(template, metric=self._metric(), score=taught[0])
 
     def _ranked(self) -> list[dict[str, Any]]:
         """The arms of the last rung that has plain and another one, then those of earlier rungs alone."""
@@ -221,7 +228,7 @@ class Race:
         last = [line for line in lines if line["rung"] == lines[0]["rung"]]
         order = [arm.name for arm in self.arms]
         allowed = [line for line in last if line["arm"] not in self.out] or last
-        chosen = {"arm": PLAIN, "p_better": None, "sure": False, "reason": Said("nothing was compared yet")}
+        chosen = {"arm": PLAIN, "p_better": None, "sure": False, "reason": Message("nothing was compared yet")}
         if allowed:
             chosen = verdict.decided(allowed, order, PLAIN)
         arm = next(arm for arm in self.arms if arm.name == chosen["arm"])
@@ -251,7 +258,7 @@ class Race:
         }
         write_text(self.folder / "recommended.yaml", self._recipe(arm).dump())
         write_json(self.folder / "advice.json", card)
-        write_text(self.folder / "advice.html", advice.page(card, self.recipe.report.language))
+        write_text(self.folder / "advice.html", advice_page.page(card, self.recipe.report.language))
         return card
 
     def stopped(self) -> None:
@@ -283,7 +290,7 @@ class Race:
         rows, texts = self._rows()
         if texts:
             template = "{texts} texts without labels, {ratio:.1f} for each of {rows} labelled rows"
-            said.append(Said(template, texts=texts, rows=rows, ratio=texts / rows))
+            said.append(Message(template, texts=texts, rows=rows, ratio=texts / rows))
         if self.curve is not None:
             found, share, few = self.curve
             template = (
@@ -292,7 +299,7 @@ class Race:
             )
             low, high = found["interval"]
             named = {"metric": self._metric(), "gain": found["gain"], "low": low, "high": high}
-            said.append(Said(template, few=few, rows=rows, share=share, **named))
+            said.append(Message(template, few=few, rows=rows, share=share, **named))
         return said
 
     def _metric(self) -> str | None:
@@ -312,17 +319,17 @@ class Race:
             rows = self.done[PLAIN].result["data"]["train"]["rows"] if PLAIN in self.done else 0
             if rows:
                 said.append(
-                    Said("with {rows} texts without labels and a good teacher: {arm}",
-                         rows=5 * rows, arm=Said("distilled with a pool"))
+                    Message("with {rows} texts without labels and a good teacher: {arm}",
+                         rows=5 * rows, arm=Message("distilled with a pool"))
                 )  # fmt: skip
         if "anchored on source inputs" in self.out and self.recipe.data.source.validation:
-            arm = Said("anchored on source inputs")
-            said.append(Said("with inputs of the old domain (no labels needed): {arm}", arm=arm))
+            arm = Message("anchored on source inputs")
+            said.append(Message("with inputs of the old domain (no labels needed): {arm}", arm=arm))
         return said
 
 
 def _turning(name: str, at: float) -> str:
-    return Said("if the old domain counted {at:.2f} of the whole: {arm}", at=at, arm=Said(name))
+    return Message("if the old domain counted {at:.2f} of the whole: {arm}", at=at, arm=Message(name))
 
 
 def _seconds(budget: float | str | None) -> float | None:
@@ -331,6 +338,6 @@ def _seconds(budget: float | str | None) -> float | None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(budget))
     if not found or not float(found[1]):
-        mend = "write it so, or leave it out"
-        raise UserError(Problem("the call", "--budget", str(budget), "a time, such as 90s, 30m or 2h", mend))
+        fix = "write it so, or leave it out"
+        raise UserError(Problem("the call", "--budget", str(budget), "a time, such as 90s, 30m or 2h", fix))
     return float(found[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import evaluation
-from keeltune.seeds import over_seeds
-from keeltune.words import Said, joined
+from keeltune.evaluation import bootstrap
+from keeltune.evaluation.seed_bootstrap import over_seeds
+from keeltune.utils.messages import Message, joined
 
 SURE = 0.9
 """P(better than plain) from which an arm is recommended for what it is."""
@@ -70,7 +70,7 @@ def compared(arm: Scored, plain: Scored, weight: float, share: float = 1.0) -> d
     gain = arm.value(weight) - plain.value(weight)
     luck = LUCK if len(arm.targets) < PAIRS else 0.0
     se = math.hypot(float(drawn.std()), luck, SHORT * (1 - share))
-    return {"gain": gain, "interval": list(evaluation.interval(drawn)), "se": se, "p_better": _above_zero(gain, se)}
+    return {"gain": gain, "interval": list(bootstrap.interval(drawn)), "se": se, "p_better": _above_zero(gain, se)}
 
 
 def _above_zero(mean: float, sd: float) -> float:
@@ -92,9 +92,9 @@ def ranked(
             "arm": name,
             "utility": one.value(weight),
             "target": float(np.mean(one.targets)),
-            "target_interval": list(evaluation.interval(over_seeds(one.target))),
+            "target_interval": list(bootstrap.interval(over_seeds(one.target))),
             "source": None if one.sources is None else float(np.mean(one.sources)),
-            "source_interval": None if one.source is None else list(evaluation.interval(over_seeds(one.source))),
+            "source_interval": None if one.source is None else list(bootstrap.interval(over_seeds(one.source))),
             "source_drop_bound": bound,
             "within": kept,
             "seeds": len(one.targets),
@@ -111,29 +111,29 @@ def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str
     chances = [line["against_plain"]["p_better"] for line in allowed if line["against_plain"]]
     several = best["seeds"] >= PAIRS
     if not chances:
-        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": Said("nothing was compared with it")}
+        return {"arm": best["arm"], "p_better": None, "sure": False, "reason": Message("nothing was compared with it")}
     if best["arm"] == plain:
         p = max(chances)
         template = "no arm did better than plain fine-tuning; the nearest is better with probability {p:.2f}"
-        reason = Said(template, p=p)
+        reason = Message(template, p=p)
         return {"arm": plain, "p_better": None, "sure": several and p <= 1 - SURE, "reason": reason}
     against = best["against_plain"]
     if against is None:  # plain is beyond the budget of forgetting, and was not compared
-        reason = Said("the best of what keeps the old domain")
+        reason = Message("the best of what keeps the old domain")
         return {"arm": best["arm"], "p_better": None, "sure": False, "reason": reason}
     p = against["p_better"]
     if p >= SURE:
         template = "better than plain with probability {p:.2f}"
         if not several:
             template = "better than plain with probability {p:.2f}, of one seed"
-        return {"arm": best["arm"], "p_better": p, "sure": several, "reason": Said(template, p=p)}
+        return {"arm": best["arm"], "p_better": p, "sure": several, "reason": Message(template, p=p)}
     near = [line for line in allowed if best["utility"] - line["utility"] <= against["se"]]
     plain_out = not any(line["arm"] == plain for line in allowed)
     simplest = min(near, key=lambda line: order.index(line["arm"]))
     template = "the simplest arm within one standard error of the best ({arm}, P(better than plain) {p:.2f})"
-    reason = Said(template, arm=Said(best["arm"]), p=p)
+    reason = Message(template, arm=Message(best["arm"]), p=p)
     if plain_out:
-        reason = joined([reason, Said("; plain fine-tuning loses too much of the old domain")])
+        reason = joined([reason, Message("; plain fine-tuning loses too much of the old domain")])
     own = simplest["against_plain"]
     return {"arm": simplest["arm"], "p_better": own and own["p_better"], "sure": False, "reason": reason}
 

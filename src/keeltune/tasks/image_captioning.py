@@ -14,21 +14,23 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from keeltune import language, models, pictures
-from keeltune.data import Column, Row
-from keeltune.families.tokens import pad_tokens
-from keeltune.families.writing import Writing
-from keeltune.media import Decoded, Kept, Media, Unreadable, of_row
-from keeltune.pictures import Look, joined
-from keeltune.problems import Problem, UserError
+from keeltune.data import images
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, in_row
+from keeltune.data.images import Look, joined
+from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
+from keeltune.models import loading, processors
+from keeltune.tasks.families.padding import pad_tokens
+from keeltune.tasks.families.text_generation import Writing
 from keeltune.tasks.task import Example, Fault
+from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.text import apart
 
 ORDER = 4
 """The longest n-grams of both metrics."""
 
 SMALL, TINY = 1e-9, 1e-15
 """What pycocoevalcap adds below and above in a precision, so that 0 / 0 is 0."""
-
 
 SIZES = ((48, 32), (32, 48), (96, 32), (256, 256))
 """Pictures, width and height, that show whether a model's have one size."""
@@ -49,6 +51,7 @@ class ImageCaptioning(Writing):
     """
 
     auto_models = ("AutoModelForImageTextToText",)
+    pipeline = "image-to-text"
     reads = "image"
     columns = (Column("image", "image"), Column("captions", "texts", label=True))
     prompt = "{image}"
@@ -60,11 +63,11 @@ class ImageCaptioning(Writing):
     @property
     def extractor(self) -> Any:
         """What turns a picture into numbers."""
-        return models.extractor_of(self.processor)
+        return processors.extractor_of(self.processor)
 
     def setup(self) -> None:
         super().setup()
-        self.kept = Kept()
+        self.kept = ArrayCache()
         self.probes: list[Look] = []
         self.prompts: dict[str, dict[str, list[int]]] = {}
         """Of each picture by its digest, the tokens of its prompt, where pictures have several sizes."""
@@ -73,14 +76,14 @@ class ImageCaptioning(Writing):
         config = self.settings.config
         if config is None:
             return
-        blank = pictures.library().new
+        blank = images.library().new
         try:
             self.probes = [self._look(blank("RGB", size)) for size in SIZES]
         except Exception as error:  # a processor fails in its own words, and each of them means: it cannot read
             found = f"{type(self.processor).__name__}, which fails on a plain picture: {str(error)[:200]}"
             expected = "a model folder whose processor reads a picture, in the recipe's prompt where it reads prompts"
-            mend = "save the model's own processor there (processor_config.json), or correct the prompt"
-            raise UserError(Problem("", "model", found, expected, mend, "processor fails")) from error
+            fix = "save the model's own processor there (processor_config.json), or correct the prompt"
+            raise UserError(Problem("", "model", found, expected, fix, "processor fails")) from error
         self.positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
         if self.positions:  # nothing longer is trained on, and nothing longer can be written
             read = 0 if config.is_encoder_decoder else min(len(look.tokens["input_ids"]) for look in self.probes)
@@ -122,9 +125,9 @@ class ImageCaptioning(Writing):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
-            pictures.read(row.fields["image"].path)
+            images.read(row.fields["image"].path)
         except Unreadable as error:
-            return [Fault("image", error.kind, f"{row.fields['image']}: {error.found}", error.expected, error.mend)]
+            return [Fault("image", error.kind, f"{row.fields['image']}: {error.found}", error.expected, error.fix)]
         return []
 
     def source(self, row: Row) -> str:
@@ -158,8 +161,8 @@ class ImageCaptioning(Writing):
         positions, written = self.positions, max([self.settings.max_new_tokens, *(len(e.targets) for e in examples)])
         if positions and longest + written > positions:
             found = f"{row.fields['image']}: {longest} tokens of picture and prompt"
-            mend = "make the picture smaller, or lower the processor's size (max_pixels)"
-            return [Fault("image", "picture too large", found, f"room for a caption within {positions} tokens", mend)]
+            fix = "make the picture smaller, or lower the processor's size (max_pixels)"
+            return [Fault("image", "picture too large", found, f"room for a caption within {positions} tokens", fix)]
         return []
 
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
@@ -212,9 +215,9 @@ class ImageCaptioning(Writing):
         return float(_bleu(self.statistics([value], [gold])[0, 2:], np.array([0, 1, 1, 1]), np.array([SMALL, 1, 1, 1])))
 
     def _example(self, row: Row, caption: str | None) -> Example:
-        example = self.form.encode(row, caption)
-        with of_row(row, "image"):
-            kind = pictures.conversion(row.fields["image"].path)
+        example = self.architecture.encode(row, caption)
+        with in_row(row, "image"):
+            kind = images.conversion(row.fields["image"].path)
         return replace(example, notes={**example.notes, "converted": kind}) if kind else example
 
     # What a model reads of a picture
@@ -222,7 +225,7 @@ class ImageCaptioning(Writing):
     @cached_property
     def shape(self) -> Any:
         """The model without its weights."""
-        return models.skeleton(self.settings.config, self.settings.auto_model)
+        return loading.skeleton(self.settings.config, self.settings.auto_model)
 
     @property
     def _mark(self) -> str | None:
@@ -234,8 +237,8 @@ class ImageCaptioning(Writing):
         tokens, names, digest = self.probes[0].tokens, self.probes[0].arrays, row.fields["image"].digest
         if any(look.tokens != tokens for look in self.probes):  # a larger picture has more tokens
             if digest not in self.prompts:
-                with of_row(row, "image"):
-                    look = self._look(pictures.read(row.fields["image"].path))
+                with in_row(row, "image"):
+                    look = self._look(images.read(row.fields["image"].path))
                 self.kept.keep(digest, look.arrays)
                 self.prompts[digest] = look.tokens
             tokens = self.prompts[digest]
@@ -245,8 +248,8 @@ class ImageCaptioning(Writing):
         media: Media = row.fields["image"]
         if (kept := self.kept.get(media.digest)) is not None:
             return kept[name]
-        with of_row(row, "image"):
-            opened = pictures.read(media.path)
+        with in_row(row, "image"):
+            opened = images.read(media.path)
         arrays = self._look(opened).arrays
         self.kept.keep(media.digest, arrays)
         return arrays[name]
@@ -279,10 +282,10 @@ class ImageCaptioning(Writing):
     def _opened(self, tokens: dict[str, list[int]]) -> dict[str, list[int]]:
         """A prompt without the end of text behind it, and never empty."""
         ids = list(tokens["input_ids"])
-        if self.form.end and ids[-1:] == self.form.end:
+        if self.architecture.end and ids[-1:] == self.architecture.end:
             tokens = {name: list(values)[:-1] for name, values in tokens.items()}
         tokenizer = self.tokenizer
-        starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, *self.form.end, tokenizer.pad_token_id)
+        starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, *self.architecture.end, tokenizer.pad_token_id)
         if not tokens["input_ids"]:
             return {"input_ids": [next(i for i in starts if i is not None)]}
         return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}
@@ -290,7 +293,7 @@ class ImageCaptioning(Writing):
 
 def words(text: str) -> str:
     """The words that the metrics count, with a space between: lower case, no punctuation, Chinese by character."""
-    return " ".join(re.findall(r"\w+(?:['’]\w+)*", language.apart(text.lower())))
+    return " ".join(re.findall(r"\w+(?:['’]\w+)*", apart(text.lower())))
 
 
 def _bleu(sums: np.ndarray, above: Any, below: Any) -> np.ndarray:

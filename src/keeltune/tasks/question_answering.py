@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import language
-from keeltune.data import Column, Row
-from keeltune.families.span import Span
-from keeltune.problems import shown
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.span_extraction import Span
 from keeltune.tasks.task import Fault, Prediction
+from keeltune.utils.errors import shown
+from keeltune.utils.text import HAN, apart
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -44,8 +46,8 @@ class QuestionAnswering(Span):
         flag = row.fields.get("is_impossible")
         if isinstance(flag, bool) and flag == bool(answers["text"]):
             found = f"{str(flag).lower()}, and {len(answers['text'])} answers"
-            mend = "correct the one or the other; a row that has no answer has empty lists"
-            yield Fault("is_impossible", "answers and is_impossible differ", found, "true where there is none", mend)
+            fix = "correct the one or the other; a row that has no answer has empty lists"
+            yield Fault("is_impossible", "answers and is_impossible differ", found, "true where there is none", fix)
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):
             if fault := _offset_fault(row.fields["context"], text, start):
                 yield fault
@@ -82,8 +84,8 @@ class QuestionAnswering(Span):
 def _words(text: str) -> list[str]:
     """A text's words as SQuAD counts them; characters where it has Chinese ones, then without their punctuation too."""
     text = text.lower().translate(PUNCTUATION)
-    if language.HAN.search(text):
-        return language.apart("".join(c for c in text if unicodedata.category(c)[0] != "P")).split()
+    if HAN.search(text):
+        return apart("".join(c for c in text if unicodedata.category(c)[0] != "P")).split()
     return ARTICLES.sub(" ", text).split()
 
 
@@ -123,13 +125,13 @@ def _offset_fault(context: str, text: str, start: int) -> Fault | None:
             "one form for context and answers", "normalise both (NFC), then count the offsets again",
         )  # fmt: skip
     nearest = _nearest(context, text, start)
-    mend = "delete the answer or correct its text: the context does not hold it"
+    fix = "delete the answer or correct its text: the context does not hold it"
     if nearest is not None:
-        mend = f"answer_start {nearest}, the nearest place where the context has it"
+        fix = f"answer_start {nearest}, the nearest place where the context has it"
     if end > len(context):
         found = f"{shown(text)} at {start} to {end}, past the end of the context"
-        return Fault("answers", "offset past the end", found, f"a place within its {len(context)} characters", mend)
-    return Fault("answers", "answer not at its offset", found, "the answer, letter by letter, at its offset", mend)
+        return Fault("answers", "offset past the end", found, f"a place within its {len(context)} characters", fix)
+    return Fault("answers", "answer not at its offset", found, "the answer, letter by letter, at its offset", fix)
 
 
 def _as_units(context: str, text: str, start: int) -> tuple[str, int] | None:

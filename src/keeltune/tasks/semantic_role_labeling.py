@@ -6,18 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.data import Column, Row
-from keeltune.families.tag import OUTSIDE, Reading, Tag, frame_of, special_token, window
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.token_classification import (
+    OUTSIDE,
+    Reading,
+    TokenClassification,
+    frame_of,
+    special_token,
+    window,
+)
 from keeltune.tasks.task import Example, Fault, ratio
 
 PREDICATE = "V"
+
 NEVER_LEARNT = "(never learnt)"
 
 Argument = tuple[str, tuple[tuple[int, int], ...]]
 """A role and its parts, each from its first word to its last."""
 
 
-class SemanticRoleLabeling(Tag):
+class SemanticRoleLabeling(TokenClassification):
     """Who did what to whom: the arguments of one predicate of a sentence, as BIO tags of its words.
 
     What a model reads is a pair of texts, the predicate and its sentence, with the predicate marked in the sentence:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from keeltune.families.classify import Classify
+from keeltune.tasks.families.sequence_classification import Classify
 
 
 class SentimentAnalysis(Classify):

@@ -15,22 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keeltune import language, models, sound
-from keeltune.data import Column, Row
-from keeltune.families import vocabulary
-from keeltune.families.ctc import Ctc
-from keeltune.families.seq2seq import Seq2Seq
-from keeltune.families.writing import Writing
-from keeltune.machine import in_eval_mode
-from keeltune.media import Decoded, Kept, Media, Unreadable, of_row
-from keeltune.problems import shown
-from keeltune.rows import IGNORED
+from keeltune.data import audio
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, in_row
+from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
+from keeltune.models import loading, processors
+from keeltune.objective.predictions import IGNORED
+from keeltune.tasks.families import lm_head
+from keeltune.tasks.families.ctc import Ctc
+from keeltune.tasks.families.seq2seq import Seq2Seq
+from keeltune.tasks.families.text_generation import Writing
 from keeltune.tasks.task import Example, Fault
+from keeltune.utils.device import in_eval_mode
+from keeltune.utils.errors import shown
+from keeltune.utils.text import apart
 
 LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 """How the encoders of transformers call the method that counts their output frames."""
 
 NORMALISER = "lower case, no punctuation, one space"
+
 PROBES, TOLERANCE = 4, 2e-5
 """Lengths at which padding is tried, and the relative difference of outputs above which it is no rounding."""
 
@@ -49,7 +53,9 @@ class SpeechRecognition(Writing):
     """
 
     auto_models = ("AutoModelForSpeechSeq2Seq", "AutoModelForCTC")
+    pipeline = "automatic-speech-recognition"
     reads = "sound"
+    accepts_languages = True
     columns = (Column("audio", "audio"), Column("text", "text", label=True))
 
     @property
@@ -58,7 +64,7 @@ class SpeechRecognition(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept = Kept()
+        self.kept = ArrayCache()
         self.facts: dict[str, tuple[int, int, int]] = {}
         """Of each recording by its digest: its rate in Hz, its channels, its samples at the model's rate."""
         self.counted: dict[int, int] = {}
@@ -67,7 +73,7 @@ class SpeechRecognition(Writing):
         """Of each model, whether its output depends on the padding."""
         if self.settings.config is None:
             return
-        bound = models.target_positions(self.settings.config) if isinstance(self.form, Seq2Seq) else None
+        bound = loading.target_positions(self.settings.config) if isinstance(self.architecture, Seq2Seq) else None
         if bound:  # nothing longer can be written
             self.settings = replace(self.settings, max_new_tokens=min(self.settings.max_new_tokens, bound))
         if self.settings.languages and hasattr(self.tokenizer, "set_prefix_tokens"):
@@ -81,14 +87,14 @@ class SpeechRecognition(Writing):
                 self.bad_languages = str(error).splitlines()[0][:200]
 
     def recipe_faults(self) -> list[Fault]:
-        sound.library()
+        audio.library()
         found: list[Fault] = []
         config = self.settings.config
         known = "an encoder-decoder such as Whisper, or a CTC model such as wav2vec2"
-        if not isinstance(self.form, Ctc | Seq2Seq):
+        if not isinstance(self.architecture, Ctc | Seq2Seq):
             kind = f"{config.model_type}, which reads sound inside a prompt"
             found.append(Fault("model", "sound in a prompt", kind, known, "take a model of another kind"))
-        elif isinstance(self.form, Ctc) and self.counter is None:
+        elif isinstance(self.architecture, Ctc) and self.counter is None:
             kind = f"{config.model_type}, which does not say how many frames it makes of a recording"
             found.append(Fault("model", "unknown frames", kind, known, "take a model of another kind"))
         if self.settings.max_length is not None:
@@ -109,9 +115,9 @@ class SpeechRecognition(Writing):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
-            sound.read(row.fields["audio"].path)
+            audio.read(row.fields["audio"].path)
         except Unreadable as error:
-            return [Fault("audio", error.kind, f"{row.fields['audio']}: {error.found}", error.expected, error.mend)]
+            return [Fault("audio", error.kind, f"{row.fields['audio']}: {error.found}", error.expected, error.fix)]
         return []
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterator[Fault]:
@@ -121,20 +127,20 @@ class SpeechRecognition(Writing):
         if any(example.truncated for example in examples) and (window := self.window) and samples > window:
             found, expected = f"{media}: {samples / self.rate:.1f} s", f"at most {window / self.rate:g} s, all it hears"
             yield Fault("audio", "recording too long", found, expected, "cut it where its text can be cut too")
-        heard = (e.predictions if isinstance(self.form, Ctc) else e.length - len(e.targets) for e in examples)
+        heard = (e.predictions if isinstance(self.architecture, Ctc) else e.length - len(e.targets) for e in examples)
         if not all(heard):
             short = _too_short(samples / self.rate)
-            yield Fault("audio", short.kind, f"{media}: {short.found}", short.expected, short.mend)
+            yield Fault("audio", short.kind, f"{media}: {short.found}", short.expected, short.fix)
             return
         text = row.fields.get("text")
         if text is None:
             return
         labels = [i for example in examples for i in example.notes.get("labels", example.targets) if i != IGNORED]
-        if foreign := self.foreign(str(text), labels):
-            listed = ", ".join(map(repr, foreign[:20]))
-            known, mend = "letters of the tokenizer's vocabulary", "write them otherwise (5 as five), or leave them out"
-            yield Fault("text", "unknown letters", f"{listed} in {shown(str(text))}", known, mend)
-        if isinstance(self.form, Ctc):
+        if unexpected_keys := self.unexpected_keys(str(text), labels):
+            listed = ", ".join(map(repr, unexpected_keys[:20]))
+            known, fix = "letters of the tokenizer's vocabulary", "write them otherwise (5 as five), or leave them out"
+            yield Fault("text", "unknown letters", f"{listed} in {shown(str(text))}", known, fix)
+        if isinstance(self.architecture, Ctc):
             for example in examples:
                 repeats = sum(a == b for a, b in pairwise(labels))
                 needed, frames = len(labels) + repeats, example.predictions
@@ -144,13 +150,13 @@ class SpeechRecognition(Writing):
                     yield Fault("text", "text longer than its recording", found, f"at least {needed} frames",
                                 "check that the text belongs to the recording, or delete the row")  # fmt: skip
 
-    def foreign(self, text: str, labels: Sequence[int]) -> list[str]:
+    def unexpected_keys(self, text: str, labels: Sequence[int]) -> list[str]:
         """The letters of a text that the tokenizer has no token for, and tokens in it that are no text."""
         tokenizer, unknown = self.tokenizer, self.tokenizer.unk_token_id
         found: list[str] = []
-        if isinstance(self.form, Ctc) and self.form.blank in labels:
+        if isinstance(self.architecture, Ctc) and self.architecture.blank in labels:
             found.append(str(tokenizer.pad_token))
-        if unknown is not None and unknown in labels and unknown not in self.form.end:
+        if unknown is not None and unknown in labels and unknown not in self.architecture.end:
             letters = [c for c in dict.fromkeys(self.spelt(text)) if not c.isspace()]
             lost = [c for c in letters if unknown in tokenizer(c, add_special_tokens=False)["input_ids"]]
             found += lost or [str(tokenizer.unk_token)]
@@ -164,7 +170,7 @@ class SpeechRecognition(Writing):
 
     def spelt(self, text: str) -> str:
         """A text in the letters of a CTC model: one space between words, and the other case where it has but that."""
-        if not isinstance(self.form, Ctc) or not hasattr(self.tokenizer, "word_delimiter_token"):
+        if not isinstance(self.architecture, Ctc) or not hasattr(self.tokenizer, "word_delimiter_token"):
             return text
         return "".join(self._letter(c) for c in " ".join(unicodedata.normalize("NFC", text).split()))
 
@@ -197,7 +203,7 @@ class SpeechRecognition(Writing):
         if mixed := sum(channels > 1 for _, channels, _ in facts):
             said.append(f"{mixed} recordings of several channels are averaged to one")
         letters = "".join(token for token in self.vocabulary if len(token) == 1)
-        if isinstance(self.form, Ctc) and letters.isupper() != letters.islower():
+        if isinstance(self.architecture, Ctc) and letters.isupper() != letters.islower():
             said.append(f"the model spells in {'upper' if letters.isupper() else 'lower'} case, and so are the texts")
         return [*super().notices(examples), *said, f"WER and CER are of normalised texts: {NORMALISER}"]
 
@@ -206,7 +212,7 @@ class SpeechRecognition(Writing):
     @property
     def extractor(self) -> Any:
         """What turns sound into numbers."""
-        return models.extractor_of(self.processor)
+        return processors.extractor_of(self.processor)
 
     @property
     def rate(self) -> int:
@@ -236,7 +242,7 @@ class SpeechRecognition(Writing):
     @cached_property
     def counter(self) -> Any:
         """The method of the model, or of its encoder, that counts frames. It needs no weight."""
-        shape = models.skeleton(self.settings.config, self.settings.auto_model)
+        shape = loading.skeleton(self.settings.config, self.settings.auto_model)
         found = (getattr(module, name, None) for module in shape.modules() for name in LENGTHS)
         return next((counts for counts in found if counts is not None), None)
 
@@ -248,8 +254,8 @@ class SpeechRecognition(Writing):
         media: Media = row.fields["audio"]
         if (kept := self.kept.get(media.digest)) is not None:
             return kept
-        with of_row(row, "audio"):
-            recording = sound.read(media.path)
+        with in_row(row, "audio"):
+            recording = audio.read(media.path)
             wave = recording.at(self.rate)
             made = self._extracted(wave)
         self.kept.keep(media.digest, made)
@@ -288,11 +294,11 @@ class SpeechRecognition(Writing):
         groups = _of_one_shape(batch["notes"])
         inputs = {name: value for name, value in batch["inputs"].items() if isinstance(value, Tensor)}
         parts = [_part(inputs, places, batch["notes"][places[0]]["shapes"]) for places in groups]
-        if isinstance(self.form, Ctc):
+        if isinstance(self.architecture, Ctc):
             outputs = _each(model, parts)
         else:
-            outputs = vocabulary.forward(model, batch, groups=groups, run=lambda: _each(model, parts))
-            if isinstance(outputs, vocabulary.Selected):
+            outputs = lm_head.forward(model, batch, groups=groups, run=lambda: _each(model, parts))
+            if isinstance(outputs, lm_head.Selected):
                 return outputs
         width = max(output.logits.shape[1] for output in outputs)
         logits = torch.cat([functional.pad(o.logits, (0, 0, 0, width - o.logits.shape[1])) for o in outputs])
@@ -301,7 +307,7 @@ class SpeechRecognition(Writing):
 
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         groups = _of_one_shape([example.notes for example in examples])
-        if len(groups) == 1 or isinstance(self.form, Ctc) or not self._apart_for(model, examples, device):
+        if len(groups) == 1 or isinstance(self.architecture, Ctc) or not self._apart_for(model, examples, device):
             return super().groups(model, examples, device)  # a CTC model writes by one call of `forward`
         return groups
 
@@ -348,7 +354,7 @@ class SpeechRecognition(Writing):
             room = alone[name].new_full((1, size, *alone[name].shape[2:]), fill)
             roomy[name] = torch.cat([alone[name], room], 1)
         a, b = model(**alone).logits, model(**roomy).logits
-        if isinstance(self.form, Ctc):
+        if isinstance(self.architecture, Ctc):
             mask = next(v for k, v in alone.items() if k.endswith("mask"))
             n = self.frames(int(mask.sum()))
             a, b = a[:, :n], b[:, :n]
@@ -391,7 +397,7 @@ def normalised(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words that WER counts; Chinese by character."""
-    return language.apart(normalised(text)).split()
+    return apart(normalised(text)).split()
 
 
 def _errors(right: str, heard: str, *, characters: bool = False) -> tuple[int, int]:

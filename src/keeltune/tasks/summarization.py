@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import language
-from keeltune.data import Column, Row
-from keeltune.families.writing import Writing
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.text_generation import Writing
+from keeltune.utils.text import apart, is_chinese
 
 NAMES = ("rougeL", "rouge1", "rouge2")
 
@@ -21,6 +22,7 @@ class Summarization(Writing):
     Source: Lin 2004, https://aclanthology.org/W04-1013.
     """
 
+    pipeline = "summarization"
     columns = (
         Column("document", "text"),
         Column("summary", "text", label=True),
@@ -52,9 +54,9 @@ class Summarization(Writing):
             """rouge-score's own words, which knows Latin letters and digits alone; Chinese characters one by one."""
 
             def tokenize(self, text: str) -> list[str]:
-                if not language.is_chinese(text):
+                if not is_chinese(text):
                     return list(english.tokenize(text))
-                return [t for t in language.apart(text).split() if any(c.isalnum() for c in t)]
+                return [t for t in apart(text).split() if any(c.isalnum() for c in t)]
 
         return RougeScorer(list(NAMES), tokenizer=Tokens())
 

@@ -14,15 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune.data import Column, Row
-from keeltune.problems import Problem, UserError
-from keeltune.rows import IGNORED, PerSlice, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.objective.predictions import IGNORED, PerSlice, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.utils.errors import Problem, UserError
 
 DRAWN = "drawn"
 """The note of an example whose text the student is to draw in the step that it is in."""
@@ -109,7 +110,13 @@ class Fault:
     kind: str
     found: str
     expected: str
-    mend: str
+    fix: str
+
+
+def labelled_and_anchored(batch: Mapping[str, Any]) -> tuple[float, float]:
+    """n_CE and n_D of a batch: the weights of its labelled targets, and its anchored predictions."""
+    labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
+    return float(labelled), float(batch["anchored"].sum())
 
 
 class Task(ABC):
@@ -133,6 +140,19 @@ class Task(ABC):
 
     generates: ClassVar[bool] = False
     """Whether an answer is written token by token: evaluation while training then looks at a subset."""
+
+    separate_head: ClassVar[bool] = False
+    """Whether the model is an encoder with a head of the task's own on it, beside which the head that `model` had can
+    be kept (`objective.anchor_head`)."""
+
+    accepts_languages: ClassVar[bool] = False
+    """Whether the recipe's `languages` say from which language into which."""
+
+    accepts_multi_label: ClassVar[bool] = False
+    """Whether a row may have several labels (`data.multi_label`)."""
+
+    pipeline: ClassVar[str | None] = None
+    """What the hub calls the task (`pipeline_tag` of a model card); None where it has no name for it."""
 
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity", "wer", "cer"})
     """Metrics whose smaller values are the better ones."""
@@ -281,8 +301,7 @@ class Task(ABC):
 
     def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
         """n_CE and n_D of a batch: its labelled predictions (their weights' sum), and its anchored ones."""
-        labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
-        return float(labelled), float(batch["anchored"].sum())
+        return labelled_and_anchored(batch)
 
     # predictions
 
@@ -412,3 +431,40 @@ def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str,
         else:
             moved[name] = value.to(device) if isinstance(value, Tensor) else value
     return moved
+
+
+def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
+    """Places of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
+    order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+T = TypeVar("T")
+
+
+def answers(
+    task: Task,
+    encoded: Sequence[Sequence[Example]],
+    ask: Callable[[list[Example]], Sequence[Prediction]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Prediction]:
+    """The answer to each row, in their order, of whoever `ask` puts a batch of examples to."""
+    each = iter(in_batches([e for row in encoded for e in row], ask, batch_size=batch_size, progress=progress))
+    return [task.combine([next(each) for _ in row]) for row in encoded]
+
+
+def in_batches(
+    examples: Sequence[Example],
+    ask: Callable[[list[Example]], Sequence[T]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """What `ask` answers to each example, in their order; it is asked for batches of examples of similar length."""
+    answers: dict[int, T] = {}
+    for places in by_length(examples, batch_size):
+        answers |= zip(places, ask([examples[i] for i in places]), strict=True)
+        progress(len(places))
+    return [answers[place] for place in range(len(examples))]

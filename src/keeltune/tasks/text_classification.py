@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from keeltune.families.classify import Classify
+from keeltune.tasks.families.sequence_classification import Classify
 
 
 class TextClassification(Classify):
@@ -9,6 +9,8 @@ class TextClassification(Classify):
     Metrics: accuracy, macro-F1, Matthews correlation; for several labels micro-F1, macro-F1 and accuracy (the whole set
     is right). Checked against scikit-learn.
     """
+
+    accepts_multi_label = True
 
     @property
     def metrics(self) -> tuple[str, ...]:

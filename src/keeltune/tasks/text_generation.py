@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.data import Column, Row
-from keeltune.families.writing import Writing
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.text_generation import Writing
 from keeltune.tasks.task import Example, Fault
 
 
@@ -20,6 +21,7 @@ class TextGeneration(Writing):
     """
 
     auto_models = ("AutoModelForCausalLM",)
+    pipeline = "text-generation"
     columns = (
         Column("messages", "messages", required=False),
         Column("prompt", "text", required=False),
@@ -36,8 +38,8 @@ class TextGeneration(Writing):
         if "messages" not in fields:
             needed = ("prompt", "completion") if labelled else ("prompt",)
             lost = [name for name in needed if name not in fields]
-            mend = "give the row messages: [{role, content}], or prompt and completion"
-            return [Fault(name, "missing field", "nothing", "text, where there are no messages", mend) for name in lost]
+            fix = "give the row messages: [{role, content}], or prompt and completion"
+            return [Fault(name, "missing field", "nothing", "text, where there are no messages", fix) for name in lost]
         messages = fields["messages"]
         roles = [m["role"] for m in messages]
         if labelled and "assistant" not in roles:
@@ -78,16 +80,16 @@ class TextGeneration(Writing):
 
     def openings(self, rows: Sequence[Row]) -> list[Example]:
         """A decoder of text begins from nothing: its first token alone, once for each row."""
-        found = (self.tokenizer.bos_token_id, next(iter(self.form.end), None))
+        found = (self.tokenizer.bos_token_id, next(iter(self.architecture.end), None))
         first = next(([token] for token in found if token is not None), [])
         if not first:
             return super().openings(rows)
-        return [self.form.example({"input_ids": first}, [], f"drawn {n}", False) for n in range(len(rows))]  # type: ignore[attr-defined]
+        return [self.architecture.example({"input_ids": first}, [], f"drawn {n}", False) for n in range(len(rows))]  # type: ignore[attr-defined]
 
     def _prompt_ids(self, row: Row, source: str) -> list[int]:
         text = self.settings.prompt.replace("{prompt}", source) if self.settings.prompt else source
         ids = list(self.tokenizer(text)["input_ids"])
-        end = self.form.end
+        end = self.architecture.end
         return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
 
     def _conversation(self, row: Row, labelled: bool) -> Example:
@@ -101,7 +103,8 @@ class TextGeneration(Writing):
         turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         if not labelled:
             prompt = self._pieces([self._text(messages[: turns[-1] if turns else None], opened=True)])
-            return self.form.marked({"input_ids": prompt[0]}, prompt[0], [False] * len(prompt[0]), row.key, False)  # type: ignore[attr-defined]
+            ids = prompt[0]
+            return self.architecture.marked({"input_ids": ids}, ids, [False] * len(ids), row.key, False)  # type: ignore[attr-defined]
         pieces = self._turns(messages, turns) or self._turns(messages, turns[-1:]) or []
         encoded = self._pieces(pieces)
         ids = [i for piece in encoded for i in piece]
@@ -112,7 +115,7 @@ class TextGeneration(Writing):
         if cut and limit is not None:  # the end is what matters: the last answer, and as much before it as fits
             begin = max(1, begin - (len(ids) - limit))
             ids, trained = ids[-limit:], trained[-limit:]
-        return self.form.marked({"input_ids": ids[:begin]}, ids, trained, row.key, cut)  # type: ignore[attr-defined]
+        return self.architecture.marked({"input_ids": ids[:begin]}, ids, trained, row.key, cut)  # type: ignore[attr-defined]
 
     def _turns(self, messages: Sequence[dict[str, str]], turns: Sequence[int]) -> list[str] | None:
         """Text before, in, between … the assistant's turns; None where the template does not just add to what was."""

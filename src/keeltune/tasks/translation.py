@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from keeltune import language
-from keeltune.data import Column, Row
-from keeltune.families.writing import Writing
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.tasks.families.text_generation import Writing
 from keeltune.tasks.task import Fault, ratio
+from keeltune.utils import text
 
 ORDER, CHARACTERS = 4, 6
 
@@ -21,6 +22,8 @@ class Translation(Writing):
     Sources: Post 2018, https://aclanthology.org/W18-6319; Popović 2015, https://aclanthology.org/W15-3049.
     """
 
+    pipeline = "translation"
+    accepts_languages = True
     columns = (Column("source", "text"), Column("target", "text", label=True))
     prompt = "{source}\nTranslation:"
 
@@ -60,7 +63,7 @@ class Translation(Writing):
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
         from sacrebleu.metrics import BLEU, CHRF
 
-        chinese = language.is_chinese(" ".join(golds[:200]))
+        chinese = text.is_chinese(" ".join(golds[:200]))
         bleu = BLEU(tokenize="zh" if chinese else "13a", force=True)
         chrf = CHRF()
         table = []

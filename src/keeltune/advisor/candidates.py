@@ -1,0 +1,197 @@
+"""The ways to train that a recipe's own material allows, each as a recipe; and why the others are out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keeltune.models import model_files
+from keeltune.recipe import from_dict
+from keeltune.recipe.fields import Recipe
+from keeltune.training.preparation import prepare
+from keeltune.training.preparation.material import SCORED, Material
+from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.messages import Message
+
+PLAIN = "plain"
+
+COSTS = {"replay": 1.3, "anchored": 1.2, "anchored on source inputs": 2.2, "distilled": 1.2,
+         "distilled with a pool": 2.2, "pseudo-labels": 2.0}  # fmt: skip
+"""Until its own pilot says: what `benchmarks/cache_cost.py` found, the default mix of streams."""
+
+BETWEEN = 0.75
+"""The point of the interpolated arm. It is fixed: one that is chosen on the rows of the comparison is never worse."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train. `values` is the whole recipe as YAML would give it, without what a pilot sets itself."""
+
+    name: str
+    said: str
+    values: dict[str, Any] = field(repr=False)
+    cost: float = 1.0
+    """What a step of it costs, as a multiple of plain fine-tuning's: the rows of its streams."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is beside the labelled rows: a teacher, texts without labels, inputs of the source domain."""
+
+    teacher: Any = None
+    pool: str | None = None
+    source_texts: str | None = None
+
+
+def given(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: str | None) -> Given:
+    """What the recipe names, and what the caller adds to it, as one method's recipe cannot name all of it."""
+    values = recipe.model_dump(by_alias=True, exclude_unset=True)
+    source = recipe.data.source
+    own_teacher = values.get("reference") if recipe.method == "distillation" else None
+    return Given(
+        teacher or own_teacher, pool or recipe.data.unlabeled, source_texts or source.unlabeled or source.train
+    )
+
+
+def check(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: str | None) -> None:
+    """UserError for what the caller adds and does not exist: that is a slip, and no reason to rule an arm out."""
+    problems = []
+    if teacher is not None:
+        try:
+            model_files.locate(teacher, recipe.path, "the call", "--teacher")
+        except UserError as error:
+            problems += error.problems
+    for option, file in (("--pool", pool), ("--source-texts", source_texts)):
+        if file is not None and not file.startswith("hub:") and not recipe.path(file).exists():
+            found, expected = f"{file}, tried as {recipe.path(file)}", "a file or a folder of rows"
+            problems.append(Problem("the call", option, found, expected, "correct the path"))
+    if problems:
+        raise UserError(problems)
+
+
+def candidate_arms(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
+    """The arms in the order of their simplicity, plain fine-tuning first, and those that are out: {name: why}."""
+    made, out = [plain_arm(recipe)], dict[str, str]()
+    _without_lost_columns(made[0].values, recipe)
+    source = recipe.data.source
+    old = source.validation is not None and recipe.objective.anchor_head == "task"
+    no_source = Message("no data.source.validation: nothing says what would be kept of an old domain")
+
+    def add(name: str, said: str, reasons: Sequence[str | None], values: dict[str, Any]) -> None:
+        reason = next((reason for reason in reasons if reason), None) or _refused(recipe, values)
+        if reason:
+            out[name] = reason
+        else:
+            made.append(Arm(name, said, values, COSTS.get(name, 1.0)))
+
+    base, own = made[0].values, recipe.model_dump(by_alias=True, exclude_unset=True)
+    between = Message("plain fine-tuning, then the point {at:g} of the way from its start to its end", at=BETWEEN)
+    add("interpolated", between, [None if old else no_source], _with(base, training={"interpolate": BETWEEN}))
+    replayed = _with(base, data={"source": {"train": source.train}})
+    add("replay", Message("labelled rows of the old domain mixed in"),
+        [None if old else no_source,
+         None if source.train else Message("no data.source.train: no labelled rows to replay")],
+        replayed)  # fmt: skip
+    anchored, weights = _with(base, method="cross-domain"), dict[str, Any]()
+    if recipe.method == "cross-domain":
+        objective = {k: v for k, v in own.get("objective", {}).items() if k not in ("anchor_on", "weight")}
+        anchored = _with(anchored, objective=objective, reference=own.get("reference"))
+        where, chosen = recipe.objective.anchor_on, own.get("objective", {}).get("weight")
+        weights = {name: chosen for name in ("target", "source") if where in (name, "both")}  # chosen for those inputs
+    add("anchored", Message("held near the source model on the new domain's rows"), [None if old else no_source],
+        _with(anchored, objective={"weight": weights.get("target")}))  # fmt: skip
+    inputs = {"anchor_on": "source", "weight": weights.get("source")}
+    on_source = _with(anchored, objective=inputs, data={"source": {"unlabeled": have.source_texts}})
+    add("anchored on source inputs", Message("held near the source model on inputs of the old domain"),
+        [None if old else no_source,
+         None if have.source_texts else Message("no inputs of the old domain (--source-texts)")],
+        on_source)  # fmt: skip
+    no_teacher = None if have.teacher else Message("no teacher (--teacher)")
+    taught = _with(base, method="distillation", reference=have.teacher)
+    if recipe.method == "distillation":
+        taught = _with(taught, objective=own.get("objective", {}), generation=own.get("generation", {}))
+    pooled = _with(taught, data={"unlabeled": have.pool})
+    if have.pool is None:
+        add("distilled", Message("held near the teacher on the labelled rows"), [no_teacher], taught)
+        out["distilled with a pool"] = Message("no texts without labels (--pool)")
+    else:
+        add("distilled with a pool", Message("held near the teacher on labelled rows and on texts without labels"),
+            [no_teacher], pooled)  # fmt: skip
+        labels = _with(pooled, data={"unlabeled_as": "labels"}, objective={"weight": 0.0})
+        add("pseudo-labels", Message("the teacher's choices as labels of the texts without any"), [no_teacher], labels)
+    return made, out
+
+
+def plain_arm(recipe: Recipe) -> Arm:
+    return Arm(PLAIN, Message("fine-tuning on the labelled rows alone"), _plain(recipe))
+
+
+def columns_of(material: Material, splits: Sequence[str]) -> set[str]:
+    """The columns of some splits' rows."""
+    return {name for split in splits for row in material.rows[split] for name in row.fields}
+
+
+def without_columns(values: dict[str, Any], columns: Collection[str]) -> None:
+    """Takes clusters and slices that name none of the columns out of a recipe's values."""
+    spec = values.get("evaluation", {})
+    if spec.get("clusters") not in (None, *columns):
+        del spec["clusters"]
+    if spec.get("slices"):
+        spec["slices"] = [name for name in spec["slices"] if name in columns] or None
+
+
+def _without_lost_columns(values: dict[str, Any], recipe: Recipe) -> None:
+    """Plain fine-tuning drops an old domain of other labels: what names a column of those rows alone goes with it."""
+    source, spec = recipe.data.source, recipe.evaluation
+    if (source.test or source.validation) and "source" not in values["data"] and (spec.clusters or spec.slices):
+        bare = _with(values)
+        without_columns(bare, ())
+        without_columns(values, columns_of(prepare.prepare(from_dict(bare, recipe.folder)), SCORED))
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain fine-tuning: what only another method reads is left out."""
+    values = recipe.model_dump(by_alias=True, exclude_unset=True)
+    for name in ("reference", "objective", "generation"):
+        values.pop(name, None)
+    if recipe.generation.beams != 1 or "max_new_tokens" in recipe.generation.model_fields_set:
+        values["generation"] = {"beams": recipe.generation.beams, "max_new_tokens": recipe.generation.max_new_tokens}
+    values["method"] = "fine-tuning"
+    data = values["data"]
+    for name in ("unlabeled", "unlabeled_as", "augment", "mix"):
+        data.pop(name, None)
+    source = {name: file for name, file in (data.pop("source", None) or {}).items() if name in ("validation", "test")}
+    if source and recipe.objective.anchor_head == "task":  # else the old labels are others
+        data["source"] = source
+    training = values.setdefault("training", {})
+    training.pop("l2_sp", None)
+    training["interpolate"] = None
+    return values
+
+
+def _with(values: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """A deep copy with changes merged in, mapping by mapping; a None is left out."""
+    made = copy.deepcopy(dict(values))
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            made[name] = _with(made.get(name) or {}, **value)
+            if not made[name]:
+                made.pop(name)
+        elif value is not None:
+            made[name] = value
+    return made
+
+
+def _refused(recipe: Recipe, values: dict[str, Any]) -> str | None:
+    """Why a recipe cannot run: its first problem; None where it can."""
+    try:
+        prepare.prepare(from_dict(values, recipe.folder))
+    except UserError as error:
+        problem = next(p for p in error.problems if p.severity == "error")
+        return Message(
+            "{field}: found {found}, expected {expected}",
+            field=problem.field, found=problem.found, expected=problem.expected,
+        )  # fmt: skip
+    return None

@@ -1,0 +1,96 @@
+"""What `keeltune cache` does: the reference's answers to all rows, once, ahead of any training; and what it prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune.evaluation import divergence
+from keeltune.models import loading
+from keeltune.objective.formula import Objective
+from keeltune.objective.references.reference import Autocast, Reference
+from keeltune.recipe.fields import Recipe
+from keeltune.training import build, reference_choice
+from keeltune.training.cache import capture, cost, identity
+from keeltune.training.cache.capture import SAMPLE, opened, spread
+from keeltune.training.cache.identity import Wanted
+from keeltune.training.preparation import prepare
+from keeltune.training.preparation.material import Material
+from keeltune.utils.distributed import is_main_process
+from keeltune.utils.errors import Problem, StateRefused, UserError
+from keeltune.utils.progress import Display
+from keeltune.utils.tensor_store import Store
+
+
+@loading.quietly()
+def precompute(
+    recipe: Recipe, *, verify: bool = False, overwrite: bool = False, display: Display | None = None
+) -> dict[str, Any]:
+    """Fills the recipe's cache, or finds it finished; the run folder is neither made nor touched.
+
+    Args:
+        verify: capture nothing; hold what is there against its digests, the recipe, and the live reference.
+        overwrite: take away what lies in the cache's folder first.
+    Returns: the cache's facts, with `divergence`, D(live ‖ cached) in nats a prediction on a sample.
+    Raises: UserError, StateRefused (a cache of something else, or broken), OutOfResources.
+    """
+    if recipe.reference_spec() is None:
+        expected = "distillation or cross-domain: fine-tuning has no reference whose answers could be kept"
+        raise UserError(recipe.problem("method", expected=expected, fix="train it as it is"))
+    if recipe.objective.anchor_head != "task":
+        expected = "task: a second head is held live, beside the student"
+        raise UserError(recipe.problem("objective.anchor_head", expected=expected, fix="train it as it is"))
+    display = display or Display(quiet=not is_main_process())
+    material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
+    base = build.prepared(material, display)
+    examples = [*base.plan.held(), *reference_choice.held_out(material)]
+    if reason := cost.fits(material, examples):
+        raise reference_choice.not_cacheable(material, reason)
+    want = identity.wanted(material, base.precision, examples)
+    if overwrite and is_main_process():
+        capture.remove(want.folder)
+    store = capture.found(want)
+    if store is None and verify:
+        raise StateRefused(Problem(str(want.folder), "reference.cache", "no finished cache", "one", want.command))
+    if store is None:
+        store = capture.capture(want, material, base.live(), base.device, display)
+        store.verify()
+    lost, sampled = None, 0
+    if "served" not in store.manifest:  # a server's answers are as coarse as what is kept of them
+        objective, live = build.objective(recipe), base.live()
+        lost, sampled = divergence_to_live(store, want, material, live, objective, base.device, base.autocast)
+    return {**capture.facts(store), "divergence": lost, "sampled": sampled}
+
+
+def show(facts: dict[str, Any], console: Console) -> None:
+    """The facts as a table."""
+    table = Table("what", "value", title=escape(facts["folder"]))
+    form = facts["form"]
+    table.add_row("form", escape(", ".join(f"{name} {value}" for name, value in form.items())))
+    table.add_row("examples", str(facts["examples"]))
+    table.add_row("predictions", str(facts["predictions"]))
+    table.add_row("size", f"{facts['bytes'] / 2**20:.1f} MiB, {facts['bytes_per_prediction']:.0f} bytes a prediction")
+    table.add_row("probability kept", f"{facts['mass_kept']:.2%}")
+    if facts["divergence"] is not None:
+        lost = f"{facts['divergence']:.2e} nats ({facts['sampled']} sampled)"
+        table.add_row("divergence from the live reference", lost)
+    console.print(table)
+    console.print(f"digest {facts['digest']}", soft_wrap=True)
+
+
+def divergence_to_live(
+    store: Store,
+    want: Wanted,
+    material: Material,
+    live: Reference,
+    objective: Objective,
+    device: str,
+    autocast: Autocast,
+) -> tuple[float, int]:
+    """D(cached ‖ live) in nats a prediction on a sample, and on how many predictions: what a cache loses."""
+    cached = opened(store, material, device, autocast)
+    examples = spread(want.examples, SAMPLE)
+    return divergence.between(material.task, objective, live.rows, cached, examples, device=device)

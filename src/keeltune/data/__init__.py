@@ -1,0 +1,1 @@
+"""Files to rows: formats, columns, labels, pictures and sound, the audit."""

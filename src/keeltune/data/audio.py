@@ -1,0 +1,148 @@
+"""Recordings from files: checked against their own header, decoded whole, one channel of float32 in −1..1.
+
+WAV, FLAC, OGG and MP3 by libsndfile. Several channels are averaged; another rate is resampled by a polyphase filter.
+libsndfile reads a cut file up to where it ends and says nothing, so that what the headers promise is counted here.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keeltune.data.media import Unreadable, check_magic_bytes
+from keeltune.utils.errors import Problem, UserError
+
+FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
+
+SECONDS = 2 * 3600
+"""Length of a recording, by its header, above which it is not decoded: 460 MB in memory at 16 kHz."""
+
+RATES = (1_000, 768_000)
+"""Sampling rates in Hz that a header may say."""
+
+CHANNELS = 64
+
+UNKNOWN = 0xFFFFFFFF
+"""The size that a program writes which does not know it yet; the sound then ends where the file does."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`wave` [samples] float32, `rate` in Hz, and how many `channels` it is the average of."""
+
+    wave: np.ndarray
+    rate: int
+    channels: int
+
+    def at(self, rate: int) -> np.ndarray:
+        """The wave at another rate, [⌈samples · rate / own⌉] float32; a polyphase filter keeps what is below both."""
+        if rate == self.rate:
+            return self.wave
+        from scipy.signal import resample_poly
+
+        shared = math.gcd(rate, self.rate)
+        return np.asarray(resample_poly(self.wave, rate // shared, self.rate // shared), dtype=np.float32)
+
+
+def library() -> Any:
+    """The module `soundfile`; UserError where it is not installed."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the package is there and libsndfile is not
+        fix = "pip install 'keeltune[speech]'"
+        raise UserError(Problem("this machine", "", "no soundfile", "the library that reads sound", fix)) from error
+    return soundfile
+
+
+def read(path: Path) -> Recording:
+    """A recording, decoded whole. Raises `Unreadable`."""
+    soundfile = library()
+    content = path.read_bytes()
+    whole = "a whole recording (WAV, FLAC, OGG, MP3)"
+    check_magic_bytes(content[:64], "recording", whole)
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            kind, rate, channels, promised = file.format, file.samplerate, file.channels, file.frames
+            _sound_header(kind, rate, channels, promised)
+            _whole(kind, content)
+            table = file.read(dtype="float32", always_2d=True)
+    except Unreadable:
+        raise
+    except Exception as error:  # each decoder fails in its own words, and each of them means: the file is broken
+        said = str(getattr(error, "error_string", error)).strip().splitlines() or [type(error).__name__]
+        found = f"a broken recording ({said[0][:100]})"
+        if "not recognised" in said[0] or "unknown format" in said[0].lower():
+            found = f"no recording: it begins with {content[:12]!r}"
+        raise Unreadable("broken recording", found, whole, "copy or download it again") from error
+    if kind != "MP3" and len(table) < promised:
+        raise _cut(f"{len(table)} samples where the header says {promised}")
+    if not len(table):
+        raise Unreadable("empty recording", "0 samples", "sound", "record it again, or delete the row")
+    if not np.isfinite(table).all():
+        place = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
+        fix = "write the file again; in floating point a division by 0 does this"
+        raise Unreadable("not a number", f"NaN or infinity from sample {place} on", "finite samples", fix)
+    wave = table.mean(1, dtype=np.float32) if channels > 1 else table[:, 0]
+    if not wave.any():
+        found = f"silence: each of {len(wave)} samples is 0" + ("" if channels == 1 else " as the channels' average")
+        raise Unreadable("silence", found, "sound", "record it again, or delete the row")
+    return Recording(np.ascontiguousarray(wave), int(rate), int(channels))
+
+
+def _sound_header(kind: str, rate: int, channels: int, samples: int) -> None:
+    if kind not in FORMATS:
+        fix = "save it as WAV or FLAC: ffmpeg -i FILE FILE.flac"
+        raise Unreadable("other format", f"a recording of format {kind}", f"one of {', '.join(FORMATS)}", fix)
+    if not RATES[0] <= rate <= RATES[1] or channels > CHANNELS:
+        found = f"a header that says {rate} Hz and {channels} channels"
+        expected = f"{RATES[0]} to {RATES[1]} Hz and at most {CHANNELS} channels"
+        raise Unreadable("header lies", found, expected, "copy it again, or correct the header")
+    if samples > rate * SECONDS:
+        found, expected = f"{samples / rate:.0f} s of sound", f"at most {SECONDS} s"
+        raise Unreadable("recording too long", found, expected, "cut it where its text can be cut too")
+
+
+def _whole(kind: str, content: bytes) -> None:
+    """Raises where a container promises more than the file holds. FLAC says its samples, which are counted later."""
+    if kind in ("WAV", "WAVEX") and content[:4] == b"RIFF":
+        place, block = 12, 1
+        while place + 8 <= len(content):
+            name, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
+            there = len(content) - place - 8
+            if name == b"fmt " and size >= 16 and there >= 16:
+                code, channels, _, _, block, bits = _fields(content[place + 8 : place + 24])
+                if code in (1, 3) and block != channels * -(-bits // 8):
+                    found = f"a header that says {block} bytes for {channels} samples of {bits} bits"
+                    raise Unreadable("header lies", found, "bytes that are these samples", "write the file again")
+            if name == b"data":
+                if size > there and size != UNKNOWN:
+                    raise _cut(f"{there} bytes of sound where the header says {size}")
+                if size < block <= there:
+                    found = f"a header that says {size} bytes of sound before {there} more"
+                    raise Unreadable("header lies", found, "the size of the sound", "write the file again")
+                return
+            place += 8 + size + size % 2
+    elif kind == "OGG":
+        place = content.rfind(b"OggS")
+        parts = content[place + 26] if place + 26 < len(content) else 0
+        ends = place + 27 + parts + sum(content[place + 27 : place + 27 + parts])
+        if ends > len(content) or not content[place + 5] & 4:
+            raise _cut("an Ogg stream without its last page")
+
+
+def _fields(data: bytes) -> tuple[int, int, int, int, int, int]:
+    """Format, channels, rate, bytes a second, bytes a sample of all channels, bits: the first of a `fmt ` chunk."""
+    widths, numbers, place = (2, 2, 4, 4, 2, 2), [], 0
+    for width in widths:
+        numbers.append(int.from_bytes(data[place : place + width], "little"))
+        place += width
+    return tuple(numbers)  # type: ignore[return-value]
+
+
+def _cut(found: str) -> Unreadable:
+    return Unreadable("cut recording", found, "a whole recording", "copy or download it again")

@@ -1,0 +1,255 @@
+"""What is wrong with the rows, before training: labels no one knows, rows that two splits share, answers that conflict.
+
+Errors stop a run (`data.bad_rows: skip` leaves out the rows of those that belong to rows); warnings carry counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row, row_key
+from keeltune.data.file_formats import RowProblem, quoted
+from keeltune.utils.errors import Problem, nearest, shown
+from keeltune.utils.messages import Message
+
+__all__ = ["apply_label_map", "audit", "input_keys", "is_row_problem", "repeats", "shared_rows"]
+
+SIMILAR = 0.8
+"""difflib's ratio from which a rare label counts as a misspelling of another."""
+
+TRAINED = {"train", "augmented", "unlabeled", "source_train", "source_unlabeled"}
+"""The streams of training, which may share rows: an evaluation is spoiled by those that it shares with them."""
+
+IMBALANCE = 100
+"""Rows of the largest class for one of the smallest, beyond which there is a warning."""
+
+
+def is_row_problem(problem: Problem) -> bool:
+    """Whether a fault is one row's, so that `bad_rows: skip` can leave that row out; any other stands for a file."""
+    return isinstance(problem, RowProblem)
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+def apply_label_map(rows: Sequence[Row], mapping: Mapping[Any, Any]) -> tuple[list[Row], list[Problem]]:
+    """The rows under the model's names, after a `data.labels` that maps names in the data to names of the model.
+
+    A label that is one of the model's names already stays. A row with any other label is left out, with a problem.
+    Keys do not change: they are those of the data as it is written.
+    """
+    names = {str(theirs): str(ours) for theirs, ours in mapping.items()}
+    known = {ours: ours for ours in names.values()} | names
+    mapped: list[Row] = []
+    problems: list[Problem] = []
+    for row in rows:
+        labels = row_labels(row)
+        unknown = [label for label in labels if label not in known]
+        problems += [
+            _unknown(row, "label", label, tuple(names), "add it to data.labels, or correct it") for label in unknown
+        ]
+        if not unknown:
+            new = list(dict.fromkeys(known[label] for label in labels))
+            label = new[0] if isinstance(row.fields["label"], str) else new
+            mapped.append(replace(row, fields=row.fields | {"label": label}))
+    return mapped, problems
+
+
+def row_labels(row: Row, field: str = "label") -> list[str]:
+    """The row's labels, one or several; none where it has no label."""
+    value = row.fields.get(field, [])
+    return [value] if isinstance(value, str) else list(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------- audit
+
+
+def audit(
+    splits: Mapping[str, Sequence[Row]],
+    names: Sequence[str],
+    columns: Sequence[Column],
+    multi_label: bool,
+    labels_of: Callable[[Row], Sequence[str]] | None = None,
+) -> tuple[list[Problem], set[tuple[str, int]]]:
+    """What is wrong with a run's rows as a whole, and the (file, line) of the rows that have an error.
+
+    splits     "train", "validation", "test", "unlabeled", "source", …; a row without a label has none to be wrong
+    names      the label names of the run
+    columns    the task's columns: two rows are the same input where all columns but the label agree
+    labels_of  a row's labels, where they are not its column `label`; one that no training row has is then a warning,
+               as it can only be missed. A task without label names has none
+    """
+    own = labels_of is None
+    labels_of = labels_of or row_labels
+    field = next((column.name for column in columns if column.label), "label")
+    problems: list[Problem] = []
+    for rows in splits.values():
+        problems += _outside(rows, names, field) if own else _never_learnt(rows, names, field, labels_of)
+    bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
+    keys = {split: input_keys(rows, columns) for split, rows in splits.items()}
+    if names and own:
+        problems += _classes(splits, names, field, multi_label)
+    problems += _shared(splits, keys)
+    for split, rows in splits.items():
+        problems += _repeated(split, rows, keys[split], field, labels_of if names else None)
+    return problems, bad
+
+
+def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Problem]:
+    known, listed = set(names), tuple(names)
+    fix = "correct it, or list every label in data.labels"
+    return [
+        _unknown(row, field, one, listed, fix) for row in rows for one in row_labels(row, field) if one not in known
+    ]
+
+
+def _never_learnt(
+    rows: Sequence[Row], names: Sequence[str], field: str, labels_of: Callable[[Row], Sequence[str]]
+) -> list[Problem]:
+    """Labels of evaluation rows that no training row has: they count as missed."""
+    if not names:
+        return []
+    places: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for label in set(labels_of(row)) - set(names):
+            places[label].append(row)
+    template = "{label} in {n} rows, in no training row: {places}"
+    expected = Message("labels that can be learnt")
+    fix = Message("add training rows with it; until then it counts as missed")
+    return [
+        warning_about(there, field, Message(template, label=shown(label), n=len(there), places=locations(there)),
+                      expected, fix, "label never learnt")
+        for label, there in sorted(places.items())
+    ]  # fmt: skip
+
+
+def _unknown(row: Row, field: str, label: str, names: tuple[str, ...], fix: str) -> RowProblem:
+    place, (found, expected) = f"{row.file}:{row.line}", _beside(label, names)
+    return RowProblem(place, field, found, expected, fix, "unknown label", file=row.file, line=row.line)
+
+
+@lru_cache(maxsize=1000)  # a wrong label seldom comes alone, and a search among 150 names takes milliseconds
+def _beside(label: str, names: tuple[str, ...]) -> tuple[str, str]:
+    return shown(label) + nearest(label, names), f"one of the labels {quoted(names)}"
+
+
+def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: str, multi_label: bool) -> list[Problem]:
+    """Too few classes to learn from, classes that a split lacks, and a strong imbalance."""
+    problems: list[Problem] = []
+    for split in ("train", "validation", "test"):
+        rows = [row for row in splits.get(split, ()) if field in row.fields]
+        seen = Counter(label for row in rows for label in row_labels(row, field))
+        counts = {name: seen[name] for name in names if seen[name]}
+        absent = [name for name in names if not seen[name]]
+        if not rows:
+            continue
+        if split == "train" and len(counts) < (1 if multi_label else 2):
+            found = f"one class only: {quoted(counts)} in {len(rows)} rows"
+            fix = "add rows of another class, or name the column of the label under data.columns"
+            problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", fix, "one class"))
+        elif absent:
+            template = "no row of {n} of {all} classes in {split}: {names}"
+            found = Message(template, n=len(absent), all=len(names), split=Message(split), names=quoted(absent))
+            fix = Message("add rows of them, or take them out of the labels")
+            problems.append(
+                warning_about(rows, field, found, Message("rows of every class"), fix, "class without rows")
+            )
+        if split == "train" and counts and max(counts.values()) > IMBALANCE * min(counts.values()):
+            most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+            template = '{many} rows of "{most}", {few} of "{least}"'
+            found = Message(template, many=counts[most], most=most, few=counts[least], least=least)
+            fix = Message("look at macro-F1, and consider data.class_weights: balanced")
+            expected = Message("at most {n} rows for one of the rarest class", n=IMBALANCE)
+            problems.append(warning_about(rows, field, found, expected, fix, "imbalance"))
+    return problems
+
+
+def input_keys(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Each row's key without its label: equal ones are the same input."""
+    inputs = [column.name for column in columns if not column.label]
+    return [row_key(row.fields, inputs) for row in rows]
+
+
+def shared_rows(
+    splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str, list[Row]]]:
+    """(one, other, rows of other whose input is in one too); two streams of training may share theirs."""
+    for one, other in combinations(splits, 2):
+        known = set() if {one, other} <= TRAINED else set(keys[one])
+        if there := [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]:
+            yield one, other, there
+
+
+def repeats(
+    rows: Sequence[Row], keys: Sequence[str], labels_of: Callable[[Row], Sequence[str]] | None
+) -> tuple[list[Row], list[Row]]:
+    """(rows with the same input and different labels, rows that stand there already).
+
+    Without `labels_of` nothing conflicts: a text may well have several translations.
+    """
+    same: dict[str, list[Row]] = defaultdict(list)
+    for row, key in zip(rows, keys, strict=True):
+        same[key].append(row)
+    conflicts: list[Row] = []
+    copies: list[Row] = []
+    for group in same.values():
+        if len({frozenset(labels_of(row)) if labels_of else row.key for row in group}) == 1:
+            copies += group[1:]
+        elif labels_of:
+            conflicts += group
+    return conflicts, copies
+
+
+def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Inputs that are in two splits: an evaluation is spoiled by it."""
+    warnings: list[Problem] = []
+    for one, other, there in shared_rows(splits, keys):
+        names = {"one": Message(one), "other": Message(other)}
+        template = "{n} of {all} rows of {other} are in {one} too: {places}"
+        found = Message(template, n=len(there), all=len(splits[other]), places=locations(there), **names)
+        fix = Message("take them out of {one} or of {other}: a row that was trained on does not test", **names)
+        expected = Message("no input in two splits")
+        warnings.append(warning_about(there, "", found, expected, fix, f"rows shared by {one}, {other}"))
+    return warnings
+
+
+def _repeated(
+    split: str,
+    rows: Sequence[Row],
+    keys: Sequence[str],
+    field: str,
+    labels_of: Callable[[Row], Sequence[str]] | None,
+) -> list[Problem]:
+    """The same input with different answers; and, in training, the same row several times."""
+    conflicts, copies = repeats(rows, keys, labels_of)
+    warnings: list[Problem] = []
+
+    def warn(there: Sequence[Row], template: str, field: str, expected: str, fix: str, kind: str) -> None:
+        found = Message(template, n=len(there), split=Message(split), places=locations(there))
+        warnings.append(warning_about(there, field, found, expected, fix, kind))
+
+    if conflicts:
+        template = "{n} rows of {split} share an input but not the label: {places}"
+        expected, fix = Message("one answer for one input"), Message("keep those with the right label")
+        warn(conflicts, template, field, expected, fix, f"conflicts in {split}")
+    if copies and split == "train":
+        template = "{n} rows of {split} are repeats: {places}"
+        expected, fix = Message("each row once"), Message("delete them, unless they should weigh more")
+        warn(copies, template, "", expected, fix, "repeated rows")
+    return warnings
+
+
+def warning_about(rows: Sequence[Row], field: str, found: str, expected: str, fix: str, kind: str) -> Problem:
+    """A warning about many rows, placed at the first of them. Not a row's problem: nothing is to be left out."""
+    return Problem(f"{rows[0].file}:{rows[0].line}", field, found, expected, fix, kind, severity="warning")
+
+
+def locations(rows: Sequence[Row]) -> str:
+    """Where the first rows are."""
+    return ", ".join(f"{row.file}:{row.line}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")

@@ -1,0 +1,188 @@
+"""A column's value: what a row may hold, checked and normalised, by the kind of the column."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from keeltune.data.file_formats import bare
+from keeltune.data.media import Media
+from keeltune.utils.errors import nearest
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a task. `kind` says how its values are checked: a key of `KINDS`."""
+
+    name: str
+    kind: str = "text"
+    required: bool = True
+    label: bool = False
+
+
+class Schema(Protocol):
+    """What reading asks of a task: its columns."""
+
+    columns: ClassVar[tuple[Column, ...]]
+
+
+class Refused(Exception):
+    """A value that a column cannot have."""
+
+    def __init__(self, kind: str, expected: str, fix: str):
+        super().__init__(kind)
+        self.kind, self.expected, self.fix = kind, expected, fix
+
+
+def read_cell(value: Any, column: Column) -> Any:
+    """A CSV cell as the value that JSON would have there: a list is written as JSON."""
+    if column.kind in STRUCTURED:
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        fix = "fill it, or delete the row" if value is None else "write it as text, in quotation marks"
+        raise Refused("nothing where text is wanted" if value is None else "not text", "text", fix)
+    if not value or value.isspace():
+        raise Refused("empty text", "text that is not blank", "fill it, or delete the row")
+    if "\0" in value:
+        raise Refused("NUL character", "text without NUL characters", "delete the character: tr -d '\\000'")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            fix = "the text was cut within a character: write the row again"
+            raise Refused("half a character", "text without lone surrogates (\\ud800 to \\udfff)", fix) from None
+    return value
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str):
+        if value.startswith("-") and value[1:].isdecimal():
+            fix = "number the classes from 0; rows without a label belong in data.unlabeled"
+            raise Refused("negative label", "a name or a whole number from 0", fix)
+        return _text(value)
+    if value is None:
+        raise Refused("no label", "a name or a whole number", "give the row one, or move it to data.unlabeled")
+    if isinstance(value, bool):
+        raise Refused("label true/false", "a name or a whole number", f'quote it: "{str(value).lower()}"')
+    if isinstance(value, list):
+        raise Refused("list of labels", "one label", "say data.multi_label: true where a row may have several")
+    raise Refused("not a label", "a name or a whole number", "write it as one of these")
+
+
+def _labels(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        fix = 'write it as a list, as in ["news"], or say data.multi_label: false'
+        raise Refused("not a list of labels", "a list of labels, perhaps empty", fix)
+    names = [_label(name) for name in value]
+    if len(set(names)) < len(names):
+        raise Refused("label given twice", "each label once in the list", "keep one of them")
+    return names
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value:
+        raise Refused("not a list of texts", "a list with at least one text", 'write it as a list, as in ["…"]')
+    return [_text(one) for one in value]
+
+
+def _words(value: Any) -> list[str]:
+    """Tokens or tags of a sentence."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
+        raise Refused("not a list of words", "a list of words, none of them empty", 'write it as in ["the", "cat"]')
+    return list(value)
+
+
+def _index(value: Any, fix: str = "count the words from 0") -> int:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Refused("not an index", "a whole number from 0", fix)
+    return value
+
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    fix = 'write it as [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+    if not isinstance(value, list) or not value:
+        raise Refused("not a conversation", "a list of messages", fix)
+    for message in value:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise Refused("not a message", "messages with role and content", fix)
+        if message["role"] not in ROLES:
+            near = nearest(message["role"], ROLES)
+            raise Refused("unknown role", f"one of the roles {', '.join(ROLES)}{near}", "correct the role")
+        _text(message["content"])
+    return value
+
+
+def _answers(value: Any) -> dict[str, list[Any]]:
+    fix = 'write it as {"text": ["…"], "answer_start": [0]}, with empty lists where there is no answer'
+    if not isinstance(value, dict) or not {"text", "answer_start"} <= value.keys():
+        raise Refused("not answers", "a mapping with the lists text and answer_start", fix)
+    texts, starts = value["text"], value["answer_start"]
+    if not isinstance(texts, list) or not isinstance(starts, list):
+        raise Refused("not answers", "two lists, text and answer_start", fix)
+    if len(texts) != len(starts):
+        expected = f"lists of one length, not {len(texts)} and {len(starts)}"
+        raise Refused("lists of unequal length", expected, "give each answer its place")
+    for text in texts:
+        _text(text)
+    fix = "count characters from 0; where there is no answer, both lists are empty"
+    return value | {"answer_start": [_index(start, fix) for start in starts]}
+
+
+def read_media(value: str, folder: Path) -> Media:
+    """A path in the data: below the data file's folder after resolving, links too, and there."""
+    root = folder.resolve()
+    try:
+        path = (root / value).resolve()
+        inside = path.is_relative_to(root)
+    except (OSError, ValueError):
+        inside = False
+    if not inside or Path(value).is_absolute():
+        expected = f"a path below {bare(str(root), 200)}, the data file's folder"
+        raise Refused("path outside the data", expected, "put the file there, and write its path from there")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Refused("missing file", f"a file that can be read ({error.strerror})", "put it there") from None
+    if not content:
+        raise Refused("empty file", "a file with content", "copy it again")
+    made = Media(value)
+    made.path, made.digest = path, hashlib.sha256(content).hexdigest()
+    return made
+
+
+MEDIA = ("image", "audio")
+
+STRUCTURED = ("labels", "texts", "words", "messages", "answers")
+"""Kinds that a CSV cell holds as JSON."""
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "text": _text,
+    "label": _label,
+    "labels": _labels,
+    "texts": _texts,
+    "words": _words,
+    "index": _index,
+    "messages": _messages,
+    "answers": _answers,
+    "image": _text,
+    "audio": _text,
+}
+"""How the values of a column are checked: from what the file holds to what a row holds, or `_Refused`."""

@@ -1,0 +1,174 @@
+"""The labels of a run: their names, in the order of the model's outputs, and what each weighs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from keeltune.data.audit import SIMILAR, locations, row_labels, warning_about
+from keeltune.data.columns import Schema
+from keeltune.data.dataset import Row
+from keeltune.data.file_formats import quoted
+from keeltune.recipe.fields import Recipe
+from keeltune.utils.errors import Problem, nearest, shown
+from keeltune.utils.messages import Message
+
+
+class Labelled(Schema, Protocol):
+    """What labels ask of a task: which a row uses, and the inventory that the names of the training rows span."""
+
+    @classmethod
+    def labels_of(cls, row: Row) -> list[str]: ...
+
+    @classmethod
+    def closed(cls, names: Sequence[str]) -> list[str]: ...
+
+
+def labels_of(task_class: type[Labelled]) -> Callable[[Row], list[str]] | None:
+    """How the audit finds a row's labels; None where they are the column `label`."""
+    return None if any(c.name == "label" for c in task_class.columns) else task_class.labels_of
+
+
+def label_names(
+    recipe: Recipe, task_class: type[Labelled], rows: dict[str, list[Row]], head: list[str] | None
+) -> tuple[list[str], list[Problem], list[str]]:
+    """The label names of the run; without labelled training rows the teacher's, in the sense that the others show."""
+    labelled = rows["train"] or [*rows["validation"], *rows["test"], *rows["source"]]
+    if not labelled:
+        return head or [], [], []
+    names, problems, notices = names_of_data(
+        labelled,
+        given=recipe.data.labels,
+        head=head,
+        multi_label=recipe.data.multi_label,
+        labels_of=labels_of(task_class),
+    )
+    return names if names == head else task_class.closed(names), problems, notices
+
+
+def class_weights_of(
+    recipe: Recipe, task_class: type[Labelled], train: Sequence[Row], names: Sequence[str], problems: list[Problem]
+) -> dict[str, float] | None:
+    """Each label's weight: the recipe's, or for `balanced` rows / (labels × rows of the label), as in scikit-learn."""
+    given = recipe.data.class_weights
+    if given is None or not names:
+        return None
+    if given == "balanced":
+        labels = Counter(label for row in train for label in task_class.labels_of(row))
+        return {name: labels.total() / (len(names) * max(labels[name], 1)) for name in names}
+    weights = {str(name): weight for name, weight in given.items()}
+    for name in set(weights) - set(names):
+        problems.append(
+            Problem(
+                recipe.where("data.class_weights"),
+                f"data.class_weights.{name}",
+                shown(name),
+                f"one of the labels {', '.join(names[:20])}",
+                f"correct the name{nearest(name, names)}",
+            )
+        )
+    return weights
+
+
+def names_of_data(
+    rows_train: Sequence[Row],
+    *,
+    given: Sequence[Any] | Mapping[Any, Any] | None,
+    head: Sequence[str] | None,
+    multi_label: bool,
+    labels_of: Callable[[Row], Sequence[str]] | None = None,
+) -> tuple[list[str], list[Problem], list[str]]:
+    """(names, problems, notes): the label names of a run, in the order of the model's outputs.
+
+    A trained head's own names (`head`) where they cover the training rows; else `given`, the recipe's `data.labels`;
+    else the names in the training rows, sorted (whole numbers by value). `LABEL_n` is no name; it stands for the
+    number n where the data's labels are numbers. Call it after `apply_label_map`. Rows whose label is not among the
+    names are found by `audit`, in every split alike.
+    """
+    labels_of = labels_of or row_labels
+    counts = Counter(label for row in rows_train for label in labels_of(row))
+    own = _head_names(head, counts)
+    if own and (counts.keys() <= set(own) or (given is None and _only_slips(counts, own))):
+        return own, [], []
+    notes = [_new_head(own, counts)] if own else []
+    if given is not None:
+        # several names of the data may be one of the model, so only a list can name one twice
+        names = [str(name) for name in (dict.fromkeys(given.values()) if isinstance(given, Mapping) else given)]
+        return list(dict.fromkeys(names)), _faulty_list(names, multi_label), notes
+    if rows_train and not counts:
+        fix = "add rows with labels, or name the column of the labels under data.columns"
+        found = f"no label in any of {len(rows_train)} rows"
+        return [], [Problem(rows_train[0].file, "label", found, "labels to learn", fix, "no label")], notes
+    if all(label.isdecimal() for label in counts):
+        return sorted(counts, key=int), [], notes
+    return sorted(counts), _misspellings(rows_train, counts) if labels_of is row_labels else [], notes
+
+
+def _head_names(head: Sequence[str] | None, labels: Iterable[str]) -> list[str] | None:
+    """A head's names as names of the data, or None where it has none to offer."""
+    if not head or set(labels) <= set(head):
+        return list(head) if head else None
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in head):
+        numbers = [name.removeprefix("LABEL_") for name in head]
+        return numbers if set(labels) <= set(numbers) else None
+    return list(head)
+
+
+def _only_slips(counts: Counter[str], own: Sequence[str]) -> bool:
+    """Whether the labels that a head lacks are slips, rare and near its own names, and not classes of their own."""
+    lacking = [label for label in counts if label not in own]
+    rare = sum(counts[label] for label in lacking) <= max(2, 0.01 * counts.total())
+    return rare and all(_near(label, own) for label in lacking)
+
+
+def _near(label: str, names: Iterable[str]) -> str:
+    """The name of which `label` may be a misspelling, or nothing; numbers are never misspelt."""
+    words = [name for name in names if not name.isdecimal()]
+    return next(iter(difflib.get_close_matches(label, words, n=1, cutoff=SIMILAR)), "")
+
+
+def _new_head(head: Sequence[str], counts: Counter[str]) -> str:
+    lacking = [label for label in counts if label not in head]
+    note = f"the model's labels ({quoted(head)}) lack {quoted(lacking)} of the training rows: it gets a new head"
+    folded = {name.casefold(): name for name in head}
+    if all(label.casefold() in folded for label in counts):
+        pairs = ", ".join(f"{label}: {folded[label.casefold()]}" for label in sorted(counts))
+        note += f"; to keep its head, say data.labels: {{{pairs}}}"
+    return note
+
+
+def _faulty_list(names: Sequence[str], multi_label: bool) -> list[Problem]:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    faults = [(f"more than once: {quoted(twice)}", "name each label once")] if twice else []
+    if not all(name.strip() for name in names):
+        faults.append(("an empty name", "give the label a name, or delete it"))
+    if len(names) < (1 if multi_label else 2):
+        faults.append((f"{len(names)} labels: {quoted(names)}", "list every label, or leave data.labels out"))
+    expected = "names of labels, all different"
+    return [Problem("", "data.labels", found, expected, fix, "label list") for found, fix in faults]
+
+
+def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
+    """Rare labels that look like a frequent one: with no list to hold them against, each would become a class."""
+    few = max(3, counts.total() // 1000)
+    places: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for label in row_labels(row):
+            if counts[label] <= few:
+                places[label].append(row)
+    warnings: list[Problem] = []
+    for label, there in places.items():
+        meant = _near(label, [name for name, times in counts.items() if times >= 20 * counts[label]])
+        if meant:
+            template = '{label} in {n} rows, "{meant}" in {often}: {places}'
+            places_ = locations(there)
+            found = Message(
+                template, label=shown(label), n=len(there), meant=meant, often=counts[meant], places=places_
+            )
+            fix = Message("correct it; or list all labels in data.labels, if it is a class of its own")
+            expected = Message("each class under one name")
+            warnings.append(warning_about(there, "label", found, expected, fix, "label perhaps misspelt"))
+    return warnings

@@ -1,0 +1,90 @@
+"""Pictures and recordings as a row holds them: a path with the digest of its content, and what models read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BEGINNINGS = (
+    (b"<!doctype", "an HTML page", "download the {what} again: this is a web page, perhaps an error message"),
+    (b"<html", "an HTML page", "download the {what} again: this is a web page, perhaps an error message"),
+    (b"version https://git-lfs", "a git-lfs pointer instead of the {what}", "run: git lfs pull"),
+)
+"""Files that are not what their ending says: how they begin (in lower case), what they are, how to fix it."""
+
+ROOM = 2**31
+"""Bytes of what models read of media files that a task keeps in memory."""
+
+
+class Unreadable(Exception):
+    """A file that gives no picture or no sound: what kind of fault, what was found and expected, how to fix it."""
+
+    def __init__(self, kind: str, found: str, expected: str, fix: str):
+        super().__init__(found)
+        self.kind, self.found, self.expected, self.fix = kind, found, expected, fix
+
+
+def check_magic_bytes(start: bytes, what: str, expected: str) -> None:
+    """Raises `Unreadable` where a file begins as something else than the picture or recording (`what`) it should be."""
+    for beginning, found, fix in BEGINNINGS:
+        if start.lstrip().lower().startswith(beginning):
+            raise Unreadable(f"not a {what}", found.format(what=what), expected, fix.format(what=what))
+
+
+class Media(str):
+    """A picture's or a recording's path as the data has it, with the file that it names and the digest of its content.
+
+    The digest stands for the path in a row's key: the same picture under another name is the same row.
+    """
+
+    path: Path
+    digest: str
+
+
+class Decoded:
+    """One array of what a model reads of a media file: made when it is wanted, and equal where file and name are.
+
+    `read` gives the numbers, from memory where they are still there. Examples hold this, not the numbers: a picture's
+    are 600 kB, and its captions share them; Whisper's are 960 kB a recording.
+    """
+
+    def __init__(self, digest: str, name: str, read: Callable[[], np.ndarray]):
+        self.digest, self.name, self._read = digest, name, read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        numbers = self._read()
+        return numbers if dtype is None else numbers.astype(dtype)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Decoded) and (self.digest, self.name) == (other.digest, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.name))
+
+
+class ArrayCache:
+    """The arrays that a model reads of media files, by the files' digests, as long as there is `room` (in bytes).
+
+    Those beyond are made from their files again, each time.
+    """
+
+    def __init__(self, room: int = ROOM):
+        self.room = room
+        self._arrays: dict[str, Mapping[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def get(self, digest: str) -> Mapping[str, np.ndarray] | None:
+        return self._arrays.get(digest)
+
+    def keep(self, digest: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps a file's arrays where there is room for them."""
+        size = sum(value.nbytes for value in arrays.values())
+        if digest not in self._arrays and size <= self.room:
+            self._arrays[digest] = arrays
+            self.room -= size

@@ -1,0 +1,72 @@
+"""How a budget is measured on held-out rows: divergence, or the drop of the source metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from keeltune.evaluation import divergence, split_scores
+from keeltune.evaluation.interpolation import clusters_of, drop, sampled_indices
+from keeltune.evaluation.scores import Scores
+from keeltune.objective.references.model import Model
+from keeltune.training.budget import Budget
+from keeltune.training.job import Job
+from keeltune.utils.errors import Problem, UserError
+
+UPDATES = 25
+"""How often a budget's weight is moved in a training."""
+
+
+# ---------------------------------------------------------------------------------------------------- while it trains
+
+
+def budget(job: Job, before: Mapping[str, Scores | None]) -> Budget | None:
+    """The recipe's budget; None where the weight is a number. UserError where it, or a point between, cannot be had."""
+    kind, limit = job.budget
+    recipe = job.material.recipe
+    if kind == "max_source_drop" and before["source_validation"] is None:
+        found, expected = "a head that is new, so that there is no source score to fall from", "max_kl, or a number"
+        place = recipe.where("objective.weight")
+        raise UserError(Problem(place, "objective.weight", found, expected, "write {max_kl: 0.05}, say"))
+    if recipe.training.interpolate not in (None, "auto") and not job.starts_known:
+        found, expected = "weights that are drawn at random before training", "a start that knows this task"
+        place = recipe.where("training.interpolate")
+        raise UserError(Problem(place, "training.interpolate", found, expected, "leave it out"))
+    if kind is None or limit is None:
+        return None
+    measured = measured_budget(job, before)
+    return Budget(kind, limit, lambda: measured(job.model, None), max(1, job.material.steps // UPDATES))
+
+
+Measured = Callable[[Any, Model | None], float]
+
+
+def measured_budget(job: Job, before: Mapping[str, Scores | None]) -> Measured:
+    """What the budget bounds, of a model; the reference is the job's own unless one is handed over."""
+    kind, _ = job.budget
+    task = job.material.task
+    if kind == "max_kl":
+
+        def moved(model: Any, reference: Model | None) -> float:
+            held = reference or job.reference
+            assert held is not None
+            objective = replace(job.objective, per_label=False)
+            reader, student = (task, model) if job.beside is None else (job.beside.task, job.beside.model)
+            found, _ = divergence.divergence(
+                reader, objective, student, held, job.slice, device=job.device, autocast=job.autocast
+            )
+            return found
+
+        return moved
+    first = before["source_validation"]
+    assert first is not None
+    places = sampled_indices(job, "source_validation")
+    clusters = clusters_of(job, "source_validation", places)
+
+    def fallen(model: Any, reference: Model | None) -> float:
+        now = split_scores.scored(job, model, "source_validation", places)
+        task, _ = job.of("source_validation", model)
+        return drop(task, first.table[places], now.table, task.metrics[0], clusters)["upper"]
+
+    return fallen

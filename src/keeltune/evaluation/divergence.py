@@ -1,0 +1,59 @@
+"""How far a model is from a reference, in nats a prediction, on rows that are not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from keeltune.objective.formula import Objective
+from keeltune.objective.predictions import Rows
+from keeltune.objective.references.reference import Reference
+from keeltune.tasks.task import Example, Task, by_length, to_device
+from keeltune.utils.device import in_eval_mode
+
+BATCH = 64
+
+
+def divergence(
+    task: Task,
+    objective: Objective,
+    model: Any,
+    reference: Reference,
+    examples: Sequence[Example],
+    *,
+    device: str = "cpu",
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[float, int]:
+    """T² · Σ D(model ‖ reference) / N over all predictions of the examples, and N; eval mode, restored afterwards."""
+
+    def answers(batch: Mapping[str, Any]) -> Rows:
+        with autocast():
+            return task.rows(task.forward(model, batch), batch)
+
+    with in_eval_mode(model):
+        return between(task, objective, answers, reference, examples, device=device)
+
+
+@torch.inference_mode()
+def between(
+    task: Task,
+    objective: Objective,
+    answers: Callable[[Mapping[str, Any]], Rows],
+    reference: Reference,
+    examples: Sequence[Example],
+    *,
+    device: str = "cpu",
+) -> tuple[float, int]:
+    """The same of whoever answers a batch: a model, or another reference."""
+    total, predictions = 0.0, 0
+    for places in by_length(examples, BATCH):
+        batch = to_device(task.collate([replace(examples[i], anchored=True) for i in places]), device)
+        rows = answers(batch)
+        if len(rows):
+            total += float(objective.total(rows, reference.rows(batch)))
+            predictions += len(rows)
+    return total / max(1, predictions), predictions

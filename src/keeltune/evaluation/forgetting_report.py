@@ -1,0 +1,153 @@
+"""What a run with two domains does beside training: it holds a budget, looks between its start and its end, and says
+what was forgotten.
+
+    veto        before: the labels that the reference would overrule at this weight
+    Budget      while it trains: what is measured on held-out rows, against its limit; the trainer moves the weight
+    settle      after: the point of the weight path that is kept
+    forgetting  after: both domains before and after, row by row, and how far the weights' answers have moved
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from keeltune.data import dataset
+from keeltune.data.dataset import Row
+from keeltune.evaluation import divergence, domain_shift
+from keeltune.evaluation import forgetting as changes
+from keeltune.evaluation.final_weights import FinalWeights
+from keeltune.evaluation.scores import Scores
+from keeltune.objective.formula import Objective
+from keeltune.objective.references.model import Model
+from keeltune.tasks.task import Example, by_length, to_device
+from keeltune.training.job import Job
+from keeltune.utils.device import in_eval_mode
+from keeltune.utils.files import read_lines
+
+MOVED = 500
+"""Rows of a domain on which the models' answers, and the domains themselves, are compared at most."""
+
+TEXTS = ("text", "text_pair", "context", "document", "source", "prompt")
+"""Columns that are read, by whose words domains are told apart."""
+
+
+def forgetting(
+    job: Job,
+    model: Any,
+    folder: Path,
+    before: Mapping[str, Scores | None],
+    after: Mapping[str, Scores | None],
+    settled: FinalWeights,
+) -> dict[str, Any] | None:
+    """What `result.json` reports as `forgetting`; None where no rows of a source domain are named.
+
+    {"source", "control", "target": what `analysis.forgetting.change` says of a split, "divergence": {"source",
+    "target": {"reverse_kl", "forward_kl", "predictions"}} from the model before training, nats a prediction, "gap":
+    how far the domains lie apart}.
+    """
+    material = job.material
+    if not (material.rows["source"] or material.rows["source_validation"]):
+        return None
+    target = "test" if material.rows["test"] else "validation"
+    splits = {"source": "source", "control": "source_validation", "target": target}
+    found: dict[str, Any] = {}
+    for name, split in splits.items():
+        old, new = before[split], after[split]
+        if old is None or new is None:
+            found[name] = None
+            continue
+        lines = tuple(read_lines(place / f"{split}.jsonl") for place in (folder / "before", folder))
+        lengths = [sum(e.length for e in row) for row in material.encoded[split]]
+        clusters = material.recipe.evaluation.clusters
+        made = changes.change(
+            job.of(split, model)[0],
+            material.rows[split],
+            old,
+            new,
+            (lines[0], lines[1]),
+            lengths=lengths,
+            clusters=clusters,
+        )
+        found[name] = {"split": split, **made}
+    domain = "source" if material.rows["source"] else "source_validation"
+    found["divergence"] = {
+        name: _moved(job, model, settled.source, split) for name, split in (("source", domain), ("target", target))
+    }
+    found["gap"] = gap(job, settled.source)
+    return found
+
+
+def _moved(job: Job, model: Any, source: Model | None, split: str) -> dict[str, Any] | None:
+    """KL(θ ‖ ψ) and KL(ψ ‖ θ) on a split's rows, ψ the model before training."""
+    examples = _sample(job, split)
+    if source is None or not examples:
+        return None
+    found: dict[str, Any] = {}
+    for name in ("reverse-kl", "forward-kl"):
+        value, found["predictions"] = divergence.divergence(
+            job.material.task, Objective(name), model, source, examples, device=job.device, autocast=job.autocast
+        )
+        found[name.replace("-", "_")] = value
+    return found
+
+
+def _sample(job: Job, split: str) -> list[Example]:
+    encoded = job.material.encoded[split]
+    return [example for i in dataset.subset(len(encoded), MOVED) for example in encoded[i]]
+
+
+# ------------------------------------------------------------------------------------------------------- how far apart
+
+
+def gap(job: Job, source: Model | None) -> dict[str, Any] | None:
+    """How far the target is from the source: {"words", "features"}, each from 0 (the same) to 2; null where unknown."""
+    material = job.material
+    old = next((s for s in ("source_unlabeled", "source_train", "source", "source_validation") if material.rows[s]), "")
+    if not old:
+        return None
+    splits = (old, "train" if material.rows["train"] else "unlabeled")
+    chosen = [[material.rows[s][i] for i in dataset.subset(len(material.rows[s]), MOVED)] for s in splits]
+    texts = [_texts(rows, {column.name for column in material.task.columns if not column.label}) for rows in chosen]
+    read = None
+    if source is not None:
+        seen = [_features(job, source.model, _sample(job, split)) for split in splits]
+        read = domain_shift.features(seen[0], seen[1]) if seen[0] is not None and seen[1] is not None else None
+    return {"words": domain_shift.words(*texts) if all(texts) else None, "features": read}
+
+
+def _texts(rows: Sequence[Row], read: set[str]) -> list[str]:
+    """What is read of each row, where it is text."""
+    names = [name for name in TEXTS if name in read and rows and isinstance(rows[0].fields.get(name), str)]
+    tokens = rows and isinstance(rows[0].fields.get("tokens"), list)
+    if tokens:
+        return [" ".join(map(str, row.fields["tokens"])) for row in rows]
+    return [" ".join(str(row.fields.get(name, "")) for name in names) for row in rows] if names else []
+
+
+@torch.inference_mode()
+def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray | None:
+    """The mean of a model's last hidden states over each example's positions, [examples, H]; None if it shows none."""
+    task, found = job.material.task, dict[int, np.ndarray]()
+    with in_eval_mode(model):
+        for places in by_length(examples, divergence.BATCH):
+            batch = to_device(task.collate([examples[i] for i in places]), job.device)
+            asked = {**batch, "inputs": {**batch["inputs"], "output_hidden_states": True}}
+            with job.autocast():
+                outputs = task.forward(model, asked)
+            calls = getattr(outputs, "outputs", [outputs])  # of a vocabulary head: each forward pass by itself
+            states = getattr(calls[0], "encoder_last_hidden_state", None) if len(calls) == 1 else None
+            if states is None and len(calls) == 1:
+                states = (getattr(calls[0], "hidden_states", None) or [None])[-1]
+            if states is None:
+                return None
+            mask = batch["inputs"].get("attention_mask")
+            fits = mask is not None and mask.shape == states.shape[:2]
+            weight = mask[..., None].to(states.dtype) if fits else torch.ones_like(states[..., :1])
+            means = (states * weight).sum(1) / weight.sum(1).clamp_min(1)
+            found |= dict(zip(places, means.float().cpu().numpy(), strict=True))
+    return np.stack([found[i] for i in range(len(examples))])

@@ -1,0 +1,122 @@
+"""The overfitting guard: how often a run looks at its validation rows, when it stops, and what it says of itself.
+
+pace      before: evaluations often enough, and the patience after which training ends early
+report    after: the signs of overfitting with the run's own values, and how well its probabilities are calibrated
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from keeltune.data import dataset
+from keeltune.data.media import Media
+from keeltune.evaluation import calibration, overfitting, prediction
+from keeltune.evaluation.scores import WRITTEN, Scores
+from keeltune.evaluation.scores import score as scored
+from keeltune.objective.predictions import IGNORED
+from keeltune.training.job import Job
+from keeltune.training.preparation.encoding import encode_rows
+from keeltune.utils.files import read_lines
+
+LATE = 5
+"""The last log entries whose mean is the training's last cross-entropy."""
+
+ROWS = 500
+"""Training rows that are answered once more at the end."""
+
+
+def overfitting_report(
+    job: Job,
+    model: Any,
+    folder: Path,
+    after: Mapping[str, Scores | None],
+    log: Sequence[Mapping[str, Any]],
+    forgetting: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What `result.json` reports as `overfitting` and `calibration`; `forgetting`: what it reports as that.
+
+    `calibration`: {"validation", "test"}: what `calibration.of_lines` says of the run's predictions, the temperature
+    fitted on validation alone; null where answers have no probabilities.
+    """
+    predictions = folder / "predictions"
+    lines = {split: read_lines(predictions / f"{split}.jsonl") for split in ("validation", "test")}
+    fitted = calibration.of_lines(lines["validation"])
+    temperature = fitted["temperature"] if fitted else None
+    tested = calibration.of_lines(lines["test"], temperature, fit=False)
+    moved = (forgetting or {}).get("divergence", {}).get("target")
+    drifted = overfitting.drift(moved["reverse_kl"]) if moved else None
+    return {
+        "overfitting": overfitting.report([*_signals(job, model, after, log, lines["validation"], fitted), drifted]),
+        "calibration": {"validation": fitted, "test": tested} if fitted or tested else None,
+    }
+
+
+def _signals(
+    job: Job,
+    model: Any,
+    after: Mapping[str, Scores | None],
+    log: Sequence[Mapping[str, Any]],
+    lines: Sequence[Mapping[str, Any]],
+    fitted: Mapping[str, Any] | None,
+) -> list[overfitting.Signal | None]:
+    material, task = job.material, job.material.task
+    metric, sign = task.metrics[0], task.primary_sign
+    judged = [entry for entry in log if "eval_loss" in entry]
+    losses, scores = ([entry[f"eval_{name}"] for entry in judged] for name in ("loss", metric))
+    signals: list[overfitting.Signal | None] = []
+    explained = None
+    logged = [entry["cross_entropy"] for entry in log if "cross_entropy" in entry][-LATE:]
+    trained = sum(logged) / len(logged) if logged else None
+    if task.choices == "labels" and not task.settings.multi_label and not task.settings.class_weights:
+        learnt = [target for e in material.examples["train"] for target in e.targets if target != IGNORED]
+        counts, _ = overfitting.commonest([str(target) for target in learnt])
+        if trained is not None and (found := overfitting.nothing_learnt(trained, counts, material.steps)):
+            signals.append(found)
+            explained = 1 - found.value
+    validation = after["validation"]
+    if validation is not None and material.rows["train"]:
+        train = _on_training_rows(job, model)
+        value = validation.metrics[metric]
+        if train is not None:
+            fell = max(sign * (score - scores[-1]) for score in scores) if scores else 0.0
+            signals.append(overfitting.gap(train.metrics[metric], value, metric, sign, fell=fell))
+        if metric == "accuracy" and explained is not None:
+            _, chance = overfitting.commonest([json.dumps(task.gold(row)) for row in material.rows["validation"]])
+            signals.append(overfitting.by_chance(value, validation.intervals[metric][0], chance, explained, metric))
+        inputs = partial(_inputs, {column.name for column in task.columns if not column.label})
+        seen, held = ([inputs(row.fields) for row in material.rows[split]] for split in ("train", "validation"))
+        signals.append(overfitting.shared(held, seen))
+    signals.append(overfitting.rising(losses, scores, sign))
+    signals.append(overfitting.confident_errors(lines))
+    if fitted is not None:
+        signals.append(overfitting.miscalibration(fitted))
+    signals.append(overfitting.gradients([entry["grad_norm"] for entry in log if "grad_norm" in entry]))
+    return signals
+
+
+def _inputs(names: set[str], fields: Mapping[str, Any]) -> dict[str, str]:
+    """A row's inputs as texts."""
+    given = {name: fields[name] for name in names & fields.keys()}
+    return {name: _text(value) for name, value in given.items()}
+
+
+def _text(value: Any) -> str:
+    """A value as words; of a picture or a recording the digest of its content."""
+    if isinstance(value, Media):
+        return value.digest
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _on_training_rows(job: Job, model: Any) -> Scores | None:
+    """The scores on some of the training rows, as an evaluation reads them."""
+    task, rows = job.material.task, job.material.rows["train"]
+    places = dataset.subset(len(rows), WRITTEN // 2 if task.generates else ROWS)
+    kept, encoded, _ = encode_rows(task, [rows[i] for i in places], task.encode_scored)
+    if not kept:
+        return None
+    answers = prediction.predict(model, task, encoded, device=job.device, autocast=job.autocast)
+    return scored(task, answers, kept, intervals=False)

@@ -1,0 +1,96 @@
+"""Predict, score, and say how sure: the same path for validation while training, for test sets and for the command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keeltune.data.clusters import numbers_of
+from keeltune.data.dataset import Row
+from keeltune.evaluation.bootstrap import bootstrap, interval
+from keeltune.tasks.task import Prediction, Task
+
+WRITTEN = 200
+"""Validation rows that are scored while training where answers are written token by token; all of them at the end."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A split's metrics (the primary first, the loss last), their 95 % intervals, and details such as `by_label`.
+
+    `table` [rows, K + 2] is what they are made of: each row's statistics, its Σ CE and the count of its predictions.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    details: dict[str, Any]
+    table: np.ndarray = field(repr=False, compare=False)
+
+
+def score(
+    task: Task,
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    *,
+    intervals: bool = True,
+    clusters: str | None = None,
+) -> Scores:
+    """Metrics of labelled rows, with percentile-bootstrap intervals over rows (no training noise is in them).
+
+    `clusters` names a column: the rows of one value of it are drawn together.
+    """
+    statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows])
+    losses = np.array([[p.loss, p.count] for p in predictions])
+    table = np.concatenate([statistics, losses], axis=1)
+    return scores_of(task, table, intervals=intervals, clusters=numbers_of(rows, clusters))
+
+
+def table_of(task: Task, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """A `Scores.table` [rows, K + 2], made again of the lines of a prediction file; NaN where a file has no losses."""
+    statistics = task.statistics([line["prediction"] for line in lines], [line["gold"] for line in lines])
+    losses = np.array([[line.get("loss", np.nan), line.get("predictions", np.nan)] for line in lines])
+    return np.concatenate([statistics, losses], axis=1)
+
+
+def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True, clusters: np.ndarray | None = None) -> Scores:
+    """The same of a `Scores.table`, or of some of its rows; K = 0 leaves the loss alone. `clusters` [rows] or None."""
+    sums = table.sum(0)
+    metrics = {name: float(value) for name, value in metrics_of(task, sums).items()}
+    ranges: dict[str, tuple[float, float]] = {}
+    if intervals:
+        drawn = metrics_of(task, bootstrap(table, clusters=clusters))
+        ranges = {name: interval(values) for name, values in drawn.items()}
+    return Scores(metrics, ranges, task.details(sums[:-2]) if table.shape[1] > 2 else {}, table)
+
+
+def gain(
+    task: Task, ours: np.ndarray, theirs: np.ndarray, metric: str, clusters: np.ndarray | None = None
+) -> tuple[float, float]:
+    """The 95 % interval of how much better `ours` is than `theirs`, in the metric's unit; below 0 it is worse."""
+    drawn = differences(task, ours, theirs, clusters)[metric]
+    return interval(-drawn if metric in task.lower_is_better else drawn)
+
+
+def differences(
+    task: Task, ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Each metric of `ours` minus that of `theirs`, for each draw of the bootstrap: {name: [resamples]}.
+
+    Both are tables [rows, K + 2] of the same rows, and each draw takes the same rows of both: what is hard for both
+    does not widen an interval.
+    """
+    drawn = bootstrap(np.concatenate([ours, theirs], axis=1), clusters=clusters)
+    a, b = (metrics_of(task, part) for part in np.split(drawn, [ours.shape[1]], axis=1))
+    return {name: a[name] - b[name] for name in a}
+
+
+def metrics_of(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2]."""
+    loss = sums[..., -2] / np.maximum(sums[..., -1], 1e-12)
+    values = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
+    if sums.shape[-1] > 2:
+        values = task.scores(sums[..., :-2]) | values
+    return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"]) if name in values}

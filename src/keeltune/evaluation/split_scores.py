@@ -1,0 +1,82 @@
+"""A split's rows, predicted and scored as a run does it: before training, while it trains, and at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+
+from keeltune.data import dataset
+from keeltune.evaluation import prediction, scores
+from keeltune.tasks.task import Prediction
+from keeltune.training.job import Job
+from keeltune.training.preparation.material import OLD, SCORED
+from keeltune.utils import distributed
+from keeltune.utils.files import write_text
+from keeltune.utils.progress import Display
+
+
+def before(job: Job, folder: Path, display: Display) -> dict[str, scores.Scores | None]:
+    """The model as it was before training, scored; nothing where its head is new."""
+    known: tuple[str, ...] = () if job.student.fresh else SCORED
+    known = OLD if job.beside is not None else known  # the old head answers its own rows, whatever is new
+    place = folder / "predictions" / "before"
+    return {split: score(job, job.model, split, place, display) if split in known else None for split in SCORED}
+
+
+def score(job: Job, model: Any, split: str, folder: Path, display: Display) -> scores.Scores | None:
+    """A split's scores, its predictions in `folder`; float32, as stock transformers computes them from `model/`."""
+    rows = job.material.rows[split]
+    if not rows:
+        return None
+    file = folder / f"{split}.jsonl"
+    predictions = predict(job, model, split, display)
+    task, _ = job.of(split, model)
+    clusters = job.material.recipe.evaluation.clusters
+    if distributed.is_main_process():
+        lines = prediction.prediction_rows(task, predictions, rows, clusters=clusters)
+        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
+    return scores.score(task, predictions, rows, clusters=clusters)
+
+
+def predict(
+    job: Job, model: Any, split: str, display: Display, *, places: Sequence[int] | None = None, fast: bool = False
+) -> list[Prediction]:
+    """A split's predictions; several processes share the rows."""
+    encoded = job.material.encoded[split]
+    encoded = encoded if places is None else [encoded[i] for i in places]
+    rank, world = int(os.environ.get("RANK", "0")), distributed.world_size()
+    mine = encoded[rank::world]
+    task, model = job.of(split, model)
+    options = {"autocast": job.autocast} if fast else {}
+    with display.bar(f"scoring {split}", sum(map(len, mine))) as advance:
+        answers = prediction.predict(model, task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
+    if world == 1:
+        return answers
+    shares: list[list[Prediction]] = [[] for _ in range(world)]
+    torch.distributed.all_gather_object(shares, answers)
+    return [shares[i % world][i // world] for i in range(len(encoded))]
+
+
+def scored(job: Job, model: Any, split: str, places: Sequence[int]) -> scores.Scores:
+    """A model's scores on some rows of a split, in the training's precision, without intervals."""
+    answers = predict(job, model, split, Display(quiet=True), places=places, fast=True)
+    rows = [job.material.rows[split][i] for i in places]
+    task, _ = job.of(split, model)
+    return scores.score(task, answers, rows, intervals=False)
+
+
+def validator(job: Job) -> Callable[[], dict[str, float]]:
+    """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
+    rows = job.material.rows["validation"]
+    limit = job.material.recipe.evaluation.rows or (scores.WRITTEN if job.material.task.generates else None)
+    places = dataset.subset(len(rows), limit)
+
+    def validate() -> dict[str, float]:
+        return scored(job, job.model, "validation", places).metrics
+
+    return validate

@@ -1,0 +1,205 @@
+"""The teacher gate: before a distillation starts, what its teacher knows of the validation rows.
+
+Each teacher, and the average of several, is scored with the task's own metric beside the student's start, on the same
+rows; where its answers are classes or tags, its calibration is measured too. Training is the same with and without:
+the models are in eval mode and the random state is untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from copy import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keeltune.data import dataset
+from keeltune.data.clusters import numbers_of
+from keeltune.data.dataset import Row
+from keeltune.evaluation.calibration import calibration
+from keeltune.evaluation.scores import WRITTEN, Scores, gain, score, scores_of
+from keeltune.objective.predictions import IGNORED, Mixture, Rows
+from keeltune.objective.references.ensemble import Ensemble
+from keeltune.objective.references.model import Model
+from keeltune.objective.references.reference import Reference
+from keeltune.tasks.families.text_generation import Writing
+from keeltune.tasks.task import Example, Prediction, Task, in_batches, to_device
+from keeltune.training.job import Job
+from keeltune.utils.files import seal
+from keeltune.utils.progress import Display
+
+ROWS = 2000
+"""Validation rows on which a teacher is judged at most; where answers are written, `evaluation.WRITTEN`."""
+
+NOTHING = 0.0005
+"""A difference that three decimals do not show: rounding, where the teacher is the student's own start."""
+
+MENDED = 0.02
+"""What a temperature must take from the calibration error before it is offered."""
+
+CHANCE = 6.63
+"""The 99 % point of χ² with one degree of freedom, which 2 N · gain exceeds by chance once in a hundred times."""
+
+
+def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str, Any] | None:
+    """What `result.json` reports as `reference.gate`; None without validation rows or a teacher's model at hand.
+
+    `start` holds the scores of the student before training on all validation rows; None where its head is new.
+    {"rows", "student", "student_intervals", "floor", **verdict of what the student is held near, "members": [verdict]},
+    a verdict being {"model", "metric", "temperature", "teacher", "intervals", "difference", "over_floor",
+    "calibration"}; "members" are those of an average. `difference` is the 95 % interval of how much better the teacher
+    is than the student's start in `metric`, `over_floor` than the commonest answer given to every row.
+    """
+    recipe, task, rows = job.material.recipe, job.material.task, job.material.rows["validation"]
+    spec = recipe.reference_spec()
+    if not recipe.taught or spec is None or not rows or job.origin.kind not in ("model", "ensemble", "cached"):
+        return None
+    places = dataset.subset(len(rows), WRITTEN if task.generates else ROWS)
+    names = [files.source for files in job.material.references] or [job.material.source]
+    clusters = recipe.evaluation.clusters
+    temperatures = spec.temperatures(len(names))
+    answers = _heard(job, places, display)
+    rows = [rows[i] for i in places]
+    own = numbers_of(rows, clusters)
+    student = None if start is None else scores_of(task, start.table[places], clusters=own)
+    floor = _floor(task, rows) if answers[0][0][0].probabilities is not None else None  # a label or a set of them
+    verdicts = []
+    for number, (predictions, measured) in enumerate(answers):
+        scores = score(task, predictions, rows, clusters=clusters)
+        average = number == len(names)
+        if average and isinstance(task, Writing):
+            scores = scores_of(task, scores.table[:, -2:], clusters=own)
+        table, metric = scores.table, next(iter(scores.metrics))
+        over_start = student and gain(task, table, student.table[:, -table.shape[1] :], metric, own)
+        over_floor = floor and gain(task, table, floor[1].table, metric, own)
+        verdicts.append(
+            {
+                "model": None if average else names[number],
+                "metric": metric,
+                "temperature": None if average else temperatures[number],
+                "teacher": scores.metrics,
+                "intervals": _lists(scores),
+                "difference": over_start and list(over_start),
+                "over_floor": over_floor and list(over_floor),
+                "calibration": measured,
+            }
+        )
+    return {
+        "rows": len(rows),
+        "student": student and student.metrics,
+        "student_intervals": student and _lists(student),
+        "floor": floor and {"answer": floor[0], task.metrics[0]: floor[1].metrics[task.metrics[0]]},
+        **verdicts[-1],
+        "members": verdicts[:-1],
+    }
+
+
+Heard = list[tuple[list[Prediction], dict[str, Any] | None]]
+"""Answers to the rows and their calibration: of each teacher, then of their average."""
+
+
+def _heard(job: Job, places: Sequence[int], display: Display) -> Heard:
+    """The teachers' answers; beside a cache they are kept, so that no later run needs the teachers for them."""
+    rows = job.material.rows["validation"]
+    if job.origin.kind != "cached":
+        assert job.reference is not None
+        return _answers(job, job.reference, places, display)
+    assert job.origin.cache is not None
+    settings, task = job.material.recipe.generation, job.material.task
+    written = [settings.beams, settings.max_new_tokens] if task.generates else []
+    asked = json.dumps([*(rows[i].key for i in places), *written])
+    name = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    file = Path(job.origin.cache["folder"]) / f"gate-{name}.json"
+    with suppress(OSError, ValueError, TypeError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return [([Prediction(**answer) for answer in given], measured) for given, measured in kept]
+    found = _answers(job, job.live(), places, display)
+    job.live.drop()
+    seal(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
+    return found
+
+
+def _in_full_precision(teacher: Model) -> Model:
+    """The same model outside autocast: reported scores are float32, the student's too."""
+    same = copy(teacher)
+    same.autocast = nullcontext
+    return same
+
+
+def _lists(scores: Scores) -> dict[str, list[float]]:
+    return {name: list(pair) for name, pair in scores.intervals.items()}
+
+
+@torch.inference_mode()
+def _answers(job: Job, reference: Reference, places: Sequence[int], display: Display) -> Heard:
+    members = reference.members if isinstance(reference, Ensemble) else [reference]
+    teachers = [_in_full_precision(member) for member in members if isinstance(member, Model)]
+    weights = reference.log_weights if isinstance(reference, Ensemble) else []
+    task, kept, rows = job.material.task, job.material.encoded["validation"], job.material.rows["validation"]
+    encoded = [task.encode_for_all(rows[i], scored=True) if task.companions else kept[i] for i in places]
+    examples = [replace(example, anchored=True) for row in encoded for example in row]
+    tables: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(teachers) + bool(weights))]
+
+    def ask(asked: list[Example]) -> list[tuple[Prediction, ...]]:
+        batch = to_device(task.collate(asked), job.device)
+        heard: list[Rows] = [teacher.rows(batch) for teacher in teachers]
+        if weights:
+            heard.append(Mixture(list(heard), weights))
+        if task.choices == "labels":
+            known = batch["anchored"] & (batch["targets"] != IGNORED)  # a teacher may read less than the student does
+            for table, said in zip(tables, heard, strict=True):
+                table.append((said.log_probs(slice(None))[known].cpu(), batch["targets"][known].cpu()))
+        return list(zip(*_decoded(task, teachers, heard, batch, asked, job.device), strict=True))
+
+    with display.bar("scoring the teacher", len(examples)) as advance:
+        each = iter(in_batches(examples, ask, progress=advance))
+    by_row = [[next(each) for _ in row] for row in encoded]
+    found = []
+    for voice, table in enumerate(tables):
+        measured = calibration(*(torch.cat(part) for part in zip(*table, strict=True))) if table else None
+        predictions = [task.combine([parts[voice] for parts in row]) for row in by_row]
+        found.append((predictions, None if measured is None else asdict(measured)))
+    return found
+
+
+def _decoded(
+    task: Task,
+    teachers: Sequence[Model],
+    heard: Sequence[Rows],
+    batch: Mapping[str, Any],
+    examples: Sequence[Example],
+    device: str,
+) -> list[list[Prediction]]:
+    """The answers in what was heard of each teacher, and of their average: it has a loss where they write, no text."""
+    if not isinstance(task, Writing):
+        return [task.decode(rows, batch) for rows in heard]
+    texts = [_written(task, teacher, examples, device) for teacher in teachers]
+    texts += [[""] * len(examples)] * (len(heard) - len(texts))
+    losses = [task.architecture.losses(rows, batch) for rows in heard]
+    return [
+        [Prediction(t, None, loss, e.labelled) for t, loss, e in zip(*both, examples, strict=True)]
+        for both in zip(texts, losses, strict=True)
+    ]
+
+
+def _written(task: Writing, teacher: Model, examples: Sequence[Example], device: str) -> list[str]:
+    """What a teacher writes for each example, as it reads it."""
+    reader: Task = task
+    if teacher.entry is not None:
+        reader, examples = task.companions[teacher.entry], [e.others[teacher.entry] for e in examples]
+    assert isinstance(reader, Writing)
+    return [texts[0] for texts in reader.candidates(teacher.model, examples, device)]
+
+
+def _floor(task: Task, rows: Sequence[Row]) -> tuple[Any, Scores]:
+    """The commonest right answer of the rows, and its scores as the answer to every one of them."""
+    ((commonest, _),) = Counter(json.dumps(task.gold(row)) for row in rows).most_common(1)
+    answer = json.loads(commonest)
+    return answer, score(task, [Prediction(answer, None, 0.0, 0.0)] * len(rows), rows, intervals=False)

@@ -1,0 +1,46 @@
+"""How often the test rows were scored: repeated test-set evaluation overfits to them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from keeltune.utils.files import write_text
+
+LOOKS = "looks.jsonl"
+
+
+def look(folder: Path, *, by: str, fingerprint: str, rows: int) -> int:
+    """Writes down that rows were scored with a run's model; how often those very rows have been now.
+
+    A folder that cannot be written to keeps no count; the look is counted from what it holds.
+    """
+    known = [*looks_of(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
+    with suppress(OSError):
+        write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in known))
+    return sum(one["fingerprint"] == fingerprint for one in known)
+
+
+def looks_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's count; one that was cut, by a full disk, say, is passed over."""
+    found = []
+    with suppress(OSError):
+        for line in (folder / LOOKS).read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                if isinstance(one := json.loads(line), dict) and "fingerprint" in one:
+                    found.append(one)
+    return found
+
+
+def looks_at_test(folder: Path, result: Mapping[str, Any]) -> int:
+    """How often a run's own test rows were scored with its model."""
+    tested = ((result.get("data") or {}).get("test") or {}).get("fingerprint")
+    return sum(look["fingerprint"] == tested for look in looks_of(folder))
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

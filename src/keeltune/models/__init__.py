@@ -1,0 +1,1 @@
+"""Models and their processors: found, loaded, made from nothing, cut, adapted."""

@@ -1,0 +1,270 @@
+"""Models and processors: found, checked, loaded, saved as plain folders.
+
+Weights are read from safetensors only and loaded in float32, whatever their stored dtype; no code of a model folder is
+ever run. What a folder lacks is said before training, by name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from keeltune.models.model_files import loading
+from keeltune.models.processors import padding, read_processor, tokenizer_of, vocabulary_rows
+from keeltune.utils.errors import Problem, UserError, shown
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Holds back transformers' own bars and warnings: what matters of them is said by us, once and in our words."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its processor. `fresh` names the weights that no checkpoint held; `notes` are for the log."""
+
+    model: Any
+    processor: Any
+    source: str
+    fresh: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
+    """The head's weights that a local folder does not hold; loading would draw them at random.
+
+    transformers says it, by loading onto the meta device (no weight is read): many architectures are stored under
+    other names than their live weights have. A hub id is not looked into: what it lacks shows when it is loaded.
+    """
+    import transformers
+
+    if not Path(source).is_dir():
+        return []
+    with quietly():
+        model, info = getattr(transformers, auto_model).from_pretrained(
+            source, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    return sorted(name for name in _head(model, sorted(info["missing_keys"])) if ".pooler." not in name)
+
+
+def read_config(source: str, where: str, field: str) -> Any:
+    """The model's configuration; UserError where it cannot be had."""
+    from transformers import AutoConfig
+
+    return loading(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
+
+
+def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str:
+    """The first of the `transformers` classes that makes a model of this configuration; UserError where none does."""
+    import transformers
+
+    for name in auto_models:
+        if type(config) in getattr(transformers, name)._model_mapping:
+            return name
+    kinds = " or ".join(name.removeprefix("AutoModelFor") for name in auto_models)
+    raise UserError(
+        Problem(where, field, f"an architecture of type {config.model_type}", f"one that transformers has for {kinds}",
+                "take a model of another architecture, or another task")
+    )  # fmt: skip
+
+
+def head_names(config: Any) -> list[str] | None:
+    """The label names of a model's head in their order, or None where its configuration names none."""
+    id2label = getattr(config, "id2label", None)
+    if not id2label:
+        return None
+    try:
+        return [str(id2label[i]) for i in range(len(id2label))]
+    except KeyError:
+        return None
+
+
+def load(
+    source: str,
+    auto_model: str,
+    labels: Sequence[str],
+    *,
+    where: str,
+    field: str,
+    reads: str = "text",
+    multi_label: bool = False,
+    new_head: bool = False,
+) -> Loaded:
+    """The model with a head for `labels` (none: its own head), in float32, with its processor and a padding token.
+
+    `new_head` starts the head afresh though the checkpoint may hold one (for other labels). Weights missing outside
+    the head, weights of another shape and weights that are no numbers are refused.
+    """
+    import transformers
+
+    config = read_config(source, where, field)
+    processor = read_processor(source, where, field, reads)
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: i for i, name in enumerate(labels)}
+    if auto_model == "AutoModelForSequenceClassification":
+        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    model, info = loading(
+        lambda: getattr(transformers, auto_model).from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        ),
+        source,
+        where,
+        field,
+    )
+    shapes = {str(name): f"{name} {list(ours)} for {list(theirs)}" for name, ours, theirs in info["mismatched_keys"]}
+    missing = sorted({*info["missing_keys"], *shapes})
+    head = _head(model, missing)
+    if lost := sorted(set(missing) - set(head)):
+        raise UserError(
+            Problem(
+                where,
+                field,
+                f"{shown(source)} lacks, or holds in another shape: {', '.join(shapes.get(n, n) for n in lost[:5])}"
+                + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
+                "every weight of the pretrained model (only the task's head may be new)",
+                "save the whole model there again",
+            )
+        )
+    if broken := [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]:
+        raise UserError(
+            Problem(
+                where,
+                field,
+                f"{shown(source)}: {', '.join(broken[:5])} hold NaN or infinity",
+                "finite weights",
+                "take an earlier checkpoint",
+            )
+        )
+    if new_head:
+        head = sorted({*head, *_reset_head(model)})
+    notes = padding(model, processor)
+    rows, tokens = vocabulary_rows(model), len(tokenizer_of(processor))
+    if rows is not None and tokens > rows:
+        raise UserError(
+            Problem(
+                where,
+                field,
+                f"a tokenizer of {tokens} tokens for {rows} embeddings",
+                "an embedding for every token",
+                "use the tokenizer that the model was trained with",
+            )
+        )
+    return Loaded(model, processor, source, tuple(head), tuple(notes))
+
+
+def _head(model: Any, names: Sequence[str]) -> list[str]:
+    """Those of a model's weights that belong to the task's head (or to the pooler that only a head reads)."""
+    from transformers import AutoModel
+
+    prefix = getattr(model, "base_model_prefix", "")
+    if hasattr(model, prefix):
+        return [name for name in names if not name.startswith(f"{prefix}.") or ".pooler." in name]
+    if type(model.config) in AutoModel._model_mapping:  # T5 and its kin: what the model without a task does not have
+        plain = skeleton(model.config, "AutoModel").state_dict().keys()
+        return [name for name in names if name not in plain]
+    output = model.get_output_embeddings()  # two models joined: what makes logits
+    heads = tuple(f"{n}." for n, m in model.named_modules() if m is output)
+    return [name for name in names if name.startswith(heads)]
+
+
+def _reset_head(model: Any) -> list[str]:
+    """Starts the modules outside the base model afresh; names their weights.
+
+    Not by the model's own initialiser: it passes over weights that were loaded.
+    """
+    fresh = []
+    for name, child in model.named_children():
+        if name == model.base_model_prefix:
+            continue
+        for module in child.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        fresh += [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
+    return fresh
+
+
+def positions(model: nn.Module) -> int | None:
+    """How many tokens the model can read, or None where nothing bounds it.
+
+    RoBERTa-type models count positions from after the padding index, so their table is longer than what they read.
+    """
+    config = getattr(model.config, "encoder", None) or model.config
+    bound = getattr(config, "max_position_embeddings", None)
+    if bound is None or bound <= 0:
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return int(bound) - module.padding_idx - 1
+    return int(bound)
+
+
+def target_positions(config: Any) -> int | None:
+    """How many tokens a decoder beside an encoder can write, or None where nothing bounds it."""
+    decoder = getattr(config, "decoder", None) or config
+    names = ("max_target_positions", "max_position_embeddings")
+    return next((int(n) for name in names if (n := getattr(decoder, name, None)) and n > 0), None)
+
+
+def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model") -> Any:
+    """The model without its weights (on the meta device): sizes and bounds, for nothing.
+
+    UserError where the configuration does not make a model with this head.
+    """
+    import transformers
+
+    def build() -> Any:
+        with torch.device("meta"):
+            return getattr(transformers, auto_model).from_config(config)
+
+    return loading(build, config.name_or_path, where, field)
+
+
+def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None = None) -> None:
+    """A plain `save_pretrained` folder, written beside and then renamed, so that it is never half there.
+
+    `half` stores the weights in the half precision that the source had.
+    """
+    staging = folder.with_name(f".staging-{folder.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    stored = {k: v.to(half) if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.save_pretrained(staging, state_dict=stored, max_shard_size="5GB")
+    dtype, model.config.dtype = model.config.dtype, half or torch.float32  # it wrote that of the live weights
+    model.config.save_pretrained(staging)
+    model.config.dtype = dtype
+    processor.save_pretrained(staging)
+    old = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    staging.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

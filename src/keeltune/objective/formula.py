@@ -1,0 +1,191 @@
+"""The formula.
+
+    L(θ) = Σ CE / n_CE  +  weight · Σ D( P(·|x;θ) ‖ R(·|x) ) / n_D          CE = −log P(y|x;θ)
+
+| method               | reference R                            | weight |
+| -------------------- | -------------------------------------- | ------ |
+| fine-tuning          | none                                   | –      |
+| distillation         | a teacher, or several                  | λ      |
+| cross-domain         | the source-domain model, frozen        | α      |
+
+The method is a value: whoever calls the objective hands it a reference, or none. Sums run over the predictions of one
+micro-batch; n_CE and n_D count the whole optimizer step, all its micro-batches and ranks, so that 4 rows, 2 × 2
+accumulated rows and 2 ranks × 2 rows give the same gradient. No sum is divided twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from keeltune.objective.predictions import PerSlice, Rows, slices
+from keeltune.utils import registry
+
+
+class Counts(NamedTuple):
+    """n_CE, the labelled predictions of an optimizer step (their class weights' sum), and n_D, its anchored ones."""
+
+    cross_entropy: Tensor | float
+    divergence: Tensor | float
+
+
+class Terms(NamedTuple):
+    """What one micro-batch adds to a step: the loss to call `backward` on, and its two undivided sums in nats."""
+
+    loss: Tensor
+    cross_entropy: Tensor
+    divergence: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L = Σ CE / n_CE + weight · Σ D / n_D.
+
+    `divergence` is a name of `keeltune/divergences/`, or a function of log-probabilities [N, C], [N, C] -> [N] nats.
+    `temperature` T divides the logits of both sides; T² multiplies value and gradient, which keeps the gradient's size
+    (Hinton et al. 2015, https://arxiv.org/abs/1503.02531). `per_label` is for a weight that was derived from a labelled
+    row's own ratio of the two terms: it is held by multiplying the weight by min(1, n_D / n_CE) of the step.
+    `size` predictions are compared at a time (None: as many as hold 2^24 numbers); it bounds memory, changes no value.
+
+        objective = kt.Objective("reverse-kl", weight=0.29)
+        student = kt.Dense(model(**inputs).logits)                                                  # [N, C]
+        terms = objective(kt.cross_entropy(student, targets), student, reference, counts=kt.Counts(n, n))
+        terms.loss.backward()
+    """
+
+    divergence: str | Callable[[Tensor, Tensor], Tensor] = "reverse-kl"
+    weight: float = 1.0
+    temperature: float = 1.0
+    per_label: bool = False
+    size: int | None = None
+
+    def __call__(
+        self,
+        cross_entropy: Tensor | PerSlice,
+        student: Rows,
+        reference: Rows | None = None,
+        anchored: Tensor | None = None,
+        *,
+        counts: Counts,
+    ) -> Terms:
+        """One micro-batch's terms.
+
+        Args:
+            cross_entropy: Σ CE of the micro-batch, a sum in nats (`predictions.cross_entropy`, or a task's own); or
+                a function of a slice's log-probabilities [n, C] and the slice that gives its sum: both terms are then
+                made of one reading of the student's rows (`predictions.sliced_cross_entropy`).
+            student: its N predictions. reference: the reference's, of the same N or of the anchored ones alone; None.
+            anchored: [N] bool, the predictions that carry D; None means all.
+            counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
+        """
+        if not isinstance(cross_entropy, Tensor):
+            cross_entropy, divergence = self._sums(cross_entropy, student, reference, anchored)
+        elif reference is None:
+            divergence = cross_entropy * 0.0
+        else:
+            divergence = self.total(student, reference, anchored)
+        loss = divide(cross_entropy, counts.cross_entropy)
+        if reference is not None and self.weight:
+            held = self._step_weight(counts) * divide(divergence, counts.divergence)
+            loss = loss + held.to(loss.dtype)
+        return Terms(loss, cross_entropy.detach(), divergence.detach())
+
+    def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
+        """T² · Σ D(student_T ‖ reference_T) over the anchored predictions: a scalar in nats, slice by slice."""
+        compare, t = self._comparison(student, reference, anchored), self.temperature
+        parts = [student.use(part, partial(compare, part=part), t) for part in slices(student, self.size)]
+        return torch.stack(parts).sum() * t**2
+
+    def _sums(
+        self, cross_entropy: PerSlice, student: Rows, reference: Rows | None, anchored: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Σ CE and T² · Σ D, made of one reading of each slice; D is 0 without a reference."""
+        compare = None if reference is None else self._comparison(student, reference, anchored)
+        t = self.temperature
+
+        def both(log_probs: Tensor, part: slice) -> Tensor:
+            ce = cross_entropy(log_probs, part)
+            if compare is None:
+                return torch.stack([ce, ce * 0.0])
+            held = log_probs if self.weight else log_probs.detach()  # only watched at weight 0
+            tempered = held if t == 1.0 else torch.log_softmax(held / t, dim=-1)
+            return torch.stack([ce, compare(tempered, part) * t**2])
+
+        parts = [student.use(part, partial(both, part=part)) for part in slices(student, self.size)]
+        ce, divergence = torch.stack(parts).sum(0)
+        return ce, divergence
+
+    def _comparison(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
+        """Σ D of a slice, from the student's log-probabilities there (at the objective's temperature)."""
+        before = None  # how many anchored predictions come before each, where the reference has no others
+        if len(student) != len(reference):
+            held = 0 if anchored is None else int(anchored.sum())
+            if anchored is None or len(reference) != held:
+                alone = "" if anchored is None else f", or the anchored {held}"
+                raise ValueError(
+                    f"found {len(reference)} predictions of the reference, expected the student's {len(student)}{alone}"
+                )
+            before = [0, *anchored.cumsum(0).tolist()]
+
+        def compare(log_probs: Tensor, part: slice) -> Tensor:
+            there = part if before is None else slice(before[part.start], before[part.stop])
+            if before is not None and anchored is not None:
+                log_probs = log_probs[anchored[part]]
+            ours = reference.comparable(log_probs, there)
+            theirs = reference.log_probs(there, self.temperature).detach().to(ours.dtype)
+            if ours.shape != theirs.shape:  # one choice would be broadcast, and compared in silence
+                raise ValueError(
+                    f"found {theirs.shape[-1]} choices of the reference, expected the student's {ours.shape[-1]}"
+                )
+            if anchored is not None and before is None:
+                ours, theirs = ours[anchored[part]], theirs[anchored[part]]
+            return self.function(ours, theirs).sum()
+
+        return compare
+
+    @property
+    def function(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The divergence as a function."""
+        return registry.find("divergences", self.divergence) if isinstance(self.divergence, str) else self.divergence
+
+    def _step_weight(self, counts: Counts) -> Tensor | float:
+        if not self.per_label:
+            return self.weight
+        labelled, anchored = (torch.as_tensor(count, dtype=torch.float64) for count in counts)
+        return self.weight * torch.where(labelled > 0, anchored / labelled, 1.0).clamp_max(1.0)
+
+
+def divide(total: Tensor, count: Tensor | float) -> Tensor:
+    """total / count, and 0 (with its graph) where there is nothing to count."""
+    count = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+    return torch.where(count > 0, total / torch.where(count > 0, count, 1.0), total * 0.0)
+
+
+def find_divergence(name: str, **parameters: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The divergence `name` with `parameters` bound; raises LookupError or TypeError, which name what is accepted."""
+    function = registry.find("divergences", name)
+    accepted = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := set(parameters) - set(accepted):
+        raise TypeError(f"{name} has no parameter {sorted(unknown)}; it accepts {accepted or 'none'}")
+    return partial(function, **parameters)
+
+
+def confidence_weight(confidence: float, divergence: str) -> float:
+    """The weight at which the label wins against a reference as sure as `confidence` of another choice, ½ < c < 1.
+
+    c is the reference's share between its choice j and the label y, q_j / (q_j + q_y). Reverse KL: 2 / logit(c), exact
+    for two choices and sufficient for more; forward KL at temperature 1: 1 / (2c − 1). Derivation: at p_y = p_j = ½ the
+    gradients of CE and weight · D cancel; beyond that weight the reference overrules the label.
+    """
+    if divergence == "reverse-kl":
+        return 2 / math.log(confidence / (1 - confidence))
+    if divergence == "forward-kl":
+        return 1 / (2 * confidence - 1)
+    raise ValueError(f"found divergence {divergence}, expected reverse-kl or forward-kl: others have no such weight")

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from keeltune.objective.predictions import Mixture, Rows
+from keeltune.objective.references.reference import Batch, Reference
+
+
+class Ensemble(Reference):
+    """Several references, their probabilities averaged: R = Σ w_i · R_i, Σ w_i = 1.
+
+    Probabilities, not logits: the mean of distributions is the mixture that a committee votes. A temperature of the
+    objective is applied to R, not to its members.
+    """
+
+    kind = "ensemble"
+
+    def __init__(self, members: Sequence[Reference], weights: Sequence[float] | None = None):
+        if not members:
+            raise ValueError("found no reference, expected at least one")
+        weights = list(weights) if weights is not None else [1.0] * len(members)
+        if len(weights) != len(members) or min(weights) <= 0:
+            raise ValueError(
+                f"found weights {weights}, expected one positive weight for each of {len(members)} references"
+            )
+        self.members = list(members)
+        self.log_weights = [math.log(weight / sum(weights)) for weight in weights]
+
+    def rows(self, batch: Batch) -> Rows:
+        return Mixture([member.rows(batch) for member in self.members], self.log_weights)

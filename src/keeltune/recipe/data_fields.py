@@ -1,0 +1,98 @@
+"""The fields of a recipe's rows: where they lie, what stands beside the labelled ones, how they are mixed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from keeltune.recipe.field_types import (
+    AsList,
+    AsMapping,
+    AsNumber,
+    AsText,
+    Balanced,
+    BalancedOrKind,
+    ByKind,
+    Declared,
+    Label,
+    Section,
+    Share,
+    Text,
+)
+
+
+class Source(Declared):
+    """The old domain: forgetting is measured on it, and it can carry the anchor."""
+
+    train: Text | None = Field(default=None, description="Labelled rows, replayed while the new domain is learned.")
+    unlabeled: Text | None = Field(
+        default=None, description="Inputs alone, which carry D where `objective.anchor_on` says so."
+    )
+    validation: Text | None = Field(
+        default=None, description="The control slice: scored before and after, held by budgets and by interpolation."
+    )
+    test: Text | None = Field(default=None, description="Scored before and after training, into `metrics.source`.")
+
+
+class Augment(Declared):
+    """Variants of the texts of `train` and `unlabeled`, labelled by the teacher alone. `augment: {}`: defaults."""
+
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="The probability that a word is left out; Chinese by character."
+    )
+    crops: bool = Field(default=True, description="Whether a variant is a part of the text: half of its words or more.")
+    variants: PositiveInt = Field(default=4, description="Variants of each text.")
+
+
+class Mix(Declared):
+    """Rows of each further stream per labelled row, in the same batch."""
+
+    unlabeled: PositiveFloat = Field(default=1.0, description="Rows of `data.unlabeled` per labelled row.")
+    augmented: PositiveFloat = Field(default=1.0, description="Variants of `data.augment` per labelled row.")
+    source_unlabeled: PositiveFloat = Field(
+        default=1.0, description="Rows of `data.source.unlabeled` per labelled row."
+    )
+    source: PositiveFloat = Field(default=0.25, description="Rows of `data.source.train` per labelled row.")
+
+
+class Data(Declared):
+    """The rows. A path is relative to the recipe's folder: jsonl, json, csv, tsv, parquet, each also .gz; a folder; or
+    hub:NAME[@revision][:config]."""
+
+    train: Text | None = Field(default=None, description="The labelled rows to learn from.")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="How much of `train` is learnt; the rows of a smaller share are among a larger one's."
+    )
+    validation: Annotated[AsText | AsNumber[Share], ByKind] | None = Field(
+        default=None, description="The rows that choose the best model; or a share of `train`, split off by the seed."
+    )
+    test: Text | None = Field(default=None, description="The rows that are scored once, at the end.")
+    unlabeled: Text | None = Field(
+        default=None, description="Inputs without labels: only D is computed on them. What makes distillation pay."
+    )
+    unlabeled_as: Literal["distribution", "labels"] = Field(
+        default="distribution",
+        description="What the reference's answer to rows without labels is: its distribution, by D; or its choice as "
+        "their label, by CE and without D (hard pseudo-labels, the control of a distillation).",
+    )
+    augment: Augment | None = Field(
+        default=None, description="{word_dropout: 0.1, ...}: texts with words left out, labelled by the teacher alone."
+    )
+    source: Section[Source] = Field(default_factory=Source, description="The old domain's rows.")
+    mix: Section[Mix] = Field(default_factory=Mix, description="How the streams are mixed.")
+    columns: Section[dict[Text, Text]] = Field(
+        default_factory=dict, description="{our name: the file's name}, where they differ."
+    )
+    labels: Annotated[AsList[Label] | AsMapping[dict[Label, Label]], ByKind] | None = Field(
+        default=None, description="The label names; or a map from names in the data to names of the model."
+    )
+    multi_label: bool = Field(
+        default=False, description="Whether a row's label is a list: a yes or no for each of the names."
+    )
+    class_weights: Annotated[Balanced | AsMapping[dict[Label, PositiveFloat]], BalancedOrKind] | None = Field(
+        default=None, description="balanced, or {name: w}: multiplies a prediction's CE; D is not weighted."
+    )
+    bad_rows: Literal["refuse", "skip"] = Field(
+        default="refuse", description="skip: leave faulty rows out, count and list them."
+    )

@@ -1,0 +1,223 @@
+"""What a recipe may say of training: one measure of its length, and fields of TrainingArguments that are not ours."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from keeltune.recipe.field_types import expectation
+from keeltune.recipe.fields import NewModel, Recipe, Training
+from keeltune.recipe.yaml_document import seen
+from keeltune.utils.errors import Problem, nearest
+
+
+def training_faults(recipe: Recipe) -> Iterator[Problem]:
+    training = recipe.training
+    for ours, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
+        given = [name for name in (ours, other) if getattr(training, name) is not None]
+        if len(given) != 1:
+            place = f" ({ours} stands at {recipe.where(f'training.{ours}')})" if given else ""
+            field = f"training.{other if given else ours}"
+            yield recipe.problem(field, expected=f"either {ours} or {other}{place}", fix="keep exactly one of the two")
+    if training.passed:
+        yield from _passed_faults(recipe)
+    yield from _regularizer_faults(recipe)
+
+
+def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Regularisers that would change nothing, or take away what the recipe keeps. What the model and the task make of
+    them is looked at with these (`fitting.regularizer_problems`)."""
+    asked, training = recipe.training.regularizers, recipe.training
+    labelled = recipe.data.train is not None or recipe.data.unlabeled_as == "labels"
+    for name in ("r_drop", "label_smoothing"):
+        if getattr(asked, name) is not None and not labelled:
+            expected = f"rows with labels: {name} is a term of labelled predictions, and there are none"
+            yield recipe.problem(
+                f"training.regularizers.{name}", expected=expected, fix="add data.train, or leave it out"
+            )
+    kept = isinstance(training.interpolate, float) or training.interpolate == "recommended"
+    reasons = {
+        "new_top_layers": {
+            "the source model is to be kept (method: cross-domain), not its layers drawn anew": recipe.holds_old,
+            "only adapters train (lora), and new layers would stay random": training.lora is not None,
+            "all weights of a new model are random already": isinstance(recipe.model, NewModel),
+            "interpolate goes back towards a start whose top layers are random": kept,
+        },
+        "freeze_embeddings": {
+            "only adapters train (lora), the embeddings do not": training.lora is not None,
+            "the embeddings of a new model are random, and must train": isinstance(recipe.model, NewModel),
+        },
+    }
+    for name, why in reasons.items():
+        for reason in (reason for reason, holds in why.items() if holds and getattr(asked, name)):
+            expected = f"no {name}: {reason}"
+            yield recipe.problem(f"training.regularizers.{name}", expected=expected, fix="leave it out")
+
+
+_VOID = {
+    "label_smoothing_factor": "the loss is keeltune's formula, which has no smoothing",
+    "use_liger_kernel": "the loss is not computed inside the model",
+    "liger_kernel_config": "the loss is not computed inside the model",
+    "average_tokens_across_devices": "predictions are always counted over all processes",
+    "train_sampling_strategy": "a step is always made of rows of similar length",
+    "group_by_length": "a step is always made of rows of similar length",
+    "length_column_name": "a step is always made of rows of similar length",
+    "auto_find_batch_size": "the plan of steps does not change while it runs",
+    "remove_unused_columns": "a batch holds what the task puts there",
+    "label_names": "a batch holds what the task puts there",
+    "dataloader_drop_last": "no row is ever dropped",
+    "dataloader_in_order": "the order of rows is a function of the seed and the epoch",
+    "accelerator_config": "keeltune makes the batches",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "include_num_input_tokens_seen": "result.json has the tokens a second",
+    "include_for_metrics": "keeltune has its own evaluation",
+    "prediction_loss_only": "keeltune has its own evaluation",
+    "batch_eval_metrics": "keeltune has its own evaluation",
+    "load_best_model_at_end": "the best model is always kept, by the task's first metric",
+    "metric_for_best_model": "the best model is always kept, by the task's first metric",
+    "greater_is_better": "the best model is always kept, by the task's first metric",
+    "ignore_data_skip": "a resumed run goes on where it stopped, to the bit",
+    "restore_callback_states_from_checkpoint": "a resumed run goes on where it stopped, to the bit",
+    "save_only_model": "a checkpoint must be able to resume",
+    "disable_tqdm": "keeltune shows its own progress",
+    "local_rank": "torchrun sets it",
+    "push_to_hub": "keeltune uploads nothing; the run's model folder is there to be uploaded",
+    "parallelism_config": "sharding is not built yet",
+    "fsdp": "sharding is not built yet",
+    "deepspeed": "sharding is not built yet",
+    "hub_": "keeltune uploads nothing, and a recipe holds no secret",
+    "ddp_": "keeltune sets up the processes",
+    "do_": "the command says what is done",
+    "eval_": "keeltune has its own evaluation, with evaluation.every",
+}
+"""Fields of TrainingArguments (or how some of them start) that a run would have to ignore, with the reason."""
+
+_OURS = {
+    "output_dir": "output",
+    "overwrite_output_dir": "the option --overwrite",
+    "resume_from_checkpoint": "the option --resume",
+    "num_train_epochs": "training.epochs",
+    "lr": "training.learning_rate",
+    "scheduler": "training.lr_scheduler_type",
+    "warmup_ratio": "training.warmup_steps (below 1 it is a share of all steps)",
+    "per_device_train_batch_size": "training.batch_size",
+    "per_device_eval_batch_size": "training.batch_size",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "bf16_full_eval": "training.precision",
+    "fp16_full_eval": "training.precision",
+    "data_seed": "training.seed",
+    "eval_strategy": "evaluation.every",
+    "evaluation_strategy": "evaluation.every",
+    "eval_steps": "evaluation.every",
+    "peft_config": "training.lora",
+}
+"""Fields of other programs, with ours that says the same."""
+
+_UNFIT = ("reduce_lr_on_plateau", "greedy", "best")
+"""Choices that need the stock Trainer's own evaluation."""
+
+_MORE_THAN_ZERO = ("save_steps", "logging_steps", "save_total_limit", "adam_epsilon", "dataloader_prefetch_factor")
+
+
+def _passed_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The passed fields, first one by one, then together by making the TrainingArguments themselves."""
+    from transformers import TrainingArguments  # here, since it takes seconds and few recipes pass anything
+
+    hints = get_type_hints(TrainingArguments)
+    good: dict[str, Any] = {}
+    for name, value in recipe.training.passed.items():
+        fault = _name_fault(name, hints) or _value_fault(name, value, hints[name])
+        if fault:
+            expected, fix = fault
+            yield recipe.problem(f"training.{name}", found=seen(value), expected=expected, fix=fix)
+        else:
+            good[name] = value
+
+    if not good:
+        return
+
+    class Arguments(TrainingArguments):
+        @property
+        def device(self) -> Any:
+            """None: to look for the device would start the process group."""
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            _try_schedule(Arguments(output_dir=recipe.output, **good))
+    except Exception as error:  # whatever it is, it is how the library refuses these values
+        reason = " ".join(str(error).split())
+        named = [name for name in good if re.search(rf"\b{name}\b", reason)]
+        field = next(name for name in (*named, "lr_scheduler_kwargs", "lr_scheduler_type", *good) if name in good)
+        expected, fix = f"what TrainingArguments accepts: {reason}", "change it, or leave it out"
+        yield recipe.problem(f"training.{field}", expected=expected, fix=fix)
+
+
+def _name_fault(name: str, known: Mapping[str, Any]) -> tuple[str, str] | None:
+    if name in _OURS:
+        return f"no {name}: keeltune has its own field for it", f"use {_OURS[name]}"
+    for void, reason in _VOID.items():
+        if name == void or (name.startswith(void) and name in known):
+            return f"no {name}: {reason}", "leave it out"
+    if name not in known:
+        names = [*Training.model_fields, *(field for field in known if not _name_fault(field, known))]
+        expected = "a field of the recipe's training, or of transformers.TrainingArguments"
+        return expected, f"leave it out{nearest(name, names)}"
+    return None
+
+
+def _value_fault(name: str, value: Any, hint: Any) -> tuple[str, str] | None:
+    names = [choice for choice in _choices(name, hint) if choice not in _UNFIT]
+    if names and value not in names:
+        return f"one of: {', '.join(names)}", f"choose one of them{nearest(value, names)}"
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        return " or ".join(dict.fromkeys(map(expectation, error.errors()))), "write a value of that kind"
+    if isinstance(value, (int, float)) and (not math.isfinite(value) or value < 0):
+        return "a finite number that is not negative", f"change {name}"
+    if name in _MORE_THAN_ZERO and value == 0:
+        return "a number greater than 0", f"change {name}"
+    if name in ("adam_beta1", "adam_beta2") and value >= 1:
+        return "a number less than 1", f"change {name}"
+    return _tracker_fault(value) if name == "report_to" else None
+
+
+def _choices(name: str, hint: Any) -> list[str]:
+    """The words that a field of TrainingArguments takes, where it takes only some."""
+    from transformers import TrainingArguments
+
+    for kind in get_args(hint):
+        if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+            return [str(choice.value) for choice in kind]
+    return list(TrainingArguments.__dataclass_fields__[name].metadata.get("choices", ()))
+
+
+def _tracker_fault(value: Any) -> tuple[str, str] | None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    names = [value] if isinstance(value, str) else value or []
+    for name in (name for name in names if name not in ("none", "all")):
+        if name not in KNOWN:
+            return f"none, all, or one of: {', '.join(KNOWN)}", f"choose one of them{nearest(name, KNOWN)}"
+        if name not in get_available_reporting_integrations():
+            return f"a tracker that is installed: {name} is not", f"install {name}, or leave it out"
+    return None
+
+
+def _try_schedule(arguments: Any) -> None:
+    """Make the learning-rate schedule once: its own keywords are checked nowhere else before training."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    extra = arguments.lr_scheduler_kwargs or {}
+    get_scheduler(arguments.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=extra)

@@ -1,0 +1,1 @@
+"""What people look at: pages and sentences, made from a finished result alone."""

@@ -1,0 +1,59 @@
+"""What was learnt and what was forgotten, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keeltune.utils.messages import Message, joined
+
+DOMAINS = {"source": "source domain", "control": "source domain, control slice", "target": "target domain"}
+
+GAPS = {"words": "{far:.2f} by their words", "features": "{far:.2f} by what the model makes of them"}
+
+SHIFTS = {"target": "{kl:.3f} on target inputs", "source": "{kl:.3f} on source inputs"}
+
+
+def findings(result: Mapping[str, Any]) -> list[str]:
+    """A budget that does not hold, the change of each domain, how far the domains lie apart, and how far the model
+    has moved from its start."""
+    report = result.get("forgetting")
+    sentences = _overdrawn(result.get("budget"))
+    if not report:
+        return sentences
+    sentences += [_change(name, report[name]) for name in ("source", "control", "target") if report[name]]
+    gaps = [Message(GAPS[name], far=value) for name, value in (report["gap"] or {}).items() if value is not None]
+    if gaps:
+        template = "the domains are {far} apart (0: the same, 2: never taken for each other)"
+        sentences.append(Message(template, far=joined(gaps, ", ")))
+    shifts = [
+        Message(template, kl=shift["reverse_kl"])
+        for name, template in SHIFTS.items()
+        if (shift := report["divergence"][name])
+    ]
+    if shifts:
+        template = "nats a prediction from the model before training: {parts}"
+        sentences.append(Message(template, parts=joined(shifts, ", ")))
+    return sentences
+
+
+def _overdrawn(budget: Mapping[str, Any] | None) -> list[str]:
+    if not budget or budget["held"]:
+        return []
+    template = "warning: {kind} is {measured:.4g}, above its limit {limit:g}"
+    return [Message(template, **{name: budget[name] for name in ("kind", "measured", "limit")})]
+
+
+def _change(domain: str, change: Mapping[str, Any]) -> str:
+    metric = change["metrics"][change["metric"]]
+    low, high = metric["interval"]
+    known = change["retention"] is not None and domain != "target"
+    rows = ""
+    if change["lost"] is not None:  # of several seeds no one row is lost
+        rows = Message("; {lost} rows lost, {won} won", lost=len(change["lost"]), won=change["won"])
+    return Message(
+        "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f} ({low:+.4f} to {high:+.4f}){kept}{rows}",
+        what=Message(DOMAINS[domain]), metric=change["metric"], low=low, high=high, rows=rows,
+        kept=Message(", {share:.1%} kept", share=change["retention"]) if known else "",
+        **{key: metric[key] for key in ("before", "after", "change")},
+    )  # fmt: skip

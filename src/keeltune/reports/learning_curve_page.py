@@ -1,0 +1,21 @@
+"""The page of a learning curve: the shares' scores with their intervals, and what the fit foretells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from keeltune.reports import charts
+from keeltune.reports.localization import translator
+from keeltune.reports.run_page import environment
+
+
+def page(card: dict[str, Any], language: str = "en") -> str:
+    """`curve.html`, of what `curve.foretold` says."""
+    say, twice = translator(language), card["twice"]
+    bars = [(say("{n} rows", n=p["rows"]), p["value"], *p["interval"]) for p in card["points"]]
+    if twice is not None:
+        bars.append((say("{n} rows, foretold", n=twice["rows"]), twice["value"], *twice["interval"]))
+    over = say("{metric} on {split}, 95 % interval", metric=card["metric"], split=say(card["split"]))
+    return environment(say).get_template("curve.html").render(card=card, chart=Markup(charts.ranges(bars, over)))

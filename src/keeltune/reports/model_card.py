@@ -1,0 +1,43 @@
+"""The model card beside a trained model: data, scores, and how to load it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keeltune.data.clusters import FEW_CLUSTERS
+from keeltune.recipe.fields import Recipe
+from keeltune.reports import uncertainty
+from keeltune.reports.run_page import SENTENCES, regularized
+from keeltune.utils import registry
+
+
+def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
+    """The README of a saved model: what it is, how it was made, how good it is, in Markdown with a metadata head."""
+    split = next((s for s in ("test", "validation") if result["metrics"][s]), None)
+    lines = [
+        "---",
+        "library_name: transformers",
+        *([f"pipeline_tag: {pipeline}"] if (pipeline := registry.find("tasks", recipe.task).pipeline) else []),
+        "tags: [keeltune]",
+        "---",
+        f"# {recipe.task}, trained with keeltune",
+        "",
+        " ".join(filter(None, (SENTENCES[recipe.method], regularized(result)))),
+        "",
+        f"- task: {recipe.task}",
+        f"- method: {recipe.method}",
+        f"- reference: {result['reference']['kind']}",
+        f"- training rows: {result['data']['train']['rows'] if result['data']['train'] else 0}",
+        f"- keeltune {result['keeltune']}, transformers {result['environment']['transformers']}",
+        "",
+    ]
+    if split:
+        lines += [f"| metric on {split} | value | 95 % interval |", "| --- | ---: | --- |"]
+        for name, (low, high) in result["intervals"][split].items():
+            lines.append(f"| {name} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
+        found = uncertainty.clusters(recipe.path(recipe.output) / "predictions" / f"{split}.jsonl")
+        drawn = f"{split} rows" if found is None else f"clusters of {recipe.evaluation.clusters} in the {split} rows"
+        lines += ["", f"The interval is over {drawn} alone; training noise is not in it."]
+        if found is not None and found < FEW_CLUSTERS:
+            lines += [f"With so few of them ({found}) it is too narrow to be trusted."]
+    return "\n".join([*lines, ""])

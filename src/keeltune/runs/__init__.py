@@ -1,0 +1,1 @@
+"""A run from its recipe to its folder: `kt.train`, its checkpoints, its result; finished runs applied and compared."""

@@ -1,0 +1,122 @@
+"""After training: which weights are kept, what they score, and everything that a finished run says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keeltune.evaluation import (
+    audit_report,
+    bias_report,
+    final_weights,
+    forgetting_report,
+    overfitting_report,
+    split_scores,
+    test_set_looks,
+)
+from keeltune.evaluation.final_weights import FinalWeights
+from keeltune.evaluation.scores import Scores
+from keeltune.models import loading
+from keeltune.reports import model_card, run_page
+from keeltune.reports.findings import bias, forgetting, overfitting
+from keeltune.runs import result as results
+from keeltune.runs.start import Start
+from keeltune.training.job import Job
+from keeltune.training.preparation.material import SCORED
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.distributed import barrier, is_main_process
+from keeltune.utils.errors import Diverged
+from keeltune.utils.files import write_json, write_text
+from keeltune.utils.progress import Display
+
+
+def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display: Display) -> dict[str, Any]:
+    """Chooses the weights, scores and saves them, and writes `result.json`, which is returned, and the pages.
+
+    Raises: Diverged: weights that are not finite.
+    """
+    model, final = _final_model(job, folder, start.scores, display)
+    after = {split: split_scores.score(job, model, split, folder / "predictions", display) for split in SCORED}
+    result = results.completed(job, trainer, start.scores, after, start.teacher) | {
+        "veto": start.overruled,
+        "budget": final_weights.interpolation_entry(job, trainer.training_totals.trajectory, final),
+        "interpolation": final.interpolation,
+    }
+    if is_main_process():
+        _save(job, model, folder)
+        result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
+        for line in (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result)):
+            display.say(line)
+        write_text(folder / "model" / "README.md", model_card.model_card(job.material.recipe, result))
+        if tested := result["data"]["test"]:
+            test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
+        write_json(folder / "result.json", result)
+        write_text(folder / "report.html", run_page.page(folder, result))
+    barrier()
+    return result
+
+
+def _final_model(
+    job: Job, folder: Path, before: Mapping[str, Scores | None], display: Display
+) -> tuple[Any, FinalWeights]:
+    """The model whose weights are kept, as it will be stored, and where they lie between start and end."""
+    model = job.model
+    if job.matching is not None:
+        job.matching.detach(model)
+    if broken := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
+        raise Diverged(f"{broken[0]} and {len(broken) - 1} more weights are not finite; lower learning_rate")
+    if job.material.recipe.training.lora is not None:
+        if is_main_process():
+            model.save_pretrained(folder / "adapter")
+        model = model.merge_and_unload()
+    final = final_weights.choose_weights(job, model, before, display)
+    if job.half is not None:
+        for weight in model.parameters():  # what is scored is what is stored
+            weight.data = weight.data.to(job.half).float()
+    return model, final
+
+
+def _save(job: Job, model: Any, folder: Path) -> None:
+    loading.save(model, job.student.processor, folder / "model", half=job.half)
+    if job.beside is not None and job.beside.task.choices == "labels":
+        loading.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
+
+
+def _analyses(
+    job: Job,
+    trainer: KeelTrainer,
+    model: Any,
+    folder: Path,
+    scores: tuple[Mapping[str, Scores | None], Mapping[str, Scores | None]],
+    final: FinalWeights,
+    display: Display,
+) -> dict[str, Any]:
+    """`forgetting`, `overfitting`, `calibration`, `audit` and `bias` of `result.json`; `scores`: before and after."""
+    before, after = scores
+    sections: dict[str, Any] = {}
+    with _never_fail("forgetting", display):
+        sections["forgetting"] = forgetting_report.forgetting(job, model, folder / "predictions", before, after, final)
+    with _never_fail("overfitting", display):
+        history = trainer.state.log_history
+        sections |= overfitting_report.overfitting_report(
+            job, model, folder, after, history, sections.get("forgetting")
+        )
+        sections["overfitting"]["averaged"] = trainer.pair_average is not None
+    with _never_fail("audit", display):
+        sections["audit"] = audit_report.audit_report(job.material)
+    with _never_fail("bias", display):
+        sections["bias"] = bias_report.report(job, model, folder, before, after)
+    return sections
+
+
+@contextmanager
+def _never_fail(what: str, display: Display) -> Iterator[None]:
+    """A fault of ours in an analysis of a finished training is said, and costs that analysis, not the training."""
+    try:
+        yield
+    except Exception as error:
+        display.say(f"warning: no {what} in this report, by a bug of keeltune: {type(error).__name__}: {error}")

@@ -1,0 +1,40 @@
+"""The versions and the machine that a run was made with."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import transformers
+
+from keeltune.utils.version import __version__
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as `result.json` and `keeltune doctor` report them."""
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": version("accelerate"),
+        "peft": version("peft"),
+        "keeltune": __version__,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far: of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,146 @@
+"""The training itself: the trainer with what the recipe adds to it, stopped by signals, resumed from a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from keeltune.evaluation import budget_measure, split_scores
+from keeltune.evaluation.scores import Scores
+from keeltune.runs.training_log import Watcher
+from keeltune.training.arguments import training_arguments
+from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
+from keeltune.training.job import Job
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.distributed import is_main_process
+from keeltune.utils.errors import Problem, StateRefused, Stopped
+from keeltune.utils.progress import Display
+
+
+def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> TrainingArguments:
+    """What the recipe says to transformers' Trainer. Made once: this joins the processes of a distributed run."""
+    material, spec = job.material, job.material.recipe.training
+    return training_arguments(
+        folder / "checkpoints",
+        batch_size=material.batch_size,
+        accumulation=spec.gradient_accumulation_steps,
+        epochs=spec.epochs or 1,
+        max_steps=spec.max_steps,
+        every=schedule.every,
+        learning_rate=spec.learning_rate,
+        seed=material.recipe.seed,
+        passed=spec.passed,
+    )
+
+
+def fit(
+    job: Job,
+    folder: Path,
+    arguments: TrainingArguments,
+    schedule: EvaluationSchedule,
+    before: Mapping[str, Scores | None],
+    checkpoint: Path | None,
+    display: Display,
+) -> KeelTrainer:
+    """Trains `job.model` and leaves the best weights in it; `before`: each split's scores at the start.
+
+    Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have).
+    """
+    watcher = Watcher(folder / "log.jsonl", display, is_main_process())
+    trainer = _trainer(job, folder, arguments, schedule, before, watcher)
+    if checkpoint is not None:
+        _refuse_other_weights(trainer, checkpoint)
+    try:
+        with display.bar("training", job.material.steps) as advance, _signals(trainer):
+            watcher.advance = advance
+            with suppress(EarlyStopped):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        trainer.release()
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    if trainer.training_totals.stopping and step < steps:
+        raise Stopped(
+            f"stopped after step {step} of {steps}, which is saved in "
+            f"{folder / 'checkpoints'}; go on with the same command and --resume"
+        )
+    if step < steps:
+        display.say(
+            f"training ended at step {step} of {steps}: {schedule.patience} "
+            "evaluations without a gain (evaluation.patience: null trains on)"
+        )
+    trainer.load_best()
+    return trainer
+
+
+def _trainer(
+    job: Job,
+    folder: Path,
+    arguments: TrainingArguments,
+    schedule: EvaluationSchedule,
+    before: Mapping[str, Scores | None],
+    watcher: Watcher,
+) -> KeelTrainer:
+    validates = bool(job.material.rows["validation"])
+    budget = budget_measure.budget(job, before)  # its weight settles at the end alone: there is no best one before
+    return KeelTrainer(
+        job.model,
+        arguments,
+        job.plan,
+        task=job.material.task,
+        objective=job.objective,
+        reference=job.reference,
+        matching=job.matching,
+        autocast=job.autocast,
+        validate=split_scores.validator(job) if validates else None,
+        schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
+        best=folder / "checkpoints" / "best.safetensors" if validates and budget is None else None,
+        budget=budget,
+        beside=job.beside,
+        l2_sp=_l2_sp_start(job),
+        regularizers=job.material.recipe.training.regularizers,
+        callbacks=[watcher],
+    )
+
+
+def _refuse_other_weights(trainer: KeelTrainer, checkpoint: Path) -> None:
+    if names := trainer.unexpected_keys(checkpoint):
+        found = f"{len(names)} weights that the model does not have ({names[0]}, …)"
+        expected, fix = "the weights of this model, as this version saves them", "start anew with --overwrite"
+        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, fix))
+
+
+def _l2_sp_start(job: Job) -> tuple[dict[str, torch.Tensor], float] | None:
+    """The weights that L2-SP pulls back to what they are now, and how strongly; random weights are left out."""
+    strength = job.material.recipe.training.l2_sp
+    if strength is None:
+        return None
+    pretrained = {n: p for n, p in job.model.named_parameters() if p.requires_grad and n not in job.student.fresh}
+    return {name: weight.detach().clone() for name, weight in pretrained.items()}, strength
+
+
+@contextmanager
+def _signals(trainer: KeelTrainer) -> Iterator[None]:
+    """While training, the first Ctrl-C or SIGTERM asks for a stop at the next step's end; the second ends at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if trainer.training_totals.stop_asked:
+            raise KeyboardInterrupt
+        trainer.training_totals.stop_asked = True
+
+    try:
+        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller's signals are the caller's
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,76 @@
+"""Which runs lie in a folder, and how often a run's test rows were looked at.
+
+A test set says what it says once. Whoever looks at it again and again, and keeps what looked best, measures his own
+patience; so each look is written down: `looks.jsonl` in the run folder, a line each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from keeltune.evaluation.test_set_looks import looks_at_test
+from keeltune.recipe import load
+from keeltune.utils.errors import Problem, UserError
+
+SPLITS = ("test", "validation")
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs below a folder, newest first; the seeds of a run of several are told as one.
+
+    {"folder", "task", "method", "status", "split", "metric", "value", "interval", "seeds", "looks", "finished",
+    "identity"}: `looks` are those at the run's test rows; `identity` is a digest of the recipe, its output aside, and
+    of the rows: equal for equal runs. A folder whose `result.json` cannot be read has the status `unreadable`.
+    Raises: UserError: no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            Problem(str(folder), "FOLDER", "no such folder", "a folder with runs in it", "correct the path")
+        )
+    found = [_run(path.parent) for path in _results(folder)]
+    return sorted(found, key=lambda one: one["finished"] or "", reverse=True)
+
+
+def _results(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("result.json")):
+        seed = path.parent.name.startswith("seed-") and (path.parent.parent / "recipe.yaml").is_file()
+        if not seed and (path.parent / "recipe.yaml").is_file():
+            yield path
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = {"status": "unreadable"}
+    with suppress(OSError, ValueError):
+        if isinstance(read := json.loads((folder / "result.json").read_bytes()), dict):
+            result = read
+    metrics, intervals = result.get("metrics") or {}, result.get("intervals") or {}
+    split = next((name for name in SPLITS if metrics.get(name)), None)
+    metric = next(iter(metrics[split]), None) if split else None
+    return {
+        "folder": str(folder),
+        "task": result.get("task"),
+        "method": result.get("method"),
+        "status": result.get("status"),
+        "split": split,
+        "metric": metric,
+        "value": metrics[split][metric] if split else None,
+        "interval": intervals[split].get(metric) if split else None,
+        "seeds": (result.get("seeds") or {}).get("numbers"),
+        "looks": looks_at_test(folder, result),
+        "finished": (result.get("environment") or {}).get("finished"),
+        "identity": _identity(folder, result),
+    }
+
+
+def _identity(folder: Path, result: dict[str, Any]) -> str | None:
+    """Twelve digits of the SHA-256 of what the run was made of; None where its recipe cannot be read any more."""
+    with suppress(Exception):  # a recipe of another version is no reason to hide the other runs
+        recipe = load(folder / "recipe.yaml").model_dump(mode="json", by_alias=True, exclude={"output", "report"})
+        rows = {k: v["fingerprint"] for k, v in (result.get("data") or {}).items() if isinstance(v, dict)}
+        return hashlib.sha256(json.dumps([recipe, rows], sort_keys=True).encode()).hexdigest()[:12]
+    return None

@@ -1,0 +1,88 @@
+"""One run of one seed, from its recipe to its folder.
+
+    claim the folder -> prepare the data -> build what trains -> measure the start -> fit -> conclude
+
+    recipe.yaml  result.json  report.html  log.jsonl  model/  checkpoints/  predictions/{validation,test,source}.jsonl
+
+Every file is written under another name and then renamed, so that none is ever half there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import transformers
+
+from keeltune.models import surgery
+from keeltune.recipe.fields import Recipe
+from keeltune.runs import checkpoints, conclusion, fit, start
+from keeltune.runs.run_folder import Run, claim, finished, resource_limits, status_of, write_skipped
+from keeltune.training import build, early_stopping
+from keeltune.training.job import Job
+from keeltune.training.preparation import prepare
+from keeltune.training.preparation.material import Material
+from keeltune.utils.distributed import is_main_process
+from keeltune.utils.files import write_text
+from keeltune.utils.progress import Display
+
+
+def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Display) -> Run:
+    """`runs.run.train` of a recipe with one seed."""
+    folder = recipe.path(recipe.output)
+    if is_main_process():  # the others would find what this process has already made
+        claim(folder, resume=resume, overwrite=overwrite)
+    with resource_limits(folder):
+        material = _prepared(recipe, folder, display)
+        identity = checkpoints.identity_of(material)
+        checkpoint = checkpoints.newest(folder, identity, recipe, display) if resume else None
+        if resume and (done := finished(folder)):
+            display.say(f"{folder} holds a finished run; nothing is left to do")
+            return done
+        transformers.set_seed(recipe.seed)
+        origin, precision = checkpoints.decided(folder) if checkpoint else (None, None)
+        job = build.build(material, display, origin, precision)
+        if is_main_process():
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_text(folder / "recipe.yaml", recipe.dump())
+            write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
+            checkpoints.keep_decided(folder, job, resumed=checkpoint is not None)
+            write_skipped(folder, material)
+        for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
+            display.say(note)
+        display.say(_headline(job))
+        with status_of(folder, recipe, is_main_process()):
+            return _train(job, folder, checkpoint, display)
+
+
+def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
+    material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
+    for warning in material.warnings:
+        display.say(f"warning: {warning}")
+    if material.skipped:
+        display.say(f"warning: {len(material.skipped)} rows skipped; they are listed in {folder / 'skipped.jsonl'}")
+    return material
+
+
+def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display) -> Run:
+    schedule = early_stopping.evaluation_schedule(job.material)
+    arguments = fit.arguments_of(job, folder, schedule)  # first of all: this joins the processes of a distributed run
+    before = start.measure(job, folder, display)
+    trainer = fit.fit(job, folder, arguments, schedule, before.scores, checkpoint, display)
+    return Run(folder, conclusion.conclude(job, trainer, folder, before, display))
+
+
+def _headline(job: Job) -> str:
+    parameters = sum(p.numel() for p in job.model.parameters() if p.requires_grad)
+    parts = [
+        f"{job.material.recipe.task} · {job.material.recipe.method}",
+        f"{parameters / 1e6:.1f} M trained parameters",
+        f"{job.material.steps} steps of {job.plan.step_size} rows",
+        f"{job.precision} on {job.device}",
+    ]
+    if used := job.material.recipe.training.regularizers.used:
+        parts.append(", ".join(f"{name} {value}" for name, value in used.items()))
+    if job.reference is not None:
+        reason = f" ({job.origin.reason})" if job.origin.reason else ""
+        parts.append(f"reference: {job.reference.kind}{reason}, weight {job.objective.weight:.3g}")
+    return " · ".join(parts)

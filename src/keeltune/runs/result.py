@@ -1,0 +1,145 @@
+"""`result.json`, the contract that tools read; what is absent is null, never NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keeltune.data import dataset
+from keeltune.evaluation.scores import Scores
+from keeltune.runs.environment import environment, peak_memory
+from keeltune.training.job import Job
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.distributed import world_size
+from keeltune.utils.version import __version__
+
+
+def completed(
+    job: Job,
+    trainer: KeelTrainer,
+    before: Mapping[str, Scores | None],
+    after: Mapping[str, Scores | None],
+    teacher: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The `result.json` of a completed run; `before` and `after` hold the scores of each split.
+
+    `teacher` is what `teacher_report` returned. What the analyses find (`forgetting`, `overfitting` …) is null yet.
+    """
+    recipe = job.material.recipe
+    return empty() | {
+        "keeltune": __version__,
+        "task": recipe.task,
+        "method": recipe.method,
+        "status": "completed",
+        "metrics": {
+            "validation": _metrics(after["validation"]),
+            "test": _metrics(after["test"], details=True),
+            "source": {"before": _metrics(before["source"]), "after": _metrics(after["source"])},
+            "before": {"validation": _metrics(before["validation"]), "test": _metrics(before["test"])},
+        },
+        "intervals": {
+            "validation": _intervals(after["validation"]),
+            "test": _intervals(after["test"]),
+            "source": {"before": _intervals(before["source"]), "after": _intervals(after["source"])},
+        },
+        "objective": _objective(job, trainer),
+        "reference": {
+            "kind": job.origin.kind,
+            "models": _reference_models(job) if recipe.reference_spec() is not None else [],
+            "cache": job.origin.cache,
+            "reason": job.origin.reason,
+            "gate": teacher,
+        },
+        "training": _training(job, trainer),
+        "data": {
+            split: {"rows": len(rows), "fingerprint": dataset.fingerprint(rows)} if rows else None
+            for split, rows in job.material.rows.items()
+        }
+        | {"skipped": len(job.material.skipped)},
+        "environment": environment(),
+    }
+
+
+def _objective(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
+    """The formula's terms over the final epoch, nats a prediction."""
+    epoch = trainer.training_totals.epoch
+    cross_entropy, divergence, matched, _ = trainer.means(epoch)
+    n_ce, n_d = epoch[4:6]
+    anchored = job.reference is not None
+    return {
+        "cross_entropy": cross_entropy if n_ce else None,
+        "divergence": divergence if n_d else None,
+        "weight": trainer.formula.weight if anchored else None,
+        "divergence_name": job.material.recipe.objective.divergence_name if anchored else None,
+        "temperature": job.objective.temperature if anchored else None,
+        **({"matching": matched} if job.matching is not None else {}),
+    }
+
+
+def _training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
+    """Time, speed, memory and size; evaluation and saving are in none of the speeds."""
+    examples, tokens, slots, predictions = trainer.training_totals.work
+    seconds = trainer.training_totals.seconds
+    return {
+        "seconds": seconds,
+        "steps": trainer.state.global_step,
+        "examples": int(examples),
+        "examples_per_second": examples / seconds if seconds else None,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "predictions_per_second": predictions / seconds if seconds else None,
+        "padding_share": 1 - tokens / slots if slots else None,
+        "precision": job.precision,
+        "peak_memory_bytes": peak_memory(),
+        "seed": job.material.recipe.seed,
+        "world_size": world_size(),
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        **({"regularizers": used} if (used := trainer.used_regularizers) else {}),
+    }
+
+
+def _reference_models(job: Job) -> list[str]:
+    spec = job.material.recipe.reference_spec()
+    if spec is not None and spec.origin == "served":
+        return [str(spec.model)]
+    return [files.source for files in job.material.references] or [job.material.source]
+
+
+def empty() -> dict[str, Any]:
+    """`result.json` with every key and nothing in it: the shape of a run that ended early."""
+    pair = {"before": None, "after": None}
+    return {
+        "keeltune": None,
+        "task": None,
+        "method": None,
+        "status": None,
+        "metrics": {
+            "validation": None,
+            "test": None,
+            "source": dict(pair),
+            "before": {"validation": None, "test": None},
+        },
+        "intervals": {"validation": None, "test": None, "source": dict(pair)},
+        "objective": None,
+        "reference": None,
+        "veto": None,
+        "budget": None,
+        "interpolation": None,
+        "forgetting": None,
+        "overfitting": None,
+        "calibration": None,
+        "bias": None,
+        "seeds": None,
+        "training": None,
+        "data": None,
+        "audit": None,
+        "environment": None,
+    }
+
+
+def _metrics(scores: Scores | None, *, details: bool = False) -> dict[str, Any] | None:
+    return None if scores is None else {**scores.metrics, **(scores.details if details else {})}
+
+
+def _intervals(scores: Scores | None) -> dict[str, Any] | None:
+    return None if scores is None else {name: list(pair) for name, pair in scores.intervals.items()}

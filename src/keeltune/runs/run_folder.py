@@ -1,0 +1,157 @@
+"""A run's folder: claimed, read, cleared; and what a full disk or memory says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+
+from keeltune.evaluation import test_set_looks
+from keeltune.recipe.fields import Recipe
+from keeltune.runs.result import empty
+from keeltune.training.preparation.material import Material
+from keeltune.utils.errors import Diverged, KeeltuneError, OutOfResources, Problem, Stopped, UserError
+from keeltune.utils.files import write_json, write_text
+from keeltune.utils.version import __version__
+
+OURS = (
+    "recipe.yaml",
+    "result.json",
+    "report.html",
+    "log.jsonl",
+    "skipped.jsonl",
+    "model",
+    "source_model",
+    "adapter",
+    "checkpoints",
+    "predictions",
+)
+"""What a run writes into its folder, and all that `--overwrite` removes."""
+
+SEED = re.compile(r"seed-\d+(-failed)?")
+"""The folders of a run of several seeds."""
+
+NO_SPACE = (27, 28, 122)
+"""Errors of the system: file too large, no space left, quota exceeded."""
+
+FULL_DISK = ("no space left", "os error 28", "disk quota", "file write failed", "pytorchstreamwriter failed writing")
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and the contents of its `result.json`."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """A plain `save_pretrained` folder, which transformers loads with no keeltune installed; the best seed's."""
+        return self.parts[self.best] / "model"
+
+    @property
+    def parts(self) -> list[Path]:
+        """The folders of a run of several seeds; of one seed the run's own."""
+        seeds = self.result.get("seeds")
+        return [self.folder / name for name in seeds["folders"]] if seeds else [self.folder]
+
+    @property
+    def best(self) -> int:
+        """Which of `parts` is the best by validation."""
+        seeds = self.result.get("seeds")
+        return int(seeds["folders"].index(seeds["best"])) if seeds else 0
+
+
+@contextmanager
+def status_of(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
+    """A run that ends early says so in its `result.json`; one that has its result keeps it."""
+    status = "failed"
+    try:
+        yield
+        return
+    except Stopped:
+        status = "stopped"
+        raise
+    except Diverged:
+        status = "diverged"
+        raise
+    finally:
+        if main and sys.exc_info()[0] is not None and finished(folder) is None:
+            unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
+            with suppress(OSError):  # on a full disk the message counts, not the file
+                write_json(folder / "result.json", {**empty(), **unfinished})
+
+
+@contextmanager
+def resource_limits(folder: Path) -> Iterator[None]:
+    """A full disk or memory, whichever library meets it, becomes a message of ours."""
+    try:
+        yield
+    except KeeltuneError:
+        raise
+    except Exception as error:
+        text = f"{error} {error.__cause__ or ''}".lower()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in NO_MEMORY):
+            raise OutOfResources(
+                f"out of memory ({error}); lower training.batch_size and raise gradient_accumulation_steps by the same "
+                "factor: the result is the same"
+            ) from error
+        if (isinstance(error, OSError) and error.errno in NO_SPACE) or any(sign in text for sign in FULL_DISK):
+            free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+            raise OutOfResources(
+                f"the disk of {folder} is full ({free} bytes free; {error}); make room and go on with --resume"
+            ) from error
+        raise
+
+
+def finished(folder: Path) -> Run | None:
+    """The run that lies complete in a folder; None where there is none."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Run(folder, result) if result.get("status") == "completed" else None
+
+
+def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a used output folder, or one that cannot be written, before anything is read."""
+
+    def refuse(found: str, fix: str, expected: str = "an empty or a new folder") -> UserError:
+        return UserError(Problem(str(folder), "output", found, expected, fix))
+
+    if resume and overwrite:
+        raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start anew")
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir():
+        raise refuse(f"{there}, which is a file", "name another folder in `output`")
+    if not os.access(there, os.W_OK):
+        raise refuse(f"no permission to write to {there}", "name a folder that you may write to")
+    used = folder.is_dir() and any(path.name != test_set_looks.LOOKS for path in folder.iterdir())
+    ours = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))
+    if used and overwrite and not ours:
+        raise refuse("files that no run wrote", "name another folder; --overwrite only removes runs of keeltune")
+    if used and not (resume or overwrite):
+        raise refuse(
+            "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
+        )
+    if overwrite:  # but for the looks at the test rows: who trains anew after a look has looked
+        seeds = [path.parent for path in folder.glob("seed-*/recipe.yaml") if SEED.fullmatch(path.parent.name)]
+        for path in (*(folder / name for name in OURS), *seeds):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_skipped(folder: Path, material: Material) -> None:
+    if material.skipped:
+        lines = [json.dumps(vars(problem), ensure_ascii=False) + "\n" for problem in material.skipped]
+        write_text(folder / "skipped.jsonl", "".join(lines))

@@ -1,0 +1,54 @@
+"""`log.jsonl` and what a user sees while it trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from keeltune.utils.files import write_text
+from keeltune.utils.progress import Advance, Display
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """A log entry as a line; its keys sorted, as a checkpoint keeps them, so that a resumed run's log is the same."""
+    return json.dumps(entry, sort_keys=True) + "\n"
+
+
+class Watcher(TrainerCallback):
+    """Writes `log.jsonl` and moves the bar. The log is the Trainer's history: a resumed run's has no double lines."""
+
+    def __init__(self, file: Path, display: Display, main: bool):
+        self.file, self.display, self.main = file, display, main
+        self.advance: Advance = lambda done, note="": None
+        self.step = 0
+        self.note = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.main:
+            write_text(self.file, "".join(_line(entry) for entry in state.log_history))
+        self._move(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        entry = state.log_history[-1]
+        if self.main:
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(_line(entry))
+        if "loss" in entry:
+            terms = [
+                f"{name} {entry[name]:.4f}"
+                for name in ("loss", "cross_entropy", "divergence", "matching")
+                if name in entry
+            ]
+            self.note = " · ".join(terms)
+        elif scores := [f"{k.removeprefix('eval_')} {v:.4f}" for k, v in entry.items() if k.startswith("eval_")]:
+            self.display.say(f"  step {state.global_step}: validation {' · '.join(scores)}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._move(state)
+
+    def _move(self, state: Any) -> None:
+        self.advance(state.global_step - self.step, self.note)
+        self.step = state.global_step

@@ -1,0 +1,172 @@
+"""How one kind of model writes an answer: what it is shown, where its predictions lie, how it is asked for text.
+
+An encoder-decoder, a decoder and a CTC model serve the same applications; a task says what is read and what is right,
+its architecture says the rest. Shapes: B examples, S source and T target tokens, N predictions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from keeltune.data.dataset import Row
+from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, nll, sliced_cross_entropy
+from keeltune.tasks.families import lm_head
+from keeltune.tasks.task import Autocast, Example, Prediction, Settings, labelled_and_anchored, to_device
+
+
+class TextTask(Protocol):
+    """What an architecture asks of the task whose texts it writes (`text_generation.Writing`)."""
+
+    settings: Settings
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]: ...
+
+    def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]: ...
+
+    def lengthened(self, name: str, values: list[int], count: int) -> list[int]: ...
+
+    def target_language_id(self) -> int | None: ...
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]: ...
+
+    def pad(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]: ...
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any: ...
+
+
+class Architecture(ABC):
+    """One kind of model that writes."""
+
+    def __init__(self, task: TextTask):
+        self.task = task
+
+    @property
+    def end(self) -> list[int]:
+        """The token that ends a text, as a list: empty where the tokenizer has none. BERT's kind ends with [SEP]."""
+        tokenizer = self.task.tokenizer
+        found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        return [] if found is None else [found]
+
+    @abstractmethod
+    def encode(self, row: Row, target: str | None) -> Example:
+        """A row with the text that is to be written; None for a row without one."""
+
+    def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:  # noqa: B027  (most need nothing)
+        """Adds to a collated batch what only this architecture has."""
+
+    def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+        """n_CE and n_D."""
+        return labelled_and_anchored(batch)
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        return lm_head.forward(model, batch)
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
+        return lm_head.rows(outputs, batch)
+
+    def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
+        return cross_entropy(rows, batch["targets"], batch["weights"])
+
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
+        return sliced_cross_entropy(batch["targets"], batch["weights"])
+
+    def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
+        """Σ CE of each example, in nats."""
+        each = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
+        return [part.sum().item() for part in each]
+
+    @abstractmethod
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        """The `count` best texts that the model writes for each example, the likeliest first."""
+
+    def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """Token ids drawn from the model, one text an example, its end among them; torch's random state draws them."""
+        raise NotImplementedError(f"{type(self).__name__} draws no text")
+
+    def answered(self, example: Example, ids: Sequence[int]) -> Example:
+        """The example with `ids` as its text: as many predictions, and no label, so that it carries D alone."""
+        raise NotImplementedError(f"{type(self).__name__} takes no text")
+
+    def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+        """What the model writes, one text an example."""
+        return [texts[0] for texts in self.candidates(model, examples, device)]
+
+    def until_the_end(self, ids: Sequence[int]) -> list[int]:
+        """What was written, up to its end and with it; the padding behind it is left out."""
+        end = next(iter(self.end), None)
+        pad = self.task.tokenizer.pad_token_id
+        kept: list[int] = []
+        for i in ids:
+            kept.append(int(i))
+            if i == end:
+                break
+        while end is not None and kept and kept[-1] == pad != end:
+            kept.pop()
+        return kept
+
+    def predict(
+        self, model: Any, examples: Sequence[Example], device: str, autocast: Autocast = nullcontext
+    ) -> list[Prediction]:
+        """The texts, and the loss of the right answers where there are any."""
+        losses, counts = [0.0] * len(examples), [e.labelled for e in examples]
+        if any(counts):
+            batch = to_device(self.task.collate(examples), device)
+            with autocast():
+                outputs = self.forward(model, batch)
+            losses = self.losses(self.rows(outputs, batch), batch)
+        with autocast():
+            texts = self.write(model, examples, device)
+        return [Prediction(t, None, loss, n) for t, loss, n in zip(texts, losses, counts, strict=True)]
+
+    def generate(self, model: Any, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Greedy or beam search by `transformers`, with the token ids [B × texts, T] that came out.
+
+        The general method, not the model's own: what a class adds to it (windows of sound, languages found by itself)
+        would write other texts than those that the model is trained on.
+        """
+        from transformers import GenerationMixin
+
+        settings = self.task.settings
+        tokenizer = self.task.tokenizer
+        inner = getattr(model, "module", model)
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        with torch.no_grad():
+            ids: Tensor = GenerationMixin.generate(
+                inner,
+                **inputs,
+                **{
+                    "do_sample": False,
+                    "num_beams": settings.beams,
+                    "max_new_tokens": settings.max_new_tokens,
+                    "pad_token_id": tokenizer.pad_token_id,
+                    "eos_token_id": next(iter(self.end), None),
+                    **options,
+                },
+            )
+        return ids
+
+    def texts(self, lines: Sequence[Sequence[int]], count: int) -> list[list[str]]:
+        """Generated token ids as texts, `count` a row."""
+        texts = [self.text(line) for line in lines]
+        return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self.task.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def several(count: int, beams: int) -> dict[str, int]:
+    """Options of generation for `count` texts a row: as many beams at least."""
+    return {} if count == 1 else {"num_return_sequences": count, "num_beams": max(count, beams)}
+
+
+DRAWN: dict[str, Any] = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""Options of generation that draw from the model's own distribution, nothing cut off or sharpened."""

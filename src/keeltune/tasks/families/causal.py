@@ -1,0 +1,80 @@
+"""Decoders: one sequence, the prompt first and the answer after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from keeltune.data.dataset import Row
+from keeltune.objective.predictions import IGNORED
+from keeltune.tasks.families.architecture import DRAWN, Architecture, several
+from keeltune.tasks.task import Example, to_device
+
+
+class Causal(Architecture):
+    """P(answer | prompt) = Π P(y_t | prompt, y_<t). N = answer tokens, its end among them; C = V.
+
+    Position t of the model predicts token t + 1, so the first answer token is predicted where the prompt ends. The
+    prompt is never trained on.
+    """
+
+    def encode(self, row: Row, target: str | None) -> Example:
+        answer: list[int] = []
+        cut = False
+        if target is not None:
+            answer, cut = self.answer_ids(target)
+        prompt, short = self.task.prompt_inputs(row, len(answer))
+        return self.example(prompt, answer, row.key, cut or short)
+
+    def example(self, prompt: dict[str, Any], answer: Sequence[int], key: str, truncated: bool) -> Example:
+        """`prompt` (input ids, and pictures or sound beside them) and the answer's tokens behind it."""
+        ids = [*prompt["input_ids"], *answer]
+        return self.marked(prompt, ids, [False] * len(prompt["input_ids"]) + [True] * len(answer), key, truncated)
+
+    def marked(
+        self, prompt: dict[str, Any], ids: Sequence[int], trained: Sequence[bool], key: str, truncated: bool
+    ) -> Example:
+        """A sequence of which the tokens marked `trained` are predicted; `prompt` is what generation starts from."""
+        targets = [i for i, own in zip(ids[1:], trained[1:], strict=True) if own]
+        behind = len(ids) - len(prompt["input_ids"])
+        longer = {
+            name: self.task.lengthened(name, own, behind) for name, own in prompt.items() if isinstance(own, list)
+        }
+        return Example(
+            {**prompt, **longer, "input_ids": list(ids), "attention_mask": [1] * len(ids)},
+            targets,
+            [1.0] * len(targets),
+            key,
+            len(ids),
+            places=[*trained[1:], False],
+            truncated=truncated,
+            notes={"prompt": {**prompt, "attention_mask": [1] * len(prompt["input_ids"])}},
+        )
+
+    def answer_ids(self, text: str) -> tuple[list[int], bool]:
+        """The tokens of an answer and its end; cut to `target_max_length`."""
+        ids = list(self.task.tokenizer(text, add_special_tokens=False)["input_ids"]) + self.end
+        limit = self.task.settings.target_max_length
+        if limit is not None and len(ids) > limit:
+            return ids[: limit - len(self.end)] + self.end, True
+        return ids, False
+
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        ids = self._generated(model, examples, device, **several(count, self.task.settings.beams))
+        return self.texts(ids, count)
+
+    def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        return [self.until_the_end(line) for line in self._generated(model, examples, device, **DRAWN)]
+
+    def answered(self, example: Example, ids: Sequence[int]) -> Example:
+        prompt = example.notes["prompt"]
+        made = self.example({k: v for k, v in prompt.items() if k != "attention_mask"}, ids, example.key, False)
+        return replace(example, inputs=made.inputs, targets=[IGNORED] * len(ids), weights=made.weights,
+                       places=made.places, length=made.length)  # fmt: skip
+
+    def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
+        batch = to_device(self.task.pad([e.notes["prompt"] for e in examples], left=True), device)
+        ids = self.generate(model, batch, **options)
+        lines: list[list[int]] = ids[:, batch["input_ids"].shape[1] :].tolist()
+        return lines

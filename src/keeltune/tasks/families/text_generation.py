@@ -1,0 +1,175 @@
+"""Tasks whose answer is a text, whatever kind of model writes it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from keeltune.data.dataset import Row
+from keeltune.objective.predictions import PerSlice, Rows
+from keeltune.tasks.families.architecture import Architecture
+from keeltune.tasks.families.causal import Causal
+from keeltune.tasks.families.ctc import Ctc
+from keeltune.tasks.families.padding import cut_text, pad_tokens
+from keeltune.tasks.families.seq2seq import Seq2Seq
+from keeltune.tasks.task import Autocast, Example, Prediction, Task
+
+T = TypeVar("T")
+
+
+class Writing(Task):
+    """A text is written: summaries, translations, captions, transcripts, answers.
+
+    Encoder-decoders read `source`; decoders read a prompt around it (`settings.prompt`, or the task's own) and write
+    behind it; CTC models read sound and spell it out.
+    """
+
+    auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
+    choices = "tokens"
+    generates = True
+
+    prompt: ClassVar[str] = "{source}\n"
+    """What a decoder reads where the recipe has no prompt; names in braces are columns, `{source}` is the source."""
+
+    def setup(self) -> None:
+        kind = Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
+        encodes = getattr(self.settings.config, "is_encoder_decoder", False)
+        self.architecture: Architecture = (Seq2Seq if encodes else kind)(self)
+
+    # What a task says
+
+    @abstractmethod
+    def source(self, row: Row) -> str:
+        """The text that is read."""
+
+    @abstractmethod
+    def target(self, row: Row) -> str:
+        """The text that is to be written."""
+
+    # What the architectures ask for
+
+    def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
+        """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
+        limit = self.settings.max_length
+        found = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
+        cut = bool(found.encodings and found.encodings[0].overflowing)
+        return dict(found), len(found["input_ids"]), cut
+
+    def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
+        """What a decoder reads of a row before an answer of so many tokens, and whether the source was cut to fit."""
+        text = self.source(row)
+        ids = self._prompt_ids(row, text)
+        limit = self.settings.max_length
+        room = None if limit is None else limit - max(answer, self.settings.max_new_tokens)
+        if room is None or len(ids) <= room:
+            return {"input_ids": ids}, False
+        around = len(self._prompt_ids(row, ""))
+        ids = self._prompt_ids(row, cut_text(self.tokenizer, text, max(1, room - around)))
+        return {"input_ids": ids}, True
+
+    def _prompt_ids(self, row: Row, source: str) -> list[int]:
+        text = (self.settings.prompt or self.prompt).replace("{source}", source)
+        for name, value in row.fields.items():
+            if isinstance(value, str):
+                text = text.replace("{" + name + "}", source if value == self.source(row) else value)
+        ids = list(self.tokenizer(text)["input_ids"])
+        end = self.architecture.end
+        return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
+
+    def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
+        """A prompt's input of one number a token, with those of `count` tokens that are written behind it."""
+        return [*values, *[0] * count]
+
+    def target_language_id(self) -> int | None:
+        """The token that tells a multilingual decoder which language to write."""
+        return None
+
+    # The contract, handed on to the architecture
+
+    def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
+        return [self.architecture.encode(row, self.target(row) if labelled else None)]
+
+    def notices(self, examples: Sequence[Example]) -> list[str]:
+        if not isinstance(self.architecture, Causal) or not examples:
+            return []
+        trained, tokens = sum(len(e.targets) for e in examples), sum(len(e.inputs["input_ids"]) for e in examples)
+        return [f"{trained} of {tokens} tokens ({trained / tokens:.0%}) are trained on; prompts are only read"]
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batch = super().collate(examples)
+        self.architecture.extend(batch, examples)
+        return batch
+
+    def pad(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
+        decoder = [{"input_ids": i["decoder_input_ids"]} for i in inputs if "decoder_input_ids" in i]
+        batch = self.pad_source([{k: v for k, v in i.items() if k != "decoder_input_ids"} for i in inputs], left=left)
+        if decoder:
+            batch["decoder_input_ids"] = pad_tokens(self.tokenizer, decoder, left=False)["input_ids"]
+        return batch
+
+    def pad_source(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
+        """What is read, without the decoder's part, as tensors."""
+        return pad_tokens(self.tokenizer, inputs, left=left)
+
+    def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+        return self.architecture.counts(batch)
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        return self.architecture.forward(model, batch)
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
+        return self.architecture.rows(outputs, batch)
+
+    def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
+        return self.architecture.cross_entropy(rows, batch)
+
+    def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
+        return self.architecture.sliced_cross_entropy(batch)
+
+    @property
+    def draws(self) -> bool:
+        return type(self.architecture).sample is not Architecture.sample
+
+    # What a model writes, whatever other rows it writes for at the same time
+
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """The places of the examples that may share a batch: all, where padding changes nothing of what is written."""
+        return [list(range(len(examples)))]
+
+    def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
+        texts = self.drawn_ids(model, examples, device)
+        return [self.architecture.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
+
+    def drawn_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """Token ids that the model draws for each example, from torch's random state."""
+        return self._by_group(model, examples, device, lambda part: self.architecture.sample(model, part, device))
+
+    def openings(self, rows: Sequence[Row]) -> list[Example]:
+        """What a source model draws texts from where nothing of its own domain is at hand: the inputs of these rows."""
+        return [example for row in rows for example in self.encode_scored(row, labelled=False)]
+
+    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
+        """The `count` best texts that the model writes for each example, the likeliest first."""
+        return self._by_group(
+            model, examples, device, lambda part: self.architecture.candidates(model, part, device, count)
+        )
+
+    def predict(
+        self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext
+    ) -> list[Prediction]:
+        return self._by_group(
+            model, examples, device, lambda part: self.architecture.predict(model, part, device, autocast)
+        )
+
+    def _by_group(
+        self, model: Any, examples: Sequence[Example], device: str, run: Callable[[Sequence[Example]], Sequence[T]]
+    ) -> list[T]:
+        """What `run` makes of each group, in the order of the examples."""
+        found: dict[int, T] = {}
+        for places in self.groups(model, examples, device):
+            found |= dict(zip(places, run([examples[i] for i in places]), strict=True))
+        return [found[i] for i in range(len(examples))]

@@ -1,0 +1,86 @@
+"""A second head on the student's body, where the new labels are others than the old ones.
+
+    objective: {anchor_head: source}       the source model's own head: D on its labels, CE on the new ones
+    objective: {anchor_head: masked-lm}    the pretrained head of masked tokens: D on words that are hidden
+
+The head is frozen, the body is the student's, and the reference is the same head on the source model's body: the
+student is held where its features would make the old head answer otherwise. Source: Li & Hoiem 2016, Learning without
+Forgetting, https://arxiv.org/abs/1606.09282 (whose old head is trained along).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keeltune.models import loading
+from keeltune.objective.predictions import IGNORED
+from keeltune.objective.references.model import Model
+from keeltune.tasks.families.masked_lm import Masked
+from keeltune.tasks.task import Example, Task
+from keeltune.training.preparation.material import Material
+from keeltune.utils.errors import Problem, UserError
+
+
+@dataclass
+class AnchorHead:
+    """The second head: how its predictions are read, and itself on the body that is trained."""
+
+    task: Task
+    model: Any
+
+
+def collate(old: Task, examples: Sequence[Example]) -> dict[str, Any] | None:
+    """The anchored examples as the second head reads them; None where there is none."""
+    held = [unlabelled(old, example) for example in examples if example.anchored]
+    return old.collate(held) if held else None
+
+
+def unlabelled(old: Task, example: Example) -> Example:
+    """An example of the new task as one of the old head's, which has no label there."""
+    if isinstance(old, Masked):
+        return old.of(example)
+    count = len(old.settings.labels) if old.settings.multi_label else example.predictions
+    return replace(example, targets=[IGNORED] * count, weights=[1.0] * count, count=None)
+
+
+def make(
+    material: Material, student: loading.Loaded, autocast: Callable[[], AbstractContextManager[Any]], device: str
+) -> tuple[AnchorHead, Model]:
+    """The second head on the student's body, and the reference: the same head on the source model's body."""
+    old = material.old
+    assert old is not None
+    ours, theirs = (_load(material, old) for _ in range(2))
+    body = student.model.base_model_prefix
+    if not hasattr(student.model, body) or not hasattr(ours, ours.base_model_prefix):
+        place = material.recipe.where("objective")
+        found, expected = f"{type(student.model).__name__}, whose body stands in no module", "a body and a head apart"
+        raise UserError(Problem(place, "objective.anchor_head", found, expected, "take another architecture"))
+    shared = getattr(student.model, body)
+    setattr(ours, ours.base_model_prefix, shared)
+    ours.tie_weights()  # a decoder of masked tokens to the embeddings of this body
+    trained = {id(weight) for weight in shared.parameters()}
+    for weight in ours.parameters():
+        weight.requires_grad_(id(weight) in trained)
+    for name, child in ours.named_children():
+        child.train(name == ours.base_model_prefix and student.model.training)
+    reference = Model(theirs.to(device), old.rows, autocast, forward=old.forward)
+    return AnchorHead(old, ours.to(device)), reference
+
+
+def _load(material: Material, old: Task) -> Any:
+    recipe = material.recipe
+    kind = old.auto_models[0] if isinstance(old, Masked) else material.auto_model
+    loaded = loading.load(
+        material.source, kind, old.settings.labels, where=recipe.where("model"), field="model",
+        multi_label=old.settings.multi_label,
+    )  # fmt: skip
+    if loaded.fresh:
+        found = f"{material.source} without the weights {', '.join(loaded.fresh[:3])}"
+        fix = "take a model that was saved with them, or another anchor"
+        raise UserError(
+            Problem(recipe.where("objective"), "objective.anchor_head", found, "a trained head to hold", fix)
+        )
+    return loaded.model

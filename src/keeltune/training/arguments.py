@@ -1,0 +1,61 @@
+"""The recipe's `training` as `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from transformers import TrainingArguments
+
+from keeltune.utils.distributed import leave_group
+
+ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
+"""What several processes without a GPU must say: accelerate takes them for single ones otherwise, and each would train
+alone on its share of the rows, with the counts of all."""
+
+
+def training_arguments(
+    folder: Path, *, batch_size: int, accumulation: int, epochs: float, max_steps: int | None, every: int | None,
+    learning_rate: float, seed: int, passed: Mapping[str, Any],
+) -> TrainingArguments:  # fmt: skip
+    """Our fields as the Trainer's; `passed` is what a recipe hands on unchanged. `every`: steps between evaluations,
+    None for each epoch; checkpoints are written there too. Mixed precision is not the Trainer's: the autocast context
+    is ours, around the forward pass alone."""
+    ours: dict[str, Any] = {
+        "weight_decay": 0.01,
+        "warmup_steps": 0.1,  # below 1: a share of all steps
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": 1.0,
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "report_to": "none",
+        "save_strategy": "epoch" if every is None and "save_steps" not in passed else "steps",
+        "save_total_limit": 2,
+        **({} if every is None else {"save_steps": every}),
+    }
+    atexit.unregister(leave_group)
+    atexit.register(leave_group)
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=epochs,
+        max_steps=max_steps or -1,
+        learning_rate=learning_rate,
+        seed=seed,
+        eval_strategy="no",  # `Cadence` asks for evaluations; the Trainer's own would want a data set of its own kind
+        bf16=False,
+        fp16=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        ddp_broadcast_buffers=False,  # none changes while training, and two passes before a backward pass forbid it
+        logging_nan_inf_filter=False,
+        accelerator_config={"even_batches": False},
+        restore_callback_states_from_checkpoint=True,
+        **(ON_CPUS if "RANK" in os.environ and not torch.cuda.is_available() else {}),
+        **{**ours, **passed},
+    )

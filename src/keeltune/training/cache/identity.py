@@ -1,0 +1,169 @@
+"""What identifies a cache of a reference's answers: whose they are, to what, and in which folder they lie.
+
+identity   the references' weights, the tokenizer, task, labels, lengths, prompt, precision, rows, targets
+key        of an example: its row's content (and stride); the digest of what the reference reads stands beside it
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keeltune.data.media import Decoded
+from keeltune.models import processors, tokenizer_match
+from keeltune.tasks.task import Example
+from keeltune.training.preparation.material import Material
+from keeltune.utils.files import canonical, digest_of, file_digest
+
+VERSION = 1
+
+EXACT = 1024
+"""Choices up to which a distribution is kept in full: at most 4 KiB a prediction."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a recipe wants to have in its cache: whose answers, to which examples, in which folder."""
+
+    identity: dict[str, Any]
+    asked: dict[str, Any]
+    folder: Path
+    examples: list[Example]
+    contents: dict[str, bytes]
+    command: str
+
+    @property
+    def fix(self) -> str:
+        return f"make it anew with: {self.command} --overwrite; or name another folder in reference.cache"
+
+
+def wanted(material: Material, precision: str, examples: Iterable[Example]) -> Wanted:
+    """The cache of these examples under this recipe; `examples` are all that training will meet."""
+    recipe, spec = material.recipe, material.recipe.reference_spec()
+    assert spec is not None
+    every = ordered(examples)
+    asked = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
+    choices = choices_of(material)
+    if spec.origin == "served":
+        asked |= {"form": "top-k"}
+    elif spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
+        asked = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
+    identity = identity_of(material, precision)
+    contents = {example.key: content_of(example) for example in every}
+    told = "".join(sorted(f"{key} {content.hex()}" for key, content in contents.items()))
+    identity["examples"] = hashlib.sha256(told.encode()).hexdigest()  # two sets of rows are two caches
+    name = hashlib.sha256(canonical([identity, asked]).encode()).hexdigest()[:16]
+    folder = place(material) if spec.cache else place(material) / name
+    return Wanted(identity, asked, folder, every, contents, f"keeltune cache {recipe.where()}")
+
+
+def ordered(examples: Iterable[Example]) -> list[Example]:
+    """Each example once, the shortest first."""
+    unique = {example.key: example for example in examples}
+    return sorted(unique.values(), key=lambda e: (e.length, e.key))
+
+
+def place(material: Material) -> Path:
+    """Where this recipe's cache lies, or the folder of all of them where it names none; no digest is needed for it."""
+    recipe, spec = material.recipe, material.recipe.reference_spec()
+    assert spec is not None
+    return recipe.path(spec.cache) if spec.cache else recipe.folder / ".cache"
+
+
+def identity_of(material: Material, precision: str) -> dict[str, Any]:
+    """What the stored numbers depend on besides the rows' own content."""
+    recipe, settings, task = material.recipe, material.task.settings, material.task
+    spec = recipe.reference_spec()
+    assert spec is not None
+    served = [{"served": spec.model}] if spec.origin == "served" else []
+    sources = [files.source for files in material.references] or ([] if served else [material.source])
+    layers = getattr(recipe.model, "layers", None) if material.from_model else None
+    tokenizer = task.tokenizer
+    return {
+        "version": VERSION,
+        "reference": served
+        or [{"sha256": weights_digest(source), **({} if layers is None else {"layers": layers})} for source in sources],
+        "weight": spec.weight,
+        "calibration": None if spec.temperature is None else spec.temperatures(len(sources)),
+        "tokenizer": tokenizer_match.tokenizer_digest(tokenizer),
+        "template": _digest_or_none(getattr(tokenizer, "chat_template", None)),
+        "task": recipe.task,
+        "columns": [column.name for column in task.columns],
+        "labels": list(settings.labels),
+        "shared": None if (shared := shared_of(material)) is None else _digest_or_none(list(shared)),
+        "multi_label": settings.multi_label,
+        "max_length": settings.max_length,
+        "target_max_length": settings.target_max_length,
+        "max_new_tokens": settings.max_new_tokens if task.generates else None,
+        "prompt": settings.prompt,
+        "languages": list(settings.languages or ()),
+        "precision": precision,
+        "targets": recipe.generation.targets,
+        "data": {
+            name: rows_digest(material, name)
+            for name in ("train", "unlabeled", "augmented", "source_unlabeled")
+            if material.rows.get(name) and (name != "train" or recipe.holds_target)
+        },
+    }
+
+
+def rows_digest(material: Material, split: str) -> str:
+    """A digest of a split's rows as a set: neither their order nor a row that is there twice changes it."""
+    return hashlib.sha256("".join(sorted({row.key for row in material.rows[split]})).encode()).hexdigest()
+
+
+def weights_digest(source: str) -> str:
+    """SHA-256 of a model folder's configuration and weights; of a hub id, of the snapshot that lies on this machine."""
+    folder = snapshot(source)
+    files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
+    digests = [f"{file.name} {file_digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _digest_or_none(text: Any) -> str | None:
+    return None if text is None else hashlib.sha256(canonical(text).encode()).hexdigest()
+
+
+def content_of(example: Example) -> bytes:
+    """A digest of what the reference reads of an example and where it predicts, in each of its encodings."""
+    parts = [np.packbits(np.asarray(example.places, dtype=bool)).tobytes(), str(example.predictions).encode()]
+    for reader in (example, *(example.others[name] for name in sorted(example.others))):
+        for name in sorted(reader.inputs):
+            value = reader.inputs[name]
+            parts.append(name.encode())
+            if isinstance(value, Decoded):
+                parts.append(f"{value.digest} {value.name}".encode())
+            else:
+                numbers = np.asarray(value)
+                parts += [f"{numbers.dtype} {numbers.shape}".encode(), numbers.tobytes()]
+    return digest_of(*parts)
+
+
+def choices_of(material: Material) -> int:
+    """C, as far as configurations say it: places are bounded by the longest example."""
+    task = material.task
+    if task.choices == "labels":
+        return 2 if task.settings.multi_label else len(task.settings.labels)
+    if task.choices == "positions":
+        return max(example.length for example in material.main_stream)
+    shared = shared_of(material)
+    return (processors.vocabulary_size(task.settings.config) or 0) if shared is None else len(shared)
+
+
+def shared_of(material: Material) -> Sequence[int] | None:
+    """The token ids on which references and student are compared; None: all."""
+    return material.references[0].shared if material.references else None
+
+
+def snapshot(source: str) -> Path:
+    """The folder of a model's files: itself, or the hub's snapshot on this machine, which is downloaded if it lacks."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors"]))

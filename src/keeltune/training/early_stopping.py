@@ -1,0 +1,79 @@
+"""When a run is evaluated, and when it is stopped early."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+from keeltune.training.preparation.material import Material
+
+
+class Evaluated(Protocol):
+    """What early stopping asks of the trainer."""
+
+    def out_of_patience(self, state: Any) -> bool: ...
+
+
+@dataclass(frozen=True)
+class EvaluationSchedule:
+    """How often a run looks at its validation rows, and when that ends it.
+
+    `every`: steps between evaluations, None for each epoch. `patience`: evaluations without a gain after which training
+    ends, None for never, and not before step `not_before`. `averages`: what is measured and kept is the mean of the
+    weights of two evaluations in a row.
+    """
+
+    every: int | None = None
+    patience: int | None = None
+    not_before: int = 0
+    averages: bool = False
+
+
+class EarlyStopped(Exception):
+    """A run that goes on had used up its patience before it was stopped: nothing is left to train."""
+
+
+class EarlyStopping(TrainerCallback):
+    """Raises `EarlyStopped` where a checkpoint's history shows no gain of late; the Trainer forgets that."""
+
+    def __init__(self, trainer: Evaluated):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.out_of_patience(state):
+            raise EarlyStopped
+
+
+EVALUATIONS = 10
+"""How often a run looks at its validation rows where that is cheap."""
+
+CHEAP = 0.1
+"""The share of training's cost that these evaluations may have; a forward pass is a third of a training step."""
+
+PATIENCE = 5
+"""Evaluations without a gain after which training ends early, unless the recipe says otherwise."""
+
+NOT_BEFORE = 0.4
+"""The share of the steps before which it never does: the warm-up and what follows it."""
+
+
+def evaluation_schedule(material: Material) -> EvaluationSchedule:
+    """The recipe's `evaluation.every` and `patience`; where they are auto, what the rows suggest."""
+    spec, training = material.recipe.evaluation, material.recipe.training
+    patience = PATIENCE if spec.patience == "auto" else spec.patience
+    steps = material.steps
+    not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
+    every = spec.every if isinstance(spec.every, int) else None
+    validation = len(material.examples["validation"][: spec.rows])
+    epochs = training.epochs or steps / max(1, len(material.main_stream) // (material.batch_size * material.cuts))
+    if every is None and validation and not material.task.generates:
+        trained = steps * material.batch_size * material.cuts
+        affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / validation))
+        if affordable > epochs:
+            every = max(1, math.ceil(steps / affordable))
+    evaluations = steps / every if every else epochs
+    averages = spec.patience == "auto" and evaluations > PATIENCE + 1
+    return EvaluationSchedule(every, patience, not_before, averages)

@@ -1,0 +1,99 @@
+"""What trains: model, task, reference, objective and plan, together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from keeltune.models import loading
+from keeltune.objective.formula import Objective
+from keeltune.objective.matching.matching import Matching
+from keeltune.objective.references.reference import Reference
+from keeltune.tasks.task import Example, Task
+from keeltune.training.anchor_head import AnchorHead
+from keeltune.training.batch_plan import Plan
+from keeltune.training.preparation.compatibility import NEW
+from keeltune.training.preparation.material import OLD, Material
+
+ADAPTER_OFF = "adapter-off"
+
+
+@dataclass
+class Job:
+    """Everything that trains: the student, the reference, the objective and the plan."""
+
+    material: Material
+    student: loading.Loaded
+    model: Any
+    half: torch.dtype | None
+    reference: Reference | None
+    origin: ReferenceSource
+    objective: Objective
+    matching: Matching | None
+    plan: Plan
+    precision: str
+    autocast: Callable[[], AbstractContextManager[Any]]
+    device: str
+    live: LazyReference
+    slice: Sequence[Example] = ()
+    beside: AnchorHead | None = None
+
+    def of(self, split: str, model: Any) -> tuple[Task, Any]:
+        """Who answers a split's rows: the source domain's old labels are the second head's, where there is one."""
+        second = self.beside is not None and split in OLD
+        return (self.beside.task, self.beside.model) if second and self.beside else (self.material.task, model)
+
+    @property
+    def budget(self) -> tuple[str | None, float | None]:
+        """The recipe's budget, `max_kl` or `max_source_drop`, and its limit."""
+        rule = self.material.recipe.weight_spec()
+        held = {} if isinstance(rule, float | int) else {"max_kl": rule.max_kl, "max_source_drop": rule.max_source_drop}
+        return next(((kind, limit) for kind, limit in held.items() if limit is not None), (None, None))
+
+    @property
+    def starts_known(self) -> bool:
+        """Whether the weights before training can be read again: none of them were drawn."""
+        return not self.student.fresh and self.material.source != NEW
+
+
+@dataclass(frozen=True)
+class ReferenceSource:
+    """Where the reference's answers come from, why, and the cache's facts. A resumed run keeps the first one's."""
+
+    kind: str = "none"
+    reason: str | None = None
+    cache: dict[str, Any] | None = None
+
+
+class LazyReference:
+    """The reference as loaded models: made when someone first asks, and let go when nobody needs it any more."""
+
+    def __init__(self, make: Callable[[], Reference | None]):
+        self._make, self._made = make, False
+        self._reference: Reference | None = None
+
+    def __call__(self) -> Reference:
+        if not self._made:
+            with torch.random.fork_rng():  # training starts from the same random state, whoever was loaded before
+                self._reference, self._made = self._make(), True
+        assert self._reference is not None
+        return self._reference
+
+    def drop(self) -> None:
+        self._reference, self._made = None, False
+
+
+@dataclass
+class Prepared:
+    """What a reference and its cache need of a recipe: the student at its start, the plan, how and where models run."""
+
+    student: loading.Loaded
+    live: LazyReference
+    plan: Plan
+    precision: str
+    autocast: Callable[[], AbstractContextManager[Any]]
+    device: str

@@ -1,0 +1,89 @@
+"""What preparation hands on: rows, examples, task, processors, and what is said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from keeltune.data.dataset import Row
+from keeltune.recipe.fields import Recipe
+from keeltune.tasks.task import Example, Task
+from keeltune.training.preparation.compatibility import ReferenceFiles
+from keeltune.utils.distributed import world_size
+from keeltune.utils.errors import Problem
+
+SCORED = ("validation", "test", "source", "source_validation")
+"""The splits that are scored before and after training; of the source domain its test rows and its control slice."""
+
+OLD = ("source", "source_validation")
+"""The splits that are scored on the source domain."""
+
+LEARNT = ("train", "source_train")
+"""The splits whose labels are learnt."""
+
+
+@dataclass
+class Material:
+    """Everything a run reads, checked and encoded; no weights."""
+
+    recipe: Recipe
+    task: Task
+    source: str
+    config: Any
+    auto_model: str
+    processor: Any
+    new_head: bool
+    from_model: bool
+    rows: dict[str, list[Row]]
+    encoded: dict[str, list[list[Example]]]
+    references: list[ReferenceFiles]
+    old: Task | None = None
+    notices: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
+
+    @property
+    def examples(self) -> dict[str, list[Example]]:
+        """Each split's examples, row by row."""
+        return {name: [example for row in split for example in row] for name, split in self.encoded.items()}
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of one forward pass: as the recipe says, or as many as have `tokens_per_batch` tokens on average."""
+        training = self.recipe.training
+        if training.batch_size is not None:
+            return training.batch_size
+        assert training.tokens_per_batch is not None
+        lengths = [example.length for example in self.main_stream]
+        return max(1, int(training.tokens_per_batch * len(lengths) / sum(lengths)))
+
+    @property
+    def main_stream(self) -> list[Example]:
+        """The rows that define the epoch: the labelled ones, or the unlabelled ones where there are none."""
+        return self.examples["train"] or self.examples["unlabeled"]
+
+    @property
+    def beside(self) -> dict[str, float]:
+        """The splits whose rows join the labelled ones, with their rows per labelled row."""
+        mix = self.recipe.data.mix
+        shares = {
+            "unlabeled": mix.unlabeled,
+            "augmented": mix.augmented,
+            "source_unlabeled": mix.source_unlabeled,
+            "source_train": mix.source,
+        }
+        alone = () if self.rows["train"] else ("unlabeled",)  # which then define the epoch
+        found = {split: share for split, share in shares.items() if self.rows.get(split) and split not in alone}
+        return found | ({"generated": mix.source_unlabeled} if self.encoded.get("generated") else {})
+
+    @property
+    def cuts(self) -> int:
+        """Micro-batches of a step over all ranks."""
+        return self.recipe.training.gradient_accumulation_steps * world_size()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        training = self.recipe.training
+        per_epoch = max(1, len(self.main_stream) // (self.batch_size * self.cuts))
+        return training.max_steps or (training.epochs or 1) * per_epoch

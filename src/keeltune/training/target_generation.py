@@ -1,0 +1,194 @@
+"""Texts that the teacher writes ahead of training: sequence-level distillation.
+
+    generation: {targets: reference}       the student learns what the teacher writes, by cross-entropy
+    generation: {targets: interpolated}    … of the teacher's beams the one nearest to the data's own target
+    data.unlabeled                         texts without a target get the teacher's, and carry D there
+
+Token-level distillation matches the teacher at each token of the data's targets; this matches it on the sequences that
+it would write, approximated by its likeliest. Source: Kim & Rush 2016, https://arxiv.org/abs/1606.07947.
+
+The texts lie in `.cache/<identity>/targets.jsonl` beside the recipe: the first line is the identity (the teacher's
+digest, the task, how it writes), each other line a row's key and its text. Rows that are there are not written again,
+whatever their order or split; another teacher has another file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from keeltune.data.dataset import Row, row_key
+from keeltune.models import model_files
+from keeltune.objective.predictions import IGNORED
+from keeltune.recipe.fields import Recipe
+from keeltune.tasks.families.text_generation import Writing
+from keeltune.tasks.task import Autocast, Example, by_length
+from keeltune.training.preparation.compatibility import ReferenceFiles
+from keeltune.utils.device import in_eval_mode
+from keeltune.utils.files import seal
+
+BATCH, CANDIDATES = 32, 5
+"""Rows written at a time, and beams among which an interpolated target is chosen."""
+
+
+class TextStore:
+    """A file of lines {"key", "text"} under its identity; what is not there yet is added line by line."""
+
+    def __init__(self, recipe: Recipe, identity: dict[str, Any], name: str):
+        self.identity = identity
+        place = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.file = recipe.folder / ".cache" / place / name
+        self.texts: dict[str, Any] = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        if not self.file.is_file():
+            return {}
+        first, *lines = self.file.read_text(encoding="utf-8").split("\n")  # a text may hold U+2028
+        if first != json.dumps(self.identity, sort_keys=True):
+            return {}
+        found = {}
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the last line of a run that was killed
+                continue
+            found[entry["key"]] = entry["text"]
+        return found
+
+    @contextmanager
+    def adding(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """A function that adds texts by their keys; a run that is killed keeps what was added."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps(self.identity, sort_keys=True)
+        lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
+        seal(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
+        with self.file.open("a", encoding="utf-8") as stream:
+
+            def add(texts: Mapping[str, Any]) -> None:
+                for key, text in texts.items():
+                    self.texts[key] = text
+                    stream.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
+                stream.flush()
+
+            yield add
+
+
+class SampledTexts(TextStore):
+    """Texts that the source model draws from itself, as token ids: what stands for a source domain that is not at hand.
+
+    A decoder of text draws from nothing, its first token alone; other models draw an answer to each row's input. They
+    carry D alone. Source: replay of generated text, Sun, Ho, Lee 2020, LAMOL, https://arxiv.org/abs/1909.03329.
+    """
+
+    def __init__(self, recipe: Recipe, task: Writing, source: str):
+        settings = task.settings
+        identity = {
+            "version": 1,
+            "source": model_files.fingerprint(source),
+            "task": recipe.task,
+            "seed": recipe.seed,
+            "max_new_tokens": settings.max_new_tokens,
+            "max_length": settings.max_length,
+            "prompt": settings.prompt,
+            "languages": list(settings.languages or ()),
+        }
+        super().__init__(recipe, identity, "drawn.jsonl")
+        self.task, self.seed = task, recipe.seed
+
+    def draw(
+        self, model: Any, openings: Sequence[Example], device: str, autocast: Autocast, progress: Callable[[int], None]
+    ) -> list[Example]:
+        """The openings with what is drawn behind them; ids that are in the file are not drawn again."""
+        missing = [example for example in openings if example.key not in self.texts]
+        with self.adding() as add, in_eval_mode(model), torch.inference_mode(), torch.random.fork_rng():
+            for places in by_length(missing, BATCH):
+                asked = [missing[i] for i in places]
+                first = hashlib.sha256(f"{self.seed}:{asked[0].key}".encode()).digest()
+                torch.manual_seed(int.from_bytes(first[:7], "big"))
+                with autocast():
+                    found = self.task.drawn_ids(model, asked, device)
+                add({example.key: ids for example, ids in zip(asked, found, strict=True)})
+                progress(len(asked))
+        made = []
+        for example in openings:
+            ids = self.texts[example.key]
+            content = hashlib.sha256(json.dumps([example.key, ids]).encode()).hexdigest()
+            made.append(replace(self.task.architecture.answered(example, ids), key=content))
+        return [example for example in made if example.predictions]
+
+
+class TeacherTargets(TextStore):
+    """The teacher's texts, by the key of their row; what is not in the file is written by the model.
+
+    `interpolated` texts depend on the data's own target, which their keys hold too.
+    """
+
+    def __init__(self, recipe: Recipe, task: Writing, files: ReferenceFiles, interpolated: bool):
+        self.writer: Writing = files.reader or task  # type: ignore[assignment]
+        settings = self.writer.settings
+        identity = {
+            "version": 2,
+            "teacher": model_files.fingerprint(files.source),
+            "task": recipe.task,
+            "beams": settings.beams,
+            "max_new_tokens": settings.max_new_tokens,
+            "max_length": settings.max_length,
+            "prompt": settings.prompt,
+            "languages": list(settings.languages or ()),
+            "choice": "interpolated" if interpolated else "likeliest",
+        }
+        self.task, self.interpolated = task, interpolated
+        super().__init__(recipe, identity, "targets.jsonl")
+
+    def write(
+        self, model: Any, rows: Sequence[Row], device: str, autocast: Autocast, progress: Callable[[int], None]
+    ) -> None:
+        """Writes the texts of rows that have none yet, line by line: a killed run goes on where it was."""
+        unique = {self.key(row): row for row in rows if self.key(row) not in self.texts}
+        if not unique:
+            return
+        missing = list(unique.items())
+        examples = [self.writer.encode_scored(row, labelled=False)[0] for _, row in missing]
+        with self.adding() as add, in_eval_mode(model), torch.inference_mode():
+            for places in by_length(examples, BATCH):
+                with autocast():
+                    count = CANDIDATES if self.interpolated else 1
+                    found = self.writer.candidates(model, [examples[i] for i in places], device, count)
+                asked = [missing[place] for place in places]
+                add({key: self._chosen(texts, row) for (key, row), texts in zip(asked, found, strict=True)})
+                progress(len(places))
+
+    def _chosen(self, texts: Sequence[str], row: Row) -> str:
+        if not self.interpolated:
+            return texts[0]
+        gold = self.task.gold(row)
+        return max(texts, key=lambda text: self.task.row_score(text, gold))
+
+    def key(self, row: Row) -> str:
+        """The row's input, and with `interpolated` its target too."""
+        return row_key(row.fields, [c.name for c in self.task.columns if not c.label or self.interpolated])
+
+    def _answered(self, row: Row) -> Row:
+        """The row with the teacher's text, under the key of its content now: a cache holds answers to contents."""
+        row = self.task.with_target(row, self.texts[self.key(row)])
+        return replace(row, key=row_key(row.fields, [c.name for c in self.task.columns]))
+
+    def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
+        """The rows with the teacher's texts as examples; not `learnt`: they carry D alone.
+
+        A text that this model cannot write (letters that it does not have, more than its frames) is not learnt.
+        """
+        examples: list[Example] = []
+        for row in rows:
+            answered = self._answered(row)
+            made = self.task.encode_for_all(answered)
+            if not learnt or any(True for _ in self.task.row_faults(answered, made)):
+                made = [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
+            examples += made
+        return examples

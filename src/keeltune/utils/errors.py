@@ -1,0 +1,124 @@
+"""What went wrong, said so that it can be fixed: where, what was found, what was expected, how to fix it.
+
+Every fault of the recipe, the data or the call is a `Problem`. Checks collect them and raise one `UserError` that
+holds them all, so that a user mends everything in one go. The command prints them and exits with `exit_status`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+LISTED = 10
+"""How many problems of one kind are printed; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault. `where` is `file:line`, `file:line:column` or a file; `field` the recipe's or row's field.
+
+    `kind` groups the same fault over many rows ("unknown label"), so that ten are printed and the rest counted.
+    """
+
+    where: str
+    field: str
+    found: str
+    expected: str
+    fix: str
+    kind: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        head = " · ".join(part for part in (self.where, self.field) if part)
+        return f"{head}\n    found:    {self.found}\n    expected: {self.expected}\n    fix:      {self.fix}"
+
+
+class KeeltuneError(Exception):
+    """A failure that keeltune foresaw: one message, an exit status, no traceback."""
+
+    exit_status = 1
+
+
+class UserError(KeeltuneError, ValueError):
+    """The recipe, the data or the call is at fault. Holds every problem found, not only the first."""
+
+    exit_status = 2
+
+    def __init__(self, problems: Problem | Iterable[Problem]):
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__(listing(self.problems))
+
+
+class StateRefused(UserError):
+    """A checkpoint or a cache belongs to another recipe, data, model or tokenizer."""
+
+    exit_status = 3
+
+
+@contextmanager
+def anew_without(place: Path) -> Iterator[None]:
+    """Within: calls that have neither `--overwrite`, so that a refused state is mended by deleting `place`, nor
+    `--resume`: the same command goes on."""
+    try:
+        yield
+    except (Stopped, OutOfResources) as error:
+        raise type(error)(re.sub("(the same command and )?--resume", "the same command", str(error))) from error
+    except StateRefused as error:
+        fix = f"undo the change, or delete {place}"
+        raise StateRefused([replace(problem, fix=fix) for problem in error.problems]) from None
+
+
+class Diverged(KeeltuneError, ArithmeticError):
+    """The loss is not a finite number any more."""
+
+    exit_status = 4
+
+
+class OutOfResources(KeeltuneError):
+    """The disk or the memory is full."""
+
+    exit_status = 5
+
+
+class Stopped(KeeltuneError):
+    """The run was asked to stop; its last step is on disk and `--resume` goes on from there."""
+
+    exit_status = 75
+
+
+def shown(value: Any, width: int = 80) -> str:
+    """A value as a message may show it: cut to `width`, control characters made visible, its type named."""
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join(c if unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text[: width + 1])
+    text = text if len(text) <= width else text[: width - 1] + "…"
+    return f'"{text}" (text)' if isinstance(value, str) else f"{text} ({_type_name(value)})"
+
+
+def _type_name(value: Any) -> str:
+    names = {bool: "true/false", int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """`; did you mean "x"?` for the closest of `names`, or an empty string."""
+    match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.6)
+    return f'; did you mean "{match[0]}"?' if match else ""
+
+
+def listing(problems: Sequence[Problem]) -> str:
+    """All problems as text: ten of each kind, and how many more of it there are."""
+    kinds: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault((problem.severity, problem.field, problem.kind or str(problem)), []).append(problem)
+    blocks = []
+    for same in kinds.values():
+        blocks += [f"{p.severity}: {p}" for p in same[:LISTED]]
+        if len(same) > LISTED:
+            blocks.append(f"… and {len(same) - LISTED} more of this kind ({same[0].kind or same[0].field})")
+    return "\n".join(blocks)

@@ -1,0 +1,210 @@
+"""A folder of shards with one manifest that describes itself: blocks of numbers by the key of an example.
+
+    manifest.json             what the numbers are and whose (`head`), the digest of each shard, and its own digest
+    shard-00000.safetensors   keys [E, 32], contents [E, 32], counts [E], widths [E], and the form's columns
+    shard-00000.json          the digest of a finished shard, until the manifest holds them all
+
+An example's key and the digest of its content are looked up in constant time; its numbers are read from the
+memory-mapped file. A shard is written beside, synced and renamed, so that one of that name is always whole: a writer
+that was killed leaves nothing to mend, and the next one writes the shards that lack. Several processes may write at the
+same time, each its own shards or the very same. No pickle is read or written.
+
+Shapes: E examples of a shard, N predictions, k kept choices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from keeltune.utils.errors import Problem, StateRefused
+from keeltune.utils.files import canonical, file_digest, refuse_other, seal
+
+MANIFEST = "manifest.json"
+
+HEAD = "head.json"
+"""What an unfinished folder is meant to hold, so that no other one goes on with it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an example's numbers lie: its shard, the first of its predictions and of its numbers, N, and C."""
+
+    shard: int
+    prediction: int
+    number: int
+    count: int
+    width: int
+    content: bytes
+
+
+class Writer:
+    """Fills a folder, shard by shard, in any order and from several processes.
+
+    Args:
+        head: what the numbers are and whose; a folder that was begun with another one is refused.
+        shards: how many there will be.
+    """
+
+    def __init__(self, folder: Path, head: Mapping[str, Any], shards: int, fix: str):
+        self.folder, self.head, self.shards = folder, json.loads(canonical(head)), shards
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".staging-*"):
+            if not _alive(int(stale.name.split("-")[1])):
+                stale.unlink(missing_ok=True)
+        begun = _json_of(folder / HEAD)
+        if begun is None:
+            seal(folder / HEAD, canonical(self.head).encode())
+        else:
+            refuse_other(folder, begun, self.head, fix)
+
+    def missing(self) -> list[int]:
+        """The shards that are not there yet, or not whole: a flipped bit makes one that is written again."""
+        return [number for number in range(self.shards) if not self.whole(number)]
+
+    def whole(self, number: int) -> bool:
+        """Whether a shard is there, with its digest in its note."""
+        entry, file = _json_of(self._note(number)), self.folder / shard_name(number)
+        return entry is not None and file.is_file() and file_digest(file) == entry.get("sha256")
+
+    def _note(self, number: int) -> Path:
+        return (self.folder / shard_name(number)).with_suffix(".json")
+
+    def write(self, number: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """One shard, and what is to be known of it: `facts`, with which it enters the manifest."""
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        seal(self.folder / shard_name(number), content)
+        entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **facts}
+        seal(self._note(number), canonical(entry).encode())
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the manifest, when all shards are there, and takes their notes away."""
+        entries = [_json_of(self._note(number)) for number in range(self.shards)]
+        if None in entries:
+            raise FileNotFoundError(f"found no note of {shard_name(entries.index(None))} in {self.folder}")
+        manifest = {**self.head, "shards": entries}
+        manifest["digest"] = hashlib.sha256(canonical(manifest).encode()).hexdigest()
+        seal(self.folder / MANIFEST, canonical(manifest).encode())
+        for number in range(self.shards):
+            self._note(number).unlink(missing_ok=True)
+        (self.folder / HEAD).unlink(missing_ok=True)
+        return manifest
+
+
+class Store:
+    """A finished folder, to be read. Raises StateRefused where it is not what was written."""
+
+    def __init__(self, folder: Path, fix: str):
+        self.folder, self.fix = folder, fix
+        self.manifest = self._manifest()
+
+    def _manifest(self) -> dict[str, Any]:
+        file = self.folder / MANIFEST
+        try:
+            text = file.read_bytes().decode("utf-8")
+            manifest = json.loads(text)
+            sound = isinstance(manifest, dict) and text == canonical(manifest)
+        except ValueError:
+            sound = False
+        if sound:
+            plain = {name: value for name, value in manifest.items() if name != "digest"}
+            sound = manifest.get("digest") == hashlib.sha256(canonical(plain).encode()).hexdigest()
+        if not sound:
+            raise self.refused("digest", f"{MANIFEST}, whose digest is not that of its content", "the digest in it")
+        return manifest
+
+    def refused(self, field: str, found: str, expected: str) -> StateRefused:
+        return StateRefused(Problem(str(self.folder), field, found, expected, self.fix))
+
+    def verify(self) -> None:
+        """Holds each shard against its digest: a missing shard or a flipped bit is refused."""
+        for number, entry in enumerate(self.manifest["shards"]):
+            file = self.folder / shard_name(number)
+            if not file.is_file():
+                raise self.refused("shards", f"no {file.name}", f"{entry['bytes']} bytes")
+            if (found := file_digest(file)) != entry["sha256"]:
+                raise self.refused("shards", f"{file.name} with the digest {found[:16]}…", f"{entry['sha256'][:16]}…")
+
+    @cached_property
+    def places(self) -> dict[bytes, Place]:
+        """Each example's place, by the digest of its key."""
+        found: dict[bytes, Place] = {}
+        for number in range(len(self.manifest["shards"])):
+            keys, contents = (self._whole(number, name).numpy() for name in ("keys", "contents"))
+            counts, widths = (self._whole(number, name).numpy().astype(np.int64) for name in ("counts", "widths"))
+            starts, numbers = (np.cumsum(n) - n for n in (counts, counts * widths))
+            rows = zip(keys, contents, starts.tolist(), numbers.tolist(), counts.tolist(), widths.tolist(), strict=True)
+            for key, content, start, first, count, width in rows:
+                found[key.tobytes()] = Place(number, start, first, count, width, content.tobytes())
+        return found
+
+    def place(self, key: str) -> Place | None:
+        """Where the numbers of an example lie; None where they are not there."""
+        return self.places.get(key_digest(key))
+
+    def read(self, shard: int, name: str, start: int, count: int) -> Tensor:
+        """Entries `start` to `start + count` of a shard's column, from the mapped file."""
+        return self._files[shard].get_slice(name)[start : start + count]
+
+    def _whole(self, shard: int, name: str) -> Tensor:
+        tensor: Tensor = self._files[shard].get_tensor(name)
+        return tensor
+
+    @cached_property
+    def _files(self) -> list[Any]:
+        names = [self.folder / shard_name(number) for number in range(len(self.manifest["shards"]))]
+        return [safe_open(name, "pt").__enter__() for name in names]
+
+
+def index(
+    keys: Sequence[str], contents: Sequence[bytes], counts: Sequence[int], widths: Sequence[int]
+) -> dict[str, Tensor]:
+    """The columns of a shard that say whose numbers it holds: E examples in the order of their numbers."""
+
+    def table(rows: Sequence[bytes]) -> Tensor:
+        return torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), 32).copy())
+
+    return {
+        "keys": table([key_digest(key) for key in keys]),
+        "contents": table(contents),
+        "counts": torch.tensor(counts, dtype=torch.int32),
+        "widths": torch.tensor(widths, dtype=torch.int32),
+    }
+
+
+def key_digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
+
+
+def _json_of(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
