@@ -6,7 +6,8 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
 
 from keeltune.data.audit import SIMILAR, locations, row_labels, warning_about
 from keeltune.data.columns import Schema
@@ -18,7 +19,9 @@ from keeltune.utils.messages import Message
 
 
 class Labelled(Schema, Protocol):
-    """What labels ask of a task: which a row uses, and the inventory that the names of the training rows span."""
+    """What labels ask of a task: whether it predicts labels, which a row uses, the inventory that names span."""
+
+    choices: ClassVar[Literal["labels", "tokens", "positions"]]
 
     @classmethod
     def labels_of(cls, row: Row) -> list[str]: ...
@@ -32,13 +35,67 @@ def labels_of(task_class: type[Labelled]) -> Callable[[Row], list[str]] | None:
     return None if any(c.name == "label" for c in task_class.columns) else task_class.labels_of
 
 
-def label_names(
-    recipe: Recipe, task_class: type[Labelled], rows: dict[str, list[Row]], head: list[str] | None
-) -> tuple[list[str], list[Problem], list[str]]:
-    """The label names of the run; without labelled training rows the teacher's, in the sense that the others show."""
+SOURCE_SPLITS = ("source", "source_validation")
+"""The scored splits of the source domain, whose labels are the anchor head's where there is one."""
+
+
+@dataclass(frozen=True)
+class LabelChoice:
+    """What was decided of a run's labels.
+
+    names     the label names, in the order of the model's outputs; none where the task has none, or none was found
+    head      the names of the head that was consulted, as it has them; None where it has none
+    problems  errors and warnings of the labels as a whole (a row's own label is checked by `audit`)
+    notices   what users should know
+    """
+
+    names: list[str]
+    head: list[str] | None
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def new_head(self) -> bool:
+        """Whether the head that was consulted does not have these names: the model then gets another."""
+        return self.names != known_names(self.head, self.names)
+
+    def split_groups(self, anchor_head: str, splits: Iterable[str]) -> list[tuple[list[str], list[str]]]:
+        """(label names, splits that have them), the splits in their order.
+
+        With an anchor head (`objective.anchor_head`) the scored splits of the source domain have the labels of that
+        head: the source model's own (`source`), or none (`masked-lm`: those splits are in no group).
+        """
+        others = [name for name in splits if anchor_head == "task" or name not in SOURCE_SPLITS]
+        groups = [(self.head or [], list(SOURCE_SPLITS))] if anchor_head == "source" else []
+        return [*groups, (self.names, others)]
+
+
+def decide_labels(
+    recipe: Recipe,
+    task_class: type[Labelled],
+    rows: Mapping[str, list[Row]],
+    *,
+    model_head: list[str] | None,
+    teacher_head: Callable[[], list[str] | None],
+) -> LabelChoice:
+    """The labels of a run; the rule of the design in one place. Call it after `apply_label_map`.
+
+    1. A trained head's own names where they cover the labels of the training rows (without labelled training rows: of
+       the other labelled rows; without any: those names as they are). `LABEL_n` is no name; it stands for the number n
+       where the data's labels are numbers. Rare labels that look like one of the head's names are taken for slips.
+    2. Else `data.labels`.
+    3. Else the names in the rows, sorted, whole numbers by value.
+    Names of 2 and 3 are closed by the task (`Task.closed`): tagging completes B- and I-.
+
+    model_head    the names of the head that the model has; None where it has none, or the model cannot be read
+    teacher_head  gives those of the first reference; it is called where there are no training rows, and rules there
+    """
+    if task_class.choices != "labels":
+        return LabelChoice([], None)
+    head = model_head if rows["train"] else teacher_head() or model_head
     labelled = rows["train"] or [*rows["validation"], *rows["test"], *rows["source"]]
     if not labelled:
-        return head or [], [], []
+        return LabelChoice(head or [], head)
     names, problems, notices = names_of_data(
         labelled,
         given=recipe.data.labels,
@@ -46,7 +103,14 @@ def label_names(
         multi_label=recipe.data.multi_label,
         labels_of=labels_of(task_class),
     )
-    return names if names == head else task_class.closed(names), problems, notices
+    return LabelChoice(names if names == head else task_class.closed(names), head, problems, notices)
+
+
+def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:
+    """A head's names; `LABEL_n` is no name, but where the data's labels are whole numbers it stands for n."""
+    if head and all(re.fullmatch(r"LABEL_\d+", name) for name in head):
+        return [name.removeprefix("LABEL_") for name in head] if all(n.isdigit() for n in names) else None
+    return head
 
 
 def class_weights_of(

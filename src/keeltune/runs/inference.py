@@ -15,13 +15,13 @@ from keeltune import recipe
 from keeltune.data import audit, dataset
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.data.labels import known_names
 from keeltune.evaluation import prediction, test_set_looks
 from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.models import loading, model_files
 from keeltune.runs import run_folder
 from keeltune.tasks.task import Prediction, Settings, Task
-from keeltune.training.preparation.compatibility import known_names
 from keeltune.training.preparation.encoding import encode_rows
 from keeltune.training.preparation.lengths import reading_length, writing_length
 from keeltune.training.preparation.prepare import find_task
