@@ -149,7 +149,7 @@ def test_a_tasks_scores_are_1_for_the_gold_and_sum_over_rows(task):
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch) -> Path:
     """A copy of the divergences' folder, which the registry and the importer take for part of the package."""
-    folder = tmp_path / "divergences"
+    folder = tmp_path / "objective" / "divergences"
     shutil.copytree(
         Path(keeltune.objective.divergences.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__")
     )
