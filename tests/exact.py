@@ -74,7 +74,7 @@ def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[tor
     if isinstance(reference, Model):
         reference = Model(still(reference.model), reference.to_rows, entry=reference.entry, forward=reference.forward)
     plan = Plan(
-        job.plan.examples[:EXAMPLES], [], batch_size=batch, cuts=accumulation, seed=3,
+        job.plan.examples[:EXAMPLES], [], batch_size=batch, micro_batches=accumulation, seed=3,
         collate=lambda examples: doubled(task.collate(examples)),
     )  # fmt: skip
     arguments = training_arguments(

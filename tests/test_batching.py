@@ -27,14 +27,14 @@ def collate(rows):
 
 
 def plan(n=23, *, size=8, cuts=2, seed=0, streams=()) -> Plan:
-    return Plan(examples(n), streams, batch_size=size // cuts, cuts=cuts, seed=seed, collate=collate)
+    return Plan(examples(n), streams, batch_size=size // cuts, micro_batches=cuts, seed=seed, collate=collate)
 
 
 def steps(plan: Plan, epoch: int = 0) -> list[list[list[str]]]:
     """Keys by step and micro-batch."""
     plan.set_epoch(epoch)
     keys = [plan[i]["keys"] for i in range(len(plan))]
-    return [keys[i : i + plan.cuts] for i in range(0, len(keys), plan.cuts)]
+    return [keys[i : i + plan.micro_batches] for i in range(0, len(keys), plan.micro_batches)]
 
 
 def flat(step: list[list[str]]) -> list[str]:
@@ -119,8 +119,8 @@ def test_a_stream_is_the_same_however_cut_and_asked():
 @pytest.mark.parametrize("per_step", [2.5, 8.0, 20.0])
 def test_short_rows_of_a_stream_join_short_ones(per_step):
     """A batch is padded to its longest row; drawn without regard to that, three tenths of it were padding."""
-    made = Plan(examples(200), [Stream("pool", examples(150, "u", seed=1), per_step)], batch_size=8, cuts=1, seed=0,
-                collate=collate)  # fmt: skip
+    made = Plan(examples(200), [Stream("pool", examples(150, "u", seed=1), per_step)], batch_size=8, micro_batches=1,
+                seed=0, collate=collate)  # fmt: skip
     batches = [
         [row.length for row in made.micro_batch(epoch, step, 0)] for epoch in range(6) for step in range(made.steps)
     ]

@@ -276,7 +276,7 @@ def test_every_flipped_bit_is_found(tmp_path, given):
 def wanted(given: dict, folder: Path) -> identity.Wanted:
     material = prepare.prepare(made(given, folder))
     base = build.prepared(material, QUIET)
-    return identity.wanted(material, base.precision, base.plan.held())
+    return identity.wanted(material, base.precision, base.plan.anchored_examples())
 
 
 def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):

@@ -128,11 +128,11 @@ def test_the_loss_of_a_source_anchor_by_hand(tiny, data):
         for weight in job.model.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     rows = job.plan.micro_batch(0, 0, 0)
-    batch = job.material.task.collate_held(rows)
+    batch = job.material.task.collate_anchored(rows)
     student, reference = job.model.double().eval(), job.reference.model.double()
     counts = Counts(*job.material.task.counts(batch))
     ours = job.material.task.rows(student(**batch["inputs"]), batch)
-    theirs = job.reference.rows(batch["held"])
+    theirs = job.reference.rows(batch["anchored_batch"])
     terms = job.objective(job.material.task.cross_entropy(ours, batch), ours, theirs, batch["anchored"], counts=counts)
     p, q = (model(**batch["inputs"]).logits.log_softmax(-1) for model in (student, reference))
     labelled = batch["targets"] != IGNORED
@@ -706,23 +706,25 @@ def test_the_gradient_of_the_old_head_by_hand(tiny, data):
     with torch.no_grad():
         for weight in body.parameters():
             weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
-    assert job.beside.model.bert is body
-    for module in (job.model.double().eval(), job.beside.model.double().eval(), job.reference.model.double()):
+    assert job.anchor_head.model.bert is body
+    for module in (job.model.double().eval(), job.anchor_head.model.double().eval(), job.reference.model.double()):
         module.zero_grad()
     batch = build.collated(job, job.plan.micro_batch(0, 0, 0))
-    assert sorted(batch["held"]["keys"]) == sorted(
+    assert sorted(batch["anchored_batch"]["keys"]) == sorted(
         k for k, a in zip(batch["keys"], batch["anchored"], strict=True) if a
     )
-    ours = job.beside.task.rows(job.beside.task.forward(job.beside.model, batch["held"]), batch["held"])
+    ours = job.anchor_head.task.rows(
+        job.anchor_head.task.forward(job.anchor_head.model, batch["anchored_batch"]), batch["anchored_batch"]
+    )
     rows = job.material.task.rows(job.material.task.forward(job.model, batch), batch)
-    terms = job.objective(job.material.task.cross_entropy(rows, batch), ours, job.reference.rows(batch["held"]),
-                          counts=Counts(8, 8))  # fmt: skip
+    terms = job.objective(job.material.task.cross_entropy(rows, batch), ours,
+                          job.reference.rows(batch["anchored_batch"]), counts=Counts(8, 8))  # fmt: skip
     terms.loss.backward()
     got = body.embeddings.word_embeddings.weight.grad.clone()
     body.zero_grad()
     old = AutoModelForSequenceClassification.from_pretrained(tiny("bert"), dtype=torch.float64).eval()
-    q = old(**batch["held"]["inputs"]).logits.log_softmax(-1)
-    head = old.classifier(body(**batch["held"]["inputs"]).pooler_output)
+    q = old(**batch["anchored_batch"]["inputs"]).logits.log_softmax(-1)
+    head = old.classifier(body(**batch["anchored_batch"]["inputs"]).pooler_output)
     p = head.log_softmax(-1)
     labelled = batch["targets"] != IGNORED
     log_new = job.model(**batch["inputs"]).logits.log_softmax(-1)[labelled]
@@ -765,10 +767,10 @@ def test_masked_tokens_are_held(tiny, data, masked):
     job = job_of(values, data)
     rows = job.plan.micro_batch(0, 0, 0)
     batch = build.collated(job, rows)
-    held, mask = batch["held"], job.material.task.tokenizer.mask_token_id
+    held, mask = batch["anchored_batch"], job.material.task.tokenizer.mask_token_id
     assert int((held["inputs"]["input_ids"] == mask).sum()) == len(held["targets"]) == int(held["places"].sum())
     for example in rows:  # the same masks, whatever the batch
-        one, again = (job.material.old.of(example) for _ in range(2))
+        one, again = (job.material.anchor_task.of(example) for _ in range(2))
         assert one.inputs["input_ids"] == again.inputs["input_ids"]
         changed = [
             i
@@ -838,5 +840,5 @@ def test_several_labels_a_row_beside_an_old_head_of_more(tiny, data):
     job = job_of(values, data)
     batch = build.collated(job, job.plan.micro_batch(0, 0, 0))
     assert len(batch["targets"]) == 8 * 2
-    assert len(batch["held"]["targets"]) == 8 * 3 == len(job.reference.rows(batch["held"]))
+    assert len(batch["anchored_batch"]["targets"]) == 8 * 3 == len(job.reference.rows(batch["anchored_batch"]))
     assert train(values, data).result["status"] == "completed"

@@ -69,7 +69,7 @@ def build(
     reference = Model(teacher, task.rows) if objective else None
     examples = [e for row in rows() for e in task.encode(row)]
     examples = [type(e)(**{**vars(e), "anchored": reference is not None}) for e in examples]
-    plan = Plan(examples, [], batch_size=batch, cuts=accumulation * world, seed=3, collate=task.collate)
+    plan = Plan(examples, [], batch_size=batch, micro_batches=accumulation * world, seed=3, collate=task.collate)
     arguments = training_arguments(
         out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
         learning_rate=RATE, seed=0,

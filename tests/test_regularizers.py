@@ -299,7 +299,7 @@ def test_a_step_is_the_formula_of_two_passes_by_hand(tmp_path, tiny):
     (ours, *_) = exact.gradients(job, tmp_path / "steps", batch=4, accumulation=1)
     student, teacher, task = exact.still(job.model), exact.still(job.reference.model), job.material.task
     exact.Masked(student, 2)
-    plan = job.plan.__class__(job.plan.examples[: exact.EXAMPLES], [], batch_size=4, cuts=1, seed=3,
+    plan = job.plan.__class__(job.plan.examples[: exact.EXAMPLES], [], batch_size=4, micro_batches=1, seed=3,
                               collate=lambda examples: exact.doubled(task.collate(examples)))  # fmt: skip
     batch = task.collate(plan.micro_batch(0, 0, 0))
     a, b = (student(**batch["inputs"]).logits.log_softmax(-1) for _ in range(2))

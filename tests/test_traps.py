@@ -248,8 +248,8 @@ def counts_of_one_micro_batch(original, self, iterator, number, device):
 def micro_batches_before_steps(original, self, epoch):
     """Rows are put together for a forward pass, and forward passes for a step: the usual order of things."""
     random = np.random.default_rng([self.seed, epoch])
-    small = batch_plan.steps_of_similar_length(self._lengths, self.step_size // self.cuts, random)
-    return [np.concatenate(small[i : i + self.cuts]) for i in range(0, len(small), self.cuts)]
+    small = batch_plan.steps_of_similar_length(self._lengths, self.step_size // self.micro_batches, random)
+    return [np.concatenate(small[i : i + self.micro_batches]) for i in range(0, len(small), self.micro_batches)]
 
 
 def no_factor_for_the_mean_of_ddp(original, self, *arguments, **how):

@@ -82,8 +82,8 @@ def _final_model(
 
 def _save(job: Job, model: Any, folder: Path) -> None:
     loading.save(model, job.student.processor, folder / "model", half=job.half)
-    if job.beside is not None and job.beside.task.choices == "labels":
-        loading.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
+    if job.anchor_head is not None and job.anchor_head.task.choices == "labels":
+        loading.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=job.half)
 
 
 def _analyses(

@@ -103,7 +103,7 @@ def emptied_splits(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence
 
 
 def require_enough_rows(material: Material) -> None:
-    rows, cuts = len(material.main_stream), material.cuts
+    rows, cuts = len(material.main_stream), material.micro_batches
     if rows < cuts:
         raise UserError(
             Problem(
