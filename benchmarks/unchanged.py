@@ -35,8 +35,8 @@ TIMES = re.compile(r"seconds|_per_second|memory|finished|python|torch|transforme
 def make(inputs: Path) -> None:
     """The recipes with their models and rows; uses the tests' helpers of this checkout."""
     sys.path.insert(0, str(ROOT))
-    from tests.families import FAMILIES
-    from tests.test_examples import RECIPES, SMALL
+    from tests.docs.test_examples import RECIPES, SMALL
+    from tests.helpers.families import FAMILIES
 
     import keeltune as kt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from keeltune.reports.chinese import CHINESE, NAMES
@@ -15,6 +16,7 @@ NAMING = frozenset({"task", "method", "metric", "kind"})
 """The placeholders whose value is one of our names; any other value may be the user's own word, and stays as it is."""
 
 
+@cache
 def translator(language: str) -> Say:
     """`say("{n} rows", n=3)`, and `say(said)` of a sentence that knows what it was made of; other text as it is.
 

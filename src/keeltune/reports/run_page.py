@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,12 @@ def read(recipe: str) -> Recipe | None:
         return None
 
 
+@cache
 def environment(say: Say | None = None) -> Environment:
-    """The templates; every value in them is escaped, and none may be missing. `_` is `say`."""
+    """The templates; every value in them is escaped, and none may be missing. `_` is `say`.
+
+    One for each language, and so each template is compiled once.
+    """
     loader = PackageLoader("keeltune.reports", "templates")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     made.globals |= {"_": say or translator("en")}
