@@ -34,12 +34,12 @@ from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
 from keeltune.tasks.families.causal import Causal
 from keeltune.tasks.task import Example
-from keeltune.training import batch_plan, build, reference_choice, self_test
+from keeltune.training import batch_plan, build, reference_choice, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity
 from keeltune.training.preparation import compatibility, prepare
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import distributed, registry, tensor_store
+from keeltune.utils import registry, tensor_store
 from tests.exactness import test_accumulation
 from tests.faults import test_resume
 from tests.models import test_loading
@@ -415,7 +415,7 @@ TRAPS = [
     Trap(1, "divided by the number of ranks once more", around(
          KeelTrainer, "compute_loss", no_factor_for_the_mean_of_ddp), two_ranks_are_one, GRADIENT),
     Trap(1, "a rank divides by its own count", around(
-         distributed, "summed_over_ranks", lambda original, values, device: values),
+         trainer, "summed_over_ranks", lambda original, values, device: values),
          two_ranks_are_one, GRADIENT),
     Trap(1, "padding is read", around(registry.find("tasks", "text-classification"), "pad", padding_that_is_read),
          padding_changes_nothing, CLOSE),
@@ -480,7 +480,7 @@ TRAPS = [
     Trap(12, "Jensen–Shannon not divided by β (1 − β)", in_place_of("jensen-shannon", jensen_shannon_of_the_textbook),
          both_ends, r"assert .* < |assert False"),
     Trap(13, "the last, shorter slice lost", around(
-         predictions, "slices", whole_slices_only), slices_of_any_size, CLOSE),
+         formula, "slices", whole_slices_only), slices_of_any_size, CLOSE),
     Trap(14, "answers paired with the batch by number", around(Cached, "_columns", the_next_places),
          test_cache.test_the_divergence_is_computed_on_the_cached_rows, "equal"),
     Trap(15, "a cache that does not know its teacher", around(
