@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -192,10 +193,30 @@ def test_an_unknown_name_gets_the_nearest(folder, wrong, right):
     assert registry.check(folder, wrong) == str(caught.value)
 
 
-@pytest.mark.parametrize("folder", ["tasks", "divergences", "references", "matching"])
-def test_a_contract_is_no_name(folder):
-    assert not {folder.removesuffix("s"), "--init--"} & set(registry.names(folder))
+@pytest.mark.parametrize("shelf", registry.SHELVES)
+def test_a_contract_is_no_name(shelf):
+    names = registry.names(shelf)
+    assert names and not {registry.SHELVES[shelf].contract.replace("_", "-"), "--init--"} & set(names)
 
 
 def test_a_name_from_outside_the_package():
     assert registry.find("divergences", "torch.nn:KLDivLoss") is torch.nn.KLDivLoss
+
+
+@pytest.mark.parametrize(
+    ("shelf", "name", "reason"),
+    [("tasks", "nowhere.tasks:Mine", "no module nowhere in the installed packages or in the working folder"),
+     ("divergences", "torch.nnn:KLDivLoss", "no module torch.nnn"),
+     ("divergences", "torch.nn:KLDivLos", 'no KLDivLos in torch.nn; did you mean "KLDivLoss"'),
+     ("divergences", "math:pi", "math:pi is neither a function nor a class"),
+     ("divergences", "own_broken:d", "own_broken cannot be imported: ZeroDivisionError: division by zero"),
+     ("tasks", "torch.nn:Linear", "no class derived from keeltune.tasks.task.Task"),
+     ("tasks", "keeltune.tasks.task:Task", "is abstract: a task must define encode, "),
+     ("file_formats", "keeltune.data.file_formats.file_format:FileFormat", "a file format must define records")],
+)  # fmt: skip
+def test_a_name_from_outside_that_is_none_is_told_why(shelf, name, reason, tmp_path, monkeypatch):
+    (tmp_path / "own_broken.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert reason in (registry.fault(shelf, name) or "")
+    with pytest.raises(LookupError, match=re.escape(reason)):
+        registry.find(shelf, name)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.data.audit import apply_label_map, audit, is_row_problem
+from keeltune.data.audit import audit
 from keeltune.data.columns import Column
-from keeltune.data.dataset import Row, read, row_key
-from keeltune.data.file_formats import RowProblem
+from keeltune.data.dataset import Row, row_key
 from keeltune.data.labels import names_of_data
+from keeltune.data.reading import read
+from keeltune.data.row_labels import apply_label_map
+from keeltune.data.row_problems import RowProblem, is_row_problem
+from keeltune.data.sources import DataSource
 from keeltune.utils.errors import Problem
 
 COLUMNS = [Column("text"), Column("text_pair", required=False), Column("label", "label", label=True)]
@@ -26,7 +29,7 @@ def rows(*labels, texts: list[str] | None = None, file: str = "train.jsonl") -> 
 
 
 def names(train: list[Row], given=None, head=None, multi_label: bool = False):
-    return names_of_data(train, given=given, head=head, multi_label=multi_label)
+    return names_of_data(train, listed=given, head=head, multi_label=multi_label)
 
 
 def warned(problems: list[Problem]) -> dict[str, str]:
@@ -226,7 +229,7 @@ def test_conflicts_and_repeats():
 def test_real_data_has_no_error(name: str, real_data: Path):
     def load(split: str) -> list[Row]:
         path = next((real_data / name).glob(f"{split}.jsonl*"))
-        return read(str(path), resolve=Path, columns=COLUMNS, mapping={})[0]
+        return read(DataSource(str(path)), COLUMNS, {})[0]
 
     splits = {split: load(split) for split in ("train", "validation", "test")}
     found, problems, notes = names(splits["train"])

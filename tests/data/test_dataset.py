@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keeltune.data.columns import Column
-from keeltune.data.dataset import Row, fingerprint, read, row_key, split_share
-from keeltune.data.file_formats import RowProblem
+from keeltune.data.dataset import Row, fingerprint, row_key, split_share
+from keeltune.data.reading import read
+from keeltune.data.row_problems import RowProblem
+from keeltune.data.sources import DataSource
 from keeltune.utils.errors import UserError
 from tests.helpers.bad_data import BAD, GOOD, MANY_LABELS, OTHER, PAIR, SOUND, Bad, parquet
 
@@ -28,8 +30,8 @@ LABEL, LABELS = Column("label", "label", label=True), Column("label", "labels", 
 COLUMNS = [TEXT, PAIRED, LABEL]
 
 
-def load(path: Path | str, columns=COLUMNS, mapping=None, **options):
-    return read(str(path), resolve=Path, columns=columns, mapping=mapping or {}, **options)
+def load(path: Path | str, columns=COLUMNS, mapping=None, labelled=True, **options):
+    return read(DataSource(str(path), **options), columns, mapping or {}, labelled=labelled)
 
 
 def pairs(rows: list[Row]) -> list[tuple]:
@@ -228,6 +230,41 @@ def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "read_bytes", denied)
     _, (problem,) = load(tmp_path / "train.jsonl")
     assert "Permission denied" in problem.found
+
+
+PIPED = """
+from keeltune.data.file_formats.file_format import FileFormat, text_lines
+
+class Piped(FileFormat):
+    endings = (".piped",)
+    cells_are_text = True
+
+    def records(self, data, log):
+        for line, text, sound in text_lines(data, log):
+            cells = text.rstrip().split("|")
+            if len(cells) != 2:
+                log.row(line, "wrong width", f"{len(cells)} cells", "two cells", "correct the line")
+            elif sound:
+                yield line, {"text": cells[0], "label": cells[1]}
+"""
+
+
+def test_a_format_of_ones_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written(tmp_path, "own_formats.py", PIPED.encode())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = written(tmp_path, "rows.piped", b"a film|good\nno label\nno film|bad\n")
+    _, (problem,) = load(file)
+    assert problem.kind == "unknown ending"  # its own ending is known where the recipe names the format
+    rows, (problem,) = load(file, file_format="own_formats:Piped")
+    assert pairs(rows) == [("a film", "good"), ("no film", "bad")] and [row.line for row in rows] == [1, 3]
+    assert isinstance(problem, RowProblem) and problem.where == f"{file}:2" and problem.found == "1 cells"
+    written(tmp_path, "rows.txt", b"a film|good\n")  # named, it reads a file of any ending, and of a folder its own
+    assert pairs(load(tmp_path / "rows.txt", file_format="own_formats:Piped")[0]) == [("a film", "good")]
+    assert pairs(load(tmp_path, file_format="own_formats:Piped")[0]) == pairs(rows)
+    written(tmp_path, "rows.gz", gzip.compress(b"a film|good\n"))
+    assert pairs(load(tmp_path / "rows.gz", file_format="own_formats:Piped")[0]) == [("a film", "good")]
+    written(tmp_path, "table.txt", b"text,label\nx,pos\n")
+    assert pairs(load(tmp_path / "table.txt", file_format="csv")[0]) == [("x", "pos")]
 
 
 class _ClassLabel:

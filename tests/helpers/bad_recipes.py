@@ -109,6 +109,10 @@ FIELDS = [
     line("NUL in a path", '  test: "a\\0b"', "recipe.yaml:7:9 · data.test", "a\\x00b"),
     line("path without a value", "  columns: {text: }", "data.columns.text", "found:    nothing", "expected: text"),
     line("label twice", "  labels: [a, b, a]", "recipe.yaml:7:11 · data.labels", "twice there: a"),
+    line(
+        "unknown file format", "  format: csvs", "7:11 · data.format", 'did you mean "csv"?', "csv, json, parquet, tsv"
+    ),
+    line("file format without a module", "  format: nowhere:Mine", "7:11 · data.format", "no module nowhere"),
     line("one label", "  labels: [a]", "recipe.yaml:7:11 · data.labels", "two names at least"),
     line(
         "weight of no label",

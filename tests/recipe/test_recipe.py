@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
-from keeltune import recipe as recipes
 from keeltune.recipe import from_dict, load, parse
+from keeltune.recipe.field_types import Declared
 from keeltune.recipe.fields import NewModel, Recipe, StudentFrom, WeightRule, json_schema
 from keeltune.utils.errors import UserError
 from tests.helpers.bad_recipes import BOMB, CASES, CROSS_DOMAIN, DISTILLATION, FINE_TUNING, Case
@@ -314,9 +313,11 @@ def test_a_recipe_does_not_change():
 
 def test_every_field_is_documented_and_in_the_schema():
     schema = json_schema()
-    models = [m for m in vars(recipes).values() if isinstance(m, type) and issubclass(m, BaseModel)]
-    declared = [m for m in models if m.__module__.startswith("keeltune") and m.model_fields]
-    assert {Recipe, NewModel, StudentFrom} < set(declared)
+    declared, left = set(), [Declared]
+    while left:
+        left += (subclasses := left.pop().__subclasses__())
+        declared |= {m for m in subclasses if m.__module__.startswith("keeltune")}
+    assert {Recipe, NewModel, StudentFrom} < declared
     for model in declared:
         properties = (schema if model is Recipe else schema["$defs"][model.__name__])["properties"]
         for name, field in model.model_fields.items():

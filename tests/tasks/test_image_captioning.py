@@ -18,8 +18,9 @@ from PIL import Image
 
 import keeltune as kt
 from keeltune import recipe
-from keeltune.data import dataset, images
+from keeltune.data import dataset, images, reading
 from keeltune.data.media import Media
+from keeltune.data.sources import DataSource
 from keeltune.models import loading, processors, tokenizer_training
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
@@ -828,7 +829,7 @@ def test_all_bad_pictures_to_predict_on_are_named_at_once(tmp_path):
 def test_every_validation_photograph_of_coco_encodes(real_data):
     _, task = captioner("vit gpt2")
     source = str(real_data / "caption-coco" / "validation.jsonl")
-    found, problems = dataset.read(source, resolve=Path, columns=ImageCaptioning.columns, mapping={})
+    found, problems = reading.read(DataSource(source), ImageCaptioning.columns, {})
     assert not problems and len(found) == 13
     assert not [fault for row in found for fault in task.faults(row)]
     for row in found:

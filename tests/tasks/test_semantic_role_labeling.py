@@ -6,7 +6,6 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -553,13 +552,12 @@ def test_labels_that_are_no_tags_are_refused(tmp_path, labels, said):
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["srl-ewt", "srl-ewt-reviews"])
 def test_real_tags_survive_from_encoding_to_the_answer(real_data, name):
-    from keeltune.data import dataset
+    from keeltune.data import reading
+    from keeltune.data.sources import DataSource
 
     def read(split: str) -> list[Row]:
-        found, problems = dataset.read(
-            str(next((real_data / name).glob(f"{split}.jsonl*"))),
-            resolve=Path, columns=SemanticRoleLabeling.columns, mapping={},
-        )  # fmt: skip
+        file = str(next((real_data / name).glob(f"{split}.jsonl*")))
+        found, problems = reading.read(DataSource(file), SemanticRoleLabeling.columns, {})
         assert not problems
         sound, faulty = splits.sound_rows(SemanticRoleLabeling, found)
         assert not faulty

@@ -17,8 +17,9 @@ import transformers
 
 import keeltune as kt
 from keeltune import recipe
-from keeltune.data import audio, dataset
+from keeltune.data import audio, reading
 from keeltune.data.dataset import Row
+from keeltune.data.sources import DataSource
 from keeltune.models import initialization, loading, processors, tokenizer_training
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense
@@ -235,9 +236,7 @@ def test_a_teacher_writes_what_it_writes_for_each_recording_alone(tmp_path):
     (file,) = (tmp_path / ".cache").glob("*/targets.jsonl")
     lines = file.read_text("utf-8").splitlines()[1:]
     model, task = speaker("moonshine", 1, max_new_tokens=8)
-    read, _ = dataset.read(
-        str(tmp_path / "train.jsonl"), resolve=Path, columns=task.columns, mapping={}, labelled=False, where="w"
-    )
+    read, _ = reading.read(DataSource(str(tmp_path / "train.jsonl")), task.columns, {}, labelled=False)
     alone = {row.key: task.predict(model, task.encode_scored(row, labelled=False))[0].value for row in read}
     assert {entry["key"]: entry["text"] for entry in map(json.loads, lines)} == alone
     assert len(set(alone.values())) > 1
@@ -694,9 +693,8 @@ def test_real_clips_encode_and_their_frames_are_the_models(real_data, kind):
     if kind == "whisper":  # its window is two seconds here
         task.extractor.__init__(feature_size=20, chunk_length=30)
     for name, count in (("asr-fsdd", 20), ("asr-ljspeech", 5)):
-        found, problems = dataset.read(
-            str(real_data / name / "train.jsonl"), resolve=Path, columns=SpeechRecognition.columns, mapping={}
-        )
+        source = DataSource(str(real_data / name / "train.jsonl"))
+        found, problems = reading.read(source, SpeechRecognition.columns, {})
         assert not problems
         assert not [fault for row in found for fault in task.faults(row)]
         for row in found[:count]:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import keeltune as kt
 from keeltune import recipe
-from keeltune.data import dataset
+from keeltune.data import reading
 from keeltune.data.dataset import Row
+from keeltune.data.sources import DataSource
 from keeltune.evaluation import prediction
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED
@@ -150,10 +151,8 @@ def test_a_pool_carries_d_alone(tmp_path, monkeypatch, case, architecture):
     assert len({e.key.partition("#")[0] for e in pool}) == len(job.material.rows["unlabeled"])
     assert all(e.anchored and e.labelled == 0 and set(e.targets) <= {IGNORED} for e in pool)
     if not task.generates:  # N is the same with labels and without
-        rows, _ = dataset.read(
-            str(tmp_path / "rest.jsonl"), resolve=Path, mapping={},
-            columns=splits.task_columns(type(task), job.material.recipe.data.multi_label),
-        )  # fmt: skip
+        columns = splits.task_columns(type(task), job.material.recipe.data.multi_label)
+        rows, _ = reading.read(DataSource(str(tmp_path / "rest.jsonl")), columns, {})
         assert [e.predictions for row in rows for e in task.encode(row)] == [e.predictions for e in pool]
     elif case != "speech-recognition" or architecture == "whisper":
         assert len(texts_in(tmp_path)) == len(job.material.rows["unlabeled"])

@@ -6,6 +6,7 @@ file for each thing; the contract and `_helpers.py` are no names. A `-` in a rec
 | shelf | contract | what a file holds | named in a recipe by |
 | --- | --- | --- | --- |
 | `divergences` | `divergence.py` | a function of the file's name | `objective.divergence` |
+| `file_formats` | `file_format.py` | one final `FileFormat` | `data.format`, or a file's ending |
 | `matching` | `matching.py` | one final `Term` | `objective.matching` |
 | `references` | `reference.py` | one final `Reference` | `reference.from` |
 | `regularizers` | `regularizer.py` | a regulariser | `training.regularizers` |
@@ -44,6 +45,7 @@ class Shelf:
 
 SHELVES = {
     "divergences": Shelf("objective/divergences", "divergence"),
+    "file_formats": Shelf("data/file_formats", "file format"),
     "matching": Shelf("objective/matching", "matching"),
     "references": Shelf("objective/references", "reference"),
     "regularizers": Shelf("training/regularizers", "regularizer"),
@@ -71,6 +73,17 @@ def check(shelf: str, name: str) -> str | None:
     return f'unknown {SHELVES[shelf].singular} "{name}"{nearest(name, known)} (known: {", ".join(known)})'
 
 
+def fault(shelf: str, name: str) -> str | None:
+    """`check`, and for a name from outside the package, which is imported, what is wrong with it."""
+    if ":" not in name:
+        return check(shelf, name)
+    try:
+        find(shelf, name)
+    except LookupError as error:
+        return str(error)
+    return None
+
+
 @cache
 def find(shelf: str, name: str) -> Any:
     """The function or the one final class that `name` stands for.
@@ -85,7 +98,7 @@ def find(shelf: str, name: str) -> Any:
         return _from_outside(shelf, name)
     stem = name.replace("-", "_")
     module = _module(shelf, stem)
-    if function := vars(module).get(stem):
+    if callable(function := vars(module).get(stem)):
         return function
     contract = _contract(shelf)
     final = [c for c in _classes(module) if not inspect.isabstract(c) and issubclass(c, contract)]

@@ -13,6 +13,7 @@ from keeltune.data import audit, augmentation, clusters, dataset
 from keeltune.data.clusters import FEW_CLUSTERS
 from keeltune.data.dataset import Row
 from keeltune.data.labels import class_weights_of, decide_labels, labels_of
+from keeltune.data.row_problems import is_row_problem
 from keeltune.data.term_lists import read_terms
 from keeltune.models import initialization, loading, model_files, processors, surgery
 from keeltune.models.lora import adapter_problem
@@ -79,8 +80,8 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
             continue
         found, bad = audit.audit(splits, labels, columns, recipe.data.multi_label, labels_of(task_class))
         if recipe.data.bad_rows == "skip" and bad:
-            skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
-            found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
+            skipped += [p for p in found if p.severity == "error" and is_row_problem(p)]
+            found = [p for p in found if not (p.severity == "error" and is_row_problem(p))]
             rows |= {k: [r for r in v if (r.file, r.line) not in bad] for k, v in splits.items()}
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
