@@ -100,10 +100,8 @@ def gap(train: float, validation: float, metric: str, sign: float, *, fell: floa
     light = "amber" if light == "red" and fell <= FELL * scale else light
     sentence = Message(
         "{metric} {train:.4g} on training rows, {validation:.4g} on validation rows",
-        metric=metric,
-        train=train,
-        validation=validation,
-    )
+        metric=metric, train=train, validation=validation,
+    )  # fmt: skip
     return Signal("gap", light, value, sentence)
 
 
@@ -121,10 +119,8 @@ def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Sig
     worse = sign * scores[-1] < sign * max(scores, key=lambda score: sign * score)
     sentence = Message(
         "the validation loss was lowest ({low:.4g}) at evaluation {at} of {all}",
-        low=losses[lowest],
-        at=lowest + 1,
-        all=len(losses),
-    )
+        low=losses[lowest], at=lowest + 1, all=len(losses),
+    )  # fmt: skip
     sentence = joined([sentence, Message(", and ended at {last:.4g}", last=losses[-1])]) if since else sentence
     return Signal("validation loss", "red" if rose and worse else "amber" if rose else "green", value, sentence)
 
@@ -192,9 +188,8 @@ def nothing_learnt(cross_entropy: float, labels: Mapping[str, int], steps: int) 
     value = cross_entropy / entropy
     sentence = Message(
         "cross-entropy {ce:.4g} nats on training rows; the labels' frequencies alone give {entropy:.4g}",
-        ce=cross_entropy,
-        entropy=entropy,
-    )
+        ce=cross_entropy, entropy=entropy,
+    )  # fmt: skip
     failed: Light = "red" if steps >= LONG_ENOUGH else "amber"
     return Signal("learnt", failed if value > LEARNT_NOTHING else "green", value, sentence)
 
@@ -210,11 +205,8 @@ def by_chance(validation: float, low: float, chance: float, explained: float, me
     light: Light = "green" if low > chance else "red" if explained > LEARNT and near else "amber"
     sentence = Message(
         "validation {metric} {value:.4g} (from {low:.4g}); always the commonest label gives {chance:.4g}",
-        metric=metric,
-        value=validation,
-        low=low,
-        chance=chance,
-    )
+        metric=metric, value=validation, low=low, chance=chance,
+    )  # fmt: skip
     if light == "red":
         template = (
             "; yet {explained:.0%} of the training labels' entropy was learnt: do labels and rows belong together?"
@@ -231,10 +223,8 @@ def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str,
     value = (copies + nearly) / len(validation)
     sentence = Message(
         "{copies} of {rows} validation rows are training rows too, and {nearly} nearly",
-        copies=copies,
-        rows=len(validation),
-        nearly=nearly,
-    )
+        copies=copies, rows=len(validation), nearly=nearly,
+    )  # fmt: skip
     if value > SHARED[1]:
         sentence = joined([sentence, Message(": the validation score flatters by rows learnt by heart")])
     return Signal("duplicates", traffic_light(value, SHARED), value, sentence)
@@ -242,9 +232,8 @@ def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str,
 
 def drift(divergence: float) -> Signal:
     """How far the model is from its reference on the target's inputs."""
-    sentence = Message(
-        "{moved:.3g} nats a prediction from the model before training, on the target's inputs", moved=divergence
-    )
+    template = "{moved:.3g} nats a prediction from the model before training, on the target's inputs"
+    sentence = Message(template, moved=divergence)
     return Signal("drift", "amber" if divergence > MOVED else "green", divergence, sentence)
 
 
@@ -256,12 +245,8 @@ def spread(scores: Sequence[float], metric: str) -> Signal | None:
     value = float(np.std(scores, ddof=1)) / scale
     sentence = Message(
         "{metric} over {seeds} seeds: standard deviation {value:.3g}, from {low:.4g} to {high:.4g}",
-        metric=metric,
-        seeds=len(scores),
-        value=value,
-        low=min(scores),
-        high=max(scores),
-    )
+        metric=metric, seeds=len(scores), value=value, low=min(scores), high=max(scores),
+    )  # fmt: skip
     return Signal("seeds", traffic_light(value, SPREAD), value, sentence)
 
 
