@@ -10,7 +10,7 @@ import pytest
 
 from keeltune import recipe
 from keeltune.reports import comparison_page, localization, run_page
-from keeltune.reports.groups import CHARTED, names
+from keeltune.reports.groups import CHARTED, group_names
 from keeltune.runs import comparison, run, run_folder
 from keeltune.utils.progress import Display
 from tests.helpers.pages import Page, check_page
@@ -193,7 +193,7 @@ def test_a_comparison_and_a_domains_table_leave_the_users_names(finished, tmp_pa
     for said in ("name：long", "长度：长", "name：最好组", "长度：最好组"):
         assert said in words
     shared = {"name": {"red": changed}, "length": {"long": changed, "short": changed}}
-    assert names(shared, "sentiment-analysis", localization.translator("zh")).value("name", "red") == "red"
+    assert group_names(shared, "sentiment-analysis", localization.translator("zh")).value("name", "red") == "red"
     result = json.loads(json.dumps(finished.result))
     metrics = {"accuracy": {"before": 0.5, "after": 0.5, "change": 0.0, "interval": [-0.1, 0.1]}}
     by_label = {"yes": changed | {"interval": None}}
@@ -204,4 +204,4 @@ def test_a_comparison_and_a_domains_table_leave_the_users_names(finished, tmp_pa
     text = (finished.folder / "recipe.yaml").read_text("utf-8")
     (tmp_path / "recipe.yaml").write_text(text.replace("language: en", "language: zh"), encoding="utf-8")
     words = check_page(run_page.page(tmp_path, result)).words
-    assert {"name (源域)", "red", "长度 (源域)", "长", "标签 (源域)", "yes"} <= set(words)
+    assert {"name（源域）", "red", "长度（源域）", "长", "标签（源域）", "yes"} <= set(words)

@@ -13,27 +13,18 @@ from string import Formatter
 import pytest
 
 from keeltune import recipe
-from keeltune.advisor import candidates, learning_curve, race, verdict
-from keeltune.data import audit, dataset
-from keeltune.evaluation import forgetting_report, interpolation, overfitting, teacher_report
-from keeltune.reports import (
-    advice_page,
-    comparison_page,
-    groups,
-    learning_curve_page,
-    run_page,
-    training_curves,
-    uncertainty,
-)
+from keeltune.advisor import candidates
+from keeltune.evaluation import overfitting
+from keeltune.reports import run_page
 from keeltune.reports.charts import BOTTOM, HEIGHT, TOP, WIDTH, ranges, shares
 from keeltune.reports.charts import lines as charts_lines
-from keeltune.reports.chinese import CHINESE, NAMES
+from keeltune.reports.findings import forgetting, method
 from keeltune.reports.localization import NAMING, translator
+from keeltune.reports.sections import data as data_section
 from keeltune.runs import run, run_folder
 from keeltune.tasks import summarization
-from keeltune.training.preparation import prepare
 from keeltune.utils import registry
-from keeltune.utils.messages import Message
+from keeltune.utils.messages import LOCALES, Message
 from keeltune.utils.progress import Display
 from tests.helpers.pages import Page, check_chinese, check_page
 from tests.helpers.runs import lines, make_data, spec_of, write_rows
@@ -181,63 +172,50 @@ def test_the_model_card_names_the_scores(finished):
 
 # Chinese
 
+TABLES = json.loads((LOCALES / "zh.json").read_text("utf-8"))
+NAMES, CHINESE = (
+    {k: v for group in TABLES[part].values() for k, v in group.items()} for part in ("names", "sentences")
+)
 
-def templates_sentences() -> set[str]:
-    """Every sentence that a page's template says in a language."""
-    text = "".join(file.read_text("utf-8") for file in (Path(run_page.__file__).parent / "templates").glob("*.html"))
+
+def template_sentences() -> set[str]:
+    """Every sentence that a template of a page, or of one of its sections, says in a language."""
+    sections = [section.template for section in run_page.sections_of([])]
+    text = "".join(file.read_text("utf-8") for file in (REPORTS / "templates").glob("*.html")) + "".join(sections)
     found = set(re.findall(r'_\("((?:[^"\\]|\\.)*)"', text))
-    for heads in re.findall(r"heads\(\[(.*?)\]\)", text):
+    for heads in re.findall(r"heads\(\[(.*?)\]\)", text, re.DOTALL):
         found |= {name.lstrip("#") for name in re.findall(r'"(.*?)"', heads) if name}
     return found
 
 
-ANALYSES = (
-    audit,
-    dataset,
-    prepare,
-    overfitting,
-    forgetting_report,
-    teacher_report,
-    interpolation,
-    candidates,
-    race,
-    verdict,
-    learning_curve,
-)
-SPEAKING = (
-    *ANALYSES,
-    advice_page,
-    comparison_page,
-    learning_curve_page,
-    groups,
-    training_curves,
-    run_page,
-    uncertainty,
-)
-"""The modules whose sentences stand on a page."""
-CALLED = ("Message", "say", "add", "_Refused")
-"""What is called there with a sentence."""
+REPORTS = Path(run_page.__file__).parent
+CALLED = ("Message", "say", "run.say", "names.say", "add", "Refused")
+"""What is called with a sentence."""
 
 
 def said_sentences() -> set[str]:
-    """Every template of a `Message` in them, what they look up by `say`, and the names of the advisor's arms."""
+    """Every template of a `Message` of the package, what its pages look up, and the names of the advisor's arms."""
     found = set()
-    for module in SPEAKING:
-        tree = ast.parse(Path(module.__file__).read_text("utf-8"))
-        for node in ast.walk(tree):
-            named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("template", "asked", "apart")
-            if named and isinstance(node.value, ast.Constant):
-                found.add(node.value.value)
-            said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
-            if said and isinstance(node.args[0], ast.Constant):
-                found.add(node.args[0].value)
-    tables = (overfitting.VERDICTS, run_page.SENTENCES, run_page.REGULARIZERS)
-    found |= {candidates.PLAIN, "Regularised by: {parts}."}
-    return found | {text for table in tables for text in table.values()}
+    for file in REPORTS.parent.rglob("*.py"):
+        text = file.read_text("utf-8")
+        if "Message(" not in text and "say(" not in text and "Refused(" not in text:
+            continue
+        tree = ast.parse(text)
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            for node in ast.walk(function):
+                named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "template"
+                if named and isinstance(node.value, ast.Constant):
+                    found.add(node.value.value)
+                said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
+                if said and isinstance(node.args[0], ast.Constant):
+                    found.add(node.args[0].value)
+    tables = (overfitting.VERDICTS, method.METHODS, method.REGULARIZERS)
+    tables += (forgetting.DOMAINS, forgetting.GAPS, forgetting.SHIFTS)
+    return found | {candidates.PLAIN} | {text for table in tables for text in table.values()}
 
 
 def test_every_sentence_is_there_in_chinese_with_the_same_values():
-    sentences = templates_sentences() | said_sentences()
+    sentences = template_sentences() | said_sentences()
     assert len(sentences) > 200
     assert sorted(sentences - set(CHINESE)) == []
     for english, chinese in CHINESE.items():
@@ -257,7 +235,7 @@ def metric_names() -> set[str]:
 
 
 def test_every_name_of_ours_is_said_in_chinese():
-    ours = {*registry.names("tasks"), *registry.names("divergences"), *run_page.SENTENCES, *metric_names()}
+    ours = {*registry.names("tasks"), *registry.names("divergences"), *method.METHODS, *metric_names()}
     assert len(ours) > 30
     assert sorted(ours - set(NAMES)) == []
     say = translator("zh")
@@ -367,7 +345,7 @@ def test_many_labels_are_counted_in_words(finished, tmp_path):
     page = check_page(run_page.page(tmp_path, result))
     assert "train: 30 labels, in 1 to 30 rows each." in page.text
     assert "Rows with each label" not in page.text
-    assert page.text.count("warning: fault") == run_page.WARNINGS
+    assert page.text.count("warning: fault") == data_section.WARNINGS
     assert "and 5 more warnings" in page.text
     result.pop("audit")  # a run of an earlier version
     assert "Lengths" not in check_page(run_page.page(tmp_path, result)).text

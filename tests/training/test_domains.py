@@ -550,7 +550,7 @@ def test_compare(tiny, data):
     assert "held-30.0" in page.text
     assert found["language"] == "en"
     chinese = check_chinese(comparison_page.page(comparison.compare([plain.folder, held[0].folder], "zh")))
-    for word in ("相对 plain", "帕累托前沿", "按 Holm 法对 1 次比较作校正", "源域 accuracy"):
+    for word in ("相对 plain", "帕累托前沿", "按 Holm 法对 1 次比较作校正", "准确率（源域）"):
         assert word in chinese.text
     change = found["runs"][1]["against"]["target"]
     assert f"{change['change']:+.4f} ({change['interval'][0]:+.4f} 至 {change['interval'][1]:+.4f})" in chinese.text

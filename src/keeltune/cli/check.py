@@ -13,6 +13,7 @@ from rich.table import Table
 from keeltune.evaluation import audit_report
 from keeltune.models import loading
 from keeltune.recipe.fields import Recipe, StudentFrom
+from keeltune.reports import run_page
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.device import choose_precision, matmul_flops, this_device
@@ -27,6 +28,7 @@ EFFICIENCY = 0.3
 def check(recipe: Recipe, console: Console) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
+    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))
     material = prepare(recipe, progress=lambda what: display.say(f"{what} …"))
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():

@@ -39,6 +39,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
 
     Raises: Diverged: weights that are not finite.
     """
+    recipe = job.material.recipe
     model, final = _final_model(job, folder, start.scores, display)
     after = {split: split_scores.score(job, model, split, folder / "predictions", display) for split in SCORED}
     result = results.completed(job, trainer, start.scores, after, start.teacher) | {
@@ -51,11 +52,11 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
         for line in (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result)):
             display.say(line)
-        write_text(folder / "model" / "README.md", model_card.model_card(job.material.recipe, result))
+        write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))
         if tested := result["data"]["test"]:
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
-        write_text(folder / "report.html", run_page.page(folder, result))
+        write_text(folder / "report.html", run_page.page(folder, result, recipe.report.sections))
     barrier()
     return result
 

@@ -10,6 +10,7 @@ file for each thing; the contract and `_helpers.py` are no names. A `-` in a rec
 | `matching` | `matching.py` | one final `Term` | `objective.matching` |
 | `references` | `reference.py` | one final `Reference` | `reference.from` |
 | `regularizers` | `regularizer.py` | a regulariser | `training.regularizers` |
+| `sections` | `section.py` | one final `Section` | (all are on the page), `report.sections` |
 | `tasks` | `task.py` | one final `Task` | `task` |
 
 A final class is one without abstract methods. From a package of one's own: `my_package.my_module:Name`, whose module is
@@ -49,6 +50,7 @@ SHELVES = {
     "matching": Shelf("objective/matching", "matching"),
     "references": Shelf("objective/references", "reference"),
     "regularizers": Shelf("training/regularizers", "regularizer"),
+    "sections": Shelf("reports/sections", "section"),
     "tasks": Shelf("tasks", "task"),
 }
 
