@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
-from keeltune.reports.chinese import CHINESE
+from keeltune.utils.messages import LOCALES
+
+TABLES = json.loads((LOCALES / "zh.json").read_text("utf-8"))
+NAMES, CHINESE = (
+    {english: chinese for group in TABLES[part].values() for english, chinese in group.items()}
+    for part in ("names", "sentences")
+)
+"""What the pages say in Chinese: names of ours, and sentences."""
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 FORBIDDEN = {"script", "link", "iframe", "object", "embed", "base", "form", "img", "foreignobject", "use", "a"}

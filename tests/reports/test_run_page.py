@@ -24,9 +24,9 @@ from keeltune.reports.sections import data as data_section
 from keeltune.runs import run, run_folder
 from keeltune.tasks import summarization
 from keeltune.utils import registry
-from keeltune.utils.messages import LOCALES, Message
+from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
-from tests.helpers.pages import Page, check_chinese, check_page
+from tests.helpers.pages import CHINESE, NAMES, Page, check_chinese, check_page
 from tests.helpers.runs import lines, make_data, spec_of, write_rows
 
 HOSTILE = ['"onerror=alert(1) x="', "<script>alert(1)</script>", "{{ 7 * 7 }} &lt;b&gt; ' ]]>"]
@@ -171,11 +171,6 @@ def test_the_model_card_names_the_scores(finished):
 
 
 # Chinese
-
-TABLES = json.loads((LOCALES / "zh.json").read_text("utf-8"))
-NAMES, CHINESE = (
-    {k: v for group in TABLES[part].values() for k, v in group.items()} for part in ("names", "sentences")
-)
 
 
 def template_sentences() -> set[str]:

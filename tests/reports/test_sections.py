@@ -16,8 +16,8 @@ from keeltune.runs import run
 from keeltune.utils import registry
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
-from tests.test_report import check_page
-from tests.test_run import make_data, spec_of
+from tests.helpers.pages import check_page
+from tests.helpers.runs import make_data, spec_of
 
 QUIET = Display(quiet=True)
 
