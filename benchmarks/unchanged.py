@@ -100,7 +100,10 @@ def run(inputs: Path, out: Path, only: str) -> None:
             shutil.rmtree(here)
         shutil.copytree(folder, here)
         if folder.name == "advise-and-curve":
-            for verb, options in (("advise", ["--budget", "60m"]), ("curve", ["--share", "0.5", "--share", "1.0"])):
+            for verb, options in (
+                ("advise", ["--budget", "60m"]),
+                ("curve", [f"--share={share}" for share in (0.25, 0.5, 0.75, 1.0)]),
+            ):
                 arguments = [verb, str(here / "recipe.yaml"), f"output={here / verb}", *options, "--json"]
                 (here / f"{verb}.json").write_text(called(main, arguments), encoding="utf-8")
         else:
