@@ -179,7 +179,7 @@ def capture(name: str, out: Path, rounds: int) -> None:
         job.material.recipe = recipe.from_dict(
             {**job.material.recipe.model_dump(by_alias=True, exclude_unset=True),
              "reference": {"model": model_of(name, out), "from": "cached", **how}}, out)  # fmt: skip
-        want = identity.wanted(job.material, job.precision, job.plan.held())
+        want = identity.wanted(job.material, job.precision, job.plan.anchored_examples())
         form, *_ = chosen(want, job.material, job.reference, job.device)
         parts = cut(want.examples, task, form, identity.choices_of(job.material))
         times: dict[str, list[float]] = {"bare": [], "capture": []}

@@ -30,8 +30,9 @@ from ruamel.yaml import YAML
 import keeltune as kt
 from keeltune import recipe
 from keeltune.cli import demo
-from keeltune.data import dataset
+from keeltune.data import reading
 from keeltune.data.dataset import Row
+from keeltune.data.sources import DataSource
 from keeltune.evaluation.scores import score
 from keeltune.runs import inference, run_folder
 from keeltune.tasks.task import Prediction, Task
@@ -162,9 +163,7 @@ class Bench:
         """The trivial answer's score on the cell's test rows: (metric, value, interval)."""
         opened = inference.open_model(self.out / app.cell(method), None)
         files = self.files(app, app.target if method == "cross-domain" else app.source)
-        train, test = (
-            dataset.read(str(files[s]), resolve=Path, columns=opened.columns, mapping={})[0] for s in ("train", "test")
-        )
+        train, test = (reading.read(DataSource(str(files[s])), opened.columns, {})[0] for s in ("train", "test"))
         name = opened.task.metrics[0]
         answers = [Prediction(value, None, 0.0, 1.0) for value in app.guess(train, test)]
         if name == "loss":  # no word of an answer is right by chance: what counts is how likely each is

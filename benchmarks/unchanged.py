@@ -28,15 +28,17 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
-TIMES = re.compile(r"seconds|_per_second|memory|finished|python|torch|transformers|took|minutes|_runtime|keeltune$")
+TIMES = re.compile(
+    r"seconds|_per_second|memory|finished|python|torch|transformers|took|minutes|_runtime|when$|keeltune$"
+)
 """Names of values that are of the machine and the moment."""
 
 
 def make(inputs: Path) -> None:
     """The recipes with their models and rows; uses the tests' helpers of this checkout."""
     sys.path.insert(0, str(ROOT))
-    from tests.families import FAMILIES
-    from tests.test_examples import RECIPES, SMALL
+    from tests.docs.test_examples import RECIPES, SMALL
+    from tests.helpers.families import FAMILIES
 
     import keeltune as kt
 
@@ -100,7 +102,10 @@ def run(inputs: Path, out: Path, only: str) -> None:
             shutil.rmtree(here)
         shutil.copytree(folder, here)
         if folder.name == "advise-and-curve":
-            for verb, options in (("advise", ["--budget", "60m"]), ("curve", ["--share", "0.5", "--share", "1.0"])):
+            for verb, options in (
+                ("advise", ["--budget", "60m"]),
+                ("curve", [f"--share={share}" for share in (0.25, 0.5, 0.75, 1.0)]),
+            ):
                 arguments = [verb, str(here / "recipe.yaml"), f"output={here / verb}", *options, "--json"]
                 (here / f"{verb}.json").write_text(called(main, arguments), encoding="utf-8")
         else:

@@ -2,101 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # exact figures are of the CPU; say 0 to try a GPU
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-WORDS = [
-    "the",
-    "a",
-    "film",
-    "plot",
-    "is",
-    "was",
-    "not",
-    "good",
-    "bad",
-    "dull",
-    "fine",
-    "very",
-    "and",
-    "but",
-    "long",
-    "short",
-    "of",
-    "in",
-    "it",
-    "i",
-]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2")
-DECODERS = ("gpt2", "llama", "qwen2")
-"""They come without a padding token."""
+from tests.helpers.models import save_tiny
 
 
-def word_tokenizer(*, pad: bool = True, words: list[str] | None = None) -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words, with BERT's special tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *(words or WORDS)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=48, **names, **({"pad_token": "[PAD]"} if pad else {})
-    )
-
-
-BODY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-        "max_position_embeddings": 64}  # fmt: skip
-SIZES: dict[str, dict[str, Any]] = {
-    "bert": BODY,
-    "roberta": BODY,
-    "electra": {**BODY, "embedding_size": 16},
-    "albert": {**BODY, "embedding_size": 16},
-    "mpnet": BODY,
-    "deberta-v2": {**BODY, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "modernbert": BODY,
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64},
-    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "llama": {**BODY, "num_key_value_heads": 1},
-    "qwen2": {**BODY, "num_key_value_heads": 1},
-}
-
-
-def tiny_config(architecture: str, labels: list[str]):
-    """A two-layer configuration of a real architecture, with dropout, as real ones have."""
-    return AutoConfig.for_model(
-        architecture,
-        vocab_size=len(SPECIAL) + len(WORDS),
-        **SIZES[architecture],
-        **({} if architecture in DECODERS else {"pad_token_id": 0}),
-        id2label=dict(enumerate(labels)),
-        label2id={n: i for i, n in enumerate(labels)},
-    )
-
-
-def save_tiny(
-    folder: Path, architecture: str = "bert", labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0
-) -> Path:
-    """A model folder of random weights with a head for `labels`; GPT-2 comes without a padding token, as it does."""
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(tiny_config(architecture, list(labels)))
-    model.save_pretrained(folder)
-    word_tokenizer(pad=architecture not in DECODERS).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="module", autouse=True)
+def _light_collections():
+    """Each training collects garbage twice; the million objects that imports leave need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

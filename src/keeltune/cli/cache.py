@@ -46,7 +46,7 @@ def precompute(
     display = display or Display(quiet=not is_main_process())
     material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
     base = build.prepared(material, display)
-    examples = [*base.plan.held(), *reference_choice.held_out(material)]
+    examples = [*base.plan.anchored_examples(), *reference_choice.budget_examples(material)]
     if reason := cost.fits(material, examples):
         raise reference_choice.not_cacheable(material, reason)
     want = identity.wanted(material, base.precision, examples)
@@ -56,11 +56,11 @@ def precompute(
     if store is None and verify:
         raise StateRefused(Problem(str(want.folder), "reference.cache", "no finished cache", "one", want.command))
     if store is None:
-        store = capture.capture(want, material, base.live(), base.device, display)
+        store = capture.capture(want, material, base.live_reference(), base.device, display)
         store.verify()
     lost, sampled = None, 0
     if "served" not in store.manifest:  # a server's answers are as coarse as what is kept of them
-        objective, live = build.objective(recipe), base.live()
+        objective, live = build.objective(recipe), base.live_reference()
         lost, sampled = divergence_to_live(store, want, material, live, objective, base.device, base.autocast)
     return {**capture.facts(store), "divergence": lost, "sampled": sampled}
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from keeltune.evaluation import audit_report
 from keeltune.models import loading
 from keeltune.recipe.fields import Recipe, StudentFrom
+from keeltune.reports import run_page
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.device import choose_precision, matmul_flops, this_device
@@ -27,6 +28,7 @@ EFFICIENCY = 0.3
 def check(recipe: Recipe, console: Console) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
+    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))
     material = prepare(recipe, progress=lambda what: display.say(f"{what} …"))
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():
@@ -41,7 +43,7 @@ def check(recipe: Recipe, console: Console) -> None:
         console.print(escape(notice), soft_wrap=True)
     cost = estimate(material)
     console.print(
-        f"estimate: {cost['steps']} steps of {material.batch_size * material.cuts} rows, "
+        f"estimate: {cost['steps']} steps of {material.batch_size * material.micro_batches} rows, "
         f"about {_duration(cost['seconds'])}, about {cost['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
     console.print(f"{len(material.warnings)} warnings, {len(material.skipped)} rows skipped; ready to train")
@@ -59,14 +61,14 @@ def estimate(material: Material) -> dict[str, float]:
     precision = choose_precision(recipe.training.precision, device)
     whole, body, depth, width = _sizes(material)
     lengths = [example.length for example in material.main_stream]
-    step_size = material.batch_size * material.cuts
-    mix = material.beside
+    step_size = material.batch_size * material.micro_batches
+    mix = material.stream_ratios
     beside = {name: [e.length for e in material.examples[name]] for name in mix}
     mean = sum(lengths) / len(lengths)
     tokens = material.steps * step_size * mean * 1.05
     for name, own in beside.items():
         tokens += material.steps * step_size * mix[name] * sum(own) / len(own) * 1.3
-    references = max(len(material.references), int(material.from_model))
+    references = max(len(material.references), int(material.reference_is_start))
     asked = recipe.training.regularizers
     twice, moved = asked.r_drop is not None, asked.fgm is not None
     operations = tokens * body * (6 * (1 + twice + moved) + 2 * references * (1 + moved))

@@ -33,7 +33,7 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
         raise UserError(
             Problem("the call", "--row", str(number), f"a row from 1 to {len(rows)}", "name a row that is there")
         )
-    job = build.build(material, origin=ReferenceSource("online"))
+    job = build.build(material, reference_source=ReferenceSource("online"))
     task, row = material.task, rows[number - 1]
     example = next(e for e in job.plan.examples if e.key.startswith(row.key))  # the first, where a row has several
     batch = to_device(task.collate([example]), job.device)
@@ -52,7 +52,7 @@ def show(recipe: Recipe, number: int, console: Console) -> None:
     with torch.no_grad(), job.autocast():
         outputs = task.forward(job.model, asked)
     student = task.rows(outputs, batch)
-    second = job.beside is not None
+    second = job.anchor_head is not None
     reference = None if job.reference is None or second else job.reference.rows(batch)
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
     listed, temperature = slice(0, LISTED), job.objective.temperature

@@ -7,67 +7,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from itertools import combinations
-from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row, row_key
-from keeltune.data.file_formats import RowProblem, quoted
-from keeltune.utils.errors import Problem, nearest, shown
+from keeltune.data.row_labels import row_labels, unknown_label
+from keeltune.data.row_problems import RowProblem, locations, warning_about
+from keeltune.utils.errors import Problem, name_list, shown
 from keeltune.utils.messages import Message
-
-__all__ = ["apply_label_map", "audit", "input_keys", "is_row_problem", "repeats", "shared_rows"]
-
-SIMILAR = 0.8
-"""difflib's ratio from which a rare label counts as a misspelling of another."""
 
 TRAINED = {"train", "augmented", "unlabeled", "source_train", "source_unlabeled"}
 """The streams of training, which may share rows: an evaluation is spoiled by those that it shares with them."""
 
 IMBALANCE = 100
 """Rows of the largest class for one of the smallest, beyond which there is a warning."""
-
-
-def is_row_problem(problem: Problem) -> bool:
-    """Whether a fault is one row's, so that `bad_rows: skip` can leave that row out; any other stands for a file."""
-    return isinstance(problem, RowProblem)
-
-
-# --------------------------------------------------------------------------------------------------------------- labels
-
-
-def apply_label_map(rows: Sequence[Row], mapping: Mapping[Any, Any]) -> tuple[list[Row], list[Problem]]:
-    """The rows under the model's names, after a `data.labels` that maps names in the data to names of the model.
-
-    A label that is one of the model's names already stays. A row with any other label is left out, with a problem.
-    Keys do not change: they are those of the data as it is written.
-    """
-    names = {str(theirs): str(ours) for theirs, ours in mapping.items()}
-    known = {ours: ours for ours in names.values()} | names
-    mapped: list[Row] = []
-    problems: list[Problem] = []
-    for row in rows:
-        labels = row_labels(row)
-        unknown = [label for label in labels if label not in known]
-        problems += [
-            _unknown(row, "label", label, tuple(names), "add it to data.labels, or correct it") for label in unknown
-        ]
-        if not unknown:
-            new = list(dict.fromkeys(known[label] for label in labels))
-            label = new[0] if isinstance(row.fields["label"], str) else new
-            mapped.append(replace(row, fields=row.fields | {"label": label}))
-    return mapped, problems
-
-
-def row_labels(row: Row, field: str = "label") -> list[str]:
-    """The row's labels, one or several; none where it has no label."""
-    value = row.fields.get(field, [])
-    return [value] if isinstance(value, str) else list(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------- audit
 
 
 def audit(
@@ -105,7 +58,10 @@ def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Prob
     known, listed = set(names), tuple(names)
     fix = "correct it, or list every label in data.labels"
     return [
-        _unknown(row, field, one, listed, fix) for row in rows for one in row_labels(row, field) if one not in known
+        unknown_label(row, field, one, listed, fix)
+        for row in rows
+        for one in row_labels(row, field)
+        if one not in known
     ]
 
 
@@ -129,16 +85,6 @@ def _never_learnt(
     ]  # fmt: skip
 
 
-def _unknown(row: Row, field: str, label: str, names: tuple[str, ...], fix: str) -> RowProblem:
-    place, (found, expected) = f"{row.file}:{row.line}", _beside(label, names)
-    return RowProblem(place, field, found, expected, fix, "unknown label", file=row.file, line=row.line)
-
-
-@lru_cache(maxsize=1000)  # a wrong label seldom comes alone, and a search among 150 names takes milliseconds
-def _beside(label: str, names: tuple[str, ...]) -> tuple[str, str]:
-    return shown(label) + nearest(label, names), f"one of the labels {quoted(names)}"
-
-
 def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: str, multi_label: bool) -> list[Problem]:
     """Too few classes to learn from, classes that a split lacks, and a strong imbalance."""
     problems: list[Problem] = []
@@ -150,12 +96,12 @@ def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: s
         if not rows:
             continue
         if split == "train" and len(counts) < (1 if multi_label else 2):
-            found = f"one class only: {quoted(counts)} in {len(rows)} rows"
+            found = f"one class only: {name_list(counts)} in {len(rows)} rows"
             fix = "add rows of another class, or name the column of the label under data.columns"
             problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", fix, "one class"))
         elif absent:
             template = "no row of {n} of {all} classes in {split}: {names}"
-            found = Message(template, n=len(absent), all=len(names), split=Message(split), names=quoted(absent))
+            found = Message(template, n=len(absent), all=len(names), split=Message(split), names=name_list(absent))
             fix = Message("add rows of them, or take them out of the labels")
             problems.append(
                 warning_about(rows, field, found, Message("rows of every class"), fix, "class without rows")
@@ -243,13 +189,3 @@ def _repeated(
         expected, fix = Message("each row once"), Message("delete them, unless they should weigh more")
         warn(copies, template, "", expected, fix, "repeated rows")
     return warnings
-
-
-def warning_about(rows: Sequence[Row], field: str, found: str, expected: str, fix: str, kind: str) -> Problem:
-    """A warning about many rows, placed at the first of them. Not a row's problem: nothing is to be left out."""
-    return Problem(f"{rows[0].file}:{rows[0].line}", field, found, expected, fix, kind, severity="warning")
-
-
-def locations(rows: Sequence[Row]) -> str:
-    """Where the first rows are."""
-    return ", ".join(f"{row.file}:{row.line}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from keeltune.data.file_formats import bare
 from keeltune.data.media import Media
-from keeltune.utils.errors import nearest
+from keeltune.utils.errors import nearest, visible
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def read_media(value: str, folder: Path) -> Media:
     except (OSError, ValueError):
         inside = False
     if not inside or Path(value).is_absolute():
-        expected = f"a path below {bare(str(root), 200)}, the data file's folder"
+        expected = f"a path below {visible(str(root), 200)}, the data file's folder"
         raise Refused("path outside the data", expected, "put the file there, and write its path from there")
     try:
         content = path.read_bytes()

@@ -73,4 +73,4 @@ def label_counts(task: Task, rows: Sequence[Row]) -> dict[str, int]:
 
 def _reader(material: Material, split: str) -> Task:
     """The task whose labels a split's rows have."""
-    return material.old if material.old is not None and split in OLD else material.task
+    return material.anchor_task if material.anchor_task is not None and split in OLD else material.task

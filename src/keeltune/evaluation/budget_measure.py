@@ -52,9 +52,11 @@ def measured_budget(job: Job, before: Mapping[str, Scores | None]) -> Measured:
             held = reference or job.reference
             assert held is not None
             objective = replace(job.objective, per_label=False)
-            reader, student = (task, model) if job.beside is None else (job.beside.task, job.beside.model)
+            reader, student = (
+                (task, model) if job.anchor_head is None else (job.anchor_head.task, job.anchor_head.model)
+            )
             found, _ = divergence.divergence(
-                reader, objective, student, held, job.slice, device=job.device, autocast=job.autocast
+                reader, objective, student, held, job.budget_examples, device=job.device, autocast=job.autocast
             )
             return found
 

@@ -48,8 +48,10 @@ def choose_weights(job: Job, model: Any, before: Mapping[str, Scores | None], di
     if moves and two:
         found.interpolation = sweep(job, path, display)
     if kind is not None and limit is not None:
-        measured, anchor = measured_budget(job, before), found.source if material.from_model else None
-        if kind != "max_kl" or material.from_model:  # from another reference the start may be farther than the end
+        measured, anchor = measured_budget(job, before), found.source if material.reference_is_start else None
+        if (
+            kind != "max_kl" or material.reference_is_start
+        ):  # from another reference the start may be farther than the end
             found.share = largest_within(path, lambda: measured(model, anchor) <= limit)
         found.measured = measured(model, anchor)
     elif isinstance(asked, float):

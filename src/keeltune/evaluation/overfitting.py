@@ -7,14 +7,14 @@ conventions, not laws: they are here, in one place, and the values stand beside 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from keeltune.evaluation.duplicates import duplicates
 from keeltune.utils.messages import Message, joined
 
 Light = Literal["green", "amber", "red"]
@@ -54,14 +54,6 @@ LEARNT = 0.3
 
 SHARED = (0.0, 0.05)
 """The share of validation rows that are training rows too, or nearly."""
-
-RUN, NEARLY, COMMON = 8, 0.8, 0.02
-
-WIDE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Letters of scripts without spaces between words: Chinese characters and kana."""
-
-"""Words that are compared together; the share of such runs from which a text is nearly another; and the share of the
-training rows from which a run is a template's and says nothing."""
 
 SPREAD = (0.01, 0.03)
 """The standard deviation of scores over seeds."""
@@ -106,15 +98,17 @@ def gap(train: float, validation: float, metric: str, sign: float, *, fell: floa
     value = sign * (train - validation) / scale
     light = traffic_light(value, GAP)
     light = "amber" if light == "red" and fell <= FELL * scale else light
-    said = Message("{metric} {train:.4g} on training rows, {validation:.4g} on validation rows",
-                metric=metric, train=train, validation=validation)  # fmt: skip
-    return Signal("gap", light, value, said)
+    sentence = Message(
+        "{metric} {train:.4g} on training rows, {validation:.4g} on validation rows",
+        metric=metric, train=train, validation=validation,
+    )  # fmt: skip
+    return Signal("gap", light, value, sentence)
 
 
 def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Signal | None:
     """Validation loss after its lowest point: amber after `RISES` evaluations above it, red if the metric fell too.
 
-    A loss that rises while the metric holds is overconfidence, which a temperature mends.
+    A loss that rises while the metric holds is overconfidence, which a temperature corrects.
     """
     if len(losses) < 2:
         return None
@@ -123,10 +117,12 @@ def rising(losses: Sequence[float], scores: Sequence[float], sign: float) -> Sig
     value = losses[-1] - losses[lowest]
     rose = since >= RISES and value > 0
     worse = sign * scores[-1] < sign * max(scores, key=lambda score: sign * score)
-    said = Message("the validation loss was lowest ({low:.4g}) at evaluation {at} of {all}",
-                low=losses[lowest], at=lowest + 1, all=len(losses))  # fmt: skip
-    said = joined([said, Message(", and ended at {last:.4g}", last=losses[-1])]) if since else said
-    return Signal("validation loss", "red" if rose and worse else "amber" if rose else "green", value, said)
+    sentence = Message(
+        "the validation loss was lowest ({low:.4g}) at evaluation {at} of {all}",
+        low=losses[lowest], at=lowest + 1, all=len(losses),
+    )  # fmt: skip
+    sentence = joined([sentence, Message(", and ended at {last:.4g}", last=losses[-1])]) if since else sentence
+    return Signal("validation loss", "red" if rose and worse else "amber" if rose else "green", value, sentence)
 
 
 def confident_errors(lines: Sequence[Mapping[str, Any]]) -> Signal | None:
@@ -143,21 +139,21 @@ def confident_errors(lines: Sequence[Mapping[str, Any]]) -> Signal | None:
     error = math.sqrt(sum(p * (1 - p) for p, _ in sure))
     value = (wrong - expected) / max(error, 1e-6) if wrong > expected + 1 else 0.0
     template = "of {sure} answers given more than {limit:g} {wrong} are wrong, where {expected:.1f} are to be expected"
-    said = Message(template, sure=len(sure), limit=SURE, wrong=wrong, expected=expected)
-    return Signal("confident errors", traffic_light(value, SURE_ERRORS), value, said)
+    sentence = Message(template, sure=len(sure), limit=SURE, wrong=wrong, expected=expected)
+    return Signal("confident errors", traffic_light(value, SURE_ERRORS), value, sentence)
 
 
-def miscalibration(found: Mapping[str, Any]) -> Signal:
+def miscalibration(measured: Mapping[str, Any]) -> Signal:
     """The calibration error beyond what `calibration.of_lines` says that chance alone would make."""
-    value = max(0.0, found["ece"] - found["ece_by_chance"])
+    value = max(0.0, measured["ece"] - measured["ece_by_chance"])
     template = (
         "confidence and accuracy lie {error:.3f} apart (expected calibration error), {chance:.3f} by chance alone"
     )
-    said = Message(template, error=found["ece"], chance=found["ece_by_chance"])
-    after = found["ece_after"]
-    if value > MISCALIBRATED[0] and after is not None and after < found["ece"] / 2:
-        said = joined([said, Message("; temperature {t:.3g} would mend most of it", t=found["temperature"])])
-    return Signal("calibration", traffic_light(value, MISCALIBRATED), value, said)
+    sentence = Message(template, error=measured["ece"], chance=measured["ece_by_chance"])
+    after = measured["ece_after"]
+    if value > MISCALIBRATED[0] and after is not None and after < measured["ece"] / 2:
+        sentence = joined([sentence, Message("; temperature {t:.3g} would mend most of it", t=measured["temperature"])])
+    return Signal("calibration", traffic_light(value, MISCALIBRATED), value, sentence)
 
 
 def gradients(norms: Sequence[float]) -> Signal | None:
@@ -169,13 +165,13 @@ def gradients(norms: Sequence[float]) -> Signal | None:
     late, highest = float(np.median(known[-3:])), max(known)
     value = late / early if early else 1.0
     if value < COLLAPSED:
-        said = Message("gradients fell from {early:.3g} to {late:.3g}", early=early, late=late)
-        return Signal("gradient norm", "amber", value, said)
+        sentence = Message("gradients fell from {early:.3g} to {late:.3g}", early=early, late=late)
+        return Signal("gradient norm", "amber", value, sentence)
     if highest > EXPLODED * early:
-        said = Message("a gradient of norm {high:.3g} where {early:.3g} is usual", high=highest, early=early)
-        return Signal("gradient norm", "amber", value, said)
-    said = Message("gradients of norm {early:.3g} at first, {late:.3g} at the end", early=early, late=late)
-    return Signal("gradient norm", "green", value, said)
+        sentence = Message("a gradient of norm {high:.3g} where {early:.3g} is usual", high=highest, early=early)
+        return Signal("gradient norm", "amber", value, sentence)
+    sentence = Message("gradients of norm {early:.3g} at first, {late:.3g} at the end", early=early, late=late)
+    return Signal("gradient norm", "green", value, sentence)
 
 
 def nothing_learnt(cross_entropy: float, labels: Mapping[str, int], steps: int) -> Signal | None:
@@ -190,10 +186,12 @@ def nothing_learnt(cross_entropy: float, labels: Mapping[str, int], steps: int) 
     if entropy <= 0:
         return None
     value = cross_entropy / entropy
-    said = Message("cross-entropy {ce:.4g} nats on training rows; the labels' frequencies alone give {entropy:.4g}",
-                ce=cross_entropy, entropy=entropy)  # fmt: skip
+    sentence = Message(
+        "cross-entropy {ce:.4g} nats on training rows; the labels' frequencies alone give {entropy:.4g}",
+        ce=cross_entropy, entropy=entropy,
+    )  # fmt: skip
     failed: Light = "red" if steps >= LONG_ENOUGH else "amber"
-    return Signal("learnt", failed if value > LEARNT_NOTHING else "green", value, said)
+    return Signal("learnt", failed if value > LEARNT_NOTHING else "green", value, sentence)
 
 
 def by_chance(validation: float, low: float, chance: float, explained: float, metric: str) -> Signal:
@@ -205,81 +203,38 @@ def by_chance(validation: float, low: float, chance: float, explained: float, me
     value = validation - chance
     near = value < GAP[0]
     light: Light = "green" if low > chance else "red" if explained > LEARNT and near else "amber"
-    said = Message("validation {metric} {value:.4g} (from {low:.4g}); always the commonest label gives {chance:.4g}",
-                metric=metric, value=validation, low=low, chance=chance)  # fmt: skip
+    sentence = Message(
+        "validation {metric} {value:.4g} (from {low:.4g}); always the commonest label gives {chance:.4g}",
+        metric=metric, value=validation, low=low, chance=chance,
+    )  # fmt: skip
     if light == "red":
-        asked = "; yet {explained:.0%} of the training labels' entropy was learnt: do labels and rows belong together?"
-        said = joined([said, Message(asked, explained=explained)])
-    return Signal("beyond chance", light, value, said)
+        template = (
+            "; yet {explained:.0%} of the training labels' entropy was learnt: do labels and rows belong together?"
+        )
+        sentence = joined([sentence, Message(template, explained=explained)])
+    return Signal("beyond chance", light, value, sentence)
 
 
 def shared(validation: Sequence[Mapping[str, str]], train: Sequence[Mapping[str, str]]) -> Signal | None:
-    """The share of validation rows whose inputs are a training row's too, word for word or nearly.
-
-    Rows are {column: text}. They are equal where their words are, in any case and with any marks. A row is nearly a
-    training row where its longest text shares `NEARLY` of its runs of `RUN` words with that row's, and its other texts
-    are that row's; runs that many training rows have (`COMMON`) are a template's. The training rows are gone through
-    one by one: what is kept in memory is the validation rows'.
-    """
+    """The share of validation rows, {column: text}, that are a training row too, word for word or nearly."""
     if not validation:
         return None
-    rows = [{name: _words(text) for name, text in row.items()} for row in validation]
-    whole: dict[Any, list[int]] = defaultdict(list)
-    beside: dict[Any, set[int]] = defaultdict(set)
-    runs: list[set[Any]] = []
-    for place, row in enumerate(rows):
-        longest = max(row, key=lambda name: len(row[name]))
-        whole[_key(row)].append(place)
-        beside[longest, _key({n: t for n, t in row.items() if n != longest})].add(place)
-        runs.append(_runs(row[longest]))
-    asked: set[Any] = set().union(*runs)
-    often: Counter[Any] = Counter()
-    for given in train:
-        often.update({run for text in given.values() for run in _runs(_words(text))} & asked)
-    many = max(5, COMMON * len(train))
-    kept = [{run for run in own if often[run] <= many} for own in runs]
-    holders: dict[Any, list[int]] = defaultdict(list)  # of each run the rows that have it
-    for place, own in enumerate(kept):
-        for run in own:
-            holders[run].append(place)
-    copies, near = set[int](), set[int]()
-    for given in train:
-        row = {name: _words(text) for name, text in given.items()}
-        copies |= set(whole.get(_key(row), ()))
-        for name, text in row.items():
-            candidates = beside.get((name, _key({n: t for n, t in row.items() if n != name})), ())
-            theirs = _runs(text) if candidates else set()
-            both = Counter(place for run in theirs for place in holders.get(run, ()))
-            for place in both.keys() & candidates:
-                own = kept[place]
-                if len(own) >= RUN and both[place] >= NEARLY * len(own):
-                    near.add(place)
-    nearly = len(near - copies)
-    value = (len(copies) + nearly) / len(validation)
-    said = Message("{copies} of {rows} validation rows are training rows too, and {nearly} nearly",
-                copies=len(copies), rows=len(validation), nearly=nearly)  # fmt: skip
+    copies, nearly = duplicates(validation, train)
+    value = (copies + nearly) / len(validation)
+    sentence = Message(
+        "{copies} of {rows} validation rows are training rows too, and {nearly} nearly",
+        copies=copies, rows=len(validation), nearly=nearly,
+    )  # fmt: skip
     if value > SHARED[1]:
-        said = joined([said, Message(": the validation score flatters by rows learnt by heart")])
-    return Signal("duplicates", traffic_light(value, SHARED), value, said)
+        sentence = joined([sentence, Message(": the validation score flatters by rows learnt by heart")])
+    return Signal("duplicates", traffic_light(value, SHARED), value, sentence)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(sorted(row.items()))
-
-
-def _runs(text: tuple[str, ...]) -> set[tuple[str, ...]]:
-    return {text[i : i + RUN] for i in range(len(text) - RUN + 1)}
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """The words of a text; where it is written without spaces between them, its characters."""
-    return tuple(re.findall(rf"[{WIDE}]|[^\W{WIDE}]+", text.lower())) or (text,)
-
-
-def drift(moved: float) -> Signal:
+def drift(divergence: float) -> Signal:
     """How far the model is from its reference on the target's inputs."""
-    said = Message("{moved:.3g} nats a prediction from the model before training, on the target's inputs", moved=moved)
-    return Signal("drift", "amber" if moved > MOVED else "green", moved, said)
+    template = "{moved:.3g} nats a prediction from the model before training, on the target's inputs"
+    sentence = Message(template, moved=divergence)
+    return Signal("drift", "amber" if divergence > MOVED else "green", divergence, sentence)
 
 
 def spread(scores: Sequence[float], metric: str) -> Signal | None:
@@ -288,9 +243,11 @@ def spread(scores: Sequence[float], metric: str) -> Signal | None:
     if scale is None:
         return None
     value = float(np.std(scores, ddof=1)) / scale
-    said = Message("{metric} over {seeds} seeds: standard deviation {value:.3g}, from {low:.4g} to {high:.4g}",
-                metric=metric, seeds=len(scores), value=value, low=min(scores), high=max(scores))  # fmt: skip
-    return Signal("seeds", traffic_light(value, SPREAD), value, said)
+    sentence = Message(
+        "{metric} over {seeds} seeds: standard deviation {value:.3g}, from {low:.4g} to {high:.4g}",
+        metric=metric, seeds=len(scores), value=value, low=min(scores), high=max(scores),
+    )  # fmt: skip
+    return Signal("seeds", traffic_light(value, SPREAD), value, sentence)
 
 
 VERDICTS = {
@@ -309,9 +266,9 @@ VERDICTS = {
 def verdict(signals: Sequence[Signal]) -> str:
     """The run in a few words."""
     lights = {signal.name: signal.light for signal in signals}
-    for name, said in VERDICTS.items():
+    for name, meaning in VERDICTS.items():
         if lights.get(name) == "red":
-            return Message(said)
+            return Message(meaning)
     amber = [Message(signal.name) for signal in signals if signal.light != "green"]
     if amber:
         return Message("no sign of overfitting beyond: {names}", names=joined(amber, ", "))

@@ -99,8 +99,8 @@ def veto_report(job: Job) -> dict[str, Any] | None:
     material, task = job.material, job.material.task
     if job.budget[0] is not None or task.settings.class_weights:  # no one weight stands against every label
         return None
-    coarse = job.origin.cache is not None and job.origin.cache["form"]["name"] == "top-k"
-    if job.reference is None or coarse or shared_of(material) is not None or job.beside is not None:
+    coarse = job.reference_source.cache is not None and job.reference_source.cache["form"]["name"] == "top-k"
+    if job.reference is None or coarse or shared_of(material) is not None or job.anchor_head is not None:
         return None
     held = [example for example in job.plan.examples if example.anchored and example.labelled]
     examples = [held[i] for i in dataset.subset(len(held), LOOKED_AT)]

@@ -23,7 +23,7 @@ from keeltune.utils.progress import Display
 def before(job: Job, folder: Path, display: Display) -> dict[str, scores.Scores | None]:
     """The model as it was before training, scored; nothing where its head is new."""
     known: tuple[str, ...] = () if job.student.fresh else SCORED
-    known = OLD if job.beside is not None else known  # the old head answers its own rows, whatever is new
+    known = OLD if job.anchor_head is not None else known  # the old head answers its own rows, whatever is new
     place = folder / "predictions" / "before"
     return {split: score(job, job.model, split, place, display) if split in known else None for split in SCORED}
 

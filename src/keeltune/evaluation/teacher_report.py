@@ -59,7 +59,12 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     """
     recipe, task, rows = job.material.recipe, job.material.task, job.material.rows["validation"]
     spec = recipe.reference_spec()
-    if not recipe.taught or spec is None or not rows or job.origin.kind not in ("model", "ensemble", "cached"):
+    if (
+        not recipe.taught
+        or spec is None
+        or not rows
+        or job.reference_source.kind not in ("model", "ensemble", "cached")
+    ):
         return None
     places = dataset.subset(len(rows), WRITTEN if task.generates else ROWS)
     names = [files.source for files in job.material.references] or [job.material.source]
@@ -108,20 +113,20 @@ Heard = list[tuple[list[Prediction], dict[str, Any] | None]]
 def _heard(job: Job, places: Sequence[int], display: Display) -> Heard:
     """The teachers' answers; beside a cache they are kept, so that no later run needs the teachers for them."""
     rows = job.material.rows["validation"]
-    if job.origin.kind != "cached":
+    if job.reference_source.kind != "cached":
         assert job.reference is not None
         return _answers(job, job.reference, places, display)
-    assert job.origin.cache is not None
+    assert job.reference_source.cache is not None
     settings, task = job.material.recipe.generation, job.material.task
     written = [settings.beams, settings.max_new_tokens] if task.generates else []
     asked = json.dumps([*(rows[i].key for i in places), *written])
     name = hashlib.sha256(asked.encode()).hexdigest()[:16]
-    file = Path(job.origin.cache["folder"]) / f"gate-{name}.json"
+    file = Path(job.reference_source.cache["folder"]) / f"gate-{name}.json"
     with suppress(OSError, ValueError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
         return [([Prediction(**answer) for answer in given], measured) for given, measured in kept]
-    found = _answers(job, job.live(), places, display)
-    job.live.drop()
+    found = _answers(job, job.live_reference(), places, display)
+    job.live_reference.drop()
     seal(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
     return found
 

@@ -81,6 +81,11 @@ class Data(Declared):
     )
     source: Section[Source] = Field(default_factory=Source, description="The old domain's rows.")
     mix: Section[Mix] = Field(default_factory=Mix, description="How the streams are mixed.")
+    format: Text | None = Field(
+        default=None,
+        description="The format of its files: a name of `keeltune/data/file_formats/`, or my_package.my_module:Name; "
+        "null: by each file's ending.",
+    )
     columns: Section[dict[Text, Text]] = Field(
         default_factory=dict, description="{our name: the file's name}, where they differ."
     )

@@ -44,6 +44,7 @@ from keeltune.recipe.regularizer_fields import Regularizers
 from keeltune.recipe.yaml_document import Document, yaml_of
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem
+from keeltune.utils.messages import languages
 
 Method = Literal["fine-tuning", "distillation", "cross-domain"]
 
@@ -317,7 +318,10 @@ class Languages(Declared):
 class Report(Declared):
     """The HTML report of a run."""
 
-    language: Literal["en", "zh"] = Field(default="en", description="Its language.")
+    language: Literal[languages()] = Field(default="en", description="Its language.")  # type: ignore[valid-type]
+    sections: list[Text] = Field(
+        default_factory=list, description="Further sections of the page: my_package.my_module:MySection."
+    )
 
 
 class Recipe(Declared):

@@ -101,6 +101,9 @@ def _data_faults(recipe: Recipe) -> Iterator[Problem]:
     if data.augment and not data.augment.word_dropout and not data.augment.crops:
         expected = "word_dropout above 0 or crops: variants would be the texts as they are"
         yield recipe.problem("data.augment", expected=expected, fix="set one of the two, or leave it out")
+    if data.format is not None and (reason := registry.fault("file_formats", data.format)):
+        expected = f"a file format: {reason}"
+        yield recipe.problem("data.format", expected=expected, fix="correct the name, or leave it out")
     if data.labels is None:
         return
     names = list(data.labels.values() if isinstance(data.labels, dict) else data.labels)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.reports import charts
-from keeltune.reports.localization import Say, translator
-from keeltune.reports.run_page import environment
+from keeltune.reports.localization import Translator, translator
+from keeltune.reports.templating import environment
 
 
 def page(card: dict[str, Any], language: str = "en") -> str:
@@ -20,7 +20,7 @@ def page(card: dict[str, Any], language: str = "en") -> str:
     return environment(say).get_template("advice.html").render(card=card, picture=Markup(picture(card, say)))
 
 
-def picture(card: dict[str, Any], say: Say) -> str:
+def picture(card: dict[str, Any], say: Translator) -> str:
     """Each arm's gain over plain fine-tuning with its interval; the arms themselves where nothing was compared."""
     bars = [
         (say(line["arm"]), line["against_plain"]["gain"], *line["against_plain"]["interval"])

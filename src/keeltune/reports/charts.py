@@ -96,7 +96,7 @@ def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -
     return _svg("".join(parts), ", ".join(columns), height)
 
 
-class Place(NamedTuple):
+class NamedPoint(NamedTuple):
     """A named point of a plane; x and y are (value,) or (value, low, high)."""
 
     name: str
@@ -105,7 +105,7 @@ class Place(NamedTuple):
 
 
 def plane(
-    points: Sequence[Place], x_label: str, y_label: str, height: int = 360, dials: Sequence[Sequence[int]] = ()
+    points: Sequence[NamedPoint], x_label: str, y_label: str, height: int = 360, dials: Sequence[Sequence[int]] = ()
 ) -> str:
     """Named points of a plane with the intervals of both coordinates, joined in their order where they have none.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,99 +11,97 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeltune.data.clusters import FEW_CLUSTERS
-from keeltune.reports import charts, groups, uncertainty
-from keeltune.reports.localization import Say, translator
-from keeltune.reports.run_page import environment, path_places, read
-from keeltune.reports.uncertainty import Over, mark
-
-
-def page(comparison: dict[str, Any]) -> str:
-    """`compare.html` of what `compare.compare` returned."""
-    curves = [
-        (line["name"], line["interpolation"])
-        for line in comparison["runs"]
-        if (line["interpolation"] or {}).get("points")
-    ]
-    say, over = translator(comparison["language"]), _over(comparison)
-    x, y = (f"{say(domain)} {comparison['metric']}" for domain in ("source", "target"))
-    template = environment(say).get_template("compare.html")
-    return template.render(
-        comparison=comparison,
-        picture=Markup(picture(comparison, over, say)),
-        over=over,
-        called=groups.names(comparison["groups"]["slices"], comparison["task"], say),
-        narrow={domain: mark(over.few, split) for domain, split in DOMAINS.items()},
-        few_clusters=FEW_CLUSTERS,
-        curves=[(name, Markup(charts.plane(path_places(found), x, y))) for name, found in curves],
-    )
-
+from keeltune.reports import charts, groups, weight_path
+from keeltune.reports.finished_run import read_recipe
+from keeltune.reports.localization import Translator, translator
+from keeltune.reports.templating import environment
+from keeltune.reports.uncertainty import ResampledUnits, resampled_units
 
 DOMAINS = {"target": "test", "source": "source"}
 """The split that stands for a domain."""
 
 
-def _over(comparison: dict[str, Any]) -> Over:
-    """What is drawn: the clusters that one of the runs names are those of all."""
-    for line in comparison["runs"]:
-        folder = Path(line["folder"])
-        if (folder / "recipe.yaml").is_file():
-            made = read((folder / "recipe.yaml").read_text(encoding="utf-8"))
-            places = [folder / "predictions", *sorted(folder.glob("seed-*/predictions"))]
-            found = uncertainty.over(made.evaluation.clusters if made else None, places, tuple(DOMAINS.values()))
-            if found.column is not None:
-                return found
-    return Over(None, {})
-
-
-def picture(comparison: dict[str, Any], over: Over, say: Say) -> str:
-    """Target against source, each run with its intervals; without a source domain the target alone."""
-    metric, lines = comparison["metric"], comparison["runs"]
-    if not all(line["source"] for line in lines):
-        bars = [(line["name"], line["target"]["value"], *line["target"]["interval"]) for line in lines]
-        if over.column is None:
-            return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
-        drawn = say("{metric}, 95 % bootstrap interval over clusters of {column}", metric=metric, column=over.column)
-        return charts.ranges(bars, drawn + mark(over.few, "test"))
-    points = [
-        charts.Place(
-            line["name"] if line["weight"] is None else f"{line['name']} ({line['weight']:.2g})",
-            (line["source"]["value"], *line["source"]["interval"]),
-            (line["target"]["value"], *line["target"]["interval"]),
-        )
-        for line in lines
+def page(comparison: Mapping[str, Any]) -> str:
+    """`compare.html` of what `runs.comparison.compare` returned."""
+    say, units = translator(comparison["language"]), _units(comparison)
+    paths = [
+        (run["name"], Markup(weight_path.chart(run["interpolation"], say)))
+        for run in comparison["runs"]
+        if (run["interpolation"] or {}).get("points")
     ]
-    x, y = (f"{say(domain)} {metric}{mark(over.few, DOMAINS[domain])}" for domain in ("source", "target"))
-    return charts.plane(points, x, y, dials=list(_dials(lines)))
+    template = environment(say).get_template("compare.html")
+    return template.render(
+        comparison=comparison,
+        picture=Markup(picture(comparison, units, say)),
+        units=units,
+        names=groups.group_names(comparison["groups"]["slices"], comparison["task"], say),
+        marks={domain: units.mark(split) for domain, split in DOMAINS.items()},
+        few_clusters=FEW_CLUSTERS,
+        paths=paths,
+    )
 
 
-def _dials(lines: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
-    """Runs that differ in their weight alone, held on the same rows: from the smallest to the largest."""
-    for anchor in dict.fromkeys(line["anchor"] for line in lines if line["anchor"] is not None):
-        there = [i for i, line in enumerate(lines) if line["anchor"] == anchor]
-        if len(there) > 1:
-            yield sorted(there, key=lambda i: lines[i]["weight"])
+def _units(comparison: Mapping[str, Any]) -> ResampledUnits:
+    """What is drawn: the clusters that one of the runs names are those of all."""
+    for run in comparison["runs"]:
+        folder = Path(run["folder"])
+        if (folder / "recipe.yaml").is_file():
+            recipe = read_recipe((folder / "recipe.yaml").read_text(encoding="utf-8"))
+            predictions = [folder / "predictions", *sorted(folder.glob("seed-*/predictions"))]
+            column = recipe.evaluation.clusters if recipe else None
+            units = resampled_units(column, predictions, tuple(DOMAINS.values()))
+            if units.column is not None:
+                return units
+    return ResampledUnits(None, {})
 
 
-def table(comparison: dict[str, Any]) -> Table:
+def picture(comparison: Mapping[str, Any], units: ResampledUnits, say: Translator) -> str:
+    """Target against source, each run with its intervals; without a source domain the target alone."""
+    metric, runs = comparison["metric"], comparison["runs"]
+    if not all(run["source"] for run in runs):
+        bars = [(run["name"], run["target"]["value"], *run["target"]["interval"]) for run in runs]
+        if units.column is None:
+            return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
+        axis = say("{metric}, 95 % bootstrap interval over clusters of {column}", metric=metric, column=units.column)
+        return charts.ranges(bars, axis + units.mark("test"))
+    points = [
+        charts.NamedPoint(
+            run["name"] if run["weight"] is None else f"{run['name']} ({run['weight']:.2g})",
+            (run["source"]["value"], *run["source"]["interval"]),
+            (run["target"]["value"], *run["target"]["interval"]),
+        )
+        for run in runs
+    ]
+    x, y = (
+        say("{domain} {metric}", domain=say(domain), metric=metric) + units.mark(DOMAINS[domain])
+        for domain in ("source", "target")
+    )
+    return charts.plane(points, x, y, dials=list(_dials(runs)))
+
+
+def _dials(runs: Sequence[Mapping[str, Any]]) -> Iterator[list[int]]:
+    """Runs that differ in their weight alone, anchored on the same rows: from the smallest to the largest."""
+    for anchor in dict.fromkeys(run["anchor"] for run in runs if run["anchor"] is not None):
+        indices = [i for i, run in enumerate(runs) if run["anchor"] == anchor]
+        if len(indices) > 1:
+            yield sorted(indices, key=lambda i: runs[i]["weight"])
+
+
+def table(comparison: Mapping[str, Any]) -> Table:
     """The same for a terminal."""
     metric = comparison["metric"]
-    made = Table(
-        "run", "method", "weight", f"target {metric}", "against the first", f"source {metric}", "against it", "front"
-    )
-    for line in comparison["runs"]:
+    columns = ("run", "method", "weight", f"target {metric}", "against the first", f"source {metric}", "against it")
+    rows = Table(*columns, "front")
+    for run in comparison["runs"]:
         cells = [
-            escape(line["name"]),
-            line["method"] + _where(line),
-            "–" if line["weight"] is None else f"{line['weight']:.3g}",
+            escape(run["name"]),
+            run["method"] + (f" on {run['anchor']}" if run["anchor"] not in (None, "target") else ""),
+            "–" if run["weight"] is None else f"{run['weight']:.3g}",
         ]
         for domain in ("target", "source"):
-            found, change = line[domain], (line["against"] or {}).get(domain)
-            cells.append("–" if not found else f"{found['value']:.4g}")
+            score, change = run[domain], (run["against"] or {}).get(domain)
+            cells.append("–" if not score else f"{score['value']:.4g}")
             cells.append("–" if not change else f"{change['change']:+.4f} ({change['interval'][0]:+.4f} to "
                          f"{change['interval'][1]:+.4f}), p {change['p_holm']:.2g}")  # fmt: skip
-        made.add_row(*cells, "yes" if line["pareto"] else "")
-    return made
-
-
-def _where(line: dict[str, Any]) -> str:
-    return f" on {line['anchor']}" if line["anchor"] not in (None, "target") else ""
+        rows.add_row(*cells, "yes" if run["pareto"] else "")
+    return rows

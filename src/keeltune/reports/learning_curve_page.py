@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from keeltune.reports import charts
 from keeltune.reports.localization import translator
-from keeltune.reports.run_page import environment
+from keeltune.reports.templating import environment
 
 
 def page(card: dict[str, Any], language: str = "en") -> str:

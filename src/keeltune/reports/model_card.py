@@ -7,7 +7,7 @@ from typing import Any
 from keeltune.data.clusters import FEW_CLUSTERS
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import uncertainty
-from keeltune.reports.run_page import SENTENCES, regularized
+from keeltune.reports.findings import method
 from keeltune.utils import registry
 
 
@@ -22,7 +22,7 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         "---",
         f"# {recipe.task}, trained with keeltune",
         "",
-        " ".join(filter(None, (SENTENCES[recipe.method], regularized(result)))),
+        " ".join(method.findings(result)),
         "",
         f"- task: {recipe.task}",
         f"- method: {recipe.method}",
@@ -35,9 +35,9 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         lines += [f"| metric on {split} | value | 95 % interval |", "| --- | ---: | --- |"]
         for name, (low, high) in result["intervals"][split].items():
             lines.append(f"| {name} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
-        found = uncertainty.clusters(recipe.path(recipe.output) / "predictions" / f"{split}.jsonl")
-        drawn = f"{split} rows" if found is None else f"clusters of {recipe.evaluation.clusters} in the {split} rows"
-        lines += ["", f"The interval is over {drawn} alone; training noise is not in it."]
-        if found is not None and found < FEW_CLUSTERS:
-            lines += [f"With so few of them ({found}) it is too narrow to be trusted."]
+        clusters = uncertainty.cluster_count(recipe.path(recipe.output) / "predictions" / f"{split}.jsonl")
+        units = f"{split} rows" if clusters is None else f"clusters of {recipe.evaluation.clusters} in the {split} rows"
+        lines += ["", f"The interval is over {units} alone; training noise is not in it."]
+        if clusters is not None and clusters < FEW_CLUSTERS:
+            lines += [f"With so few of them ({clusters}) it is too narrow to be trusted."]
     return "\n".join([*lines, ""])

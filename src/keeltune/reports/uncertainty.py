@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,36 +10,36 @@ from keeltune.data.clusters import FEW_CLUSTERS, clusters_of
 from keeltune.utils.files import read_lines
 
 MARK = " †"
-"""What stands beside an interval that is too narrow."""
+"""What stands after an interval that is too narrow."""
 
 SPLITS = ("validation", "test", "source", "source_validation")
 """The splits whose predictions lie in a run folder."""
 
 
-class Over(NamedTuple):
+class ResampledUnits(NamedTuple):
     """`column`: whose clusters are drawn whole, None where rows are drawn; `few`: {split: clusters} where those are too
     few: drawn again and again they hardly change, so that an interval over them is too narrow."""
 
     column: str | None
     few: dict[str, int]
 
+    def mark(self, split: str) -> str:
+        """What stands after a name whose interval is of this split."""
+        return MARK if split in self.few else ""
 
-def over(column: str | None, predictions: Sequence[Path], splits: Sequence[str] = SPLITS) -> Over:
+
+def resampled_units(column: str | None, predictions: Sequence[Path], splits: Sequence[str] = SPLITS) -> ResampledUnits:
     """Of `predictions` folders; what lies there says whether rows had a cluster, `column` only how it is called."""
     counts: dict[str, int] = {}
     for split in splits:
         for folder in predictions:
-            if (found := clusters(folder / f"{split}.jsonl")) is not None:
-                counts.setdefault(split, found)
+            if (count := cluster_count(folder / f"{split}.jsonl")) is not None:
+                counts.setdefault(split, count)
     few = {split: count for split, count in counts.items() if count < FEW_CLUSTERS}
-    return Over((column or "cluster") if counts else None, few)
+    return ResampledUnits((column or "cluster") if counts else None, few)
 
 
-def clusters(file: Path) -> int | None:
+def cluster_count(file: Path) -> int | None:
     """How many clusters a prediction file's rows are in, a row without one being its own; None where all are."""
     numbers = clusters_of([line.get("cluster") for line in read_lines(file)])
     return None if numbers is None else int(numbers.max()) + 1
-
-
-def mark(few: Mapping[str, int], split: str) -> str:
-    return MARK if split in few else ""

@@ -43,8 +43,8 @@ def decided(folder: Path) -> tuple[ReferenceSource | None, str | None]:
 
 def keep_decided(folder: Path, job: Job, *, resumed: bool) -> None:
     """Notes it; a run that goes on must read the very answers that it began with."""
-    file, origin = folder / "checkpoints" / DECIDED, job.origin
-    now = {"kind": origin.kind, "reason": origin.reason, "digest": (origin.cache or {}).get("digest")}
+    file, source = folder / "checkpoints" / DECIDED, job.reference_source
+    now = {"kind": source.kind, "reason": source.reason, "digest": (source.cache or {}).get("digest")}
     if resumed and file.is_file():
         then = json.loads(file.read_text(encoding="utf-8"))
         then.pop("precision", None)

@@ -26,12 +26,10 @@ from keeltune.runs import inference, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.files import read_lines
+from keeltune.utils.messages import languages
 
 DOMAINS = {"target": "test", "source": "source"}
 """What is compared, and the split of the run folder that shows it."""
-
-LANGUAGES = ("en", "zh")
-"""What a page can be written in."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,10 @@ def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str
     run's metric − the first's.
     Raises: UserError: folders without a finished run, of several tasks, or scored on other rows; another language.
     """
-    if language not in (None, *LANGUAGES):
-        raise UserError(Problem("the call", "--language", shown(language), " or ".join(LANGUAGES), "name one of them"))
+    if language not in (None, *languages()):
+        raise UserError(
+            Problem("the call", "--language", shown(language), " or ".join(languages()), "name one of them")
+        )
     found = [_finished(Path(folder)) for folder in runs]
     _comparable(found)
     recipes = [recipe.load(one.folder / "recipe.yaml") for one in found]

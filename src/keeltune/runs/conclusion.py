@@ -39,6 +39,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
 
     Raises: Diverged: weights that are not finite.
     """
+    recipe = job.material.recipe
     model, final = _final_model(job, folder, start.scores, display)
     after = {split: split_scores.score(job, model, split, folder / "predictions", display) for split in SCORED}
     result = results.completed(job, trainer, start.scores, after, start.teacher) | {
@@ -51,11 +52,11 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
         for line in (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result)):
             display.say(line)
-        write_text(folder / "model" / "README.md", model_card.model_card(job.material.recipe, result))
+        write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))
         if tested := result["data"]["test"]:
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
-        write_text(folder / "report.html", run_page.page(folder, result))
+        write_text(folder / "report.html", run_page.page(folder, result, recipe.report.sections))
     barrier()
     return result
 
@@ -82,8 +83,8 @@ def _final_model(
 
 def _save(job: Job, model: Any, folder: Path) -> None:
     loading.save(model, job.student.processor, folder / "model", half=job.half)
-    if job.beside is not None and job.beside.task.choices == "labels":
-        loading.save(job.beside.model, job.student.processor, folder / "source_model", half=job.half)
+    if job.anchor_head is not None and job.anchor_head.task.choices == "labels":
+        loading.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=job.half)
 
 
 def _analyses(

@@ -102,7 +102,7 @@ def _trainer(
         schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
         best=folder / "checkpoints" / "best.safetensors" if validates and budget is None else None,
         budget=budget,
-        beside=job.beside,
+        beside=job.anchor_head,
         l2_sp=_l2_sp_start(job),
         regularizers=job.material.recipe.training.regularizers,
         callbacks=[watcher],

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from keeltune import recipe
-from keeltune.data import audit, dataset
+from keeltune.data import audit, dataset, reading
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.data.labels import known_names
+from keeltune.data.row_labels import apply_label_map
+from keeltune.data.sources import DataSource
 from keeltune.evaluation import prediction, test_set_looks
 from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.models import loading, model_files
 from keeltune.runs import run_folder
 from keeltune.tasks.task import Prediction, Settings, Task
-from keeltune.training.preparation.compatibility import known_names
 from keeltune.training.preparation.encoding import encode_rows
 from keeltune.training.preparation.lengths import reading_length, writing_length
 from keeltune.training.preparation.prepare import find_task
@@ -70,7 +72,7 @@ def evaluate(
     opened = open_model(model, task)
     rows, problems = read_rows(opened, str(data_file), opened.columns, columns)
     if opened.label_map is not None:
-        rows, unknown = audit.apply_label_map(rows, opened.label_map)
+        rows, unknown = apply_label_map(rows, opened.label_map)
         problems += unknown
     names = list(opened.task.settings.labels)
     rows, faulty = sound_rows(type(opened.task), rows)
@@ -229,9 +231,8 @@ def read_rows(
 ) -> tuple[list[Row], list[Problem]]:
     inputs = {column.name for column in columns}
     known = {ours: theirs for ours, theirs in opened.mapping.items() if ours in inputs}
-    return dataset.read(
-        file, resolve=Path, columns=columns, mapping={**known, **(mapping or {})}, where="the call", split="test"
-    )
+    source = DataSource(file, where="the call", split="test")
+    return reading.read(source, columns, {**known, **(mapping or {})})
 
 
 def _answers(

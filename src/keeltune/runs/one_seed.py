@@ -40,8 +40,8 @@ def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Di
             display.say(f"{folder} holds a finished run; nothing is left to do")
             return done
         transformers.set_seed(recipe.seed)
-        origin, precision = checkpoints.decided(folder) if checkpoint else (None, None)
-        job = build.build(material, display, origin, precision)
+        source, precision = checkpoints.decided(folder) if checkpoint else (None, None)
+        job = build.build(material, display, source, precision)
         if is_main_process():
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_text(folder / "recipe.yaml", recipe.dump())
@@ -83,6 +83,6 @@ def _headline(job: Job) -> str:
     if used := job.material.recipe.training.regularizers.used:
         parts.append(", ".join(f"{name} {value}" for name, value in used.items()))
     if job.reference is not None:
-        reason = f" ({job.origin.reason})" if job.origin.reason else ""
+        reason = f" ({job.reference_source.reason})" if job.reference_source.reason else ""
         parts.append(f"reference: {job.reference.kind}{reason}, weight {job.objective.weight:.3g}")
     return " · ".join(parts)

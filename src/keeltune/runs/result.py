@@ -44,10 +44,10 @@ def completed(
         },
         "objective": _objective(job, trainer),
         "reference": {
-            "kind": job.origin.kind,
+            "kind": job.reference_source.kind,
             "models": _reference_models(job) if recipe.reference_spec() is not None else [],
-            "cache": job.origin.cache,
-            "reason": job.origin.reason,
+            "cache": job.reference_source.cache,
+            "reason": job.reference_source.reason,
             "gate": teacher,
         },
         "training": _training(job, trainer),

@@ -9,6 +9,7 @@ from typing import Any
 from keeltune.models import loading
 from keeltune.recipe import opened
 from keeltune.recipe.fields import Recipe
+from keeltune.reports import run_page
 from keeltune.runs import one_seed, seeds
 from keeltune.runs.run_folder import Run
 from keeltune.utils.distributed import is_main_process
@@ -33,6 +34,7 @@ def train(
         another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
     """
     recipe = opened(recipe)
+    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
     display = display or Display(quiet=not is_main_process())
     several = len(seeds.seeds_of(recipe)) > 1
     train_recipe = seeds.train_each_seed if several else one_seed.train_one_seed

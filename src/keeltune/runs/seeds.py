@@ -53,7 +53,7 @@ def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: D
         if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
-        write_text(folder / "report.html", run_page.page(folder, result))
+        write_text(folder / "report.html", run_page.page(folder, result, recipe.report.sections))
     return Run(folder, result)
 
 

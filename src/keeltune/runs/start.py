@@ -46,9 +46,11 @@ def _self_test(job: Job) -> None:
     first = job.plan.micro_batch(0, 0, 0)
     examples = [*first[:SELF_TEST_ROWS], *first[-1:], *[example for example in first if example.anchored][-1:]]
     batch = to_device(build.collated(job, examples), job.device)
-    if job.beside is None:
+    if job.anchor_head is None:
         self_test(job.model, job.material.task, job.objective, job.reference, batch)
     else:
         self_test(job.model, job.material.task, job.objective, None, batch)
-        if "held" in batch:
-            self_test(job.beside.model, job.beside.task, job.objective, job.reference, batch["held"])
+        if "anchored_batch" in batch:
+            self_test(
+                job.anchor_head.model, job.anchor_head.task, job.objective, job.reference, batch["anchored_batch"]
+            )

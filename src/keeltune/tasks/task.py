@@ -284,8 +284,8 @@ class Task(ABC):
         longest row, and not where a reference reads rows otherwise and may lack some of a row's predictions."""
         return self.choices != "positions" and not self.companions
 
-    def collate_held(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """`collate`, with the anchored examples alone as the batch's `held`, where there are others beside them.
+    def collate_anchored(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """`collate`; where some examples are not anchored, `anchored_batch` holds the anchored ones alone.
 
         The reference reads those, so that it is asked nothing of rows on which it is not compared.
         """
@@ -293,7 +293,7 @@ class Task(ABC):
         batch = self.collate(examples)
         if not self.separable:
             return batch
-        return batch if len(held) in (0, len(examples)) else {**batch, "held": self.collate(held)}
+        return batch if len(held) in (0, len(examples)) else {**batch, "anchored_batch": self.collate(held)}
 
     @abstractmethod
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ def make(
     material: Material, student: loading.Loaded, autocast: Callable[[], AbstractContextManager[Any]], device: str
 ) -> tuple[AnchorHead, Model]:
     """The second head on the student's body, and the reference: the same head on the source model's body."""
-    old = material.old
+    old = material.anchor_task
     assert old is not None
     ours, theirs = (_load(material, old) for _ in range(2))
     body = student.model.base_model_prefix

@@ -43,7 +43,7 @@ class Plan(Dataset[Any]):
     Args:
         examples: the rows that define the epoch; `streams`: the others.
         batch_size: examples of one forward pass on one process.
-        cuts: micro-batches of a step over all ranks (gradient_accumulation_steps × world size).
+        micro_batches: micro-batches of a step over all ranks (gradient_accumulation_steps × world size).
         collate: makes a batch of a list of examples.
         whole: whether the reference reads whole batches, also rows that do not carry D.
     """
@@ -54,19 +54,19 @@ class Plan(Dataset[Any]):
         streams: Sequence[Stream],
         *,
         batch_size: int,
-        cuts: int,
+        micro_batches: int,
         seed: int,
         collate: Callable[[Sequence[Example]], dict[str, Any]],
         whole: bool = False,
     ):
-        if len(examples) < cuts:
+        if len(examples) < micro_batches:
             raise ValueError(
-                f"found {len(examples)} rows for {cuts} micro-batches a step, expected at least one row each"
+                f"found {len(examples)} rows for {micro_batches} micro-batches a step, expected at least one row each"
             )
         self.examples = examples
         self.streams = [stream for stream in streams if len(stream.examples) and stream.per_step > 0]
-        self.step_size = batch_size * cuts
-        self.cuts = cuts
+        self.step_size = batch_size * micro_batches
+        self.micro_batches = micro_batches
         self.seed = seed
         self.collate = collate
         self.whole = whole
@@ -78,12 +78,12 @@ class Plan(Dataset[Any]):
         self._rounds: dict[tuple[int, int], np.ndarray] = {}
 
     @property
-    def held_per_step(self) -> float:
+    def anchored_per_step(self) -> float:
         """Examples of a step, on average, on which the reference is asked."""
         streams = [(self.examples, float(self.step_size)), *((s.examples, s.per_step) for s in self.streams)]
         return sum(rows * sum(e.anchored or self.whole for e in examples) / len(examples) for examples, rows in streams)
 
-    def held(self) -> list[Example]:
+    def anchored_examples(self) -> list[Example]:
         """All examples on which training will ever ask the reference, each once a stream."""
         streams = [self.examples, *(stream.examples for stream in self.streams)]
         every = [example for examples in streams for example in examples]
@@ -94,17 +94,17 @@ class Plan(Dataset[Any]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.steps * self.cuts
+        return self.steps * self.micro_batches
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        step, cut = divmod(item, self.cuts)
+        step, cut = divmod(item, self.micro_batches)
         return self.collate(self.micro_batch(self.epoch, step, cut))
 
     def micro_batch(self, epoch: int, step: int, cut: int) -> list[Example]:
         """The examples of micro-batch `cut` of `step` (from 0) of `epoch`: the epoch's own, then each stream's."""
-        rows = [self.examples[i] for i in np.array_split(self._epoch_order(epoch)[step], self.cuts)[cut]]
+        rows = [self.examples[i] for i in np.array_split(self._epoch_order(epoch)[step], self.micro_batches)[cut]]
         for number, stream in enumerate(self.streams):
-            positions = np.array_split(self._positions(stream, epoch * self.steps + step + 1), self.cuts)[cut]
+            positions = np.array_split(self._positions(stream, epoch * self.steps + step + 1), self.micro_batches)[cut]
             rows += [self._at(number, int(position)) for position in positions]
         return rows
 

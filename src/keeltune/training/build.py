@@ -25,7 +25,7 @@ from keeltune.training.batch_plan import Plan, Stream
 from keeltune.training.job import ADAPTER_OFF, Job, LazyReference, Prepared, ReferenceSource
 from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import Material
-from keeltune.training.reference_choice import choose_reference, held_out, load_reference, require_trained_head
+from keeltune.training.reference_choice import budget_examples, choose_reference, load_reference, require_trained_head
 from keeltune.training.regularizers.frozen_embeddings import frozen_embeddings
 from keeltune.training.regularizers.new_top_layers import new_top_layers
 from keeltune.utils import registry
@@ -93,20 +93,22 @@ def start(material: Material) -> loading.Loaded:
 def build(
     material: Material,
     display: Display | None = None,
-    origin: ReferenceSource | None = None,
+    reference_source: ReferenceSource | None = None,
     precision: str | None = None,
 ) -> Job:
     """Loads the student and the reference, and lays out the plan. Raises UserError where they do not fit.
 
     Where the teacher writes targets or fills a cache, it does so here, ahead of training; `display` shows it.
-    `origin`, `precision`: what an earlier start of a run decided, in the place of `reference.from` and of `auto`.
+    `reference_source`, `precision`: what an earlier start of a run decided, in place of `reference.from` and `auto`.
     """
     recipe, task, display = material.recipe, material.task, display or Display(quiet=True)
     base = prepared(material, display, precision)
-    measured = held_out(material)
+    measured = budget_examples(material)
     second: AnchorHead | None = None
-    if material.old is None:
-        reference, chosen = choose_reference(material, base, [*base.plan.held(), *measured], origin, display)
+    if material.anchor_task is None:
+        reference, chosen = choose_reference(
+            material, base, [*base.plan.anchored_examples(), *measured], reference_source, display
+        )
     else:
         if world_size() > 1:
             found, expected = "several processes", "one: the second head is no part of what they share"
@@ -144,7 +146,7 @@ def build(
         base.precision,
         base.autocast,
         base.device,
-        base.live,
+        base.live_reference,
         measured,
         second,
     )
@@ -207,15 +209,15 @@ def objective(recipe: Recipe) -> Objective:
 
 def collated(job: Job, examples: Sequence[Example]) -> dict[str, Any]:
     """Some examples as training meets them."""
-    return _collate(job.material.task, job.material.old, examples)
+    return _collate(job.material.task, job.material.anchor_task, examples)
 
 
 def _collate(task: Task, old: Task | None, examples: Sequence[Example]) -> dict[str, Any]:
     """A micro-batch, with the rows that carry D as the reference reads them where that is not the batch itself."""
     if old is None:
-        return task.collate_held(examples)
+        return task.collate_anchored(examples)
     held = anchor_head.collate(old, examples)
-    return task.collate(examples) | ({} if held is None else {"held": held})
+    return task.collate(examples) | ({} if held is None else {"anchored_batch": held})
 
 
 def _together(examples: Sequence[Example]) -> dict[str, Any]:
@@ -225,7 +227,7 @@ def _together(examples: Sequence[Example]) -> dict[str, Any]:
 
 def _plan(material: Material) -> Plan:
     recipe = material.recipe
-    step_size = material.batch_size * material.cuts
+    step_size = material.batch_size * material.micro_batches
     examples = material.examples
     soft = recipe.data.unlabeled_as == "distribution"  # else, at weight 0, the reference has said all that it will
     anchored = recipe.reference_spec() is not None and not recipe.only_writes()
@@ -238,9 +240,9 @@ def _plan(material: Material) -> Plan:
 
     main = of("train") or of("unlabeled")
     streams = [
-        Stream(split.replace("_", "-"), of(split), share * step_size) for split, share in material.beside.items()
+        Stream(split.replace("_", "-"), of(split), share * step_size) for split, share in material.stream_ratios.items()
     ]
-    collate: Callable[[Sequence[Example]], dict[str, Any]] = partial(_collate, material.task, material.old)
+    collate: Callable[[Sequence[Example]], dict[str, Any]] = partial(_collate, material.task, material.anchor_task)
     if share := recipe.generation.on_policy:
         asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
                  material.task.encode_scored(row, labelled=False)]  # fmt: skip
@@ -251,7 +253,7 @@ def _plan(material: Material) -> Plan:
         main,
         streams,
         batch_size=material.batch_size,
-        cuts=material.cuts,
+        micro_batches=material.micro_batches,
         seed=recipe.seed,
         collate=collate,
         whole=not material.task.separable,

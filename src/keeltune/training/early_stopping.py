@@ -68,9 +68,11 @@ def evaluation_schedule(material: Material) -> EvaluationSchedule:
     not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
     every = spec.every if isinstance(spec.every, int) else None
     validation = len(material.examples["validation"][: spec.rows])
-    epochs = training.epochs or steps / max(1, len(material.main_stream) // (material.batch_size * material.cuts))
+    epochs = training.epochs or steps / max(
+        1, len(material.main_stream) // (material.batch_size * material.micro_batches)
+    )
     if every is None and validation and not material.task.generates:
-        trained = steps * material.batch_size * material.cuts
+        trained = steps * material.batch_size * material.micro_batches
         affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / validation))
         if affordable > epochs:
             every = max(1, math.ceil(steps / affordable))

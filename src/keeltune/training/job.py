@@ -31,21 +31,22 @@ class Job:
     model: Any
     half: torch.dtype | None
     reference: Reference | None
-    origin: ReferenceSource
+    reference_source: ReferenceSource
     objective: Objective
     matching: Matching | None
     plan: Plan
     precision: str
     autocast: Callable[[], AbstractContextManager[Any]]
     device: str
-    live: LazyReference
-    slice: Sequence[Example] = ()
-    beside: AnchorHead | None = None
+    live_reference: LazyReference
+    budget_examples: Sequence[Example] = ()
+    anchor_head: AnchorHead | None = None
 
     def of(self, split: str, model: Any) -> tuple[Task, Any]:
         """Who answers a split's rows: the source domain's old labels are the second head's, where there is one."""
-        second = self.beside is not None and split in OLD
-        return (self.beside.task, self.beside.model) if second and self.beside else (self.material.task, model)
+        if self.anchor_head is not None and split in OLD:
+            return self.anchor_head.task, self.anchor_head.model
+        return self.material.task, model
 
     @property
     def budget(self) -> tuple[str | None, float | None]:
@@ -92,7 +93,7 @@ class Prepared:
     """What a reference and its cache need of a recipe: the student at its start, the plan, how and where models run."""
 
     student: loading.Loaded
-    live: LazyReference
+    live_reference: LazyReference
     plan: Plan
     precision: str
     autocast: Callable[[], AbstractContextManager[Any]]

@@ -29,7 +29,7 @@ MEASURED = 500
 """Held-out rows at most on which a budget of divergence is measured."""
 
 
-def held_out(material: Material) -> list[Example]:
+def budget_examples(material: Material) -> list[Example]:
     """The rows on which a budget of divergence is measured, as the reference reads them: none is trained on."""
     recipe, rule = material.recipe, material.recipe.weight_spec()
     if isinstance(rule, float | int) or rule.max_kl is None:
@@ -40,9 +40,9 @@ def held_out(material: Material) -> list[Example]:
         return [replace(drawn[i], anchored=True) for i in subset(len(drawn), MEASURED)]
     rows = [row for split, held in splits.items() if held for row in material.rows[split]]
     chosen = [rows[i] for i in subset(len(rows), MEASURED)]
-    if material.old is not None:
+    if material.anchor_task is not None:
         encoded = [
-            anchor_head.unlabelled(material.old, e)
+            anchor_head.unlabelled(material.anchor_task, e)
             for row in chosen
             for e in material.task.encode_scored(row, labelled=False)
         ]
@@ -59,9 +59,9 @@ def choose_reference(
     if spec is None or material.recipe.only_writes():
         return None, ReferenceSource()
     asked, reason = (decided.kind, decided.reason) if decided is not None else (spec.origin, None)
-    switchable = material.recipe.training.lora is not None and material.from_model and spec.temperature is None
+    switchable = material.recipe.training.lora is not None and material.reference_is_start and spec.temperature is None
     if asked == ADAPTER_OFF:
-        base.live.drop()
+        base.live_reference.drop()
         return None, ReferenceSource(ADAPTER_OFF, reason)
     unfit = cost.fits(material, examples) if examples else "nothing is held near it"
     if unfit is not None and asked in ("cached", "served"):
@@ -73,19 +73,19 @@ def choose_reference(
             store = capture.found(want)
         pays = asked != "auto" or store is not None
         if not pays and not switchable and world_size() == 1:
-            passes, every = material.steps * base.plan.held_per_step, identity.ordered(examples)
-            pays, reason = cost.worth(material, every, base.live(), base.device, passes)
+            passes, every = material.steps * base.plan.anchored_per_step, identity.ordered(examples)
+            pays, reason = cost.worth(material, every, base.live_reference(), base.device, passes)
         if pays:
             if store is None:
                 want = want or identity.wanted(material, base.precision, examples)
-                store = capture.capture(want, material, base.live(), base.device, display)
-            base.live.drop()
+                store = capture.capture(want, material, base.live_reference(), base.device, display)
+            base.live_reference.drop()
             kept = capture.opened(store, material, base.device, base.autocast)
             return kept, ReferenceSource(kept.kind, reason, capture.facts(store))
     if switchable and asked == "auto":
-        base.live.drop()  # a copy that drew texts, perhaps
+        base.live_reference.drop()  # a copy that drew texts, perhaps
         return None, ReferenceSource(ADAPTER_OFF, reason)
-    reference = base.live()
+    reference = base.live_reference()
     return reference, ReferenceSource(reference.kind, reason or unfit)
 
 
@@ -114,7 +114,7 @@ def load_reference(
             spell=lambda i: str(tokenizer.decode([i], clean_up_tokenization_spaces=False)),
             allow_host=spec.allow_host or "",
         )
-    if material.from_model:
+    if material.reference_is_start:
         require_trained_head(student, recipe.where("method"))
         own, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)
         return Model(own, task.rows, autocast, forward=task.forward, temperature=temperature)

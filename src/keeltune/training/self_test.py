@@ -27,7 +27,7 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
     log C − H(student)); it and a tilted one, as a new head is all but uniform, move the loss by weight × their
     divergence. 3. The counts are those of the encoded rows, and the reference gives as many predictions as the student.
     """
-    held, speaks = batch.get("held", batch), bool(batch["anchored"].any())
+    held, speaks = batch.get("anchored_batch", batch), bool(batch["anchored"].any())
     batch = {**batch, "anchored": torch.ones_like(batch["anchored"])}
     with in_eval_mode(model):
         student = task.rows(task.forward(model, batch), batch)

@@ -173,7 +173,7 @@ class KeelTrainer(Trainer):
         """n_CE and n_D of a micro-batch; a second head counts predictions of its own."""
         labelled, anchored = self.task.counts(batch)
         if self.beside is not None:
-            anchored = float(len(batch["held"]["targets"])) if "held" in batch else 0.0
+            anchored = float(len(batch["anchored_batch"]["targets"])) if "anchored_batch" in batch else 0.0
         return labelled, anchored
 
     def _drawn(self, batch: dict[str, Any], cut: int, device: Any) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class KeelTrainer(Trainer):
                 texts = self.task.draw(self.model, [examples[i] for i in asked], str(device))
             for i, example in zip(asked, texts, strict=True):
                 examples[i] = example
-        return to_device(self.task.collate_held(examples), device)
+        return to_device(self.task.collate_anchored(examples), device)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """A micro-batch forward and backward; where a recipe moves the embeddings, a second time there."""
@@ -226,7 +226,7 @@ class KeelTrainer(Trainer):
         matched = torch.zeros((), device=n_b.device)
         if matching is None:
             speaks = bool(inputs["anchored"].any())
-            reference = self.reference.rows(inputs.get("held", inputs)) if self.reference and speaks else None
+            reference = self.reference.rows(inputs.get("anchored_batch", inputs)) if self.reference and speaks else None
         else:
             assert isinstance(self.reference, Model)
             theirs = self.reference.outputs(asked)
@@ -239,7 +239,7 @@ class KeelTrainer(Trainer):
             extra = added(rows, inputs["targets"], inputs["weights"], smoothing=smoothing, drop=drop)
             total = total + divide(extra, n_ce)
         if self.l2_sp is not None and not moved:
-            total = total + self._l2_sp_penalty() / self.plan.cuts  # each micro-batch carries its share
+            total = total + self._l2_sp_penalty() / self.plan.micro_batches  # each micro-batch carries its share
         sums = torch.stack([cross_entropy, divergence, matched, total])
         cross_entropy, divergence, matched, value = sums.tolist()  # one transfer from the device, not four
         if not math.isfinite(value):
@@ -261,8 +261,8 @@ class KeelTrainer(Trainer):
         anchored: Tensor | None = inputs["anchored"]
         if self.beside is not None and reference is not None:
             with self.autocast():
-                second = self.beside.task.forward(self.beside.model, inputs["held"])
-            rows, anchored = self.beside.task.rows(second, inputs["held"]), None
+                second = self.beside.task.forward(self.beside.model, inputs["anchored_batch"])
+            rows, anchored = self.beside.task.rows(second, inputs["anchored_batch"]), None
         return self.formula(cross_entropy, rows, reference, anchored, counts=counts)
 
     def evaluate(

@@ -105,6 +105,18 @@ def _type_name(value: Any) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
+def visible(text: str, width: int = 80) -> str:
+    """`shown` for text that is no value: its control characters visible, no type beside it."""
+    return shown(text, width).removesuffix(" (text)")
+
+
+def name_list(names: Iterable[str]) -> str:
+    """Names as a message lists them: the first twenty."""
+    names = list(names)
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return (", ".join(map(visible, names[:20])) or "none") + more
+
+
 def nearest(name: Any, names: Iterable[str]) -> str:
     """`; did you mean "x"?` for the closest of `names`, or an empty string."""
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.6)

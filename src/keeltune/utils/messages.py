@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+LOCALES = Path(__file__).parents[1] / "reports" / "locales"
+"""One file a language, LANGUAGE.json, with what the pages say in it (read by `reports.localization`)."""
+
+
+def languages() -> tuple[str, ...]:
+    """What a page can be written in: English, and every language that has a file."""
+    return ("en", *sorted(file.stem for file in LOCALES.glob("*.json")))
 
 
 class Message(str):
-    """`template.format(**values)`, and both; a value may be a `Said` itself."""
+    """`template.format(**values)`, and both; a value may be a `Message` itself."""
 
     template: str
     values: dict[str, Any]

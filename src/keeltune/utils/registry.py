@@ -1,67 +1,152 @@
-"""The folder is the registry: a file in `tasks/`, `divergences/` or `references/` is at once a valid name.
+"""The folder is the registry: a file on a shelf is at once a valid name in a recipe. Nothing is listed twice.
 
-Nothing is registered and nothing is listed twice. A `-` in a recipe is a `_` in a file. A file counts unless it is
-its folder's contract (`tasks/task.py`). Outside the package: `my_package.my_module:MyTask`.
+A shelf is a folder of the package (`SHELVES`). It holds its contract, the file named by the shelf's singular, and one
+file for each thing; the contract and `_helpers.py` are no names. A `-` in a recipe is a `_` in a file.
+
+| shelf | contract | what a file holds | named in a recipe by |
+| --- | --- | --- | --- |
+| `divergences` | `divergence.py` | a function of the file's name | `objective.divergence` |
+| `file_formats` | `file_format.py` | one final `FileFormat` | `data.format`, or a file's ending |
+| `matching` | `matching.py` | one final `Term` | `objective.matching` |
+| `references` | `reference.py` | one final `Reference` | `reference.from` |
+| `regularizers` | `regularizer.py` | a regulariser | `training.regularizers` |
+| `sections` | `section.py` | one final `Section` | (all are on the page), `report.sections` |
+| `tasks` | `task.py` | one final `Task` | `task` |
+
+A final class is one without abstract methods. From a package of one's own: `my_package.my_module:Name`, whose module is
+imported from the installed packages or the working folder. Names are listed without importing any file.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from keeltune.utils.errors import nearest
 
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where a shelf's files lie in the package, and what one of them is called; its contract has that name too."""
+
+    folder: str
+    singular: str
+
+    @property
+    def contract(self) -> str:
+        """The module of the contract, without its folder."""
+        return self.singular.replace(" ", "_")
+
+
 SHELVES = {
-    "divergences": "objective/divergences",
-    "matching": "objective/matching",
-    "references": "objective/references",
-    "regularizers": "training/regularizers",
-    "tasks": "tasks",
+    "divergences": Shelf("objective/divergences", "divergence"),
+    "file_formats": Shelf("data/file_formats", "file format"),
+    "matching": Shelf("objective/matching", "matching"),
+    "references": Shelf("objective/references", "reference"),
+    "regularizers": Shelf("training/regularizers", "regularizer"),
+    "sections": Shelf("reports/sections", "section"),
+    "tasks": Shelf("tasks", "task"),
 }
-"""Where the files of each shelf lie in the package."""
 
 _PACKAGE = Path(__file__).parents[1]
 
 
-def names(folder: str) -> list[str]:
-    """The names that `folder` holds, as a recipe writes them; no module is imported."""
-    contract = folder.removesuffix("s")
-    files = (path.stem for path in (_PACKAGE / SHELVES[folder]).glob("*.py"))
+def names(shelf: str) -> list[str]:
+    """The names that `shelf` holds, as a recipe writes them; no module is imported."""
+    contract = SHELVES[shelf].contract
+    files = (path.stem for path in (_PACKAGE / SHELVES[shelf].folder).glob("*.py"))
     return sorted(name.replace("_", "-") for name in files if name != contract and not name.startswith("_"))
 
 
-def check(folder: str, name: str) -> str | None:
-    """Why `name` is not in `folder` (with the nearest name that is), or None where it is."""
-    known = names(folder)
+def check(shelf: str, name: str) -> str | None:
+    """Why `name` is not on `shelf` (with the nearest name that is), or None where it is.
+
+    A name from outside the package is not looked for: that would import it.
+    """
+    known = names(shelf)
     if name in known or ":" in name:
         return None
-    return f'unknown {folder.removesuffix("s")} "{name}"{nearest(name, known)} (known: {", ".join(known)})'
+    return f'unknown {SHELVES[shelf].singular} "{name}"{nearest(name, known)} (known: {", ".join(known)})'
+
+
+def fault(shelf: str, name: str) -> str | None:
+    """`check`, and for a name from outside the package, which is imported, what is wrong with it."""
+    if ":" not in name:
+        return check(shelf, name)
+    try:
+        find(shelf, name)
+    except LookupError as error:
+        return str(error)
+    return None
 
 
 @cache
-def find(folder: str, name: str) -> Any:
+def find(shelf: str, name: str) -> Any:
     """The function or the one final class that `name` stands for.
 
-    A file of functions (`divergences/`) yields the function of its own name, a file of classes the one class that it
-    defines. Raises `LookupError` with the nearest name, or where the file holds no such thing.
+    A file yields the function of its own name where it has one, else the one final class that it defines.
+    Raises `LookupError` with the nearest name; where the file holds no such thing; and where a name from outside the
+    package names no module that can be imported, nothing in it, or an abstract class.
     """
-    if reason := check(folder, name):
+    if reason := check(shelf, name):
         raise LookupError(reason)
     if ":" in name:
-        module_name, attribute = name.split(":", 1)
-        if "" not in sys.path:  # the console script does not look into the working folder, `python -m` does
-            sys.path.insert(0, "")
-        return getattr(import_module(module_name), attribute)
+        return _from_outside(shelf, name)
     stem = name.replace("-", "_")
-    module = import_module(".".join(["keeltune", *SHELVES[folder].split("/"), stem]))
-    if function := vars(module).get(stem):
+    module = _module(shelf, stem)
+    if callable(function := vars(module).get(stem)):
         return function
-    classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-    final = [c for c in classes if not inspect.isabstract(c)]
+    contract = _contract(shelf)
+    final = [c for c in _classes(module) if not inspect.isabstract(c) and issubclass(c, contract)]
     if len(final) != 1:
-        raise LookupError(f"keeltune/{SHELVES[folder]}/{stem}.py must hold exactly one final class, found {len(final)}")
+        file = f"keeltune/{SHELVES[shelf].folder}/{stem}.py"
+        raise LookupError(f"{file} must hold exactly one final class, found {len(final)}")
     return final[0]
+
+
+def _module(shelf: str, stem: str) -> ModuleType:
+    return import_module(".".join(["keeltune", *SHELVES[shelf].folder.split("/"), stem]))
+
+
+def _classes(module: ModuleType) -> list[type]:
+    """The classes that a module defines itself."""
+    return [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+
+
+def _contract(shelf: str) -> type:
+    """The abstract class that a shelf's classes derive from; `object` where its contract is a function's signature."""
+    abstract = [c for c in _classes(_module(shelf, SHELVES[shelf].contract)) if inspect.isabstract(c)]
+    return abstract[0] if len(abstract) == 1 else object
+
+
+def _from_outside(shelf: str, name: str) -> Any:
+    """`my_package.my_module:Name`, from the installed packages or the working folder."""
+    module_name, attribute = name.split(":", 1)
+    if "" not in sys.path:  # the console script does not look into the working folder, `python -m` does
+        sys.path.insert(0, "")
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # a module of somebody else's fails in its own way
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            reason = f"no module {error.name} in the installed packages or in the working folder, {Path.cwd()}"
+        else:
+            reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise LookupError(reason) from error
+    if not hasattr(module, attribute):
+        raise LookupError(f"no {attribute} in {module_name}{nearest(attribute, vars(module))}")
+    value = getattr(module, attribute)
+    contract = _contract(shelf)
+    if contract is not object and not (inspect.isclass(value) and issubclass(value, contract)):
+        raise LookupError(f"{name} is no class derived from {contract.__module__}.{contract.__name__}")
+    if inspect.isabstract(value):
+        lacking = ", ".join(sorted(value.__abstractmethods__))
+        raise LookupError(f"{name} is abstract: a {SHELVES[shelf].singular} must define {lacking}")
+    if not callable(value):
+        raise LookupError(f"{name} is neither a function nor a class")
+    return value

@@ -77,7 +77,7 @@ def fits(material: Material, examples: Iterable[Example]) -> str | None:
         return "texts that the student draws are other ones in every step"
     if material.recipe.objective.matching:
         return "matching compares the layers of both models"
-    if material.source == NEW and material.from_model:
+    if material.source == NEW and material.reference_is_start:
         return "a new model"
     spec, form = material.recipe.reference_spec(), getattr(material.task, "form", None)
     of_text = isinstance(form, Causal) and material.task.reads == "text"

@@ -82,7 +82,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
     assert spec is not None
     served = [{"served": spec.model}] if spec.origin == "served" else []
     sources = [files.source for files in material.references] or ([] if served else [material.source])
-    layers = getattr(recipe.model, "layers", None) if material.from_model else None
+    layers = getattr(recipe.model, "layers", None) if material.reference_is_start else None
     tokenizer = task.tokenizer
     return {
         "version": VERSION,

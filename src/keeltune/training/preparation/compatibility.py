@@ -5,7 +5,6 @@ A reference that does not fit is refused by what differs: the names of its label
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keeltune.data.dataset import Row
+from keeltune.data.labels import known_names
 from keeltune.models import loading, processors, tokenizer_match
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Settings, Task
@@ -46,13 +46,6 @@ class ReferenceFiles:
     auto_model: str
     shared: Sequence[int] | None = None
     notice: str = ""
-
-
-def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:
-    """A head's names; `LABEL_n` is no name, but where the data's labels are whole numbers it stands for n."""
-    if head and all(re.fullmatch(r"LABEL_\d+", name) for name in head):
-        return [name.removeprefix("LABEL_") for name in head] if all(n.isdigit() for n in names) else None
-    return head
 
 
 def compatible_references(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from keeltune.data.dataset import Row
-from keeltune.data.file_formats import RowProblem
+from keeltune.data.row_problems import RowProblem
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Example, Fault, Task
 from keeltune.training.preparation.material import LEARNT, OLD, SCORED

@@ -33,11 +33,11 @@ class Material:
     auto_model: str
     processor: Any
     new_head: bool
-    from_model: bool
+    reference_is_start: bool
     rows: dict[str, list[Row]]
     encoded: dict[str, list[list[Example]]]
     references: list[ReferenceFiles]
-    old: Task | None = None
+    anchor_task: Task | None = None
     notices: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Material:
         return self.examples["train"] or self.examples["unlabeled"]
 
     @property
-    def beside(self) -> dict[str, float]:
+    def stream_ratios(self) -> dict[str, float]:
         """The splits whose rows join the labelled ones, with their rows per labelled row."""
         mix = self.recipe.data.mix
         shares = {
@@ -77,7 +77,7 @@ class Material:
         return found | ({"generated": mix.source_unlabeled} if self.encoded.get("generated") else {})
 
     @property
-    def cuts(self) -> int:
+    def micro_batches(self) -> int:
         """Micro-batches of a step over all ranks."""
         return self.recipe.training.gradient_accumulation_steps * world_size()
 
@@ -85,5 +85,5 @@ class Material:
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         training = self.recipe.training
-        per_epoch = max(1, len(self.main_stream) // (self.batch_size * self.cuts))
+        per_epoch = max(1, len(self.main_stream) // (self.batch_size * self.micro_batches))
         return training.max_steps or (training.epochs or 1) * per_epoch

@@ -12,17 +12,18 @@ from typing import Any
 from keeltune.data import audit, augmentation, clusters, dataset
 from keeltune.data.clusters import FEW_CLUSTERS
 from keeltune.data.dataset import Row
-from keeltune.data.labels import class_weights_of, label_names, labels_of
+from keeltune.data.labels import class_weights_of, decide_labels, labels_of
+from keeltune.data.row_problems import is_row_problem
 from keeltune.data.term_lists import read_terms
 from keeltune.models import initialization, loading, model_files, processors, surgery
 from keeltune.models.lora import adapter_problem
 from keeltune.recipe.fields import NewModel, Recipe, StudentFrom
 from keeltune.tasks.families.masked_lm import Masked
 from keeltune.tasks.task import Example, Settings, Task
-from keeltune.training.preparation.compatibility import NEW, check_student_head, compatible_references, known_names
+from keeltune.training.preparation.compatibility import NEW, check_student_head, compatible_references
 from keeltune.training.preparation.encoding import encode_row, encode_splits, truncation_warning
 from keeltune.training.preparation.lengths import reading_length, writing_length
-from keeltune.training.preparation.material import OLD, SCORED, Material
+from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.splits import emptied_splits, read_splits, require_enough_rows, task_columns
 from keeltune.training.regularizers.compatibility import regularizer_problems as unfit_regularizers
 from keeltune.utils import registry
@@ -59,27 +60,28 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
     if isinstance(recipe.model, NewModel) and auto_model is not None:
         _collect(problems, lambda: initialization.check(config, auto_model, recipe.where("model.new")))
     has_labels = task_class.choices == "labels"
-    head = loading.head_names(config) if config is not None and has_labels else None
-    if (
-        has_labels and not rows["train"] and teachers and config is not None
-    ):  # nothing but unlabelled rows: the teacher names the labels
-        head = loading.head_names(loading.read_config(teachers[0], recipe.where("reference"), "reference")) or head
-    names, label_problems, notices = label_names(recipe, task_class, rows, head) if has_labels else ([], [], [])
-    problems += [p for p in label_problems if p.severity == "error"]
-    warnings += [p for p in label_problems if p.severity == "warning"]
+    choice = decide_labels(
+        recipe,
+        task_class,
+        rows,
+        model_head=loading.head_names(config) if config is not None else None,
+        teacher_head=lambda: _head_names(recipe, teachers) if config is not None else None,
+    )
+    names, head, notices = choice.names, choice.head, list(choice.notices)
+    problems += [p for p in choice.problems if p.severity == "error"]
+    warnings += [p for p in choice.problems if p.severity == "warning"]
     if isinstance(recipe.data.validation, float) and rows["train"]:  # named first: a small split may lack a label
         rows["train"], rows["validation"] = dataset.split_share(rows["train"], recipe.data.validation, recipe.seed)
     rows["train"] = dataset.nested_share(rows["train"], recipe.data.share) if recipe.data.share < 1 else rows["train"]
     second = recipe.objective.anchor_head
-    of_old = [name for name in OLD if second != "task"]  # with the old labels
-    for labels, these in ((head, of_old if second == "source" else []), (names, [n for n in rows if n not in of_old])):
+    for labels, these in choice.split_groups(second, rows):
         splits = {name: rows[name] for name in these if rows[name]}
         if not splits or (has_labels and not labels):
             continue
-        found, bad = audit.audit(splits, labels or [], columns, recipe.data.multi_label, labels_of(task_class))
+        found, bad = audit.audit(splits, labels, columns, recipe.data.multi_label, labels_of(task_class))
         if recipe.data.bad_rows == "skip" and bad:
-            skipped += [p for p in found if p.severity == "error" and audit.is_row_problem(p)]
-            found = [p for p in found if not (p.severity == "error" and audit.is_row_problem(p))]
+            skipped += [p for p in found if p.severity == "error" and is_row_problem(p)]
+            found = [p for p in found if not (p.severity == "error" and is_row_problem(p))]
             rows |= {k: [r for r in v if (r.file, r.line) not in bad] for k, v in splits.items()}
         problems += [p for p in found if p.severity == "error"]
         warnings += [p for p in found if p.severity == "warning"]
@@ -145,7 +147,6 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
         rows["augmented"] = [v for row in originals for v in augmentation.variants(row, task_class, spec, recipe.seed)]
         encoded["augmented"] = [encode_row(task, row, "augmented") for row in rows["augmented"]]
     notices += task.notices([example for row in encoded["train"] for example in row])
-    trained_head = names == known_names(head, names)
     material = Material(
         recipe,
         task,
@@ -153,7 +154,7 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
         config,
         auto_model,
         processor,
-        not trained_head,
+        choice.new_head,
         own,
         rows,
         encoded,
@@ -201,6 +202,13 @@ def _reference_sources(recipe: Recipe) -> list[str]:
         return []
     names = [spec.model] if isinstance(spec.model, str) else spec.model
     return [model_files.locate(name, recipe.path, recipe.where("reference"), "reference") for name in names]
+
+
+def _head_names(recipe: Recipe, teachers: Sequence[str]) -> list[str] | None:
+    """The label names of the first teacher's head."""
+    if not teachers:
+        return None
+    return loading.head_names(loading.read_config(teachers[0], recipe.where("reference"), "reference"))
 
 
 def _from_model(recipe: Recipe, teachers: Sequence[str], source: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from keeltune.data import audit, dataset
+from keeltune.data import reading
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
-from keeltune.data.file_formats import RowProblem
 from keeltune.data.labels import labels_of
+from keeltune.data.row_labels import apply_label_map
+from keeltune.data.row_problems import RowProblem, is_row_problem
+from keeltune.data.sources import DataSource
 from keeltune.recipe.data_fields import Source
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
@@ -38,24 +40,17 @@ def read_splits(
     def read(value: str | None, where: str, split: str, labelled: bool = True) -> list[Row]:
         if value is None:
             return []
-        found, faults = dataset.read(
-            value,
-            resolve=recipe.path,
-            columns=columns,
-            mapping=spec.columns,
-            labelled=labelled,
-            where=recipe.where(where),
-            split=split,
-        )
+        source = DataSource(value, recipe.path, recipe.where(where), split, spec.format)
+        found, faults = reading.read(source, columns, spec.columns, labelled=labelled)
         for fault in faults:
             if fault.severity == "error":
-                skip = spec.bad_rows == "skip" and audit.is_row_problem(fault)
+                skip = spec.bad_rows == "skip" and is_row_problem(fault)
                 (skipped if skip else problems).append(fault)
         found, faulty = sound_rows(task_class, found, labelled=labelled)
         (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
         old = recipe.objective.anchor_head == "source" and where.startswith("data.source.")  # of other labels
         if isinstance(spec.labels, dict) and labelled and not mapped_in_vain and not old:
-            found, unknown = audit.apply_label_map(found, spec.labels)
+            found, unknown = apply_label_map(found, spec.labels)
             (skipped if spec.bad_rows == "skip" else problems).extend(unknown)
         return found
 
@@ -103,7 +98,7 @@ def emptied_splits(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence
 
 
 def require_enough_rows(material: Material) -> None:
-    rows, cuts = len(material.main_stream), material.cuts
+    rows, cuts = len(material.main_stream), material.micro_batches
     if rows < cuts:
         raise UserError(
             Problem(

@@ -1,0 +1,160 @@
+"""What a recipe names as data -> its files -> their records: paths, folders, compression, and which format reads what.
+
+source -> paths -> bytes -> records, by the file's names (`file_formats`, `hub`) -> rows (`reading`)
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record
+from keeltune.data.hub import hub_records
+from keeltune.utils import registry
+from keeltune.utils.errors import Problem, name_list, nearest, shown, visible
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What is read as one data set.
+
+    name         a file, a folder (its data files by name are one data set) or `hub:NAME[@revision][:config][/split]`
+                 (a split without a configuration is written `hub:NAME:/split`)
+    resolve      from a path as the recipe writes it to the path to open
+    where        the place that names the source, for the problems that no file can be given for
+    split        what to take from the hub where the source names no split
+    file_format  the format of its files, as `data.format` names it; None: by each file's ending
+    """
+
+    name: str
+    resolve: Callable[[str], Path] = Path
+    where: str = ""
+    split: str = "train"
+    file_format: str | None = None
+
+    def parts(self) -> tuple[list[tuple[FileLog, Iterator[Record]]], list[Problem]]:
+        """Each file as (log, records), in order; or why there is none."""
+        if self.name.startswith("hub:"):
+            log = FileLog(self.name)
+            return [(log, hub_records(self.name, self.split, log))], []
+        chosen: FileFormat | None = None
+        if self.file_format is not None:
+            chosen = registry.find("file_formats", self.file_format)()
+        formats = formats_by_ending() if chosen is None else dict.fromkeys(chosen.endings, chosen)
+        paths, problem = _paths(self, formats, any_file=chosen is not None)
+        files = []
+        for path in paths:
+            file_format = chosen or formats[_ending(path, formats)]
+            log = FileLog(str(path), file_format.cells_are_text)
+            files.append((log, _file_records(path, file_format, log)))
+        return files, [problem] if problem else []
+
+
+def formats_by_ending() -> dict[str, FileFormat]:
+    """Each ending that is read, with its format: text before binary, and first where values keep their types."""
+    formats = [registry.find("file_formats", name)() for name in registry.names("file_formats")]
+    formats.sort(key=lambda file_format: (bool(file_format.magic), file_format.cells_are_text))
+    return {ending: file_format for file_format in formats for ending in file_format.endings}
+
+
+def _ending(path: Path, endings: Iterable[str]) -> str:
+    """The ending of those given that a file's name has, `.gz` aside; empty where it has none of them."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((ending for ending in endings if name.endswith(ending)), "")
+
+
+_SPLITS = {"train": "train", "training": "train", "test": "test"}
+
+_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+
+
+def _paths(
+    source: DataSource, formats: Mapping[str, FileFormat], *, any_file: bool
+) -> tuple[list[Path], Problem | None]:
+    """The files that a source stands for, or why there is none; `any_file`: a file may have any ending."""
+    path, where = source.resolve(source.name), source.where or source.name
+    endings = f"a file that ends in {' '.join(formats)} (each also with .gz)"
+    try:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.is_file() and _ending(p, formats) and p.name[0] not in "._")
+            return _one_data_set(source, path, inside, endings)
+        if path.is_file():
+            problem = Problem(where, "", shown(path.name), endings, "save the data as one of these", "unknown ending")
+            return ([path], None) if any_file or _ending(path, formats) else ([], problem)
+        no_folder = "" if path.parent.is_dir() else f"; there is no folder {path.parent} either"
+        neighbours = [p.name for p in path.parent.iterdir()] if not no_folder else []
+    except OSError as error:
+        fix = "correct the path, or the rights to it"
+        return [], Problem(where, "", f"{path}: {error.strerror}", "a path that can be read", fix, "unreadable")
+    found = f"no file or folder {visible(str(path), 300)}{no_folder}{nearest(path.name, sorted(neighbours))}"
+    fix = "correct the path, or put the data there"
+    return [], Problem(where, "", found, "a file, a folder or hub:NAME", fix, "missing file")
+
+
+def _one_data_set(
+    source: DataSource, folder: Path, files: list[Path], endings: str
+) -> tuple[list[Path], Problem | None]:
+    """The data files of a folder; none where they are several splits: the test rows would be trained on."""
+    where = source.where or source.name
+    splits = {_SPLITS.get(re.split(r"[._-]", p.name.lower())[0], "") for p in files} - {""}
+    if len(splits) > 1:
+        found = f"{folder} holds several splits: {name_list(p.name for p in files)}"
+        fix = f"name the file, as in {source.name.rstrip('/')}/{files[0].name}"
+        return [], Problem(where, "", found, "a folder that is one data set", fix, "splits in one folder")
+    if files:
+        return files, None
+    fix = "put the data there, or correct the path"
+    return [], Problem(where, "", f"no data file in the folder {folder}", endings, fix, "empty folder")
+
+
+_FOREIGN = (
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE"),
+    (b"<!doctype", "an HTML page", "download the data again: this is a web page, perhaps an error message"),
+    (b"<html", "an HTML page", "download the data again: this is a web page, perhaps an error message"),
+    (b"version https://git-lfs", "a git-lfs pointer instead of the data", "run: git lfs pull"),
+    (b"pk\x03\x04", "a zip archive or a spreadsheet", "unpack it, or save the sheet as CSV"),
+    (b"\x1f\x8b", "gzip data", "let the file's name end in .gz"),
+)
+"""Files that are not what their ending says: how they begin (in lower case), what they are, how to fix it."""
+
+
+def _other_content(data: bytes, file_format: FileFormat) -> tuple[str, str] | None:
+    """What a file holds that is not of its format, and how to fix it."""
+    start, head = data[:64].lstrip().lower(), data[:1000]
+    if file_format.magic and start.startswith(file_format.magic.lower()):
+        return None
+    binary = [
+        (other.magic.lower(), f"{type(other).__name__} data", f"let the file's name end in {ending}")
+        for ending, other in formats_by_ending().items()
+        if other.magic
+    ]
+    for magic, found, fix in [*_FOREIGN, *binary]:
+        if start.startswith(magic):
+            return found, fix
+    if not file_format.magic and head.count(0) > len(head) // 4:
+        return "UTF-16 text or binary data (many NUL bytes)", "save it as UTF-8 text"
+    return None
+
+
+def _file_records(path: Path, file_format: FileFormat, log: FileLog) -> Iterator[Record]:
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        log.whole("broken gzip", str(error), "a whole gzip file", "copy or compress it again (gzip -t FILE tests it)")
+    except OSError as error:
+        log.whole("unreadable", str(error.strerror), "a file that can be read", "correct the rights to it")
+    else:
+        if not data.removeprefix(BOM).strip():
+            log.whole("empty file", f"{len(data)} bytes and no row", "at least one row", "put the data there")
+        elif other := _other_content(data, file_format):
+            expected = _ending(path, file_format.endings)[1:] or type(file_format).__name__
+            log.whole("not what its ending says", other[0], f"{expected} data", other[1])
+        else:
+            yield from file_format.records(data, log)

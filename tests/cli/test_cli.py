@@ -1,0 +1,202 @@
+"""The command as a user meets it: exit status, one message a problem, no traceback, nothing loaded over bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from keeltune.cli import app
+from keeltune.cli.demo_data import make_reviews
+from keeltune.models import loading
+from keeltune.utils.errors import Diverged, OutOfResources, StateRefused, Stopped, UserError
+from tests.helpers.bad_data import BAD, SOUND
+from tests.helpers.bad_recipes import CASES
+
+VERBS = ["train", "check", "show", "cache", "evaluate", "predict", "compare"]
+VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema"]
+
+
+def keeltune(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The exit status of the command with these arguments, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["keeltune", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    return int(ended.value.code or 0)
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tiny, tmp_path, monkeypatch) -> Path:
+    """A folder with a recipe that works, its data and its models, as the working folder."""
+    rows = make_reviews("films", 60)
+    write_rows(tmp_path / "train.jsonl", rows[:30])
+    write_rows(tmp_path / "validation.jsonl", rows[30:45])
+    write_rows(tmp_path / "test.jsonl", [{**row, "id": i} for i, row in enumerate(rows[45:])])
+    shutil.copytree(tiny("bert"), tmp_path / "encoder")
+    (tmp_path / "recipe.yaml").write_text(
+        "task: sentiment-analysis\nmethod: fine-tuning\nmodel: encoder\noutput: run\n"
+        "data: {train: train.jsonl, validation: validation.jsonl, test: test.jsonl}\n"
+        "training: {epochs: 1, batch_size: 8, precision: fp32}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch):
+    def loaded(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(loading, "load", loaded)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_broken_recipes_end_with_2(case, verb, folder, monkeypatch, capsys, nothing_loads):
+    (folder / "recipe.yaml").write_text(case.text, encoding="utf-8")
+    assert keeltune(monkeypatch, verb, "recipe.yaml", *case.overrides) == 2
+    said = capsys.readouterr().err
+    for needle in case.needles:
+        assert needle in said
+    assert "Traceback" not in said
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
+def test_broken_data_ends_with_2(case, folder, monkeypatch, capsys, nothing_loads):
+    (folder / case.file).write_bytes(case.data)
+    assert keeltune(monkeypatch, "check", "recipe.yaml", f"data.train={case.file}") == 2
+    said = capsys.readouterr().err
+    for needle in case.needles:
+        assert needle in said
+    for part in ("found:", "expected:", "fix:"):
+        assert part in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_unusual_but_valid_data_passes(name, folder, monkeypatch, capsys, nothing_loads):
+    file, data = SOUND[name][:2]
+    (folder / file).write_bytes(data)
+    status = keeltune(
+        monkeypatch, "check", "recipe.yaml", f"data.train={file}", "data.validation=null", "data.test=null"
+    )
+    assert status == 0, capsys.readouterr().err
+
+
+LABELS = {
+    "misspelt": ("postive", ["label", '"postive"', 'did you mean "positive"?']),
+    "boolean": (True, ["label", "quote"]),
+    "list": (["positive"], ["multi_label: true"]),
+    "fraction": (0.5, ["label"]),
+    "nothing": (None, ["label"]),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_broken_labels_end_with_2(name, folder, monkeypatch, capsys, nothing_loads):
+    label, needles = LABELS[name]
+    rows = make_reviews("films", 12, seed=3)
+    rows[4]["label"] = label
+    write_rows(folder / "validation.jsonl", rows)
+    assert keeltune(monkeypatch, "check", "recipe.yaml") == 2
+    said = capsys.readouterr().err
+    for needle in ["validation.jsonl:5", *needles]:
+        assert needle in said
+
+
+def test_one_class_only_ends_with_2(folder, monkeypatch, capsys, nothing_loads):
+    write_rows(folder / "train.jsonl", [row for row in make_reviews("films", 40) if row["label"] == "positive"])
+    assert keeltune(monkeypatch, "check", "recipe.yaml") == 2
+    assert "one" in capsys.readouterr().err
+
+
+def test_all_problems_of_recipe_models_and_data_come_at_once(folder, monkeypatch, capsys, nothing_loads):
+    (folder / "encoder" / "config.json").unlink()
+    (folder / "validation.jsonl").write_text('{"text": "fine", "label": 0.5}\n')
+    assert keeltune(monkeypatch, "check", "recipe.yaml", "data.test=tset.jsonl") == 2
+    said = capsys.readouterr().err
+    for needle in ("no config.json", "validation.jsonl:1", 'did you mean "test.jsonl"'):
+        assert needle in said
+
+
+def test_check_leaves_nothing_and_says_the_cost(folder, monkeypatch, capsys, nothing_loads):
+    before = sorted(folder.rglob("*"))
+    assert keeltune(monkeypatch, "check", "recipe.yaml") == 0
+    said = capsys.readouterr().out
+    assert "estimate: 3 steps of 8 rows" in said
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_train_evaluate_predict_show(folder, monkeypatch, capsys):
+    assert keeltune(monkeypatch, "train", "recipe.yaml") == 0
+    capsys.readouterr()
+    assert keeltune(monkeypatch, "evaluate", "run", "--data", "test.jsonl", "--json") == 0
+    scored = json.loads(capsys.readouterr().out)
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert set(scored) == {"metrics", "intervals", "rows"}
+    assert scored["rows"] == 15
+    for name, value in scored["metrics"].items():
+        assert value == pytest.approx(result["metrics"]["test"][name], abs=1e-6)
+    assert keeltune(monkeypatch, "predict", "run", "--input", "test.jsonl", "--output", "out.jsonl") == 0
+    inputs, outputs = ([json.loads(x) for x in Path(f).read_text().splitlines()] for f in ("test.jsonl", "out.jsonl"))
+    for given, made in zip(inputs, outputs, strict=True):
+        assert given.items() <= made.items()
+        assert made["prediction"] == max(made["probabilities"], key=made["probabilities"].get)
+    capsys.readouterr()
+    assert keeltune(monkeypatch, "show", "recipe.yaml", "--row", "3") == 0
+    said = capsys.readouterr().out
+    for part in ("input_ids", "Σ CE / n_CE", "positive"):
+        assert part in said
+    assert keeltune(monkeypatch, "train", "recipe.yaml") == 2  # the folder is in use
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError([]), 2), (StateRefused([]), 3), (Diverged("nan"), 4), (OutOfResources("disk"), 5), (Stopped("s"), 75),
+     (KeyboardInterrupt(), 130)],
+)  # fmt: skip
+def test_exit_statuses(error, status, folder, monkeypatch, capsys):
+    from keeltune.runs import run
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(run, "train", fails)
+    assert keeltune(monkeypatch, "train", "recipe.yaml") == status
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_diverging_run_ends_with_4_and_says_so(folder, monkeypatch, capsys):
+    assert keeltune(monkeypatch, "train", "recipe.yaml", "training.learning_rate=1e30", "training.epochs=20") == 4
+    said = capsys.readouterr().err
+    assert "no update was made" in said
+    assert json.loads((folder / "run" / "result.json").read_text())["status"] == "diverged"
+
+
+def test_an_unknown_verb_or_option_ends_with_2(monkeypatch, capsys):
+    assert keeltune(monkeypatch, "tarin") == 2
+    assert keeltune(monkeypatch, "train", "recipe.yaml", "--resum") == 2
+
+
+def test_the_verbs_are_these(monkeypatch, capsys):
+    assert keeltune(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    assert all(verb in said for verb in VERBS)
+    assert sorted(command.callback.__name__ for command in app.app.registered_commands) == sorted(VERBS)
+
+
+def test_doctor_and_schema(monkeypatch, capsys, tmp_path):
+    assert keeltune(monkeypatch, "doctor") == 0
+    assert "GFLOP/s" in capsys.readouterr().out
+    assert keeltune(monkeypatch, "schema", "--output", tmp_path / "schema.json") == 0
+    assert "objective" in json.loads((tmp_path / "schema.json").read_text())["properties"]

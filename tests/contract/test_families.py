@@ -1,0 +1,129 @@
+"""Each method on each architecture: it trains, accumulates exactly, goes on after a stop bit for bit, and leaves a
+folder that stock transformers loads and that predicts the same. No case is special."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import Trainer
+
+import keeltune as kt
+from keeltune import recipe
+from keeltune.evaluation import prediction
+from keeltune.models import surgery
+from keeltune.training import build
+from keeltune.training.job import Job
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils.errors import StateRefused, UserError
+from keeltune.utils.progress import Display
+from tests.helpers import captioners
+from tests.helpers.exact import error_of_accumulation
+from tests.helpers.families import FAMILIES, spec
+from tests.helpers.interruption import Killed, kill_at, same
+
+QUIET = Display(quiet=True)
+METHODS = ("fine-tuning", "distillation", "cross-domain")
+TASKS = [task for task in FAMILIES if task not in ("sentiment-analysis", "summarization")]
+"""Those two are others of these with other columns."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM's own
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("task", "architecture"), [(t, a) for t in TASKS for a in FAMILIES[t].architectures])
+def test_every_method_on_every_architecture(tmp_path, monkeypatch, task, architecture, method):
+    given = spec(tmp_path, task, architecture, method)
+    jobs: list[Job] = []
+    original = build.build
+    monkeypatch.setattr(build, "build", lambda *args: jobs.append(original(*args)) or jobs[-1])
+
+    def train(output: str, **how: bool) -> kt.Run:
+        return kt.train(recipe.from_dict({**given, "output": output}, tmp_path), display=QUIET, **how)
+
+    run = train("whole")
+    (job,) = jobs
+    result = run.result
+    assert result["status"] == "completed"
+    assert result["training"]["steps"] == 6
+    after = result["metrics"]["test"]["loss"]
+    assert after != result["metrics"]["before"]["test"]["loss"]
+    assert result["reference"]["kind"] == ("none" if method == "fine-tuning" else "model")
+
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            train("cut")
+    again = train("cut", resume=True)
+    assert same(run.folder, again.folder)
+    assert again.result["metrics"] == result["metrics"]
+
+    stored = [json.loads(line) for line in (run.folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()]
+    answers = kt.predict(run.folder, tmp_path / "rows.jsonl", display=QUIET)
+    assert [line["prediction"] for line in answers] == [line["prediction"] for line in stored]
+
+    stock, loading = getattr(transformers, job.material.auto_model).from_pretrained(
+        run.model, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(loading.values()), loading
+    found = prediction.predict(stock, job.material.task, job.material.encoded["test"])
+    assert [answer.value for answer in found] == [line["prediction"] for line in stored]
+    assert sum(a.loss for a in found) / sum(a.count for a in found) == pytest.approx(after, rel=1e-6)
+
+    assert error_of_accumulation(job, tmp_path) < 1e-6
+
+
+def test_batch_norms_keep_their_statistics_and_train_their_weights(tmp_path):
+    given = spec(tmp_path, "speech-recognition", "wav2vec2-conformer", "fine-tuning")
+    said: list[str] = []
+    display = Display(quiet=True)
+    display.say = said.append
+    run = kt.train(recipe.from_dict({**given, "output": "out"}, tmp_path), display=display)
+    assert "2 batch norms keep their mean and variance while training; their weight and bias are trained" in said
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "student", run.model))
+    kept = [name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert len(kept) == 2 * 3
+    assert all(before[name].equal(after[name]) for name in kept)
+    trained = [name for name in before if "batch_norm" in name and name not in kept]
+    assert len(trained) == 2 * 2
+    assert not any(before[name].equal(after[name]) for name in trained)
+
+
+def test_a_new_models_batch_norms_are_said_to_normalise_nothing():
+    """y = x · weight / √(1 + ε) + bias, whatever the batch; one that has seen a batch is not new."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3), torch.nn.BatchNorm1d(3))
+    (note,) = surgery.batch_norm_notes(model)
+    assert note.startswith("2 batch norms")
+    assert note.endswith("a scale and a shift: 2 of them")
+    x = 5 + torch.randn(4, 3)
+    torch.testing.assert_close(model[0].eval()(x), x / (1 + 1e-5) ** 0.5)
+    model[2](x)
+    assert surgery.batch_norm_notes(model)[0].endswith(": 1 of them")
+    assert surgery.batch_norm_notes(model[1]) == []
+
+
+def test_a_checkpoint_with_other_names_is_refused(tmp_path, monkeypatch):
+    """As save_pretrained writes them: the Trainer would go on from the weights of the start, and say nothing."""
+    given = {**spec(tmp_path, "text-generation", "gpt_neox", "fine-tuning"), "output": "out"}
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        patch.setattr(KeelTrainer, "save_model", Trainer.save_model)
+        with pytest.raises(Killed):
+            kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    with pytest.raises(StateRefused, match=r"1 weights that the model does not have \(embed_out.weight"):
+        kt.train(recipe.from_dict(given, tmp_path), resume=True, display=QUIET)
+
+
+def test_an_encoder_that_no_decoder_can_read_is_refused(tmp_path):
+    given = spec(tmp_path, "image-captioning", "vit gpt2", "fine-tuning")
+    parts = {"encoder": {"model_type": "resnet"}, "decoder": {"model_type": "gpt2", **captioners.PARTS["gpt2"]}}
+    given["model"] = {
+        "new": {"model_type": "vision-encoder-decoder", **parts}, "tokenizer": {"train": "bpe", "size": 300}
+    }  # fmt: skip
+    with pytest.raises(UserError, match="'ResNetConfig' object has no attribute 'hidden_size'") as caught:
+        kt.train(recipe.from_dict({**given, "output": "out"}, tmp_path), display=QUIET)
+    assert caught.value.problems[0].field == "model.new"
+    assert not (tmp_path / "out").exists()

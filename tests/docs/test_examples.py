@@ -1,0 +1,116 @@
+"""Every example is run: the recipes end to end on a small random model, the scripts until they have learned."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keeltune import recipe
+from keeltune.recipe import fields
+from keeltune.utils import registry
+from tests.helpers.families import FAMILIES
+from tests.helpers.models import save_tiny
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "examples").glob("*.yaml"))
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+
+def test_there_is_one_recipe_for_each_task_and_method():
+    found = {(r.task, r.method) for r in (recipe.load(path) for path in RECIPES)}
+    methods = ("fine-tuning", "distillation", "cross-domain")
+    assert found == {(task, method) for task in registry.names("tasks") for method in methods}
+    assert len(RECIPES) == len(found)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_named_for_what_it_is(path):
+    loaded = recipe.load(path)
+    assert path.stem == f"{loaded.task}-{loaded.method}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_of_the_benchmarks_is_sound_and_named_for_its_output(path):
+    loaded = recipe.load(path)
+    assert loaded.output == path.stem
+    if path.parent.name == "cells":
+        assert path.stem.endswith(f"-{loaded.method}")
+
+
+SMALL = {
+    "text-classification": "bert",
+    "sentiment-analysis": "bert",
+    "translation": "marian",
+    "summarization": "bart",
+    "text-generation": "llama",
+    "semantic-role-labeling": "bert",
+    "question-answering": "bert",
+    "image-captioning": "vit gpt2",
+    "speech-recognition": "whisper",
+}
+"""The architecture of the small model that each task's recipes are run with."""
+
+
+@pytest.mark.slow  # trains
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_trains(path, tmp_path):
+    from keeltune.runs import run
+
+    task_name = recipe.load(path).task
+    family, model = FAMILIES[task_name], tmp_path / "model"
+    family.save(model, SMALL[task_name], 0)
+    for name in re.findall(r"data/\S+\.jsonl", path.read_text(encoding="utf-8")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        family.write(tmp_path / name)
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    plain = recipe.load(copy)
+    task = registry.find("tasks", plain.task)
+    changes = ["training.epochs=null", "training.max_steps=2", "training.batch_size=4", "training.precision=fp32"]
+    student = isinstance(plain.model, fields.StudentFrom)
+    changes += [f"model={{from: {model}, layers: 1}}" if student else f"model={model}"]
+    changes += ["generation.max_new_tokens=4"] if task.generates else []
+    changes += [f"max_length={min(plain.max_length, 48)}"] if plain.max_length else []
+    changes += [f"reference={model}"] if plain.reference else []
+    changes += ["evaluation.every=1"] if plain.evaluation.every != "auto" else []
+    finished = run.train(recipe.load(copy, changes))
+
+    result = json.loads((finished.folder / "result.json").read_text(encoding="utf-8"))
+    assert result["status"] == "completed"
+    assert result["training"]["steps"] == 2
+    assert result["data"]["train"]["rows"] > 0
+    assert result["audit"]["splits"]["train"]["rows"] == result["data"]["train"]["rows"]
+    for name, (low, high) in result["intervals"]["test"].items():
+        assert low <= result["metrics"]["test"][name] <= high
+    anchored = plain.method != "fine-tuning"
+    assert (result["objective"]["divergence"] is not None) == anchored
+    assert (result["metrics"]["source"]["after"] is not None) == (plain.data.source.test is not None)
+    assert (finished.model / "model.safetensors").is_file()
+
+
+@pytest.mark.slow  # starts a process that imports torch and trains
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_lowers_the_loss(script, tmp_path):
+    rows = [
+        {"text": f"the {noun} {verb} {word}", "label": label}
+        for noun in ("film", "plot")
+        for verb in ("is", "was", "was very")
+        for word, label in (("good", "positive"), ("fine", "positive"), ("bad", "negative"), ("dull", "negative"))
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = [save_tiny(tmp_path / "model"), save_tiny(tmp_path / "teacher", seed=1), data]
+    arguments += [tmp_path / "out"] if script.stem == "stock_trainer" else []
+    command = [sys.executable, script, *arguments, "--steps", "60", "--rate", "1e-2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    losses = [float(value) for value in re.findall(r"^step \d+ loss (\S+)$", done.stdout, re.MULTILINE)]
+    assert len(losses) == 60
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

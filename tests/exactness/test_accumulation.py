@@ -1,0 +1,126 @@
+"""One step is one step: 4 rows = 2 × 2 accumulated = 2 ranks × 2 rows, for every family and every divergence.
+
+SGD without momentum, and the gradients themselves are compared: Adam would hide a factor, and a weight near 1 holds a
+small step only to six digits.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from keeltune.objective.formula import Objective
+from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import registry
+from tests.helpers.models import ARCHITECTURES, save_tiny
+from tests.helpers.step_gradients import (
+    RATE,
+    build,
+    difference,
+    gradients,
+    gradients_of,
+    objective_of,
+)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("divergence", [None, *registry.names("divergences")])
+def test_accumulation_changes_nothing(tiny, tmp_path, architecture, divergence):
+    folder = tiny(architecture)
+    objective = Objective(divergence, weight=0.7, temperature=1.0) if divergence else None
+    whole = gradients(folder, tmp_path / "a", batch=4, accumulation=1, world=1, objective=objective)
+    cut = gradients(folder, tmp_path / "b", batch=2, accumulation=2, world=1, objective=objective)
+    assert difference(whole, cut) < 1e-6
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_step(tiny, tmp_path):
+    """Against a loop of plain torch: one step over 4 rows with torch's own cross-entropy and KL."""
+    folder = tiny("bert")
+    trainer = build(folder, tmp_path, batch=4, accumulation=1, world=1, objective=Objective(weight=0.7))
+    model, teacher, by_hand = copy.deepcopy(trainer.model), trainer.reference.model, []
+    for step in range(4):
+        epoch, place = divmod(step, 2)
+        batch = trainer.task.collate(trainer.plan.micro_batch(epoch, place, 0))
+        logits = model(**batch["inputs"]).logits
+        log_p, log_q = logits.log_softmax(-1), teacher(**batch["inputs"]).logits.log_softmax(-1)
+        kl = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+        (torch.nn.functional.cross_entropy(logits, batch["targets"]) + 0.7 * kl).backward()
+        used = [p for p in model.parameters() if p.grad is not None]
+        by_hand.append(torch.cat([p.grad.double().flatten() for p in used]))
+        with torch.no_grad():
+            for parameter in used:
+                parameter -= RATE * parameter.grad
+                parameter.grad = None
+    assert difference(by_hand, gradients_of(trainer)) < 1e-6
+
+
+def test_weight_zero_is_plain_fine_tuning_bit_for_bit(tiny, tmp_path):
+    folder = tiny("roberta")
+    plain, zero = (
+        build(folder, tmp_path, batch=2, accumulation=2, world=1, objective=o) for o in (None, Objective(weight=0.0))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(gradients_of(plain), gradients_of(zero), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), zero.model.parameters(), strict=True))
+
+
+def test_a_mean_per_micro_batch_would_be_seen(tiny, tmp_path, monkeypatch):
+    """The trap itself, put in: counts of the micro-batch in place of the step's."""
+    folder = tiny("bert")
+    whole = gradients(folder, tmp_path / "a", batch=4, accumulation=1, world=1, objective=None)
+
+    def own_counts(self, epoch_iterator, num_batches, device):
+        self.training_totals.started = 0.0
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        rows = float(len(batches[0]["keys"]))
+        return batches, torch.tensor([rows, 1.0, rows])
+
+    monkeypatch.setattr(KeelTrainer, "get_batch_samples", own_counts)
+    cut = gradients(folder, tmp_path / "b", batch=2, accumulation=2, world=1, objective=None)
+    assert difference(whole, cut) > 0.1
+
+
+RANKS = """
+import sys, torch
+from pathlib import Path
+from tests.helpers.step_gradients import build, gradients_of, objective_of
+folder, out, *names = sys.argv[1:]
+for name in names:
+    trainer = build(Path(folder), Path(out) / "run", batch=2, accumulation=1, world=2, objective=objective_of(name))
+    steps = gradients_of(trainer)
+    trainer.release()
+    if trainer.args.process_index == 0:
+        torch.save(steps, Path(out) / f"{name}.pt")
+"""
+
+
+@pytest.mark.slow  # two processes that import torch, for each architecture: about fifteen seconds
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_two_ranks_are_one(tiny, tmp_path, architecture):
+    folder, names = tiny(architecture), ["none", *registry.names("divergences")]
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(script), str(folder), str(tmp_path), *names],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in names:
+        how = {"batch": 4, "accumulation": 1, "world": 1, "objective": objective_of(name)}
+        whole = gradients(folder, tmp_path / "one", **how)
+        ranks = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert difference(whole, ranks) < 1e-6, name
+
+
+def test_every_architecture_is_one_that_users_have(tmp_path):
+    for architecture in ARCHITECTURES:
+        assert (save_tiny(tmp_path / architecture, architecture) / "model.safetensors").is_file()

@@ -1,0 +1,106 @@
+"""Whether 4 rows are 2 × 2 accumulated rows, for any model, task and reference."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from keeltune.models import surgery
+from keeltune.objective.references.model import Model
+from keeltune.training.arguments import training_arguments
+from keeltune.training.batch_plan import Plan
+from keeltune.training.job import Job
+from keeltune.training.trainer import KeelTrainer
+
+RATE = 0.1
+EXAMPLES = 8
+
+
+class Noted(TrainerCallback):
+    """The gradients of each step, flat and in float64, as the optimizer meets them."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        used = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
+        self.steps.append(torch.cat(used))
+
+
+class Masked:
+    """What stands for dropout: each forward pass of a micro-batch has its own mask, the same for every row."""
+
+    def __init__(self, model: Any, passes: int):
+        self.passes, self.number = passes, -1
+        model.register_forward_pre_hook(self.begin)
+        for table in surgery.token_tables(model):
+            table.register_forward_hook(self.drop)
+
+    def begin(self, module: Any, arguments: Any) -> None:
+        self.number += torch.is_grad_enabled()
+
+    def drop(self, module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.number % self.passes)
+        return output * (1 + 0.5 * torch.randn(output.shape[-1], generator=generator, dtype=output.dtype))
+
+
+def doubled(value: Any) -> Any:
+    """A batch whose floating-point numbers are float64."""
+    if isinstance(value, dict):
+        return {name: doubled(inner) for name, inner in value.items()}
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def still(model: Any) -> Any:
+    """A copy in float64 (small random models magnify float32's rounding tenfold from a layer to the next) that drops
+    nothing out: masks differ with the batch; everything else must not."""
+    model = copy.deepcopy(model).double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop", "drop_path_rate"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[torch.Tensor]:
+    """The gradients of two epochs of SGD over the job's first examples, a step in each tensor."""
+    task, reference = job.material.task, job.reference
+    if isinstance(reference, Model):
+        reference = Model(still(reference.model), reference.to_rows, entry=reference.entry, forward=reference.forward)
+    plan = Plan(
+        job.plan.examples[:EXAMPLES], [], batch_size=batch, micro_batches=accumulation, seed=3,
+        collate=lambda examples: doubled(task.collate(examples)),
+    )  # fmt: skip
+    arguments = training_arguments(
+        out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
+        learning_rate=RATE, seed=0,
+        passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+                "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
+    )  # fmt: skip
+    student = still(job.model)
+    matching = getattr(student, "matching", None)
+    trainer = KeelTrainer(
+        student, arguments, plan, task=task, objective=job.objective, reference=reference, matching=matching,
+        regularizers=job.material.recipe.training.regularizers,
+    )  # fmt: skip
+    if masks := getattr(job, "masks", 0):
+        Masked(student, masks)
+    noted = Noted()
+    trainer.add_callback(noted)
+    trainer.train()
+    return noted.steps
+
+
+def error_of_accumulation(job: Job, out: Path) -> float:
+    """The largest relative error of a step's gradient where 4 rows are cut into 2 × 2; later steps start from weights
+    that earlier ones made."""
+    whole = gradients(job, out / "whole", batch=4, accumulation=1)
+    cut = gradients(job, out / "cut", batch=2, accumulation=2)
+    assert len(whole) == len(cut) > 1
+    return max(float((x - y).norm() / x.norm()) for x, y in zip(whole, cut, strict=True))
