@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from keeltune.data.dataset import Row
 from keeltune.data.media import Media
 from keeltune.models import initialization, loading, processors, tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.image_captioning import ImageCaptioning
 from keeltune.tasks.task import Settings
 

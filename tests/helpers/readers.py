@@ -14,7 +14,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from keeltune.data.dataset import Row, row_key
 from keeltune.models import initialization, tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.question_answering import QuestionAnswering
 from keeltune.tasks.task import Settings
 

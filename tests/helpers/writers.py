@@ -11,7 +11,7 @@ import transformers
 
 from keeltune.data.dataset import Row
 from keeltune.models import initialization, tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.task import Settings, Task
 from keeltune.utils.registry import find
 

@@ -21,7 +21,7 @@ from keeltune.cli import show
 from keeltune.models import initialization, tokenizer_training
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import Dense, Mixture, Projected, Rows, Shared
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.families import lm_head
 from keeltune.tasks.task import Settings
 from keeltune.training import build

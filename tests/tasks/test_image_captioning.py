@@ -24,7 +24,7 @@ from keeltune.data.sources import DataSource
 from keeltune.models import loading, processors, tokenizer_training
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.families import lm_head
 from keeltune.tasks.image_captioning import ImageCaptioning, words
 from keeltune.tasks.task import Settings

@@ -22,7 +22,7 @@ from keeltune.models import tokenizer_training
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import IGNORED, Dense
 from keeltune.objective.references.model import Model
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.families import span_extraction
 from keeltune.tasks.question_answering import QuestionAnswering, _best_match
 from keeltune.tasks.task import Prediction, Settings

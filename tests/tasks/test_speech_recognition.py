@@ -24,7 +24,7 @@ from keeltune.models import initialization, loading, processors, tokenizer_train
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense
 from keeltune.recipe import fields
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.speech_recognition import SpeechRecognition, normalised, words
 from keeltune.tasks.task import Example, Settings
 from keeltune.training.preparation import prepare

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from keeltune.evaluation import audit_report
 from keeltune.models import loading
-from keeltune.recipe.fields import Recipe, StudentFrom
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import StudentFrom
 from keeltune.reports import run_page
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.prepare import prepare

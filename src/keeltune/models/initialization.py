@@ -24,7 +24,8 @@ from keeltune.models import loading, model_files, processors
 from keeltune.models.loading import Loaded
 from keeltune.models.processors import Pair
 from keeltune.models.tokenizer_training import BERT, texts_of, train
-from keeltune.recipe.fields import NewModel, Recipe
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel
 from keeltune.utils.errors import Problem, UserError, nearest, shown
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 

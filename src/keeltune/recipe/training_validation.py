@@ -13,7 +13,9 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from keeltune.recipe.field_types import expectation
-from keeltune.recipe.fields import NewModel, Recipe, Training
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel
+from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import seen
 from keeltune.utils.errors import Problem, nearest
 

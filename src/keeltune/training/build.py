@@ -17,7 +17,8 @@ from keeltune.objective.matching.matching import Matching, Unmatched, asking
 from keeltune.objective.references.adapter_off import AdapterOff
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
-from keeltune.recipe.fields import NewModel, Recipe, StudentFrom
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.tasks.task import DRAWN, Example, Task, to_device
 from keeltune.training import anchor_head, teacher_targets
 from keeltune.training.anchor_head import AnchorHead

@@ -17,7 +17,8 @@ from keeltune.data.row_problems import is_row_problem
 from keeltune.data.term_lists import read_terms
 from keeltune.models import initialization, loading, model_files, processors, surgery
 from keeltune.models.lora import adapter_problem
-from keeltune.recipe.fields import NewModel, Recipe, StudentFrom
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.tasks.families.masked_lm import Masked
 from keeltune.tasks.task import Example, Settings, Task
 from keeltune.training.preparation.compatibility import NEW, check_student_head, compatible_references

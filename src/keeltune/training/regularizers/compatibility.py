@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from keeltune.models import loading, surgery
-from keeltune.recipe.fields import Recipe, StudentFrom
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import StudentFrom
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem
 
