@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,10 @@ from keeltune.models import loading
 from keeltune.utils.errors import Diverged, OutOfResources, StateRefused, Stopped, UserError
 from tests.helpers.bad_data import BAD, SOUND
 from tests.helpers.bad_recipes import CASES
+from tests.helpers.command import keeltune
 
 VERBS = ["train", "check", "show", "cache", "evaluate", "predict", "compare"]
 VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema"]
-
-
-def keeltune(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """The exit status of the command with these arguments, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["keeltune", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        app.main()
-    return int(ended.value.code or 0)
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
