@@ -28,7 +28,9 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
-TIMES = re.compile(r"seconds|_per_second|memory|finished|python|torch|transformers|took|minutes|_runtime|when$|keeltune$")
+TIMES = re.compile(
+    r"seconds|_per_second|memory|finished|python|torch|transformers|took|minutes|_runtime|when$|keeltune$"
+)
 """Names of values that are of the machine and the moment."""
 
 

@@ -4,6 +4,7 @@ folder that stock transformers loads and that predicts the same. No case is spec
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch

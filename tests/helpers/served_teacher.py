@@ -1,6 +1,7 @@
 """A server around a small random model that answers as vLLM's does, and that can be told to misbehave.
 
-`serving()` (with a model's folder, where it is to serve that one) is a process on 127.0.0.1. The first part of a path is the fault, the second any name:
+`serving()` (with a model's folder, where it is to serve that one) is a process on 127.0.0.1. The first part of a path
+is the fault, the second any name:
 `http://127.0.0.1:PORT/short/1` answers with a position too few. A fault with a count, such as `busy`, counts by that
 name.
 """

@@ -79,8 +79,8 @@ def fits(material: Material, examples: Iterable[Example]) -> str | None:
         return "matching compares the layers of both models"
     if material.source == NEW and material.reference_is_start:
         return "a new model"
-    spec, form = material.recipe.reference_spec(), getattr(material.task, "form", None)
-    of_text = isinstance(form, Causal) and material.task.reads == "text"
+    spec, architecture = material.recipe.reference_spec(), getattr(material.task, "architecture", None)
+    of_text = isinstance(architecture, Causal) and material.task.reads == "text"
     if spec is not None and spec.origin == "served" and not of_text:
         return "a server answers to a decoder's text alone"
     return None
