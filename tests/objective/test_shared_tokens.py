@@ -421,7 +421,7 @@ def test_show_says_where_the_reference_has_no_such_choice(tmp_path, tokens):
     given = pair(tmp_path)
     padded(tmp_path / "student", tokens + 20, bias=1.0)
     console = Console(record=True, width=120)
-    show.show(recipe.from_dict(given, tmp_path), 1, console)
+    show.show_row(recipe.from_dict(given, tmp_path), 1, console)
     printed = console.export_text()
     assert "reference" in printed
     assert "nan" in printed

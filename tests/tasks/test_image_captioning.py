@@ -450,7 +450,7 @@ def test_show_follows_the_first_caption_of_a_picture(tmp_path):
     from keeltune.cli import show
 
     console = Console(file=io.StringIO(), width=120)
-    show.show(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
+    show.show_row(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
     assert "inputs.pixel_values" in console.file.getvalue()
 
 

@@ -808,7 +808,7 @@ def test_show_tells_of_a_second_head(tiny, data, masked):
     values = spec(tiny, source=()) | {"model": str(masked)}
     values["objective"] = {"anchor_head": "masked-lm"}
     console = Console(file=io.StringIO(), width=120)
-    show.show(recipe.from_dict(values, data), 1, console)
+    show.show_row(recipe.from_dict(values, data), 1, console)
     said = console.file.getvalue()
     assert "D is of another head (masked-lm)" in said
     assert "loss" in said
