@@ -35,7 +35,8 @@ from keeltune.data.dataset import Row
 from keeltune.data.sources import DataSource
 from keeltune.evaluation.scores import score
 from keeltune.runs import inference, run_folder
-from keeltune.tasks.task import Prediction, Task
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.task import Task
 from keeltune.utils.progress import Display
 
 Answer = Callable[[Sequence[Row], Sequence[Row]], list[Any]]

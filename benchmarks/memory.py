@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from keeltune import recipe
 from keeltune.models import loading
-from keeltune.tasks.task import to_device
+from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.job import Job

@@ -19,8 +19,9 @@ from keeltune.data.columns import KINDS
 from keeltune.data.dataset import Row
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Dense
-from keeltune.tasks.families.sequence_classification import Classify
-from keeltune.tasks.task import Settings, Task
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.families.sequence_classification import SequenceClassification
+from keeltune.tasks.task import Task
 from keeltune.utils import registry
 
 DIVERGENCES, TASKS = registry.names("divergences"), registry.names("tasks")
@@ -90,7 +91,7 @@ def test_a_task_is_documented_and_names_its_columns(name):
     assert task.generates <= (task.choices == "tokens")
 
 
-@pytest.fixture(params=[name for name in TASKS if issubclass(registry.find("tasks", name), Classify)])
+@pytest.fixture(params=[name for name in TASKS if issubclass(registry.find("tasks", name), SequenceClassification)])
 def task(request, tiny) -> Task:
     return registry.find("tasks", request.param)(AutoTokenizer.from_pretrained(tiny("bert")), Settings(["a", "b", "c"]))
 

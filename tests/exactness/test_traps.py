@@ -27,13 +27,14 @@ from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.models import tokenizer_match
 from keeltune.objective import divergences, formula, predictions, stored_predictions
+from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
-from keeltune.objective.predictions import IGNORED, Coarse, Dense, Shared
+from keeltune.objective.predictions import IGNORED, Coarse, Dense
 from keeltune.objective.references import adapter_off
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
-from keeltune.tasks.families.causal import Causal
-from keeltune.tasks.task import Example
+from keeltune.tasks.architectures.causal import Causal
+from keeltune.tasks.common.example import Example
 from keeltune.training import batch_plan, build, reference_choice, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity

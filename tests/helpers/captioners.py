@@ -15,8 +15,8 @@ from keeltune.data.dataset import Row
 from keeltune.data.media import Media
 from keeltune.models import initialization, loading, processors, tokenizer_training
 from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.image_captioning import ImageCaptioning
-from keeltune.tasks.task import Settings
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 SHAPES = ("square", "disc", "bar")

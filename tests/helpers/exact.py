@@ -31,7 +31,7 @@ class Noted(TrainerCallback):
         self.steps.append(torch.cat(used))
 
 
-class Masked:
+class MaskedLm:
     """What stands for dropout: each forward pass of a micro-batch has its own mask, the same for every row."""
 
     def __init__(self, model: Any, passes: int):
@@ -90,7 +90,7 @@ def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[tor
         regularizers=job.material.recipe.training.regularizers,
     )  # fmt: skip
     if masks := getattr(job, "masks", 0):
-        Masked(student, masks)
+        MaskedLm(student, masks)
     noted = Noted()
     trainer.add_callback(noted)
     trainer.train()

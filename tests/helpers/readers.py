@@ -15,8 +15,8 @@ from transformers import AutoModelForQuestionAnswering
 from keeltune.data.dataset import Row, row_key
 from keeltune.models import initialization, tokenizer_training
 from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.question_answering import QuestionAnswering
-from keeltune.tasks.task import Settings
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart", "t5")
 TEXTS = [

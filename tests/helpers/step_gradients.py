@@ -12,7 +12,7 @@ from keeltune.data.dataset import Row
 from keeltune.objective.formula import Objective
 from keeltune.objective.references.model import Model
 from keeltune.recipe.regularizer_fields import Regularizers
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common.settings import Settings
 from keeltune.training.arguments import training_arguments
 from keeltune.training.batch_plan import Plan
 from keeltune.training.trainer import KeelTrainer

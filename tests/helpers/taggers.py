@@ -12,8 +12,8 @@ import transformers
 from keeltune.data.dataset import Row
 from keeltune.models import tokenizer_training
 from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
-from keeltune.tasks.task import Settings
 
 SENTENCES = [
     ("the cat eats fish in Paris .", 2, "B-ARG0 I-ARG0 B-V B-ARG1 B-ARGM-LOC I-ARGM-LOC O"),

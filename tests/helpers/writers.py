@@ -12,7 +12,8 @@ import transformers
 from keeltune.data.dataset import Row
 from keeltune.models import initialization, tokenizer_training
 from keeltune.recipe.model_fields import TrainTokenizer
-from keeltune.tasks.task import Settings, Task
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.task import Task
 from keeltune.utils.registry import find
 
 PAIRS = [

@@ -23,7 +23,7 @@ from transformers import (
 
 from keeltune.data.dataset import Row
 from keeltune.models import initialization, loading, lora, model_files, surgery
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common.settings import Settings
 from keeltune.training.preparation import compatibility
 from keeltune.utils import device
 from keeltune.utils.errors import UserError

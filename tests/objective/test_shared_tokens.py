@@ -19,11 +19,12 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.cli import show
 from keeltune.models import initialization, tokenizer_training
+from keeltune.objective.derived_predictions import Mixture, Shared
 from keeltune.objective.formula import Objective
-from keeltune.objective.predictions import Dense, Mixture, Projected, Rows, Shared
+from keeltune.objective.predictions import Dense, Projected, Rows
 from keeltune.recipe.model_fields import TrainTokenizer
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.settings import Settings
 from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError

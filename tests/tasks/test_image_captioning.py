@@ -25,9 +25,10 @@ from keeltune.models import loading, processors, tokenizer_training
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
 from keeltune.recipe.model_fields import TrainTokenizer
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.image_captioning import ImageCaptioning, words
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.image_captioning import ImageCaptioning
+from keeltune.tasks.metrics.caption_bleu import words
 from keeltune.training import build
 from keeltune.training.preparation import compatibility, prepare
 from keeltune.utils.errors import UserError
@@ -84,10 +85,10 @@ def test_a_picture_is_what_the_extractor_makes_of_it_and_its_captions_open_it_on
 
 def test_what_finds_no_room_in_memory_is_read_again(rows):
     _, task = captioner("vit gpt2")
-    task.kept.room = 3 * 32 * 32 * 4
+    task.arrays.room = 3 * 32 * 32 * 4
     examples = [e for row in rows[:3] for e in task.encode(row)]
     first, second = task.collate(examples), task.collate(examples)
-    assert len(task.kept) == 1
+    assert len(task.arrays) == 1
     assert torch.equal(first["inputs"]["pixel_values"], second["inputs"]["pixel_values"])
 
 
@@ -225,7 +226,7 @@ def test_captions_that_a_model_writes_stand_in_the_rows_place(kind, rows):
     (example,) = task.encode(task.with_target(rows[0], "a dog"))
     assert task.tokenizer.decode(example.targets, skip_special_tokens=True).strip() == "a dog"
     torch.manual_seed(0)
-    drawn = task.draw(model, [e for row in rows[:3] for e in task.encode_scored(row, labelled=False)], "cpu")
+    drawn = task.sample(model, [e for row in rows[:3] for e in task.encode_scored(row, labelled=False)], "cpu")
     batch = task.collate(drawn)
     assert task.counts(batch)[0] == 0
     found = task.rows(task.forward(model, batch), batch).log_probs(slice(None))

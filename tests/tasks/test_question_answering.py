@@ -23,9 +23,11 @@ from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import IGNORED, Dense
 from keeltune.objective.references.model import Model
 from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.families import span_extraction
-from keeltune.tasks.question_answering import QuestionAnswering, _best_match
-from keeltune.tasks.task import Prediction, Settings
+from keeltune.tasks.metrics.squad import _best_match
+from keeltune.tasks.question_answering import QuestionAnswering
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display

@@ -19,8 +19,10 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.families.token_classification import frame_of, legal_path, window
-from keeltune.tasks.semantic_role_labeling import NEVER_LEARNT, SemanticRoleLabeling, arguments
+from keeltune.tasks.common.bio_tags import legal_path
+from keeltune.tasks.common.word_pieces import frame_of, window
+from keeltune.tasks.metrics.argument_f1 import NEVER_LEARNT, arguments
+from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.training.preparation import prepare, splits
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display

@@ -9,7 +9,7 @@ import torch
 
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense, Projected
-from keeltune.tasks.families import lm_head
+from keeltune.tasks.common import lm_head
 from tests.helpers.writers import DECODERS, ENCODER_DECODERS, rows, writer
 
 WRITERS = [*ENCODER_DECODERS, *DECODERS]

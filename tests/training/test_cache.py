@@ -24,7 +24,7 @@ from keeltune.objective.predictions import Coarse, Dense, Projected
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.stored_predictions import Full, Hidden, TopK
 from keeltune.recipe import fields
-from keeltune.tasks.families import lm_head
+from keeltune.tasks.common import lm_head
 from keeltune.training import build, reference_choice
 from keeltune.training.cache import capture, cost, identity, stored_head
 from keeltune.training.preparation import prepare

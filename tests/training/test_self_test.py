@@ -17,7 +17,7 @@ from keeltune.objective.divergences import reverse_kl
 from keeltune.objective.formula import Objective, find_divergence
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common.settings import Settings
 from keeltune.training.self_test import mass_rounding, self_test
 from keeltune.utils import registry
 from tests.helpers.models import ARCHITECTURES

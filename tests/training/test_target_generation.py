@@ -14,8 +14,8 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
-from keeltune.tasks.families.architecture import Architecture
-from keeltune.tasks.families.seq2seq import Seq2Seq
+from keeltune.tasks.architectures.architecture import Architecture
+from keeltune.tasks.architectures.seq2seq import Seq2Seq
 from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.training.trainer import KeelTrainer
@@ -162,7 +162,7 @@ def test_drawn_texts_are_the_students_own_and_carry_d_alone(architecture):
     model, task = writer(architecture)
     (example,) = task.encode_scored(rows()[0], labelled=False)
     torch.manual_seed(0)
-    drawn = task.draw(model, [example] * 600, "cpu")
+    drawn = task.sample(model, [example] * 600, "cpu")
     assert all(set(e.targets) == {IGNORED} and e.labelled == 0 and e.predictions == sum(e.places) for e in drawn)
     batch = task.collate(drawn[:1])
     with torch.no_grad():

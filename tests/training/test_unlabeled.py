@@ -20,7 +20,7 @@ from keeltune.evaluation import prediction
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
-from keeltune.tasks.task import DRAWN
+from keeltune.tasks.common.example import NOTE_SAMPLE
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.cache.identity import content_of
@@ -327,7 +327,7 @@ def test_a_text_that_does_not_fit_into_its_recording_is_not_learnt(tmp_path, mon
     """CTC: its probability is 0, its loss infinite. The frames stay predictions."""
     given = spec(tmp_path, "speech-recognition", "wav2vec2", unlabeled_as="labels")
     said = ["no", "seven hello " * 30]
-    monkeypatch.setattr("keeltune.tasks.families.ctc.Ctc.candidates", lambda self, model, examples, *_: [
+    monkeypatch.setattr("keeltune.tasks.architectures.ctc.Ctc.candidates", lambda self, model, examples, *_: [
         [said[i % 2]] for i in range(len(examples))
     ])  # fmt: skip
     pool = pool_of(job_of(given, tmp_path))
@@ -354,7 +354,7 @@ def test_drawn_texts_stay_soft_beside_hard_labels(tmp_path):
     given["generation"] = {"max_new_tokens": 4, "on_policy": 0.5}
     job = job_of(given, tmp_path)
     drawn = {stream.name: stream.examples for stream in job.plan.streams}["on-policy"]
-    assert all(e.anchored and DRAWN in e.notes for e in drawn)
+    assert all(e.anchored and NOTE_SAMPLE in e.notes for e in drawn)
 
 
 def test_more_answered_rows_do_not_leave_a_reader_without_answers(tmp_path):

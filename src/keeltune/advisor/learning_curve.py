@@ -25,11 +25,11 @@ import numpy as np
 from scipy.optimize import nnls
 
 from keeltune.evaluation import bootstrap, scores, seed_bootstrap
-from keeltune.evaluation.overfitting import scale_of
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import learning_curve_page
 from keeltune.runs import inference, run
 from keeltune.runs.run_folder import Run
+from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import Problem, UserError, anew_without

@@ -14,7 +14,6 @@ import numpy as np
 
 from keeltune.advisor.candidates import Arm, without_columns
 from keeltune.advisor.verdict import Scored
-from keeltune.evaluation.overfitting import scale_of
 from keeltune.evaluation.scores import scores_of
 from keeltune.evaluation.seed_bootstrap import clustered, draws
 from keeltune.recipe import from_dict
@@ -22,6 +21,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.reports.findings import forgetting, overruled_labels, teacher
 from keeltune.runs import inference, run, run_folder
 from keeltune.runs.run_folder import Run
+from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import anew_without
 from keeltune.utils.files import read_lines, write_json

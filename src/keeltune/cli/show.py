@@ -20,7 +20,8 @@ from keeltune.objective.predictions import Rows
 from keeltune.objective.references.model import Model
 from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.task import Example, to_device
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
 from keeltune.training import build
 from keeltune.training.job import Job, ReferenceSource
 from keeltune.training.preparation.prepare import prepare

@@ -12,7 +12,9 @@ import torch
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.task import Example, Task, by_length, to_device
+from keeltune.tasks.common.batches import by_length, to_device
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
 
 BATCH = 64

@@ -23,7 +23,9 @@ from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.models import loading, model_files
 from keeltune.runs import run_folder
-from keeltune.tasks.task import Prediction, Settings, Task
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.encoding import encode_rows
 from keeltune.training.preparation.lengths import reading_length, writing_length
 from keeltune.training.preparation.prepare import find_task

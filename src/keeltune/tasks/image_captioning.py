@@ -20,45 +20,33 @@ from keeltune.data.dataset import Row, in_row
 from keeltune.data.images import Look, joined
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
 from keeltune.models import loading, processors
-from keeltune.tasks.families.padding import pad_tokens
-from keeltune.tasks.families.text_generation import Writing
-from keeltune.tasks.task import Example, Fault
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.families.text_generation import TextGeneration
+from keeltune.tasks.metrics.caption_bleu import CaptionBleu
+from keeltune.tasks.metrics.cider import Cider
 from keeltune.utils.errors import Problem, UserError
-from keeltune.utils.text import apart
-
-ORDER = 4
-"""The longest n-grams of both metrics."""
-
-SMALL, TINY = 1e-9, 1e-15
-"""What pycocoevalcap adds below and above in a precision, so that 0 / 0 is 0."""
 
 SIZES = ((48, 32), (32, 48), (96, 32), (256, 256))
 """Pictures, width and height, that show whether a model's have one size."""
 
 
-class ImageCaptioning(Writing):
+class ImageCaptioning(TextGeneration):
     """What a picture shows, in a sentence, by a vision encoder-decoder or by a decoder that reads pictures.
 
     A picture has several captions: training makes an example of each, scoring compares with all (its loss is that of
-    the first). Metrics: CIDEr-D by pycocoevalcap, from 0 to 10 and above 0 only where several pictures are scored, as
-    an n-gram's weight is log(pictures / pictures whose captions have it); BLEU-4, 0..1, n-grams by sacrebleu, the
-    captions' closest length, and pycocoevalcap's formula. Words are in lower case without punctuation, Chinese by
-    character; no Java, so that figures are near those of the PTB tokenizer and not the same.
-    Statistics a row: its CIDEr, 1; lengths of answer and closest caption, n-grams right and in all for n = 1..4. An
-    interval takes the weights of the n-grams as those of the whole set.
-    Sources: Vedantam et al. 2015, https://arxiv.org/abs/1411.5726; Papineni et al. 2002,
-    https://aclanthology.org/P02-1040; https://github.com/salaniz/pycocoevalcap.
+    the first). Metrics: CIDEr-D, 0..10, and BLEU-4, 0..1 (`metrics/cider.py`, `metrics/caption_bleu.py`). CIDEr is
+    above 0 only where several pictures are scored, as an n-gram's weight is log(pictures / pictures whose captions have
+    it).
     """
 
     auto_models = ("AutoModelForImageTextToText",)
     pipeline = "image-to-text"
     reads = "image"
+    scored_by = (Cider, CaptionBleu)
     columns = (Column("image", "image"), Column("captions", "texts", label=True))
     prompt = "{image}"
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return ("cider", "bleu4")
 
     @property
     def extractor(self) -> Any:
@@ -67,7 +55,7 @@ class ImageCaptioning(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept = ArrayCache()
+        self.arrays = ArrayCache()
         self.probes: list[Look] = []
         self.prompts: dict[str, dict[str, list[int]]] = {}
         """Of each picture by its digest, the tokens of its prompt, where pictures have several sizes."""
@@ -191,29 +179,6 @@ class ImageCaptioning(Writing):
     def gold(self, row: Row) -> Any:
         return list(row.fields["captions"])
 
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        from pycocoevalcap.cider.cider_scorer import CiderScorer
-        from sacrebleu.metrics import BLEU
-
-        if not values:
-            return np.zeros((0, 4 + 2 * ORDER))
-        cider, bleu = CiderScorer(n=ORDER, sigma=6.0), BLEU(tokenize="none", force=True)
-        table = []
-        for value, captions in zip(values, golds, strict=True):
-            answer, right = words(value), [words(caption) or caption.lower() for caption in captions]
-            cider += (answer, right)
-            table.append(bleu._extract_corpus_statistics([answer], [[one] for one in right])[0])
-        own = cider.compute_score()[1]
-        return np.array([[c, 1.0, *lengths] for c, lengths in zip(own, table, strict=True)], dtype=np.float64)
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        sums = np.asarray(sums, dtype=np.float64)
-        return {"cider": sums[..., 0] / np.maximum(sums[..., 1], 1), "bleu4": _bleu(sums[..., 2:], TINY, SMALL)}
-
-    def row_score(self, value: Any, gold: Any) -> float:
-        """BLEU-4 of the one answer, 0..1, each count of n > 1 one higher (Lin and Och 2004): CIDEr needs the others."""
-        return float(_bleu(self.statistics([value], [gold])[0, 2:], np.array([0, 1, 1, 1]), np.array([SMALL, 1, 1, 1])))
-
     def _example(self, row: Row, caption: str | None) -> Example:
         example = self.architecture.encode(row, caption)
         with in_row(row, "image"):
@@ -239,19 +204,19 @@ class ImageCaptioning(Writing):
             if digest not in self.prompts:
                 with in_row(row, "image"):
                     look = self._look(images.read(row.fields["image"].path))
-                self.kept.keep(digest, look.arrays)
+                self.arrays.keep(digest, look.arrays)
                 self.prompts[digest] = look.tokens
             tokens = self.prompts[digest]
         return {**tokens, **{name: Decoded(digest, name, partial(self._array, row, name)) for name in names}}
 
     def _array(self, row: Row, name: str) -> np.ndarray:
         media: Media = row.fields["image"]
-        if (kept := self.kept.get(media.digest)) is not None:
+        if (kept := self.arrays.get(media.digest)) is not None:
             return kept[name]
         with in_row(row, "image"):
             opened = images.read(media.path)
         arrays = self._look(opened).arrays
-        self.kept.keep(media.digest, arrays)
+        self.arrays.keep(media.digest, arrays)
         return arrays[name]
 
     def _look(self, picture: Any) -> Look:
@@ -289,21 +254,6 @@ class ImageCaptioning(Writing):
         if not tokens["input_ids"]:
             return {"input_ids": [next(i for i in starts if i is not None)]}
         return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}
-
-
-def words(text: str) -> str:
-    """The words that the metrics count, with a space between: lower case, no punctuation, Chinese by character."""
-    return " ".join(re.findall(r"\w+(?:['’]\w+)*", apart(text.lower())))
-
-
-def _bleu(sums: np.ndarray, above: Any, below: Any) -> np.ndarray:
-    """brevity · (Π (right + above) / (all + below))^¼, as pycocoevalcap's BleuScorer has it; sums [..., 2 + 8]."""
-    answer, closest = sums[..., 0], sums[..., 1]
-    right, total = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
-    mean = ((right + above) / (total + below)).prod(-1) ** (1 / ORDER)
-    ratio = (answer + TINY) / (closest + SMALL)
-    with np.errstate(over="ignore"):
-        return np.asarray(mean * np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0))
 
 
 def _writes_in_its_own_way(config: Any) -> bool:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
-from keeltune.tasks.families.text_generation import Writing
-from keeltune.tasks.task import Example, Fault
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.families import text_generation as family
+from keeltune.tasks.metrics.exact_match import ExactMatch
 
 
-class TextGeneration(Writing):
+class TextGeneration(family.TextGeneration):
     """An answer to a prompt or a conversation: instruction tuning. Only what the assistant says is trained on.
 
     A row is `messages: [{role, content}]`, put into the model's own chat template, or `prompt` and `completion`. In a
@@ -22,6 +22,7 @@ class TextGeneration(Writing):
 
     auto_models = ("AutoModelForCausalLM",)
     pipeline = "text-generation"
+    scored_by = (ExactMatch,)
     columns = (
         Column("messages", "messages", required=False),
         Column("prompt", "text", required=False),
@@ -29,7 +30,7 @@ class TextGeneration(Writing):
     )
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def reported(self) -> tuple[str, ...]:
         return ("loss", "perplexity", "exact_match")
 
     @classmethod
@@ -146,13 +147,3 @@ class TextGeneration(Writing):
         if "messages" in row.fields:
             return [m["content"] for m in row.fields["messages"] if m["role"] == "assistant"][-1]
         return row.fields["completion"]
-
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        hits = [[float(v.split() == g.split()), 1.0] for v, g in zip(values, golds, strict=True)]
-        return np.array(hits).reshape(len(hits), 2)
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        return {"exact_match": sums[..., 0] / np.maximum(sums[..., 1], 1)}
-
-    def row_score(self, value: Any, gold: Any) -> float:
-        return float(value.split() == gold.split())

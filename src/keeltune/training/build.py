@@ -19,7 +19,9 @@ from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
-from keeltune.tasks.task import DRAWN, Example, Task, to_device
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import NOTE_SAMPLE, Example
+from keeltune.tasks.task import Task
 from keeltune.training import anchor_head, teacher_targets
 from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan, Stream
@@ -247,7 +249,7 @@ def _plan(material: Material) -> Plan:
     if share := recipe.generation.on_policy:
         asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
                  material.task.encode_scored(row, labelled=False)]  # fmt: skip
-        drawn = [replace(e, anchored=True, notes={**e.notes, DRAWN: True}) for e in asked]
+        drawn = [replace(e, anchored=True, notes={**e.notes, NOTE_SAMPLE: True}) for e in asked]
         streams.append(Stream("on-policy", drawn, share * step_size))
         collate = _together
     return Plan(

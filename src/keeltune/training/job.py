@@ -13,7 +13,8 @@ from keeltune.models import loading
 from keeltune.objective.formula import Objective
 from keeltune.objective.matching.matching import Matching
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan
 from keeltune.training.preparation.compatibility import NEW

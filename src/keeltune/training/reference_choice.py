@@ -10,12 +10,13 @@ from typing import Any
 
 from keeltune.data.dataset import subset
 from keeltune.models import loading
-from keeltune.objective.predictions import Shared
+from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference, ToRows
 from keeltune.objective.references.served import Served
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training import anchor_head
 from keeltune.training.cache import capture, cost, identity
 from keeltune.training.job import ADAPTER_OFF, Prepared, ReferenceSource

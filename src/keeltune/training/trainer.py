@@ -37,7 +37,9 @@ from keeltune.objective.predictions import Rows
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
 from keeltune.recipe.regularizer_fields import Regularizers
-from keeltune.tasks.task import DRAWN, Example, Task, to_device
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import NOTE_SAMPLE, Example
+from keeltune.tasks.task import Task
 from keeltune.training.batch_plan import Plan
 from keeltune.training.budget import Budget, DualAscent
 from keeltune.training.callbacks import EvaluateEvery, TrainingTotals
@@ -185,13 +187,13 @@ class KeelTrainer(Trainer):
         if "examples" not in batch:
             return batch
         examples: list[Example] = batch["examples"]
-        asked = [i for i, example in enumerate(examples) if DRAWN in example.notes]
+        asked = [i for i, example in enumerate(examples) if NOTE_SAMPLE in example.notes]
         if asked:
             place = f"{self.args.seed}:{self.state.global_step}:{self.args.process_index}:{cut}"
             seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7], "big")
             with in_eval_mode(self.model), torch.random.fork_rng(), self.autocast():
                 torch.manual_seed(seed)
-                texts = self.task.draw(self.model, [examples[i] for i in asked], str(device))
+                texts = self.task.sample(self.model, [examples[i] for i in asked], str(device))
             for i, example in zip(asked, texts, strict=True):
                 examples[i] = example
         return to_device(self.task.collate_anchored(examples), device)

@@ -12,6 +12,9 @@ file for each thing; the contract and `_helpers.py` are no names. A `-` in a rec
 | `regularizers` | `regularizer.py` | a regulariser | `training.regularizers` |
 | `sections` | `section.py` | one final `Section` | (all are on the page), `report.sections` |
 | `tasks` | `task.py` | one final `Task` | `task` |
+| `families` | `tasks/task.py` | one abstract `Task` that tasks derive from | – |
+| `architectures` | `architecture.py` | one final `Architecture`, which a family writes texts with | – |
+| `metrics` | `metric.py` | one final `Metric` | `evaluation.metrics` |
 
 A final class is one without abstract methods. From a package of one's own: `my_package.my_module:Name`, whose module is
 imported from the installed packages or the working folder. Names are listed without importing any file.
@@ -52,6 +55,9 @@ SHELVES = {
     "regularizers": Shelf("training/regularizers", "regularizer"),
     "sections": Shelf("reports/sections", "section"),
     "tasks": Shelf("tasks", "task"),
+    "families": Shelf("tasks/families", "family"),
+    "architectures": Shelf("tasks/architectures", "architecture"),
+    "metrics": Shelf("tasks/metrics", "metric"),
 }
 
 _PACKAGE = Path(__file__).parents[1]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import Rows, Shared, Subset
+from keeltune.objective.derived_predictions import Shared, Subset
+from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Batch, Reference
 from keeltune.objective.stored_predictions import StoredForm
 from keeltune.utils.tensor_store import Place, Store

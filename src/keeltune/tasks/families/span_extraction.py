@@ -15,8 +15,10 @@ from torch.nn.functional import pad
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
-from keeltune.tasks.families.padding import cut_text, pad_tokens
-from keeltune.tasks.task import Example, Prediction, Task, stack
+from keeltune.tasks.common.batches import stack
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.padding import cut_text, pad_tokens
+from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError
 
 OVERLAP = 128
@@ -29,7 +31,7 @@ ROOM = 8
 """The fewest tokens of question and text that a model must be able to read at once."""
 
 
-class Span(Task):
+class SpanExtraction(Task):
     """The first and the last token of an answer: two predictions an example, among the S positions of its tokens.
 
     A text that is too long is read in strides that overlap; each is an example of its own, with the whole question.
@@ -56,6 +58,7 @@ class Span(Task):
     """
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForQuestionAnswering",)
+    answer = "text"
     choices = "positions"
     pipeline = "question-answering"
 

@@ -25,13 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import Projected, Rows, Shared
+from keeltune.objective.derived_predictions import Shared
+from keeltune.objective.predictions import Projected, Rows
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.reference import Autocast, Reference
 from keeltune.objective.references.served import Served
 from keeltune.objective.stored_predictions import Full, Hidden, StoredForm, TopK
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.task import Example, Task, to_device
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.cache.identity import VERSION, Wanted, choices_of, shared_of
 from keeltune.training.cache.stored_head import HEAD_FILE, Head
 from keeltune.training.preparation.material import Material

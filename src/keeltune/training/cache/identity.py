@@ -16,7 +16,7 @@ import numpy as np
 
 from keeltune.data.media import Decoded
 from keeltune.models import processors, tokenizer_match
-from keeltune.tasks.task import Example
+from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
 from keeltune.utils.files import canonical, digest_of, file_digest
 

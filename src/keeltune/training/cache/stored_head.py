@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from keeltune.tasks.families.lm_head import Applied
+from keeltune.tasks.common.lm_head import Applied
 from keeltune.utils import files
 from keeltune.utils.tensor_store import Store
 

@@ -19,8 +19,10 @@ from keeltune.models import initialization, loading, model_files, processors, su
 from keeltune.models.lora import adapter_problem
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
-from keeltune.tasks.families.masked_lm import Masked
-from keeltune.tasks.task import Example, Settings, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.families.masked_lm import MaskedLm
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import NEW, check_student_head, compatible_references
 from keeltune.training.preparation.encoding import encode_row, encode_splits, truncation_warning
 from keeltune.training.preparation.lengths import reading_length, writing_length
@@ -137,7 +139,7 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
         said = "rows without a target, in which this task predicts nothing"
         wanted = "what this version has: without a teacher no one writes the targets"
         problems.append(Problem(recipe.where("data.unlabeled"), "data.unlabeled", said, wanted, "leave it out"))
-    if recipe.generation.on_policy and not task.draws:
+    if recipe.generation.on_policy and not task.samples:
         place, wanted = recipe.where("generation"), "a model that writes token by token"
         said = f"{auto_model}, which chooses for all frames at once"
         problems.append(Problem(place, "generation.on_policy", said, wanted, "leave it out"))
@@ -246,7 +248,7 @@ def _old_head(
             fix = "fine-tune it on the source domain first, or write anchor_head: masked-lm"
             raise UserError(Problem(place, "objective.anchor_head", found, expected, fix))
         return task_class(processor, replace(settings, labels=head, class_weights=None))
-    masked = Masked(processor, replace(settings, labels=[]))
+    masked = MaskedLm(processor, replace(settings, labels=[]))
     if missing := loading.untrained_head(source, settings.config, masked.auto_models[0]):
         found, expected = f"{shown(source)} without {', '.join(missing[:3])}", "a pretrained head of masked tokens"
         raise UserError(Problem(place, "objective.anchor_head", found, expected, "write anchor_head: source"))

@@ -8,8 +8,9 @@ from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.families.architecture import DRAWN, Architecture, several
-from keeltune.tasks.task import Example, to_device
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, several
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
 
 
 class Seq2Seq(Architecture):
@@ -63,7 +64,7 @@ class Seq2Seq(Architecture):
         return self.texts(ids, count)
 
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [self.until_the_end(line[1:]) for line in self._generated(model, examples, device, **DRAWN)]
+        return [self.until_the_end(line[1:]) for line in self._generated(model, examples, device, **SAMPLING)]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         shifted = [self.start, *ids[:-1]]

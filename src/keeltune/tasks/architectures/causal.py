@@ -8,8 +8,9 @@ from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.families.architecture import DRAWN, Architecture, several
-from keeltune.tasks.task import Example, to_device
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, several
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
 
 
 class Causal(Architecture):
@@ -18,6 +19,8 @@ class Causal(Architecture):
     Position t of the model predicts token t + 1, so the first answer token is predicted where the prompt ends. The
     prompt is never trained on.
     """
+
+    reads_prompt = True
 
     def encode(self, row: Row, target: str | None) -> Example:
         answer: list[int] = []
@@ -65,7 +68,7 @@ class Causal(Architecture):
         return self.texts(ids, count)
 
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [self.until_the_end(line) for line in self._generated(model, examples, device, **DRAWN)]
+        return [self.until_the_end(line) for line in self._generated(model, examples, device, **SAMPLING)]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         prompt = example.notes["prompt"]

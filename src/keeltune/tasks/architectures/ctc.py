@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows
-from keeltune.tasks.families.architecture import Architecture
-from keeltune.tasks.task import Autocast, Example, Prediction, to_device
+from keeltune.tasks.architectures.architecture import Architecture
+from keeltune.tasks.common.batches import Autocast, to_device
+from keeltune.tasks.common.example import Example, Prediction
 
 
 class Ctc(Architecture):
@@ -24,6 +25,12 @@ class Ctc(Architecture):
     fit into its frames has probability 0; it is refused with the data, never zeroed.
     Source: Graves et al. 2006, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
     """
+
+    framewise = True
+
+    @property
+    def samples(self) -> bool:
+        return False
 
     def encode(self, row: Row, target: str | None) -> Example:
         inputs, frames, cut = self.task.source_inputs(row)
