@@ -48,8 +48,8 @@ class Recordings:
     def frame_counter(self) -> Any:
         """The method of the model, or of its encoder, that counts frames, if there is one. It needs no weight."""
         shape = loading.skeleton(self.config, self.auto_model)
-        methods = (getattr(module, name, None) for module in shape.modules() for name in LENGTHS)
-        return next((method for method in methods if method is not None), None)
+        counters = (getattr(module, name, None) for module in shape.modules() for name in LENGTHS)
+        return next((counter for counter in counters if counter is not None), None)
 
     def frames(self, length: int) -> int:
         """How many output frames the encoder makes of so many samples or frames; the very number where it says none."""
