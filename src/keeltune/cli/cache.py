@@ -40,7 +40,7 @@ def cache(
         _print(facts, Console(highlight=False))
 
 
-@loading.quietly()
+@loading.quiet_transformers()
 def precompute(
     recipe: Recipe, *, verify: bool = False, overwrite: bool = False, display: Display | None = None
 ) -> dict[str, Any]:

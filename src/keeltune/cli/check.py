@@ -25,7 +25,7 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     check_recipe(load(recipe, overrides or []), Console(highlight=False))
 
 
-@loading.quietly()
+@loading.quiet_transformers()
 def check_recipe(recipe: Recipe, console: Console) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()

@@ -46,7 +46,7 @@ def show(
     show_row(load(recipe, overrides or []), row, Console(highlight=False))
 
 
-@loading.quietly()
+@loading.quiet_transformers()
 def show_row(recipe: Recipe, number: int, console: Console) -> None:
     """Prints the journey of training row `number` (from 1): fields -> tensors -> predictions -> loss terms."""
     display = Display()

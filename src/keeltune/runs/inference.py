@@ -155,7 +155,7 @@ def _temperature(model: str) -> float:
     return float(found)
 
 
-@loading.quietly()
+@loading.quiet_transformers()
 def open_model(model: str | Path, task: str | None) -> Opened:
     """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given."""
     folder = Path(model)
@@ -177,9 +177,8 @@ def open_model(model: str | Path, task: str | None) -> Opened:
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     auto_model = loading.pick(task_class.auto_models, config, str(model), "model")
     names = (loading.head_names(config) or []) if task_class.choices == "labels" else []
-    loaded = loading.load(
-        source, auto_model, names, where=str(model), field="model", reads=task_class.reads, multi_label=multi_label
-    )
+    head = loading.Head(names, multi_label)
+    loaded = loading.load(source, auto_model, head, where=str(model), field="model", reads=task_class.reads)
     if loaded.fresh:
         raise UserError(
             Problem(

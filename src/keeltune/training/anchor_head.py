@@ -74,10 +74,8 @@ def make(
 def _load(material: Material, old: Task) -> Any:
     recipe = material.recipe
     kind = old.auto_models[0] if isinstance(old, MaskedLm) else material.auto_model
-    loaded = loading.load(
-        material.source, kind, old.settings.labels, where=recipe.where("model"), field="model",
-        multi_label=old.settings.multi_label,
-    )  # fmt: skip
+    head = loading.Head(old.settings.labels, old.settings.multi_label)
+    loaded = loading.load(material.source, kind, head, where=recipe.where("model"), field="model")
     if loaded.fresh:
         found = f"{material.source} without the weights {', '.join(loaded.fresh[:3])}"
         fix = "take a model that was saved with them, or another anchor"

@@ -77,12 +77,12 @@ def start(material: Material) -> loading.Loaded:
         student = loading.load(
             material.source,
             material.auto_model,
-            task.settings.labels,
+            loading.Head(
+                task.settings.labels, task.settings.multi_label, material.new_head and task.choices == "labels"
+            ),
             where=recipe.where("model"),
             field="model",
             reads=task.reads,
-            multi_label=task.settings.multi_label,
-            new_head=material.new_head and task.choices == "labels",
         )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(

@@ -124,11 +124,10 @@ def load_reference(
         loaded = loading.load(
             files.source,
             files.auto_model,
-            files.names,
+            loading.Head(files.names, task.settings.multi_label),
             where=recipe.where("reference"),
             field="reference",
             reads=task.reads,
-            multi_label=task.settings.multi_label,
         )
         require_trained_head(loaded, recipe.where("reference"))
         reader = files.reader or task
