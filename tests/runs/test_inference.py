@@ -204,7 +204,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path, test_file):
 
     from keeltune.models import loading
 
-    with loading.quietly():
+    with loading.quiet_transformers():
         AutoModel.from_pretrained(save_tiny(tmp_path / "model")).save_pretrained(tmp_path / "body")
     for file in (tmp_path / "model").glob("token*"):
         shutil.copy(file, tmp_path / "body")

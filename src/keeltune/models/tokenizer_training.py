@@ -165,11 +165,9 @@ def _reproducible(trained: Any, special: int) -> Any:
         scores = {p: round(lowest if len(p) == 1 and score <= rare else score, 6) for p, score in pieces}
         ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
         tokenizer = Tokenizer(kinds.Unigram([(p, score) for p, score in [*first, *ordered]], unk_id=kind["unk_id"]))
-    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = (
-        trained.normalizer,
-        trained.pre_tokenizer,
-        trained.decoder,
-    )
+    tokenizer.normalizer = trained.normalizer
+    tokenizer.pre_tokenizer = trained.pre_tokenizer
+    tokenizer.decoder = trained.decoder
     return tokenizer
 
 
