@@ -197,7 +197,7 @@ def test_an_unknown_name_gets_the_nearest(folder, wrong, right):
 @pytest.mark.parametrize("shelf", registry.SHELVES)
 def test_a_contract_is_no_name(shelf):
     names = registry.names(shelf)
-    assert names and not {registry.SHELVES[shelf].contract.replace("_", "-"), "--init--"} & set(names)
+    assert names and not {registry.SHELVES[shelf].singular.replace(" ", "-"), "--init--"} & set(names)
 
 
 def test_a_name_from_outside_the_package():
