@@ -196,7 +196,7 @@ def capture(name: str, out: Path, rounds: int) -> None:
             for place, part in enumerate(parts):
                 tensors, _ = shard_of(part, want.contents, task, job.reference, form,
                                                 identity.choices_of(job.material), job.device)  # fmt: skip
-                files.seal(out / tensor_store.shard_name(place), tensor_store.save(tensors))
+                files.write_atomically(out / tensor_store.shard_name(place), tensor_store.save(tensors))
             if number:
                 times["bare"].append(bare)
                 times["capture"].append(time.perf_counter() - begun)

@@ -393,7 +393,7 @@ def the_next_places(original, self, places):
     return original(self, [every[(len(TAKEN) + i) % len(every)] for i in range(len(places))])
 
 
-TAKEN: list[tensor_store.Place] = []
+TAKEN: list[tensor_store.Location] = []
 
 
 class Trap(NamedTuple):

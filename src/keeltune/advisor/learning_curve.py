@@ -32,7 +32,7 @@ from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.training.preparation import prepare
-from keeltune.utils.errors import Problem, UserError, anew_without
+from keeltune.utils.errors import Problem, UserError, without_resume_option
 from keeltune.utils.files import read_lines, write_json, write_text
 from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
@@ -82,7 +82,7 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
     runs = []
     for share, part, output in zip(shares, parts, outputs, strict=True):
         display.say(f"share {share:g}")
-        with anew_without(output):
+        with without_resume_option(output):
             runs.append(run.train(part, resume=output.is_dir(), display=display))
     card = extrapolate(runs, shares)
     write_json(folder / "curve.json", card)

@@ -23,7 +23,7 @@ from keeltune.runs import inference, run, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
-from keeltune.utils.errors import anew_without
+from keeltune.utils.errors import without_resume_option
 from keeltune.utils.files import read_lines, write_json
 from keeltune.utils.progress import Display
 
@@ -68,7 +68,7 @@ class Pilots:
         self.display.say(f"pilot: {arm.name}, {share:.0%} of the steps, seed {seed}")
         begun, new = time.monotonic(), run_folder.finished(place) is None
         made = from_dict(values, self.recipe.folder)
-        with anew_without(place):
+        with without_resume_option(place):
             done = run.train(made, resume=place.is_dir(), display=Display(quiet=True))
         if new:  # what a stopped one took before is not known any more
             self.took[place.name] = time.monotonic() - begun

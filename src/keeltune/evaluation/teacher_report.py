@@ -34,7 +34,7 @@ from keeltune.tasks.common.batches import in_batches, to_device
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.task import Task
 from keeltune.training.job import Job
-from keeltune.utils.files import seal
+from keeltune.utils.files import write_atomically
 from keeltune.utils.progress import Display
 
 ROWS = 2000
@@ -129,7 +129,7 @@ def _heard(job: Job, places: Sequence[int], display: Display) -> Heard:
         return [([Prediction(**answer) for answer in given], measured) for given, measured in kept]
     found = _answers(job, job.live_reference(), places, display)
     job.live_reference.drop()
-    seal(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
+    write_atomically(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
     return found
 
 

@@ -14,7 +14,8 @@ from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown
-from keeltune.utils.files import differences, refuse_other, write_text
+from keeltune.utils.files import write_text
+from keeltune.utils.identity import differences, refuse_other
 from keeltune.utils.progress import Display
 
 DECIDED = "reference.json"

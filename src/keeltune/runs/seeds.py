@@ -20,7 +20,8 @@ from keeltune.runs import inference, one_seed, pooling, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown
-from keeltune.utils.files import differences, write_json, write_text
+from keeltune.utils.files import write_json, write_text
+from keeltune.utils.identity import differences
 from keeltune.utils.progress import Display
 
 RESTARTS = 2

@@ -32,7 +32,7 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.utils.device import in_eval_mode
-from keeltune.utils.files import seal
+from keeltune.utils.files import write_atomically
 
 BATCH, CANDIDATES = 32, 5
 """Rows written at a time, and beams among which an interpolated target is chosen."""
@@ -68,7 +68,7 @@ class TextStore:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(self.identity, sort_keys=True)
         lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
-        seal(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
+        write_atomically(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
         with self.file.open("a", encoding="utf-8") as stream:
 
             def add(texts: Mapping[str, Any]) -> None:

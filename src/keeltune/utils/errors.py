@@ -62,7 +62,7 @@ class StateRefused(UserError):
 
 
 @contextmanager
-def anew_without(place: Path) -> Iterator[None]:
+def without_resume_option(place: Path) -> Iterator[None]:
     """Within: calls that have neither `--overwrite`, so that a refused state is mended by deleting `place`, nor
     `--resume`: the same command goes on."""
     try:

@@ -41,6 +41,7 @@ from keeltune.training.preparation.material import Material
 from keeltune.utils import files, tensor_store
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import OutOfResources, Problem, StateRefused, UserError
+from keeltune.utils.identity import refuse_other
 from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import Store, Writer
 
@@ -76,16 +77,16 @@ def found(want: Wanted) -> Store | None:
         return None
     store = Store(want.folder, want.fix)
     manifest = store.manifest
-    files.refuse_other(want.folder, manifest["identity"], want.identity, want.fix)
+    refuse_other(want.folder, manifest["identity"], want.identity, want.fix)
     form = manifest["form"]
     asked = {n: v for n, v in want.asked.items() if n in ("k", "temperature") and form["name"] == "top-k"}
     asked |= {"name": want.asked["form"]} if want.asked["form"] != "auto" else {}
     asked |= {"dtype": want.asked["dtype"]} if want.asked["dtype"] != "auto" else {}
     stored = {name: form.get(name) for name in asked}
-    files.refuse_other(want.folder, {"form": stored}, {"form": asked}, want.fix)
+    refuse_other(want.folder, {"form": stored}, {"form": asked}, want.fix)
     store.verify()
     for example in want.examples:
-        there = store.place(example.key)
+        there = store.location(example.key)
         if there is None or there.content != want.contents[example.key]:
             what = "no answer to" if there is None else "another encoding of"
             raise store.refused("data", f"{what} the row {example.key[:16]}…", "an answer to each row as it is read")
@@ -137,7 +138,7 @@ def capture(want: Wanted, material: Material, reference: Reference, device: str,
     )
     rank, world = int(os.environ.get("RANK", "0")), world_size()
     if head is not None and rank == 0:
-        files.seal(want.folder / HEAD_FILE, head.content)
+        files.write_atomically(want.folder / HEAD_FILE, head.content)
     missing = writer.missing()
     mine = [number for number in missing if number % world == rank]
     with display.bar("the reference answers", sum(len(parts[number]) for number in mine)) as advance:
@@ -192,7 +193,7 @@ def shard_of(
         facts["mass"] = float((1 - tensors["tail"].double().exp()).sum())
     own = [contents[e.key] for e in examples]
     return {
-        **tensor_store.index([e.key for e in examples], own, counts, widths_of(task, examples, choices)),
+        **tensor_store.key_columns([e.key for e in examples], own, counts, widths_of(task, examples, choices)),
         **tensors,
     }, facts
 

@@ -63,7 +63,7 @@ def seconds_a_byte(folder: Path) -> float:
     file, content = there / f".staging-{os.getpid()}-speed", b"\0" * 2**22
     start = time.perf_counter()
     try:
-        files.seal(file, content)
+        files.write_atomically(file, content)
         file.read_bytes()
     finally:
         with suppress(OSError):

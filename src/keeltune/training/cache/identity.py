@@ -18,7 +18,7 @@ from keeltune.data.media import Decoded
 from keeltune.models import processors, tokenizer_match
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
-from keeltune.utils.files import canonical, digest_of, file_digest
+from keeltune.utils.digests import canonical, digest_of, file_digest
 
 VERSION = 1
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from keeltune.tasks.common.lm_head import Applied
-from keeltune.utils import files
+from keeltune.utils.digests import file_digest
 from keeltune.utils.tensor_store import Store
 
 HEAD_FILE = "head.safetensors"
@@ -67,7 +67,7 @@ class Head:
     @classmethod
     def load(cls, store: Store, device: str) -> Head:
         facts, file = store.manifest["head"], store.folder / HEAD_FILE
-        if not file.is_file() or files.file_digest(file) != facts["sha256"]:
+        if not file.is_file() or file_digest(file) != facts["sha256"]:
             raise store.refused("head", f"{file.name} that is not there or has another digest", facts["sha256"][:16])
         tensors = load_file(file, device=device)
         steps = [(name, tensors[f"step_{n}"] if stored else value)
