@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from keeltune.models.model_files import loading
+from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of, vocabulary_rows
 from keeltune.utils.errors import Problem, UserError, shown
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Holds back transformers' own bars and warnings: what matters of them is said by us, once and in our words."""
+    """Holds back transformers' own bars and warnings: what matters of them is reported once, in keeltune's words."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -70,7 +70,7 @@ def read_config(source: str, where: str, field: str) -> Any:
     """The model's configuration; UserError where it cannot be had."""
     from transformers import AutoConfig
 
-    return loading(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
+    return or_refuse(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
 
 
 def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str:
@@ -127,7 +127,7 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         config.label2id = {name: i for i, name in enumerate(head.labels)}
     if auto_model == "AutoModelForSequenceClassification":
         config.problem_type = "multi_label_classification" if head.multi_label else "single_label_classification"
-    model, info = loading(
+    model, info = or_refuse(
         lambda: getattr(transformers, auto_model).from_pretrained(
             source,
             config=config,
@@ -256,11 +256,11 @@ def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model"
         with torch.device("meta"):
             return getattr(transformers, auto_model).from_config(config)
 
-    return loading(build, config.name_or_path, where, field)
+    return or_refuse(build, config.name_or_path, where, field)
 
 
 def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None = None) -> None:
-    """A plain `save_pretrained` folder, written beside and then renamed, so that it is never half there.
+    """A plain `save_pretrained` folder, written under another name and then renamed, so that it is never incomplete.
 
     `half` stores the weights in the half precision that the source had.
     """

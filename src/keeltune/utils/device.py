@@ -14,13 +14,13 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def choose_precision(asked: str, device: str, world_size: int = 1) -> str:
+def choose_precision(requested: str, device: str, world_size: int = 1) -> str:
     """`fp32` or `bf16`: for `auto`, bf16 where a matrix product of this machine is faster in it, else fp32.
 
     Several processes ask the hardware instead of the clock: all of them must come to the same answer.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if world_size > 1:
         able = torch.cuda.is_bf16_supported(False) if device != "cpu" else _cpu_has_bf16()
         return "bf16" if able else "fp32"
