@@ -207,7 +207,7 @@ def captioner(kind: str, seed: int = 0, **settings: Any) -> tuple[Any, ImageCapt
         processor = processors.Pair(words, initialization._extractor(config, "image", kind, ""))
     else:
         config, processor = reader(kind)
-    initialization._fit(config, processor.tokenizer, {})
+    initialization._fit_vocabulary(config, processor.tokenizer, {})
     torch.manual_seed(seed)
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters

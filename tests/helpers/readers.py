@@ -79,7 +79,7 @@ def reader(architecture: str, seed: int = 0, max_length: int | None = 32) -> tup
     """(model, task) of a small random model of this architecture."""
     tokenizer = tokenizer_of(architecture)
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture], max_position_embeddings=80)
-    initialization._fit(config, tokenizer, {})
+    initialization._fit_vocabulary(config, tokenizer, {})
     torch.manual_seed(seed)
     model = AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters

@@ -57,7 +57,7 @@ def writer(architecture: str, seed: int = 0, task: str = "translation", **settin
     """(model, task) of a small random model of this architecture."""
     words = tokenizer(ends=architecture in ENCODER_DECODERS)
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture])
-    initialization._fit(config, words, {})
+    initialization._fit_vocabulary(config, words, {})
     found = find("tasks", task)
     from keeltune.models import loading
 

@@ -243,7 +243,7 @@ def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture
     if type(config) not in getattr(transformers, auto)._model_mapping:
         pytest.skip("transformers has no such class")
     words = tokenizer()
-    initialization._fit(config, words, {})
+    initialization._fit_vocabulary(config, words, {})
     whole = saved.from_config(config)
     with loading.quiet_transformers():
         whole.save_pretrained(tmp_path)

@@ -361,7 +361,7 @@ def other_tokenizer(folder: Path, architecture: str) -> tuple:
         TrainTokenizer(train="unigram", size=120), [t for p in PAIRS for t in p], ends=False
     )
     config = made.config
-    initialization._fit(config, words, {})
+    initialization._fit_vocabulary(config, words, {})
     torch.manual_seed(3)
     model = type(made)(config)
     model.save_pretrained(folder)
