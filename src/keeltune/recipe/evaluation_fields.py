@@ -25,6 +25,16 @@ class Evaluation(Declared):
         description="Evaluations without a gain before training stops early; null: never; auto: 5, and not before 40 % "
         "of the steps.",
     )
+    metric: Text | None = Field(
+        default=None,
+        description="The metric by which the best weights are chosen and training stops early, reported first; null: "
+        "the task's primary one. Any that the run reports, loss and perplexity among them.",
+    )
+    metrics: list[Text] = Field(
+        default_factory=list,
+        description="Metrics that are reported besides the task's: names of `keeltune/tasks/metrics/`, or "
+        "my_package.my_module:Name.",
+    )
     clusters: Text | None = Field(
         default=None,
         description="A column of the data, such as speaker: rows of one value are resampled together, which is honest "

@@ -22,6 +22,7 @@ from keeltune.evaluation import prediction, test_set_looks
 from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.models import loading, model_files
+from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.runs import run_folder
 from keeltune.tasks.common.example import Prediction
 from keeltune.tasks.common.settings import Settings
@@ -156,10 +157,17 @@ def _temperature(model: str) -> float:
 
 
 @loading.quiet_transformers()
-def open_model(model: str | Path, task: str | None) -> Opened:
-    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given."""
+def open_model(
+    model: str | Path, task: str | None, evaluation: Evaluation | None = None, *, outside: bool = False
+) -> Opened:
+    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given.
+
+    `evaluation` names the metrics, None: the run's recipe does. `outside`: also those of other packages, which are
+    imported only where a recipe that the user named asks for them.
+    """
     folder = Path(model)
     past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    scored_by = evaluation or (past.evaluation if past else Evaluation())
     name = task or (past.task if past else None)
     if name is None:
         raise UserError(
@@ -205,6 +213,8 @@ def open_model(model: str | Path, task: str | None) -> Opened:
         (past.languages.source, past.languages.target) if past and past.languages else None,
         past.generation.beams if past else 1,
         past.generation.max_new_tokens if past else 64,
+        tuple(name for name in scored_by.metrics if outside or ":" not in name),
+        scored_by.metric,
     )
     device = this_device()
     given = past.data.labels if past else None
@@ -219,12 +229,15 @@ def open_model(model: str | Path, task: str | None) -> Opened:
     )
 
 
-def tasks_of(folder: Path) -> dict[str, Task]:
-    """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own."""
-    task = open_model(folder, None).task
-    old = folder / "source_model"
-    name = recipe.load(folder / "recipe.yaml").task
-    return {"target": task, "source": open_model(old, name).task if old.is_dir() else task}
+def tasks_of(folder: Path, *, outside: bool = False) -> dict[str, Task]:
+    """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own.
+
+    `outside`: with its recipe's metrics of other packages.
+    """
+    past, old = recipe.load(folder / "recipe.yaml"), folder / "source_model"
+    task = open_model(folder, None, outside=outside).task
+    source = open_model(old, past.task, past.evaluation, outside=outside).task if old.is_dir() else task
+    return {"target": task, "source": source}
 
 
 def read_rows(

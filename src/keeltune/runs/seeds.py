@@ -50,7 +50,7 @@ def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: D
         runs, failed = _runs(recipe, folder, display, resume)
         if not main:
             return Run(folder, {})
-        result = pooling.pool(inference.tasks_of(runs[0].folder), runs, failed)
+        result = pooling.pool(inference.tasks_of(runs[0].folder, outside=True), runs, failed)
         if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)

@@ -2,77 +2,38 @@
 
     row -> encode -> examples -> collate -> batch -> forward -> rows -> cross_entropy | predict -> score
 
-A family (`keeltune/families/`) supplies targets, aligned rows, cross-entropy and decoding once; a task file adds
-columns, encoding and metric. Labels never enter a model: its own loss would be a mean, and the wrong one.
+A family (`tasks/families/`) supplies targets, aligned rows, cross-entropy and decoding once; a task file adds columns,
+encoding and metrics (`tasks/metrics/`). What a task says of itself without a model is its `Declaration`. Labels never
+enter a model: its own loss would be a mean, and the wrong one.
 
 Shapes: B examples of a batch, N predictions, C choices, K statistics a row, L labels, S and T source and target tokens.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, nll, sliced_cross_entropy
 from keeltune.tasks.common.batches import Autocast, collated, labelled_and_anchored, to_device
+from keeltune.tasks.common.declaration import Declaration
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.scoring import Scoring
 from keeltune.tasks.common.settings import Settings
-from keeltune.tasks.metrics.metric import Metric
 from keeltune.utils.errors import Problem, UserError
 
 
-class Task(ABC):
+class Task(Declaration):
     """One application."""
-
-    columns: ClassVar[tuple[Column, ...]]
-    """The columns a row must have, under our names."""
-
-    auto_models: ClassVar[tuple[str, ...]]
-    """The `transformers` classes that load a model for this task; the first that knows the architecture does."""
-
-    reads: ClassVar[Literal["text", "image", "sound"]] = "text"
-    """What a row's input is made of, which says what processor a model needs."""
-
-    choices: ClassVar[Literal["labels", "tokens", "positions"]] = "labels"
-    """What a prediction chooses among. Labels fit a reference by name, however it reads the text; tokens and positions
-    are the tokenizer's own, so a reference must have the very same."""
-
-    whole_texts: ClassVar[tuple[str, ...]] = ()
-    """Columns of text of which a part can be left out and the row still has an answer: one of the text as a whole."""
-
-    generates: ClassVar[bool] = False
-    """Whether an answer is written token by token: evaluation while training then looks at a subset."""
-
-    separate_head: ClassVar[bool] = False
-    """Whether the model is an encoder with a head of the task's own on it, beside which the head that `model` had can
-    be kept (`objective.anchor_head`)."""
-
-    accepts_languages: ClassVar[bool] = False
-    """Whether the recipe's `languages` say from which language into which."""
-
-    accepts_multi_label: ClassVar[bool] = False
-    """Whether a row may have several labels (`data.multi_label`)."""
-
-    pipeline: ClassVar[str | None] = None
-    """What the hub calls the task (`pipeline_tag` of a model card); None where it has no name for it."""
-
-    answer: ClassVar[str]
-    """What an answer is, which its metrics score: "label" (or a list of labels), "tags", "text", or a word of one's
-    own."""
-
-    scored_by: ClassVar[tuple[type[Metric], ...]]
-    """The metrics of its answers (`tasks/metrics/`); the first name of the first is the primary one."""
 
     def __init__(self, processor: Any, settings: Settings, companions: Mapping[str, Task] | None = None):
         self.processor = processor
@@ -111,7 +72,7 @@ class Task(ABC):
         """+1 where more of the primary metric is better, −1 where less is."""
         return -1.0 if self.metrics[0] in self.lower_is_better else 1.0
 
-    def setup(self) -> None:  # noqa: B027  (most tasks derive nothing)
+    def setup(self) -> None:
         """What the family derives from its processor and settings."""
 
     def recipe_faults(self) -> Iterable[Fault]:
@@ -119,24 +80,6 @@ class Task(ABC):
         return ()
 
     # rows of the data
-
-    @classmethod
-    def labels_of(cls, row: Row) -> list[str]:
-        """The label names that a row uses; none for a task without labels."""
-        return []
-
-    @classmethod
-    def closed(cls, names: Sequence[str]) -> list[str]:
-        """The label inventory that the names of the training rows span."""
-        return list(names)
-
-    @classmethod
-    def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
-        """What is wrong with a row, beyond what its columns' kinds check one by one; not `labelled`: it is only read.
-
-        Columns of labels that are not read may be there and hold anything.
-        """
-        return ()
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
         """What is wrong with a row for this model, now that it is encoded: `examples` are what became of it."""
@@ -174,7 +117,7 @@ class Task(ABC):
         """What users should know of the encoded training rows."""
         return []
 
-    def mark(self, config: Any, examples: Sequence[Example]) -> None:  # noqa: B027  (most tasks need nothing)
+    def mark(self, config: Any, examples: Sequence[Example]) -> None:
         """Keeps in the model's configuration what answering must know of the encoded training rows."""
 
     # batches

@@ -37,7 +37,8 @@ class Scoring:
         """The names of the scores: that which the recipe chooses by first (`evaluation.metric`)."""
         added = (name for metric in self.metrics[len(self.own) :] for name in metric.names)
         names = [*self.reported, *added]
-        return tuple(dict.fromkeys([self.settings.metric or names[0], *names]))
+        primary = self.settings.metric if self.settings.metric in (*names, *Loss.names) else names[0]
+        return tuple(dict.fromkeys([str(primary), *names]))
 
     @property
     def lower_is_better(self) -> frozenset[str]:
@@ -95,7 +96,7 @@ class Scoring:
                 yield Fault("evaluation.metrics", "scored twice", found, "a score of another name", "leave it out")
             else:
                 names += metric.names
-        chosen = self.settings.metric
-        if chosen is not None and chosen not in names:
-            fix = f"choose one of them{nearest(chosen, names)}"
-            yield Fault("evaluation.metric", "unknown metric", shown(chosen), f"one of: {', '.join(names)}", fix)
+        primary = self.settings.metric
+        if primary is not None and primary not in names:
+            fix = f"choose one of them{nearest(primary, names)}"
+            yield Fault("evaluation.metric", "unknown metric", shown(primary), f"one of: {', '.join(names)}", fix)

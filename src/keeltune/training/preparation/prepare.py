@@ -115,6 +115,8 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
         (recipe.languages.source, recipe.languages.target) if recipe.languages else None,
         recipe.generation.beams,
         recipe.generation.max_new_tokens,
+        tuple(recipe.evaluation.metrics),
+        recipe.evaluation.metric,
     )
     if isinstance(recipe.model, StudentFrom):
         place = recipe.where("model.layers")
@@ -234,7 +236,8 @@ def without_targets(encoded: Sequence[Sequence[Example]]) -> bool:
 
 def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
     """What the task, now that its model is known, cannot do with the recipe."""
-    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in task.recipe_faults()]
+    faults = [*task.scoring.faults(), *task.recipe_faults()]
+    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in faults]
 
 
 def _old_head(
