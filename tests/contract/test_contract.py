@@ -9,19 +9,11 @@ import sys
 from pathlib import Path
 
 import keeltune.divergences
-import numpy as np
 import pytest
 import torch
-import transformers
-from transformers import AutoTokenizer
 
-from keeltune.data.columns import KINDS
-from keeltune.data.dataset import Row
 from keeltune.objective.formula import Objective
-from keeltune.objective.predictions import IGNORED, Dense
-from keeltune.tasks.common.settings import Settings
-from keeltune.tasks.families.sequence_classification import SequenceClassification
-from keeltune.tasks.task import Task
+from keeltune.objective.predictions import Dense
 from keeltune.utils import registry
 
 DIVERGENCES, TASKS = registry.names("divergences"), registry.names("tasks")
@@ -72,77 +64,6 @@ def test_a_step_down_its_gradient_brings_the_student_nearer(name):
     before = Objective(name).total(Dense(z), Dense(w))
     (gradient,) = torch.autograd.grad(before, z)
     assert Objective(name).total(Dense(z.detach() - 1e-3 * gradient), Dense(w)) < before
-
-
-# Tasks
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_a_task_is_documented_and_names_its_columns(name):
-    task = registry.find("tasks", name)
-    assert issubclass(task, Task)
-    assert not inspect.isabstract(task)
-    assert "Metrics: " in (task.__doc__ or "")
-    assert task.columns
-    assert any(column.label for column in task.columns)
-    assert len({column.name for column in task.columns}) == len(task.columns)
-    assert all(column.kind in KINDS for column in task.columns)
-    assert all(hasattr(transformers, auto) for auto in task.auto_models)
-    assert task.generates <= (task.choices == "tokens")
-
-
-@pytest.fixture(params=[name for name in TASKS if issubclass(registry.find("tasks", name), SequenceClassification)])
-def task(request, tiny) -> Task:
-    return registry.find("tasks", request.param)(AutoTokenizer.from_pretrained(tiny("bert")), Settings(["a", "b", "c"]))
-
-
-def rows_of(task: Task) -> list[Row]:
-    texts = ["the film is good", "bad", "a very long and dull plot", "it was fine"]
-    return [
-        Row({c.name: "abcb"[i] if c.label else text for c in task.columns if c.required}, "f", i + 1, f"k{i}")
-        for i, text in enumerate(texts)
-    ]
-
-
-def test_a_task_encodes_collates_and_aligns(task):
-    examples = [e for row in rows_of(task) for e in task.encode(row)]
-    assert examples == [e for row in rows_of(task) for e in task.encode(row)]  # pure
-    batch = task.collate(examples)
-    assert {"inputs", "targets", "weights", "anchored", "keys"} <= set(batch)
-    assert "labels" not in batch["inputs"]
-    n = len(batch["targets"])
-    assert len(batch["weights"]) == len(batch["anchored"]) == n
-    assert batch["anchored"].dtype == torch.bool
-    assert batch["keys"] == [e.key for e in examples]
-    assert [e.length for e in examples] == batch["inputs"]["attention_mask"].sum(-1).tolist()
-    unlabelled = task.collate([e for row in rows_of(task) for e in task.encode(row, labelled=False)])
-    assert (unlabelled["targets"] == IGNORED).all()
-    assert all(torch.equal(unlabelled["inputs"][k], v) for k, v in batch["inputs"].items())
-
-
-def test_a_tasks_cross_entropy_is_a_sum_that_its_predictions_share(task):
-    batch = task.collate([e for row in rows_of(task) for e in task.encode(row)])
-    logits = normal(4, 3, seed=4)
-    rows = task.rows(type("Outputs", (), {"logits": logits}), batch)
-    loss = task.cross_entropy(rows, batch).item()
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="sum").item())
-    predictions = task.decode(rows, batch)
-    assert sum(p.loss for p in predictions) == pytest.approx(loss)
-    assert sum(p.count for p in predictions) == 4
-    shuffled = task.rows(type("Outputs", (), {"logits": logits[:, [2, 0, 1]]}), batch, order=[1, 2, 0])
-    assert torch.equal(shuffled.log_probs(slice(None)), rows.log_probs(slice(None)))
-
-
-def test_a_tasks_scores_are_1_for_the_gold_and_sum_over_rows(task):
-    golds = [task.gold(row) for row in rows_of(task)]
-    statistics = task.statistics(golds, golds)
-    scores = task.scores(statistics.sum(0))
-    assert tuple(scores) == task.metrics
-    assert all(float(value) == pytest.approx(1.0) for value in scores.values())
-    assert [task.row_score(gold, gold) for gold in golds] == [1.0] * 4
-    resampled = np.stack([statistics.sum(0), statistics[:2].sum(0)])
-    assert all(len(value) == 2 for value in task.scores(resampled).values())
-    assert "by_label" in task.details(statistics.sum(0))
 
 
 # The folder is the registry
