@@ -35,7 +35,8 @@ def reference() -> str:
         "",
         "- [The command](#the-command)",
         "- [The recipe](#the-recipe)",
-        "- [Tasks](#tasks), [metrics](#metrics), [divergences](#divergences), [matching](#matching), [references](#references)",
+        "- [Tasks](#tasks), [metrics](#metrics), [divergences](#divergences), [matching](#matching), "
+        "[references](#references)",
         "- [The library](#the-library)",
         "",
         *_commands(),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +68,11 @@ def batch(material) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def outputs(material, batch) -> Any:
-    task, folder = material.task, Path(material.source)
-    names = list(task.settings.labels)
-    model = loading.load(
-        str(folder), material.auto_model, names, where="a test", field="model", reads=type(task).reads
-    ).model.eval()
+    task, head = material.task, loading.Head(list(material.task.settings.labels))
+    loaded = loading.load(
+        material.source, material.auto_model, head, where="a test", field="model", reads=type(task).reads
+    )
+    model = loaded.model.eval()
     with torch.no_grad():
         return task.forward(model, batch)
 
@@ -226,12 +224,10 @@ def test_a_classifiers_scores_are_1_for_the_gold_and_sum_over_rows(classifier):
 
 @pytest.mark.parametrize("name", registry.names("families"))
 def test_a_family_is_the_one_class_of_its_file(name):
-    stem = name.replace("-", "_")
-    module = import_module(f"keeltune.tasks.families.{stem}")
-    classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-    assert [c.__name__ for c in classes] == [stem.title().replace("_", "")]
-    assert issubclass(classes[0], Task) and classes[0].__doc__
-    assert classes[0].auto_models and classes[0].answer
+    family = registry.find("families", name)
+    assert family.__name__ == name.title().replace("-", "")
+    assert issubclass(family, Task) and family.__doc__
+    assert family.auto_models and family.answer
 
 
 @pytest.mark.parametrize("name", registry.names("architectures"))
