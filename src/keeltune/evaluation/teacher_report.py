@@ -62,7 +62,7 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     recipe, task, rows = job.material.recipe, job.material.task, job.material.rows["validation"]
     spec = recipe.reference_spec()
     if (
-        not recipe.taught
+        not recipe.has_teacher
         or spec is None
         or not rows
         or job.reference_source.kind not in ("model", "ensemble", "cached")

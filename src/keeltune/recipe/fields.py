@@ -80,11 +80,11 @@ class Recipe(Declared):
         return self._folder / os.path.expanduser(value)
 
     def where(self, field: str = "") -> str:
-        """The place of a dotted field: `recipe.where("data.train") -> "recipe.yaml:7:10"`."""
+        """The location of a dotted field: `recipe.where("data.train") -> "recipe.yaml:7:10"`."""
         return self._document.where(self._document.key(field))
 
     def problem(self, field: str, *, expected: str, fix: str, found: str | None = None) -> Problem:
-        """A fault of `field`, at its place; `found` is its value unless it is said."""
+        """A fault of `field`, at its location; `found` is the field's value by default."""
         return self._document.problem(self._document.key(field), expected=expected, fix=fix, found=found)
 
     @property
@@ -99,28 +99,28 @@ class Recipe(Declared):
             return 0.0
         if self.objective.weight is not None:
             return self.objective.weight
-        on_labels = self.method == "cross-domain" and self.holds_target and self.objective.anchor_head == "task"
+        on_labels = self.method == "cross-domain" and self.anchors_target and self.objective.anchor_head == "task"
         return WeightRule(confidence=0.999) if on_labels else 1.0
 
     @property
-    def holds_target(self) -> bool:
-        """Whether rows of the domain that is learnt carry D; a teacher speaks on whatever rows there are."""
+    def anchors_target(self) -> bool:
+        """Whether rows of the domain that is learnt carry D; with a teacher all rows do."""
         return self.method == "distillation" or (
             self.method == "cross-domain" and self.objective.anchor_on in ("target", "both")
         )
 
     @property
-    def holds_old(self) -> bool:
+    def keeps_source_model(self) -> bool:
         """Whether what the model knew is to be kept."""
         return self.method == "cross-domain"
 
     @property
-    def holds_source(self) -> bool:
+    def anchors_source(self) -> bool:
         """Whether inputs of the source domain carry D."""
         return self.method == "cross-domain" and self.objective.anchor_on in ("source", "both")
 
     @property
-    def holds_generated(self) -> bool:
+    def anchors_generated(self) -> bool:
         """Whether texts that the reference writes itself carry D."""
         return self.method == "cross-domain" and self.objective.anchor_on == "generated"
 
@@ -136,7 +136,7 @@ class Recipe(Declared):
         return ReferenceSpec(model=self.reference)
 
     @property
-    def taught(self) -> bool:
+    def has_teacher(self) -> bool:
         """Whether the reference is a teacher, who should know more than the student."""
         return self.method == "distillation"
 
@@ -155,29 +155,29 @@ class Recipe(Declared):
         data = values["data"]
         data["mix"] = self.data.mix.model_dump(exclude_unset=True)
         for rows in (data, data["source"]):
-            rows |= {name: self._anywhere(rows[name]) for name in Source.model_fields if name in rows}
+            rows |= {name: self._absolute(rows[name]) for name in Source.model_fields if name in rows}
         for name in values.keys() & {"model", "reference"}:
-            values[name] = self._model_anywhere(values[name])
+            values[name] = self._absolute_model(values[name])
         values["data"] = {name: value for name, value in data.items() if value != {}}
-        held = values.get("reference"), values.get("evaluation")
-        for part, name in zip(held, ("cache", "terms"), strict=True):
-            if isinstance(part, dict) and part.get(name) is not None:
-                part[name] = self._anywhere(part[name])
-        values["output"] = self._anywhere(self.output)
+        for section, name in (("reference", "cache"), ("evaluation", "terms")):
+            fields = values.get(section)
+            if isinstance(fields, dict) and fields.get(name) is not None:
+                fields[name] = self._absolute(fields[name])
+        values["output"] = self._absolute(self.output)
         return yaml_of(values)
 
-    def _anywhere(self, value: Any) -> Any:
+    def _absolute(self, value: Any) -> Any:
         return str(self.path(value).absolute()) if isinstance(value, str) and not value.startswith("hub:") else value
 
-    def _model_anywhere(self, value: Any) -> Any:
+    def _absolute_model(self, value: Any) -> Any:
         """A model's path made absolute, and those of the parts of a new one; a hub id is left as it is."""
         if isinstance(value, list):
-            return [self._model_anywhere(v) for v in value]
+            return [self._absolute_model(v) for v in value]
         if isinstance(value, dict):
             names = ("from",) if "layers" in value else ("model", "new", "tokenizer", "encoder", "decoder")
-            return value | {name: self._model_anywhere(value[name]) for name in names if name in value}
+            return value | {name: self._absolute_model(value[name]) for name in names if name in value}
         local = isinstance(value, str) and (value[0] in "./~" or self.path(value).exists())
-        return self._anywhere(value) if local else value
+        return self._absolute(value) if local else value
 
 
 def _written(model: BaseModel) -> dict[str, Any]:
@@ -194,6 +194,7 @@ def json_schema() -> dict[str, Any]:
     """The recipe as JSON Schema, from which an editor completes and checks a recipe as it is typed."""
     schema = Recipe.model_json_schema(by_alias=True)
     schema["properties"]["task"]["examples"] = registry.names("tasks")
+    schema["$defs"]["Data"]["properties"]["format"]["examples"] = registry.names("file_formats")
     of_objective = schema["$defs"]["ObjectiveSpec"]["properties"]
     of_objective["divergence"]["examples"] = registry.names("divergences")
     of_objective["matching"]["examples"] = [{name: 1.0} for name in registry.names("matching")]

@@ -29,7 +29,7 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
     if isinstance(reference.temperature, list) and len(reference.temperature) != len(models):
         expected = f"a temperature for each of the {len(models)} models, or one number for all"
         yield recipe.problem("reference.temperature", expected=expected, fix="change the list")
-    if reference.temperature is not None and (not recipe.taught or reference.origin == "adapter-off"):
+    if reference.temperature is not None and (not recipe.has_teacher or reference.origin == "adapter-off"):
         expected = "no temperature: it calibrates a teacher; the student's old self is held to as it was"
         fix = "leave it out, or choose method: distillation without from: adapter-off"
         yield recipe.problem("reference.temperature", expected=expected, fix=fix)
@@ -89,7 +89,7 @@ def _served_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem
     if recipe.objective.divergence_name == "logit-mse":
         expected = "another divergence: logit-mse needs every choice's logit"
         yield recipe.problem("objective.divergence", expected=expected, fix="take reverse-kl or forward-kl")
-    if not recipe.taught:
+    if not recipe.has_teacher:
         expected = "a folder: the source model is loaded to be looked at, and to write"
         yield recipe.problem("reference.from", expected=expected, fix="write from: auto, or method: distillation")
     if recipe.generation.targets != "data":

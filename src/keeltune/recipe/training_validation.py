@@ -47,7 +47,7 @@ def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
     kept = isinstance(training.interpolate, float) or training.interpolate == "recommended"
     reasons = {
         "new_top_layers": {
-            "the source model is to be kept (method: cross-domain), not its layers drawn anew": recipe.holds_old,
+            "the source model is to be kept (method: cross-domain), not its layers drawn anew": recipe.keeps_source_model,
             "only adapters train (lora), and new layers would stay random": training.lora is not None,
             "all weights of a new model are random already": isinstance(recipe.model, NewModel),
             "interpolate goes back towards a start whose top layers are random": kept,

@@ -36,7 +36,7 @@ def measure(job: Job, folder: Path, display: Display) -> Start:
     for line in teacher_findings.findings(teacher):
         display.say(line)
     overruled = overruled_labels.veto_report(job)
-    for line in overruled_findings.findings(overruled, taught=job.material.recipe.taught):
+    for line in overruled_findings.findings(overruled, taught=job.material.recipe.has_teacher):
         display.say(line)
     return Start(scores, teacher, overruled)
 

@@ -235,7 +235,7 @@ def _plan(material: Material) -> Plan:
     soft = recipe.data.unlabeled_as == "distribution"  # else, at weight 0, the reference has said all that it will
     anchored = recipe.reference_spec() is not None and not recipe.only_writes()
     anchored = anchored and (soft or recipe.weight_spec() != 0)
-    held = {"train": anchored and recipe.holds_target, "source_train": False}
+    held = {"train": anchored and recipe.anchors_target, "source_train": False}
     held |= dict.fromkeys(("source_unlabeled", "generated"), anchored)
 
     def of(split: str) -> list[Example]:

@@ -35,8 +35,8 @@ def budget_examples(material: Material) -> list[Example]:
     recipe, rule = material.recipe, material.recipe.weight_spec()
     if isinstance(rule, float | int) or rule.max_kl is None:
         return []
-    splits = {"validation": recipe.holds_target, "source_validation": recipe.holds_source}
-    if recipe.holds_generated:
+    splits = {"validation": recipe.anchors_target, "source_validation": recipe.anchors_source}
+    if recipe.anchors_generated:
         drawn = [example for row in material.encoded["generated_validation"] for example in row]
         return [replace(drawn[i], anchored=True) for i in subset(len(drawn), MEASURED)]
     rows = [row for split, held in splits.items() if held for row in material.rows[split]]

@@ -91,7 +91,7 @@ def draw(
 ) -> None:
     """Texts drawn from the source model itself, in the place of a source domain's: one for each training row."""
     recipe, task = material.recipe, material.task
-    if not recipe.holds_generated:
+    if not recipe.anchors_generated:
         return
 
     def refuse(found: str, expected: str, fix: str) -> UserError:

@@ -107,7 +107,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "data": {
             name: rows_digest(material, name)
             for name in ("train", "unlabeled", "augmented", "source_unlabeled")
-            if material.rows.get(name) and (name != "train" or recipe.holds_target)
+            if material.rows.get(name) and (name != "train" or recipe.anchors_target)
         },
     }
 
