@@ -104,16 +104,17 @@ def weight_faults(recipe: Recipe) -> Iterator[Problem]:
     if rule.max_source_drop is not None and (recipe.has_teacher or recipe.data.source.validation is None):
         expected = "method: cross-domain and data.source.validation, on which the drop is measured while it trains"
         yield recipe.problem("objective.weight.max_source_drop", expected=expected, fix="add data.source.validation")
-    second = recipe.objective.anchor_head
-    if second == "masked-lm" and (rule.max_source_drop or (rule.max_kl and not recipe.anchors_target)):
+    if recipe.objective.anchor_head == "masked-lm" and (
+        rule.max_source_drop or (rule.max_kl and not recipe.anchors_target)
+    ):
         expected = "a number, or {max_kl: b} on rows of the target: of masked tokens no source rows are scored"
         yield recipe.problem("objective.weight", expected=expected, fix="write objective.weight: 1.0, say")
         return
     if rule.max_kl is not None:
-        held, name = recipe.data.validation, "data.validation"
+        rows, name = recipe.data.validation, "data.validation"
         if not recipe.anchors_target:
-            held, name = recipe.data.source.validation, "data.source.validation"
-        if held is None and not recipe.anchors_generated:
+            rows, name = recipe.data.source.validation, "data.source.validation"
+        if rows is None and not recipe.anchors_generated:
             expected = f"{name}: rows that are not trained on, on which the divergence is measured"
             yield recipe.problem("objective.weight.max_kl", expected=expected, fix=f"add {name}")
     if rule.confidence is None:

@@ -1,4 +1,4 @@
-"""What a recipe may say of regularisers: each a file of `keeltune/regularizers/`, each off unless it is asked for."""
+"""The fields of `training.regularizers`: each is a file of `keeltune/training/regularizers/`, and off by default."""
 
 from __future__ import annotations
 

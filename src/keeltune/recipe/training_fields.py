@@ -72,9 +72,9 @@ class Training(Declared):
     def _one_measure(cls, values: Any) -> Any:
         """`max_steps` takes the place of the default of `epochs`, and `tokens_per_batch` that of `batch_size`."""
         if isinstance(values, dict):
-            for ours, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
+            for usual, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
                 if values.get(other) is not None:
-                    values = {ours: None, **values}
+                    values = {usual: None, **values}
         return values
 
     @property
