@@ -35,7 +35,7 @@ def training_faults(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
-    """Regularisers that would change nothing, or take away what the recipe keeps. Whether they fit the model and the task
+    """Regularisers that would change nothing, or take away what the recipe keeps. Whether they fit the model and task
     is checked with these (`training.regularizers.compatibility`)."""
     used, training = recipe.training.regularizers, recipe.training
     labelled = recipe.data.train is not None or recipe.data.unlabeled_as == "labels"
