@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from keeltune import recipe
-from keeltune.advisor import candidates, pilots, race, verdict
+from keeltune.advisor import pilots, race, verdict
 from keeltune.advisor.candidates import PLAIN, Given, candidate_arms, given, without_columns
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.recipe.fields import Report
@@ -39,7 +39,7 @@ def data(tmp_path):
 
 def made(tiny, folder, method="fine-tuning", source=(), **changes):
     values = spec_of(method, tiny("bert"), output="advice", **changes)
-    values["training"] = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3}
+    values["training"] = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
     files = {"validation": "old-validation.jsonl", "train": "old-train.jsonl"}
     if source:
         values["data"] = {**values["data"], "source": {name: files[name] for name in source}}
@@ -212,7 +212,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
         recipe.from_dict(
             {
                 **spec_of("fine-tuning", tiny("bert"), output="teacher"),
-                "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2},
+                "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"},
             },
             data,
         ),
@@ -266,7 +266,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
     assert plain["target"] == pytest.approx(np.mean(scores))
 
 
-def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
+def test_a_stopped_race_leaves_a_card_goes_on_and_refuses_another_recipe(tiny, data, monkeypatch):
     base = made(tiny, data, source=("validation",))
     original, count = run.train, iter(range(100))
 
@@ -285,6 +285,10 @@ def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
     recipe.load(data / "advice" / "recommended.yaml")
     monkeypatch.setattr(run, "train", original)
     assert race.advise(base, budget="10m", display=QUIET)["complete"]
+    other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
+    with pytest.raises(StateRefused, match=r"or delete .*pilots") as refused:  # advise has no --overwrite
+        race.advise(other, budget="10m", display=QUIET)
+    assert "--overwrite" not in str(refused.value)
 
 
 def stop_at(monkeypatch, pilot, error):
@@ -348,7 +352,7 @@ def test_a_stop_before_any_pilot_leaves_a_card_that_says_so(tiny, data, monkeypa
     def stopping(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(candidates, "candidate_arms", stopping)
+    monkeypatch.setattr(race, "candidate_arms", stopping)
     with pytest.raises(KeyboardInterrupt):
         race.advise(base, display=Display())
     assert "nothing was compared yet" in capsys.readouterr().err
@@ -414,14 +418,6 @@ def test_what_the_caller_adds_must_be_there(tiny, data):
     assert {problem.field for problem in caught.value.problems} == {"--teacher", "--pool"}
 
 
-def test_pilots_of_another_recipe_are_refused(tiny, data):
-    race.advise(made(tiny, data, source=("validation",)), budget="10m", display=QUIET)
-    other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
-    with pytest.raises(StateRefused, match=r"or delete .*pilots") as refused:  # advise has no --overwrite
-        race.advise(other, budget="10m", display=QUIET)
-    assert "--overwrite" not in str(refused.value)
-
-
 def test_a_small_budget_ends_early_and_says_how_little_it_knows(tiny, data):
     card = race.advise(made(tiny, data, source=("validation", "train")), budget="1s", display=QUIET)
     assert card["complete"]
@@ -442,7 +438,7 @@ def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
     flipped = [{**row, "label": "positive" if row["label"] == "negative" else "negative"} for row in bad]
     write_rows(data / "flipped.jsonl", flipped)
     values = {**spec_of("fine-tuning", tiny("bert"), output="bad"), "data": {"train": "flipped.jsonl"}}
-    values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2}
+    values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"}
     teacher = run.train(recipe.from_dict(values, data), display=QUIET)
     card = race.advise(base, teacher=str(teacher.folder), budget="10m", display=QUIET)
     card["ruled_out"]["anchored"] = Message("its pilot diverged: {error}", error="<script>x</script>")

@@ -68,7 +68,7 @@ def test_shares_of_as_many_rows_are_no_points_of_their_own(tiny, tmp_path, monke
 def test_a_model_that_learnt_nothing_foretells_nothing(tiny, tmp_path):
     make_data(tmp_path)
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
-    values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9}
+    values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9, "precision": "fp32"}
     card = learning_curve.curve(recipe.from_dict(values, tmp_path), display=QUIET)
     assert len({point["rows"] for point in card["points"]}) == 4
     assert card["verdict"].startswith("nothing can be foretold: all shares score the same")
@@ -145,7 +145,7 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     make_data(tmp_path)
     write_rows(tmp_path / "test.jsonl", reviews(200, seed=31))
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
-    values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3}
+    values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3, "precision": "fp32"}
     made = recipe.from_dict(values, tmp_path)
     card = learning_curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET)
     folder = tmp_path / "curve"

@@ -206,7 +206,7 @@ def run_on(tiny, folder, train_rows, validation_rows, epochs=40, rate=1e-2, **ch
     write_rows(folder / "o-validation.jsonl", validation_rows)
     values = spec_of("fine-tuning", tiny("bert"), **changes)
     values["data"] = {"train": "o-train.jsonl", "validation": "o-validation.jsonl"}
-    values["training"] = {"epochs": epochs, "batch_size": 8, "learning_rate": rate}
+    values["training"] = {"epochs": epochs, "batch_size": 8, "learning_rate": rate, "precision": "fp32"}
     return train(values, folder, output="guarded")
 
 

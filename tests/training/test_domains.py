@@ -70,7 +70,7 @@ def data(tmp_path):
 def old_model(tiny, folder, architecture: str = "bert", epochs: int = 30, rate: float = 1e-2) -> run_folder.Run:
     """A model that knows the old domain: after so many epochs without a doubt."""
     rows = {"train": "old-train.jsonl"}
-    training = {"epochs": epochs, "batch_size": 4, "learning_rate": rate}
+    training = {"epochs": epochs, "batch_size": 4, "learning_rate": rate, "precision": "fp32"}
     return train(spec_of("fine-tuning", tiny(architecture), data=rows, training=training), folder, output="old-model")
 
 

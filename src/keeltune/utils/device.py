@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def choose_precision(requested: str, device: str, world_size: int = 1) -> str:
     return "bf16" if times["bf16"] < 0.8 * times["fp32"] else "fp32"
 
 
+@cache  # once a process: all its runs come to the same answer
 def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: int = 5) -> float:
     """The best of a few timed products [size, size] @ [size, size]; one before them is not counted."""
     a = torch.ones(size, size, dtype=dtype, device=device)
