@@ -29,11 +29,11 @@ QUIET = Display(quiet=True)
 @pytest.fixture
 def data(tmp_path):
     make_data(tmp_path)
-    rows = reviews(400, seed=41)
-    write_rows(tmp_path / "validation.jsonl", rows[:120])
-    write_rows(tmp_path / "old-validation.jsonl", rows[120:240])
-    write_rows(tmp_path / "old-train.jsonl", rows[240:300])
-    write_rows(tmp_path / "pool.jsonl", [{"text": row["text"]} for row in rows[300:]])
+    rows = reviews(230, seed=41)
+    write_rows(tmp_path / "validation.jsonl", rows[:60])
+    write_rows(tmp_path / "old-validation.jsonl", rows[60:120])
+    write_rows(tmp_path / "old-train.jsonl", rows[120:180])
+    write_rows(tmp_path / "pool.jsonl", [{"text": row["text"]} for row in rows[180:]])
     return tmp_path
 
 
