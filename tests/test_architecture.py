@@ -27,6 +27,7 @@ LONG_FILES = {
     "advisor.race": "to be cut",
     "cli.demo_data": "to be cut",
     "objective.references.served": "to be cut",
+    "runs.inference": "to be cut",
     "tasks.task": "to be cut",
     "training.cache.capture": "to be cut",
     "training.preparation.prepare": "to be cut",
@@ -49,6 +50,7 @@ MANY_PARAMETERS = {
 """The exceptions, each with the reason why it is better long. One that is not needed any more fails too."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in sorted(PACKAGE.rglob("*.py"))}
 
@@ -58,7 +60,12 @@ def tree(module: str) -> ast.Module:
     return ast.parse(modules()[module].read_text(encoding="utf-8"))
 
 
-def imported(module: str) -> Iterator[tuple[str, str | None, int]]:
+@cache
+def imported(module: str) -> list[tuple[str, str | None, int]]:
+    return list(_imported(module))
+
+
+def _imported(module: str) -> Iterator[tuple[str, str | None, int]]:
     """(module of ours, name in it or None, line) of each import anywhere in a file, also in functions and behind
     TYPE_CHECKING."""
     for node in ast.walk(tree(module)):
