@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from keeltune import recipe
-from keeltune.advisor import pilots, race, verdict
-from keeltune.advisor.candidates import PLAIN, Given, candidate_arms, given, without_columns
+from keeltune.advisor import pilots, race, standings, verdict
+from keeltune.advisor.candidates import PLAIN, Resources, candidate_arms, resources_of, without_columns
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.recipe.fields import Report
 from keeltune.reports import advice_page
@@ -47,7 +47,7 @@ def made(tiny, folder, method="fine-tuning", source=(), **changes):
 
 
 def names(recipe_, have=None):
-    arms, out = candidate_arms(recipe_, have or given(recipe_, None, None, None))
+    arms, out = candidate_arms(recipe_, have or resources_of(recipe_, {}))
     return [arm.name for arm in arms], out
 
 
@@ -63,12 +63,12 @@ def test_labelled_rows_alone_allow_plain_fine_tuning_alone(tiny, data):
 
 def test_everything_that_is_there_is_an_arm(tiny, data):
     base = made(tiny, data, source=("validation", "train"))
-    have = given(base, str(tiny("bert", seed=1)), "pool.jsonl", None)
+    have = resources_of(base, {"teacher": str(tiny("bert", seed=1)), "pool": "pool.jsonl"})
     assert names(base, have)[0] == [
         PLAIN, "interpolated", "replay", "anchored", "anchored on source inputs", "distilled with a pool",
         "pseudo-labels",
     ]  # fmt: skip
-    assert names(base, Given(teacher=str(tiny("bert", seed=1))))[0][-1] == "distilled"
+    assert names(base, Resources(teacher=str(tiny("bert", seed=1))))[0][-1] == "distilled"
 
 
 def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
@@ -82,15 +82,17 @@ def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
 
 def test_the_recipes_own_settings_stay_with_their_arm(tiny, data):
     held = made(tiny, data, "cross-domain", ("validation",), objective={"divergence": "forward-kl", "weight": 0.3})
-    arms = {arm.name: arm.values for arm in candidate_arms(held, given(held, None, None, None))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(held, resources_of(held, {}))[0]}
     assert arms["anchored"]["objective"] == {"divergence": "forward-kl", "weight": 0.3}
     texts = [{"text": row["text"]} for row in reviews(10, seed=8)]
     write_rows(data / "texts.jsonl", texts)
-    arms = {arm.name: arm.values for arm in candidate_arms(held, given(held, None, None, "texts.jsonl"))[0]}
+    arms = {
+        arm.name: arm.values for arm in candidate_arms(held, resources_of(held, {"source_texts": "texts.jsonl"}))[0]
+    }
     assert "weight" not in arms["anchored on source inputs"]["objective"]  # 0.3 was chosen for other inputs
     assert "objective" not in arms[PLAIN]
     taught = made(tiny, data, "distillation", reference=str(tiny("bert", seed=1)), objective={"temperature": 2.0})
-    arms = {arm.name: arm.values for arm in candidate_arms(taught, given(taught, None, None, None))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(taught, resources_of(taught, {}))[0]}
     assert arms["distilled"]["objective"] == {"temperature": 2.0}
     assert arms[PLAIN]["method"] == "fine-tuning"
     assert "reference" not in arms[PLAIN]
@@ -335,13 +337,13 @@ def test_the_card_is_written_after_every_pilot(tiny, data, monkeypatch):
 
 def test_a_rung_that_is_not_whole_says_less_than_the_one_before(tiny, data):
     base = made(tiny, data, source=("validation",))
-    arms, out = candidate_arms(base, given(base, None, None, None))
+    arms, out = candidate_arms(base, resources_of(base, {}))
     first = {name: scored(0.8, 0.7) for name in (PLAIN, "interpolated", "anchored")}
-    one = race.Race(base, arms, out, pilots.Pilots(base, data / "pilots", 1, QUIET), 0.5, None, data)
+    one = standings.Standings(base, arms, out, 0.5, None)
     one.rungs = [(pilots.Rung(0.25, (0, 1)), first), (pilots.Rung(1.0, (0,)), {PLAIN: scored(0.9, 0.6)})]
-    assert [line["rung"] for line in one._ranked()] == [0.25] * 3
+    assert [line["rung"] for line in one.ranked()] == [0.25] * 3
     one.rungs[-1][1]["anchored"] = scored(0.85, 0.6)
-    assert [(line["arm"], line["rung"]) for line in one._ranked()] == [
+    assert [(line["arm"], line["rung"]) for line in one.ranked()] == [
         (PLAIN, 1.0), ("anchored", 1.0), ("interpolated", 0.25)
     ]  # fmt: skip
 
@@ -352,7 +354,7 @@ def test_a_stop_before_any_pilot_leaves_a_card_that_says_so(tiny, data, monkeypa
     def stopping(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(race, "candidate_arms", stopping)
+    monkeypatch.setattr(candidates, "candidate_arms", stopping)
     with pytest.raises(KeyboardInterrupt):
         race.advise(base, display=Display())
     assert "nothing was compared yet" in capsys.readouterr().err
@@ -407,7 +409,7 @@ def test_a_column_of_an_old_domain_that_plain_drops_goes_with_it(tiny, data):
     values["data"] |= {"source": {"validation": "old-validation.jsonl"}, "labels": ["negative", "positive"]}
     base = recipe.from_dict(values, data)
     prepare.prepare(base)
-    arms, _ = candidate_arms(base, given(base, None, None, None))
+    arms, _ = candidate_arms(base, resources_of(base, {}))
     assert "clusters" not in arms[0].values["evaluation"]
     prepare.prepare(recipe.from_dict(arms[0].values, data))
 
