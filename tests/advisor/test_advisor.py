@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from keeltune import recipe
-from keeltune.advisor import pilots, race, standings, verdict
+from keeltune.advisor import candidates, pilots, race, standings, verdict
 from keeltune.advisor.candidates import PLAIN, Resources, candidate_arms, resources_of, without_columns
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.recipe.fields import Report
