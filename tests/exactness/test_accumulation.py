@@ -44,10 +44,10 @@ def test_the_gradient_is_that_of_the_mean_over_the_step(tiny, tmp_path):
     """Against a loop of plain torch: one step over 4 rows with torch's own cross-entropy and KL."""
     folder = tiny("bert")
     trainer = build(folder, tmp_path, batch=4, accumulation=1, world=1, objective=Objective(weight=0.7))
-    model, teacher, by_hand = copy.deepcopy(trainer.model), trainer.reference.model, []
+    model, teacher, by_hand = copy.deepcopy(trainer.model), trainer.step_loss.reference.model, []
     for step in range(4):
         epoch, place = divmod(step, 2)
-        batch = trainer.task.collate(trainer.plan.micro_batch(epoch, place, 0))
+        batch = trainer.step_loss.task.collate(trainer.plan.micro_batch(epoch, place, 0))
         logits = model(**batch["inputs"]).logits
         log_p, log_q = logits.log_softmax(-1), teacher(**batch["inputs"]).logits.log_softmax(-1)
         kl = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")

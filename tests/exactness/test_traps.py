@@ -73,7 +73,7 @@ def two_ranks_are_one(tiny, tmp_path, monkeypatch) -> None:
     how = {"accumulation": 1, "objective": Objective(weight=0.7)}
     whole = test_accumulation.gradients(tiny("bert"), tmp_path, batch=4, world=1, **how)[0]
     rank = test_accumulation.build(tiny("bert"), tmp_path, batch=2, world=2, **how)
-    batches = [rank.task.collate(rank.plan.micro_batch(0, 0, cut)) for cut in range(2)]
+    batches = [rank.step_loss.task.collate(rank.plan.micro_batch(0, 0, cut)) for cut in range(2)]
     shares: list[Tensor] = []
     with monkeypatch.context() as patch:
         patch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
@@ -115,10 +115,10 @@ def a_row_without_a_label_is_neither_summed_nor_counted(tiny, tmp_path) -> None:
         tiny("bert"), tmp_path, batch=4, accumulation=1, world=1, objective=Objective(weight=0.7)
     )
     first, *others = ours.plan.micro_batch(0, 0, 0)
-    batch = ours.task.collate([replace(first, targets=[IGNORED]), *others])
+    batch = ours.step_loss.task.collate([replace(first, targets=[IGNORED]), *others])
     _, counts = ours.get_batch_samples(iter([batch]), 1, "cpu")
     found = ours.compute_loss(ours.model, batch, num_items_in_batch=counts)
-    student, teacher = (m(**batch["inputs"]).logits for m in (ours.model, ours.reference.model))
+    student, teacher = (m(**batch["inputs"]).logits for m in (ours.model, ours.step_loss.reference.model))
     apart = kl_div(teacher.log_softmax(-1), student.log_softmax(-1), log_target=True, reduction="batchmean")
     torch.testing.assert_close(found, cross_entropy(student, batch["targets"]) + 0.7 * apart, rtol=1e-6, atol=1e-6)
 
@@ -362,10 +362,11 @@ def a_dropped_reference(original, self, cross_entropy, student, reference=None, 
 
 def a_reference_asked_and_dropped(original, self, model, inputs, *others, **how):
     """As a trainer would that hands the objective everything but the reference."""
-    asked, self.reference = self.reference, None
-    asked.rows(inputs)
+    whole = self.step_loss
+    whole.reference.rows(inputs)
+    self.step_loss = replace(whole, reference=None)
     loss = original(self, model, inputs, *others, **how)
-    self.reference = asked
+    self.step_loss = whole
     return loss
 
 

@@ -15,6 +15,7 @@ import pytest
 from keeltune import recipe
 from keeltune.advisor import candidates
 from keeltune.evaluation import overfitting
+from keeltune.recipe.regularizer_fields import find_regularizer, regularizer_names
 from keeltune.reports import run_page
 from keeltune.reports.charts import BOTTOM, HEIGHT, TOP, WIDTH, ranges, shares
 from keeltune.reports.charts import lines as charts_lines
@@ -204,7 +205,8 @@ def said_sentences() -> set[str]:
                 said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
                 if said and isinstance(node.args[0], ast.Constant):
                     found.add(node.args[0].value)
-    tables = (overfitting.VERDICTS, method.METHODS, method.REGULARIZERS)
+    phrases = {name: find_regularizer(name).phrase for name in regularizer_names()}
+    tables = (overfitting.VERDICTS, method.METHODS, phrases)
     tables += (forgetting.DOMAINS, forgetting.GAPS, forgetting.SHIFTS)
     return found | {candidates.PLAIN} | {text for table in tables for text in table.values()}
 

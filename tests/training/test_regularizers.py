@@ -24,17 +24,17 @@ from keeltune.cli.demo_data import make_reviews
 from keeltune.models import surgery
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Dense, Projected
-from keeltune.recipe.regularizer_fields import Regularizers
+from keeltune.recipe.regularizer_fields import Regularizers, regularizer_names
 from keeltune.runs import run, run_folder
-from keeltune.training import build
+from keeltune.training import build, regularization
 from keeltune.training.budget import DualAscent
+from keeltune.training.checkpoint_averaging import put_back
 from keeltune.training.preparation import prepare
-from keeltune.training.regularizers import regularizer
 from keeltune.training.regularizers.fgm import Fgm
-from keeltune.training.regularizers.frozen_embeddings import frozen_embeddings
-from keeltune.training.regularizers.label_smoothing import label_smoothing
-from keeltune.training.regularizers.layer_decay import cut_by_layer, layer_decay
-from keeltune.training.regularizers.r_drop import r_drop
+from keeltune.training.regularizers.freeze_embeddings import FreezeEmbeddings
+from keeltune.training.regularizers.label_smoothing import LabelSmoothing
+from keeltune.training.regularizers.layer_decay import LayerDecay
+from keeltune.training.regularizers.r_drop import RDrop
 from keeltune.training.regularizers.weight_average import WeightAverage
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.errors import UserError
@@ -45,6 +45,20 @@ from tests.helpers.interruption import Killed, kill_at, same
 QUIET = Display(quiet=True)
 ALL = {"layer_decay": 0.9, "r_drop": 1.0, "weight_average": 0.7, "label_smoothing": 0.1, "fgm": 1.0,
        "new_top_layers": 1, "freeze_embeddings": True}  # fmt: skip
+
+
+def smoothing(log_probs: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
+    return LabelSmoothing(strength).on_labelled([log_probs], targets)
+
+
+def r_drop(log_p: torch.Tensor, log_q: torch.Tensor, strength: float) -> torch.Tensor:
+    return RDrop(strength).on_labelled([log_p, log_q], torch.zeros(len(log_p), dtype=torch.long))
+
+
+def begun(regularizer: Any, model: Any) -> Any:
+    """As a trainer begins it."""
+    regularizer.begin(model)
+    return regularizer
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,7 +72,7 @@ def logits(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_smoothing_is_torchs_own_in_value_and_gradient():
     z, targets = logits(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
     log_probs = z.log_softmax(-1)
-    ours = functional.nll_loss(log_probs, targets, reduction="sum") + label_smoothing(log_probs, targets, 0.1).sum()
+    ours = functional.nll_loss(log_probs, targets, reduction="sum") + smoothing(log_probs, targets, 0.1).sum()
     theirs = functional.cross_entropy(z, targets, reduction="sum", label_smoothing=0.1)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(value, z, retain_graph=True)[0] for value in (ours, theirs)]
@@ -68,7 +82,7 @@ def test_smoothing_is_torchs_own_in_value_and_gradient():
 def test_a_choice_that_cannot_be_made_is_none_to_smoothing():
     z, targets = logits(3, 4), torch.tensor([0, 1, 1])
     padded = torch.cat([z, torch.full((3, 2), -torch.inf, dtype=z.dtype)], 1)
-    values = [label_smoothing(each.log_softmax(-1), targets, 0.2) for each in (z, padded)]
+    values = [smoothing(each.log_softmax(-1), targets, 0.2) for each in (z, padded)]
     torch.testing.assert_close(*values, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(value.sum(), z)[0] for value in values]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
@@ -98,14 +112,14 @@ def test_only_labelled_predictions_count_by_their_weights_and_slices_change_noth
     by_hand = sum(
         weights[i].double()
         * (r_drop(log_probs[0][i : i + 1], log_probs[1][i : i + 1], 0.7).sum()
-           + sum(label_smoothing(each[i : i + 1], targets[i : i + 1], 0.1).sum() for each in log_probs) / 2)
+           + sum(smoothing(each[i : i + 1], targets[i : i + 1], 0.1).sum() for each in log_probs) / 2)
         for i in range(7)
         if targets[i] != IGNORED
     )  # fmt: skip
     wanted = torch.autograd.grad(by_hand, [*hidden, head.weight])
     monkeypatch.setattr("keeltune.objective.predictions.SLICE", 10)  # two predictions a slice
     for rows in ([Projected(h, head) for h in hidden], [Dense(head(h)) for h in hidden]):
-        value = regularizer.added(rows, targets, weights, smoothing=0.1, drop=0.7)
+        value = regularization.labelled_terms([LabelSmoothing(0.1), RDrop(0.7)], rows, targets, weights)
         torch.testing.assert_close(value, by_hand, rtol=1e-12, atol=0)
         for ours, theirs in zip(torch.autograd.grad(value, [*hidden, head.weight]), wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
@@ -113,7 +127,9 @@ def test_only_labelled_predictions_count_by_their_weights_and_slices_change_noth
 
 def test_a_batch_without_labels_adds_nothing_with_a_graph():
     z = logits(3, 4)
-    value = regularizer.added([Dense(z)] * 2, torch.full((3,), IGNORED), torch.ones(3), smoothing=0.1, drop=1.0)
+    value = regularization.labelled_terms(
+        [LabelSmoothing(0.1), RDrop(1.0)], [Dense(z)] * 2, torch.full((3,), IGNORED), torch.ones(3)
+    )
     assert value.item() == 0
     assert not torch.autograd.grad(value, z)[0].any()
 
@@ -138,10 +154,10 @@ def loss_of(model: Any, embeddings: torch.Tensor | None = None, rows: slice = sl
 
 
 def test_embeddings_are_moved_along_each_rows_own_gradient(classifier):
-    epsilon, fgm = 0.3, Fgm(classifier, 0.3)
-    with fgm.noted():
+    epsilon, fgm = 0.3, begun(Fgm(0.3), classifier)
+    with fgm.on_micro_batch(repeated=False):
         loss_of(classifier).backward()
-    with fgm.moved():
+    with fgm.on_micro_batch(repeated=True):
         value = loss_of(classifier)
         value.backward()
     ours = {name: p.grad.clone() for name, p in classifier.named_parameters() if p.grad is not None}
@@ -164,27 +180,27 @@ def test_embeddings_are_moved_along_each_rows_own_gradient(classifier):
         if p.grad is not None:
             torch.testing.assert_close(ours[name], p.grad, rtol=1e-9, atol=1e-12)
     for i in range(2):  # a row alone is moved as it is beside another
-        one = Fgm(classifier, epsilon)
-        with one.noted():
+        one = begun(Fgm(epsilon), classifier)
+        with one.on_micro_batch(repeated=False):
             loss_of(classifier, rows=slice(i, i + 1)).backward()
-        torch.testing.assert_close(one._step(one._shifts[0].grad)[0], r[i], rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(one._perturbation(one._shifts[0].grad)[0], r[i], rtol=1e-9, atol=1e-13)
 
 
 def test_a_reference_that_is_the_student_itself_reads_what_stands_there(classifier):
-    fgm = Fgm(classifier, 1.0)
-    with fgm.noted():
+    fgm = begun(Fgm(1.0), classifier)
+    with fgm.on_micro_batch(repeated=False):
         loss_of(classifier).backward()
     with torch.no_grad():
         plain = loss_of(classifier)
-    with fgm.moved(), torch.no_grad():
+    with fgm.on_micro_batch(repeated=True), torch.no_grad():
         assert loss_of(classifier) == plain
 
 
 def test_t5_moves_what_it_reads_and_not_what_it_writes():
     model, _ = writers.writer("t5")
     model = model.double().eval()
-    fgm = Fgm(model, 1.0)
-    with fgm.noted():
+    fgm = begun(Fgm(1.0), model)
+    with fgm.on_micro_batch(repeated=False):
         model(input_ids=IDS, decoder_input_ids=IDS[:, :3]).logits.sum().backward()
     (shift,) = fgm._shifts
     assert shift.shape[:2] == IDS.shape
@@ -258,7 +274,7 @@ if trainer.args.process_index == 0:
 
 def in_ranks(folder: Path, out: Path, *, batch: int, world: int) -> KeelTrainer:
     """Two passes and moved embeddings, held near another model."""
-    asked = Regularizers(r_drop=0.8, label_smoothing=0.2, fgm=0.5)
+    asked = [Fgm(0.5), LabelSmoothing(0.2), RDrop(0.8)]
     trainer = step_gradients.build(folder, out, batch=batch, accumulation=1, world=world,
                                    objective=Objective(weight=0.7), regularizers=asked)  # fmt: skip
     exact.Masked(trainer.model, 3)
@@ -282,9 +298,9 @@ def test_a_term_that_is_dropped_or_divided_by_its_own_batch_is_seen(tmp_path, mo
     """The traps themselves, put in."""
     job = job_of("translation", "marian", "fine-tuning", {"label_smoothing": 0.2}, tmp_path)
     whole = exact.gradients(job, tmp_path / "whole", batch=4, accumulation=1)
-    genuine = regularizer.added
+    genuine = regularization.labelled_terms
     for number, wrong in enumerate((lambda *a, **k: genuine(*a, **k) * 0, lambda *a, **k: genuine(*a, **k) * 2)):
-        monkeypatch.setattr("keeltune.training.regularizers.regularizer.added", wrong)
+        monkeypatch.setattr("keeltune.training.step_loss.labelled_terms", wrong)
         cut = exact.gradients(job, tmp_path / f"cut{number}", batch=2, accumulation=2)
         assert max(float((x - y).norm() / x.norm()) for x, y in zip(whole, cut, strict=True)) > 1e-3
 
@@ -319,7 +335,7 @@ def test_a_step_is_the_formula_of_two_passes_by_hand(tmp_path, tiny):
 
 
 def test_rates_fall_from_the_head_to_the_embeddings(classifier):
-    rates = layer_decay(classifier, 0.5)
+    rates = LayerDecay(0.5).factors(classifier)
     assert len(rates) == len(list(classifier.named_parameters()))
     wanted = {"classifier": 1.0, "bert.pooler": 1.0, "bert.encoder.layer.1": 1.0, "bert.encoder.layer.0": 0.5,
               "bert.embeddings": 0.25}  # fmt: skip
@@ -331,7 +347,7 @@ def test_rates_fall_from_the_head_to_the_embeddings(classifier):
 @pytest.mark.parametrize("kind", [*writers.ENCODER_DECODERS, *writers.DECODERS])
 def test_each_stack_of_any_architecture_has_the_whole_range(kind):
     model, _ = writers.writer(kind)
-    rates = layer_decay(model, 0.5)
+    rates = LayerDecay(0.5).factors(model)
     for stack, length in surgery.stacks(model).items():
         for place in range(length):
             found = {rate for name, rate in rates.items() if name.startswith(f"{stack}.{place}.")}
@@ -349,8 +365,10 @@ def test_groups_keep_their_weight_decay_and_every_parameter(classifier):
         (plain if "bias" in name else decays).append(parameter)
     groups = [{"params": decays, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2)
-    cut_by_layer(optimizer, classifier, 0.5)
-    rates = layer_decay(classifier, 0.5)
+    decay = LayerDecay(0.5)
+    decay.begin(classifier)
+    decay.on_optimizer(optimizer)
+    rates = decay.factors(classifier)
     of = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(of) == len(rates)
     for name, parameter in classifier.named_parameters():
@@ -362,24 +380,23 @@ def test_groups_keep_their_weight_decay_and_every_parameter(classifier):
 
 
 def test_the_average_is_the_weighted_mean_of_the_weights_after_each_step():
-    from types import SimpleNamespace
-
     model = torch.nn.Linear(2, 1).double()
-    average, seen = WeightAverage(model, 0.8), []
+    average, seen = begun(WeightAverage(0.8), model), []
     for step in range(1, 6):
         with torch.no_grad():
             model.weight.add_(torch.full((1, 2), float(step**2)).double())
         seen.append(model.weight.detach().clone())
-        average.on_step_end(None, SimpleNamespace(global_step=step, max_steps=5), None)
+        average.on_step_end(step, 5)
     weights = [0.8 ** (5 - i) for i in range(1, 6)]
     by_hand = sum(w * x for w, x in zip(weights, seen, strict=True)) / sum(weights)
-    torch.testing.assert_close(average.average["weight"], by_hand, rtol=1e-12, atol=0)
+    torch.testing.assert_close(average.state()["weight"], by_hand, rtol=1e-12, atol=0)
     last = model.weight
-    with average.in_place():
+    with put_back(model):
+        average.on_evaluate()
         torch.testing.assert_close(model.weight.data, by_hand, rtol=1e-12, atol=0)
     assert model.weight is last
     assert torch.equal(model.weight, seen[-1])
-    assert [WeightAverage(model, "auto").beta(n) for n in (5, 10, 50, 100_000)] == [0, 0, pytest.approx(0.8), 0.999]
+    assert [WeightAverage("auto").beta(n) for n in (5, 10, 50, 100_000)] == [0, 0, pytest.approx(0.8), 0.999]
 
 
 # Whole runs
@@ -461,9 +478,9 @@ def test_the_average_is_what_is_measured_and_kept(spec, tmp_path, monkeypatch, v
     seen: list[dict[str, torch.Tensor]] = []
     original = WeightAverage.on_step_end
 
-    def noting(self, args, state, control, **kwargs):
+    def noting(self, step, steps):
         seen.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
-        original(self, args, state, control, **kwargs)
+        original(self, step, steps)
 
     monkeypatch.setattr(WeightAverage, "on_step_end", noting)
     spec["evaluation"] = {"every": 10}  # one evaluation, after the last step: those are the best weights
@@ -485,7 +502,7 @@ def test_the_average_is_what_is_measured_and_kept(spec, tmp_path, monkeypatch, v
 def test_a_budget_bounds_the_average(spec, tmp_path, monkeypatch):
     """What a budget measures while it trains is the model that will be kept, not the one that trains on."""
     inside: list[bool] = []
-    original, now = WeightAverage.in_place, [False]
+    original, now = KeelTrainer.averaged, [False]
 
     @contextmanager
     def noting(self):
@@ -503,7 +520,7 @@ def test_a_budget_bounds_the_average(spec, tmp_path, monkeypatch):
         measured(self, args, state, control, **kwargs)
         monkeypatch.setattr(self.trainer, "budget", replace(budget, measure=measure))
 
-    monkeypatch.setattr(WeightAverage, "in_place", noting)
+    monkeypatch.setattr(KeelTrainer, "averaged", noting)
     monkeypatch.setattr(DualAscent, "on_step_end", watching)
     spec |= {"method": "cross-domain", "objective": {"weight": {"max_kl": 0.05}}}
     done = train(spec, tmp_path, "out", {"weight_average": 0.7})
@@ -545,10 +562,10 @@ def test_frozen_tables_stay_and_a_tied_head_with_them(spec, tmp_path):
     other = "bert.embeddings.position_embeddings.weight"
     assert not torch.equal(done[other], stored[other])
     model, _ = writers.writer("gpt2")
-    assert "tied" in frozen_embeddings(model)
+    assert "tied" in FreezeEmbeddings(True).on_model(model)
     assert not model.lm_head.weight.requires_grad
     both, _ = writers.writer("t5")
-    frozen_embeddings(both)
+    FreezeEmbeddings(True).on_model(both)
     assert not any(table.weight.requires_grad for table in surgery.token_tables(both))
 
 
@@ -575,7 +592,7 @@ def test_an_anchored_run_takes_them_too(spec, tmp_path, lora):
         ({"training": {"interpolate": 0.5, "regularizers": {"new_top_layers": 1}}}, "new_top_layers", "interpolate"),
         ({"training": {"regularizers": {"new_top_layers": 9}}}, "new_top_layers", "at most 2"),
         ({"training": {"regularizers": {"layer_decay": 1.5}}}, "layer_decay", "less than 1"),
-        ({"training": {"regularizers": {"dropout": 0.1}}}, "dropout", "one of: layer_decay"),
+        ({"training": {"regularizers": {"dropout": 0.1}}}, "dropout", f"one of: {', '.join(regularizer_names())}"),
     ],
 )
 def test_a_combination_without_meaning_is_refused(spec, tmp_path, change, field, expected):

@@ -20,12 +20,14 @@ from keeltune.evaluation import prediction
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
+from keeltune.recipe.training_fields import Training
 from keeltune.tasks.common.example import NOTE_SAMPLE
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.cache.identity import content_of
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare, splits
+from keeltune.training.step_loss import StepLoss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry
 from keeltune.utils.errors import UserError
@@ -95,13 +97,9 @@ def job_of(given: dict, folder: Path) -> Job:
 
 
 def trainer_of(job: Job, folder: Path) -> KeelTrainer:
-    arguments = training_arguments(
-        folder, batch_size=2, accumulation=1, epochs=1, max_steps=None, every=None, learning_rate=0.1, seed=0,
-        passed={"use_cpu": True},
-    )  # fmt: skip
-    return KeelTrainer(
-        job.model, arguments, job.plan, task=job.material.task, objective=job.objective, reference=job.reference
-    )
+    training = Training(epochs=1, learning_rate=0.1, use_cpu=True)
+    arguments = training_arguments(folder, training, batch_size=2, every=None, seed=0)
+    return KeelTrainer(job.model, arguments, job.plan, StepLoss(job.material.task, job.objective, job.reference))
 
 
 def reverse_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

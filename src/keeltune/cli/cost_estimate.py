@@ -7,6 +7,7 @@ import torch
 from keeltune.models import loading
 from keeltune.recipe.model_fields import StudentFrom
 from keeltune.training.preparation.material import SCORED, Material
+from keeltune.training.regularization import forward_passes, regularizers_of
 from keeltune.utils.device import choose_precision, matmul_flops, this_device
 from keeltune.utils.distributed import world_size
 
@@ -34,17 +35,18 @@ def estimate(material: Material) -> dict[str, float]:
     for name, stream in streams.items():
         tokens += material.steps * step_size * ratios[name] * sum(stream) / len(stream) * 1.3
     references = max(len(material.references), int(material.reference_is_start))
-    regularizers = recipe.training.regularizers
-    twice, perturbed = regularizers.r_drop is not None, regularizers.fgm is not None
-    operations = tokens * body * (6 * (1 + twice + perturbed) + 2 * references * (1 + perturbed))
+    regularizers = regularizers_of(recipe)
+    passes, repetitions = forward_passes(regularizers), sum(r.repeats for r in regularizers)
+    operations = tokens * body * (6 * (passes + repetitions) + 2 * references * (1 + repetitions))
     scored = sum(e.length for s in SCORED for e in material.examples[s])
     seconds = operations / (EFFICIENCY * matmul_flops(precision, device) * world_size())
     seconds += 4 * scored * body / (EFFICIENCY * matmul_flops("fp32", device))
     most = max(lengths + [length for stream in streams.values() for length in stream])
     longest = material.batch_size * most * (1 + sum(ratios[name] for name in streams))
-    activations = longest * depth * width * (40 if precision == "bf16" else 70) * (1 + twice)
+    activations = longest * depth * width * (40 if precision == "bf16" else 70) * passes
     trained = whole * (0.1 if recipe.training.lora else 1)
-    memory = (16 + 4 * (regularizers.weight_average is not None)) * trained + 4 * whole * references + activations + 6e8
+    stored = 16 + 4 * sum(r.copies for r in regularizers)
+    memory = stored * trained + 4 * whole * references + activations + 6e8
     return {"steps": material.steps, "seconds": seconds, "memory_bytes": memory}
 
 

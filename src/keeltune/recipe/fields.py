@@ -19,6 +19,7 @@ from keeltune.recipe.generation_fields import Generation, Languages
 from keeltune.recipe.model_fields import Model, NewModel, StudentFrom
 from keeltune.recipe.objective_fields import ObjectiveSpec, WeightRule
 from keeltune.recipe.reference_fields import ReferenceSpec
+from keeltune.recipe.regularizer_fields import describe_regularizers
 from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import Document
 from keeltune.recipe.yaml_text import yaml_of
@@ -197,5 +198,6 @@ def json_schema() -> dict[str, Any]:
     schema["$defs"]["Data"]["properties"]["format"]["examples"] = registry.names("file_formats")
     of_objective = schema["$defs"]["ObjectiveSpec"]["properties"]
     of_objective["divergence"]["examples"] = registry.names("divergences")
+    describe_regularizers(schema["$defs"])
     of_objective["matching"]["examples"] = [{name: 1.0} for name in registry.names("matching")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

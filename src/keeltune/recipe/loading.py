@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 
 from keeltune.recipe.field_types import expectation
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.regularizer_fields import Regularizers, ShelfField, regularizer_names
 from keeltune.recipe.validation import cross_faults
 from keeltune.recipe.yaml_document import Document, seen
 from keeltune.recipe.yaml_text import text_of
@@ -214,7 +215,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _fields(parent: Key = ()) -> dict[str, FieldInfo]:
+def _fields(parent: Key = ()) -> dict[str, FieldInfo | ShelfField]:
     """The fields declared below `parent`, by their names in YAML."""
     models: list[type[BaseModel]] = [Recipe]
     for step in parent:
@@ -223,8 +224,9 @@ def _fields(parent: Key = ()) -> dict[str, FieldInfo]:
     return {name: field for model in models for name, field in _by_yaml_name(model).items()}
 
 
-def _by_yaml_name(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in model.model_fields.items()}
+def _by_yaml_name(model: type[BaseModel]) -> dict[str, FieldInfo | ShelfField]:
+    fields: dict[str, FieldInfo | ShelfField] = {f.alias or name: f for name, f in model.model_fields.items()}
+    return fields | ({name: ShelfField(name) for name in regularizer_names()} if model is Regularizers else {})
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -250,6 +252,7 @@ def _about(steps: Key) -> str:
 
 
 def _all_fields(parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name in _fields(parent):
+    for name, field in _fields(parent).items():
         yield (*parent, name)
-        yield from _all_fields((*parent, name))
+        if not isinstance(field, ShelfField):  # to look below it would import its file
+            yield from _all_fields((*parent, name))

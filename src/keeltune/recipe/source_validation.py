@@ -52,15 +52,9 @@ def _start_faults(recipe: Recipe) -> Iterator[Problem]:
     if isinstance(share, float | str) and share != "auto" and isinstance(weight, WeightRule) and not weight.confidence:
         expected = "auto: a budget chooses the point itself"
         yield recipe.problem("training.interpolate", expected=expected, fix="leave it out, or write a number as weight")
-    if recipe.training.l2_sp is not None and recipe.training.lora is not None:
-        expected = "no l2_sp with lora: the weights of the start are not trained"
-        yield recipe.problem("training.l2_sp", expected=expected, fix="leave one of the two out")
-    new = isinstance(recipe.model, NewModel)
-    for field, used in (("interpolate", isinstance(share, float) or share == "recommended"),
-                         ("l2_sp", recipe.training.l2_sp is not None)):  # fmt: skip
-        if used and new:
-            expected = f"no {field}: the weights of a new model are random, and nothing is to be kept of them"
-            yield recipe.problem(f"training.{field}", expected=expected, fix="leave it out")
+    if isinstance(recipe.model, NewModel) and (isinstance(share, float) or share == "recommended"):
+        expected = "no interpolate: the weights of a new model are random, and nothing is to be kept of them"
+        yield recipe.problem("training.interpolate", expected=expected, fix="leave it out")
 
 
 def _anchor_head_faults(recipe: Recipe, anchors: bool) -> Iterator[Problem]:

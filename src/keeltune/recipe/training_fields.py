@@ -55,7 +55,9 @@ class Training(Declared):
         description="λ of λ/2 · ‖θ − θ₀‖², the squared distance from the weights before training, added to the loss.",
     )
     regularizers: Section[Regularizers] = Field(
-        default_factory=Regularizers, description="Options against overfitting, all off by default."
+        default_factory=Regularizers,
+        description="Options against overfitting, all off by default: names of `keeltune/training/regularizers/`, or "
+        "my_package.my_module:Name, each with its value.",
     )
     interpolate: Annotated[AsNumber[Share] | AsText, ByKind] | None = Field(
         default="auto",
@@ -76,6 +78,15 @@ class Training(Declared):
                 if values.get(other) is not None:
                     values = {usual: None, **values}
         return values
+
+    @property
+    def all_regularizers(self) -> dict[str, Any]:
+        """Those that are on, with their values; `l2_sp` is a field of its own too."""
+        return self.regularizers.used | ({} if self.l2_sp is None else {"l2_sp": self.l2_sp})
+
+    def regularizer_field(self, name: str) -> str:
+        """The dotted field of the recipe that has a regulariser on."""
+        return f"training.{name}" if name not in self.regularizers.used else f"training.regularizers.{name}"
 
     @property
     def passed(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from keeltune.recipe.field_types import expectation
 from keeltune.recipe.fields import Recipe
-from keeltune.recipe.model_fields import NewModel
+from keeltune.recipe.regularizer_fields import find_regularizer
 from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import seen
 from keeltune.utils.errors import Problem, nearest
@@ -35,34 +35,21 @@ def training_faults(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
-    """Regularisers that would change nothing, or take away what the recipe keeps. Whether they fit the model and task
-    is checked with these (`training.regularizers.compatibility`)."""
-    used, training = recipe.training.regularizers, recipe.training
-    labelled = recipe.data.train is not None or recipe.data.unlabeled_as == "labels"
-    for name in ("r_drop", "label_smoothing"):
-        if getattr(used, name) is not None and not labelled:
-            expected = f"rows with labels: {name} is a term of labelled predictions, and there are none"
-            yield recipe.problem(
-                f"training.regularizers.{name}", expected=expected, fix="add data.train, or leave it out"
-            )
-    interpolated = isinstance(training.interpolate, float) or training.interpolate == "recommended"
-    cross_domain = recipe.keeps_source_model
-    reasons = {
-        "new_top_layers": {
-            "the source model is to be kept (method: cross-domain), not its layers drawn anew": cross_domain,
-            "only adapters train (lora), and new layers would stay random": training.lora is not None,
-            "all weights of a new model are random already": isinstance(recipe.model, NewModel),
-            "interpolate goes back towards a start whose top layers are random": interpolated,
-        },
-        "freeze_embeddings": {
-            "only adapters train (lora), the embeddings do not": training.lora is not None,
-            "the embeddings of a new model are random, and must train": isinstance(recipe.model, NewModel),
-        },
-    }
-    for name, why in reasons.items():
-        for reason in (reason for reason, holds in why.items() if holds and getattr(used, name)):
-            expected = f"no {name}: {reason}"
-            yield recipe.problem(f"training.regularizers.{name}", expected=expected, fix="leave it out")
+    """Regularisers that have no meaning in this recipe, as each says itself.
+
+    What the model and the task make of them is known when the data is prepared (`training/regularization.py`); and so
+    is whether one from outside the package can be had.
+    """
+    training = recipe.training
+    if training.l2_sp is not None and "l2_sp" in training.regularizers.used:
+        expected = f"l2_sp once (it stands at {recipe.where('training.regularizers.l2_sp')} too)"
+        yield recipe.problem("training.l2_sp", expected=expected, fix="keep one of the two")
+    for name, value in training.all_regularizers.items():
+        if ":" not in name:
+            for refusal in find_regularizer(name)(value).refused(recipe, None):
+                yield recipe.problem(
+                    training.regularizer_field(name), expected=refusal.expected, fix=refusal.fix, found=refusal.found
+                )
 
 
 _VOID = {

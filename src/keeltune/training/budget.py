@@ -62,7 +62,7 @@ class DualAscent(TrainerCallback):
         budget, training_totals = self.trainer.budget, self.trainer.training_totals
         if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
             return
-        training_totals.rest()
+        training_totals.stop_timer()
         with self.trainer.averaged():
             found, weight = budget.measure(), self.trainer.formula.weight
         if math.isfinite(found):

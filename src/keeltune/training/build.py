@@ -29,8 +29,7 @@ from keeltune.training.job import ADAPTER_OFF, Job, LazyReference, Prepared, Ref
 from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.training.reference_choice import budget_examples, choose_reference, load_reference, require_trained_head
-from keeltune.training.regularizers.frozen_embeddings import frozen_embeddings
-from keeltune.training.regularizers.new_top_layers import new_top_layers
+from keeltune.training.regularization import regularizers_of
 from keeltune.utils import registry
 from keeltune.utils.device import autocast as autocast_on
 from keeltune.utils.device import choose_precision, this_device
@@ -88,8 +87,8 @@ def start(material: Material) -> loading.Loaded:
         student = surgery.cut_layers(
             student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
-    if count := recipe.training.regularizers.new_top_layers:
-        student = new_top_layers(student, material.auto_model, count, recipe.seed)
+    for regularizer in regularizers_of(recipe):
+        student = regularizer.on_load(student, material.auto_model, recipe.seed)
     return student
 
 
@@ -119,21 +118,13 @@ def build(
             raise UserError(Problem(place, "objective.anchor_head", found, expected, "start with one process"))
         second, reference = anchor_head.make(material, base.student, base.autocast, base.device)
         chosen = ReferenceSource(reference.kind, f"its head: {recipe.objective.anchor_head}")
-    model = base.student.model
-    if lora := recipe.training.lora:
-        model = add_adapter(
-            model,
-            rank=lora.rank,
-            alpha=lora.alpha or 2 * lora.rank,
-            dropout=lora.dropout,
-            modules=lora.target_modules,
-            train_head=task.choices != "tokens",
-        )
+    model = _with_adapter(base.student.model, recipe, task)
     if chosen.kind == ADAPTER_OFF:
         require_trained_head(base.student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, base.autocast, task.forward)
-    if recipe.training.regularizers.freeze_embeddings:
-        base.student = replace(base.student, notes=(*base.student.notes, frozen_embeddings(model)))
+    regularizers = regularizers_of(recipe)
+    notes = [note for regularizer in regularizers if (note := regularizer.on_model(model))]
+    base.student = replace(base.student, notes=(*base.student.notes, *notes))
     half = None if material.source == NEW else model_files.half_precision(material.source, material.config)
     matching = _matching(material, model, reference, base.autocast, base.device)
     return Job(
@@ -152,6 +143,22 @@ def build(
         base.live_reference,
         measured,
         second,
+        regularizers,
+    )
+
+
+def _with_adapter(model: Any, recipe: Recipe, task: Task) -> Any:
+    """The model with the recipe's adapter, or as it is where all weights train."""
+    lora = recipe.training.lora
+    if lora is None:
+        return model
+    return add_adapter(
+        model,
+        rank=lora.rank,
+        alpha=lora.alpha or 2 * lora.rank,
+        dropout=lora.dropout,
+        modules=lora.target_modules,
+        train_head=task.choices != "tokens",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +31,23 @@ class EvaluationSchedule:
     patience: int | None = None
     not_before: int = 0
     averages: bool = False
+
+    def out_of_patience(self, keys: Sequence[tuple[float, float]], step: int) -> bool:
+        """Whether the last `patience` evaluations, of these selection keys, brought no gain, past step `not_before`."""
+        if self.patience is None or step < self.not_before or not keys:
+            return False
+        return len(keys) - 1 - keys.index(max(keys)) >= self.patience
+
+
+def selection_keys(
+    history: Sequence[Mapping[str, float]], prefix: str, metric: str, sign: float
+) -> list[tuple[float, float]]:
+    """(primary metric, −loss) of each evaluation of a training's history: the largest is the best, the first of equals.
+
+    `sign`: −1 where a smaller metric is better.
+    """
+    primary = f"{prefix}_{metric}"
+    return [(sign * entry[primary], -entry[f"{prefix}_loss"]) for entry in history if primary in entry]
 
 
 class EarlyStopped(Exception):

@@ -19,6 +19,7 @@ from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan
 from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import OLD, Material
+from keeltune.training.regularizers.regularizer import Regularizer
 
 ADAPTER_OFF = "adapter-off"
 
@@ -42,6 +43,7 @@ class Job:
     live_reference: LazyReference
     budget_examples: Sequence[Example] = ()
     anchor_head: AnchorHead | None = None
+    regularizers: Sequence[Regularizer] = ()
 
     def of(self, split: str, model: Any) -> tuple[Task, Any]:
         """Who answers a split's rows: the source domain's old labels are the second head's, where there is one."""

@@ -28,7 +28,7 @@ from keeltune.training.preparation.encoding import encode_row, encode_splits, tr
 from keeltune.training.preparation.lengths import reading_length, writing_length
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.splits import emptied_splits, read_splits, require_enough_rows, task_columns
-from keeltune.training.regularizers.compatibility import regularizer_problems as unfit_regularizers
+from keeltune.training.regularization import regularizer_problems
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, UserError, shown
 
@@ -129,7 +129,7 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
     files, companions = compatible_references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
-    problems += [*task_problems(task, recipe), *unfit_regularizers(recipe, task)]
+    problems += [*task_problems(task, recipe), *regularizer_problems(recipe, task)]
     old = _old_head(recipe, task_class, processor, settings, head, source) if second != "task" else None
     encoded, faulty = encode_splits(task, rows, old)
     (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)
