@@ -13,38 +13,38 @@ from keeltune.objective.predictions import Rows, log_softmax
 class Shared(Rows):
     """A reference's rows on the choices that it and the student both have; both sides are renormalised over these.
 
-    R'(j) = R(j) / Σ R(i), i and j among the kept choices, and so for the student: D is a divergence of two
+    R'(j) = R(j) / Σ R(i), i and j among the shared choices, and so for the student: D is a divergence of two
     distributions, ≥ 0, and 0 only where they agree there. What one side alone has is never taken for probability 0 and
-    never copied. Softmax over the kept logits is the same thing, so that a temperature may come before or after it.
+    never copied. Softmax over the shared logits is the same thing, so that a temperature may come before or after it.
     """
 
-    def __init__(self, rows: Rows, kept: slice | Tensor):
+    def __init__(self, rows: Rows, shared: slice | Tensor):
         self.rows = rows
-        self.kept = kept  # a slice from 0, or ids [C']
+        self.shared = shared  # a slice from 0, or ids [C']
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def choices(self) -> int:
-        return self.kept.stop if isinstance(self.kept, slice) else len(self.kept)
+        return self.shared.stop if isinstance(self.shared, slice) else len(self.shared)
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return subset(self.rows.log_probs(part, temperature), self.kept)
+        return subset(self.rows.log_probs(part, temperature), self.shared)
 
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return self.rows.use(part, lambda log_probs: function(subset(log_probs, self.kept)), temperature)
+        return self.rows.use(part, lambda log_probs: function(subset(log_probs, self.shared)), temperature)
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return subset(log_probs, self.kept)
+        return subset(log_probs, self.shared)
 
 
-def subset(log_probs: Tensor, kept: slice | Tensor) -> Tensor:
-    """Log-probabilities [n, C] of either side on the kept choices, renormalised: [n, C']."""
-    return log_probs[:, kept].log_softmax(-1)
+def subset(log_probs: Tensor, shared: slice | Tensor) -> Tensor:
+    """Log-probabilities [n, C] of either side on the shared choices, renormalised: [n, C']."""
+    return log_probs[:, shared].log_softmax(-1)
 
 
-class Around(Rows):
+class Wrapped(Rows):
     """Other rows, as many predictions among as many choices, read in another way."""
 
     rows: Rows
@@ -57,11 +57,11 @@ class Around(Rows):
         return self.rows.choices
 
 
-class Subset(Around):
-    """A reference's rows on the kept choices already, as a cache holds them; the student's are cut to these."""
+class Subset(Wrapped):
+    """A reference's rows on the shared choices already, as a cache holds them; the student's are restricted to these."""
 
-    def __init__(self, rows: Rows, kept: slice | Tensor):
-        self.rows, self.kept = rows, kept
+    def __init__(self, rows: Rows, shared: slice | Tensor):
+        self.rows, self.shared = rows, shared
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
         return self.rows.log_probs(part, temperature)
@@ -70,7 +70,7 @@ class Subset(Around):
         return self.rows.use(part, function, temperature)
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return self.rows.comparable(subset(log_probs, self.kept), part)
+        return self.rows.comparable(subset(log_probs, self.shared), part)
 
 
 class Mixture(Rows):
@@ -106,18 +106,18 @@ class Mixture(Rows):
         return self.members[0].comparable(log_probs, part)
 
 
-class Tempered(Around):
-    """Rows whose logits are divided by `own`, before anything else is done with them: calibrated rows."""
+class Tempered(Wrapped):
+    """Rows whose logits are divided by `divisor`, before anything else is done with them: calibrated rows."""
 
-    def __init__(self, rows: Rows, own: float):
+    def __init__(self, rows: Rows, divisor: float):
         self.rows = rows
-        self.own = own
+        self.divisor = divisor
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return self.rows.log_probs(part, self.own * temperature)
+        return self.rows.log_probs(part, self.divisor * temperature)
 
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return self.rows.use(part, function, self.own * temperature)
+        return self.rows.use(part, function, self.divisor * temperature)
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         return self.rows.comparable(log_probs, part)
