@@ -146,7 +146,7 @@ def step(job: Job, how: str, folder: Path) -> Callable[[dict[str, Any]], torch.T
         )
 
     def stock(batch: dict[str, Any]) -> torch.Tensor:
-        inputs, places = batch["inputs"], batch["places"]
+        inputs, places = batch["inputs"], batch["predicted"]
         labels = torch.full(places.shape, -100, device=places.device)
         labels[places] = batch["targets"]
         if "decoder_input_ids" not in inputs:  # a decoder shifts its labels itself

@@ -83,8 +83,8 @@ def equal(a: Any, b: Any) -> bool:
         np.array_equal(np.asarray(x), np.asarray(other.inputs[name]))
         for one, other in zip(a, b, strict=True)
         for name, x in one.inputs.items()
-    ) and [(e.key, list(e.targets), list(e.places), e.length) for e in a] == [
-        (e.key, list(e.targets), list(e.places), e.length) for e in b
+    ) and [(e.key, list(e.targets), list(e.predicted), e.length) for e in a] == [
+        (e.key, list(e.targets), list(e.predicted), e.length) for e in b
     ]
 
 

@@ -128,7 +128,7 @@ def test_recordings_of_several_lengths_keep_their_order_in_slices(bench, kind, m
         selected = task.rows(task.forward(model, batch), batch)
         monkeypatch.setattr(lm_head, "LARGE", 0)
         sliced = task.rows(task.forward(model, batch), batch)
-        whole = Dense(everything(model, batch).logits[batch["places"]])
+        whole = Dense(everything(model, batch).logits[batch["predicted"]])
     assert (type(selected), type(sliced)) == (Dense, Projected)
     for rows in (selected, sliced):
         torch.testing.assert_close(rows.log_probs(slice(None)), whole.log_probs(slice(None)), rtol=1e-5, atol=1e-5)

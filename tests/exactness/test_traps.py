@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.models import tokenizer_match
-from keeltune.objective import divergences, formula, predictions, stored_predictions
+from keeltune.objective import derived_predictions, divergences, formula, predictions, stored_predictions
 from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Coarse, Dense
@@ -424,7 +424,7 @@ TRAPS = [
     Trap(2, "T² in the value alone", around(Objective, "total", t_squared_in_the_value_alone), t_squared, CLOSE),
     Trap(2, "no T² at all", around(Objective, "total", lambda original, self, *a: original(self, *a) / 4),
          self_test_passes, "divergence of the student from uniform"),
-    Trap(2, "softmax skipped for the default", around(predictions, "_log_softmax", no_softmax_at_temperature_1),
+    Trap(2, "softmax skipped for the default", around(predictions, "log_softmax", no_softmax_at_temperature_1),
          the_formula_by_hand, CLOSE),
     Trap(3, "a hidden cross-entropy", around(Objective, "total", a_hidden_cross_entropy),
          self_test_passes, "divergence of the student from itself"),
@@ -443,7 +443,7 @@ TRAPS = [
     Trap(5, "rows of no token copied from the student", around(Objective, "total", padding_copied),
          shared_by_hand, CLOSE),
     Trap(5, "rows of no token cut, not renormalised", around(
-         predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
+         derived_predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
     Trap(5, "labels paired by their place", around(
          reference_choice, "reordered", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),

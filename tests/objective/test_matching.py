@@ -128,7 +128,7 @@ def test_padding_is_no_position_wherever_the_mask_is_found():
     assert half.tolist() == [[True, True], [True, False]]
     pixels = {
         "inputs": {"pixel_values": torch.zeros(2, 3, 4, 4)},
-        "places": torch.tensor([[True, True], [True, False]]),
+        "predicted": torch.tensor([[True, True], [True, False]]),
     }
     assert real("encoder_hidden_states_0", torch.zeros(2, 4, 1), pixels).all()
     assert real("decoder_hidden_states_0", torch.zeros(2, 2, 1), pixels).tolist() == [[True, True], [True, False]]

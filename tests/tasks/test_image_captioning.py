@@ -101,7 +101,7 @@ def test_the_processor_puts_the_pictures_tokens_into_the_prompt(rows):
     assert prompt.count(place) == 16
     assert task.tokenizer.decode([i for i in prompt if i != place]).split() == ["look:", "say:"]
     assert example.inputs["input_ids"] == [*prompt, *example.targets]
-    assert list(example.places) == [False] * (len(prompt) - 1) + [True] * len(example.targets) + [False]
+    assert list(example.predicted) == [False] * (len(prompt) - 1) + [True] * len(example.targets) + [False]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind not in PAIRS])
@@ -133,8 +133,8 @@ def test_the_loss_is_the_models_own_times_its_count(kind, rows):
     model, task = captioner(kind)
     batch = task.collate([e for row in rows for e in task.encode(row)])
     ours = task.cross_entropy(task.rows(task.forward(model, batch), batch), batch).item()
-    labels = torch.full(batch["places"].shape, -100)
-    labels[batch["places"]] = batch["targets"]
+    labels = torch.full(batch["predicted"].shape, -100)
+    labels[batch["predicted"]] = batch["targets"]
     if kind in DECODERS:  # theirs shifts by itself
         labels = torch.cat([torch.full((len(labels), 1), -100), labels[:, :-1]], dim=1)
     theirs = model(**batch["inputs"], labels=labels).loss.item() * len(batch["targets"])
@@ -179,7 +179,7 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(kind, rows):
         model.zero_grad()
         if how == "whole":
             logits = model(**batch["inputs"]).logits
-            made = Dense(logits[:, logits.shape[1] - batch["places"].shape[1] :][batch["places"]])
+            made = Dense(logits[:, logits.shape[1] - batch["predicted"].shape[1] :][batch["predicted"]])
         else:
             made = lm_head.rows(lm_head.forward(model, batch, large), batch)
         loss = task.cross_entropy(made, batch) / 7

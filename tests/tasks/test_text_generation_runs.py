@@ -122,7 +122,7 @@ def test_chats_train_on_what_the_assistant_says_alone(tmp_path):
     talk = [("user", "is it good"), ("assistant", "not good"), ("user", "bad"), ("assistant", "very bad")]
     row = Row({"messages": [{"role": r, "content": c} for r, c in talk]}, "f", 1, "k")
     (example,) = task.encode(row)
-    ids, places = example.inputs["input_ids"], example.places
+    ids, places = example.inputs["input_ids"], example.predicted
     trained = [ids[i + 1] for i, own in enumerate(places) if own]
     assert trained == list(example.targets)
     assert task.tokenizer.decode(trained, skip_special_tokens=False).split() == ["not", "good</s>", "very", "bad</s>"]

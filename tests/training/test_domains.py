@@ -760,7 +760,7 @@ def test_masked_tokens_are_held(tiny, data, masked):
     rows = job.plan.micro_batch(0, 0, 0)
     batch = build.collated(job, rows)
     held, mask = batch["anchored_batch"], job.material.task.tokenizer.mask_token_id
-    assert int((held["inputs"]["input_ids"] == mask).sum()) == len(held["targets"]) == int(held["places"].sum())
+    assert int((held["inputs"]["input_ids"] == mask).sum()) == len(held["targets"]) == int(held["predicted"].sum())
     for example in rows:  # the same masks, whatever the batch
         one, again = (job.material.anchor_task.of(example) for _ in range(2))
         assert one.inputs["input_ids"] == again.inputs["input_ids"]
@@ -769,12 +769,12 @@ def test_masked_tokens_are_held(tiny, data, masked):
             for i, (a, b) in enumerate(zip(one.inputs["input_ids"], example.inputs["input_ids"], strict=True))
             if a != b
         ]
-        assert changed == [i for i, masked_here in enumerate(one.places) if masked_here]
+        assert changed == [i for i, masked_here in enumerate(one.predicted) if masked_here]
         assert not {example.inputs["input_ids"][i] for i in changed} & set(job.material.task.tokenizer.all_special_ids)
     theirs = job.reference.rows(held).log_probs(slice(None))
     stock = AutoModelForMaskedLM.from_pretrained(masked, dtype=torch.float32).eval()
     with torch.no_grad():
-        expected = stock(**held["inputs"]).logits[held["places"]].log_softmax(-1)
+        expected = stock(**held["inputs"]).logits[held["predicted"]].log_softmax(-1)
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=1e-5)
     finished = train(values, data)
     free = train({**values, "objective": {**values["objective"], "weight": 0.0}}, data, output="free")

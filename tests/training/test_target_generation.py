@@ -163,7 +163,7 @@ def test_drawn_texts_are_the_students_own_and_carry_d_alone(architecture):
     (example,) = task.encode_scored(rows()[0], labelled=False)
     torch.manual_seed(0)
     drawn = task.sample(model, [example] * 600, "cpu")
-    assert all(set(e.targets) == {IGNORED} and e.labelled == 0 and e.predictions == sum(e.places) for e in drawn)
+    assert all(set(e.targets) == {IGNORED} and e.labelled == 0 and e.predictions == sum(e.predicted) for e in drawn)
     batch = task.collate(drawn[:1])
     with torch.no_grad():
         p = task.rows(task.forward(model, batch), batch).log_probs(slice(0, 1))[0].exp()
@@ -228,7 +228,7 @@ def test_a_form_that_draws_nothing_says_so():
         def candidates(self, model, examples, device, count=1):
             raise AssertionError
 
-    with pytest.raises(NotImplementedError, match="Silent draws no text"):
+    with pytest.raises(NotImplementedError, match="Silent samples no text"):
         Silent(None).sample(None, [], "cpu")
 
 

@@ -58,7 +58,7 @@ class Wrapped(Rows):
 
 
 class Subset(Wrapped):
-    """A reference's rows on the shared choices already, as a cache holds them; the student's are restricted to these."""
+    """A reference's rows on the shared choices already, as a cache has them; the student's are restricted here."""
 
     def __init__(self, rows: Rows, shared: slice | Tensor):
         self.rows, self.shared = rows, shared

@@ -81,22 +81,22 @@ class ImageCaptioning(TextGeneration):
             self.settings = replace(self.settings, target_max_length=max(2, longest), max_new_tokens=max(1, new))
 
     def recipe_faults(self) -> list[Fault]:
-        found: list[Fault] = []
+        faults: list[Fault] = []
         config = self.settings.config
         known = "a vision encoder-decoder, or a decoder that reads pictures, such as GIT, LLaVA or Qwen2-VL"
         if find_spec("pycocoevalcap") is None:
-            found.append(Fault("task", "missing library", "no pycocoevalcap", "the library that computes CIDEr",
+            faults.append(Fault("task", "missing library", "no pycocoevalcap", "the library that computes CIDEr",
                                "pip install 'keeltune[vision]'"))  # fmt: skip
         shapes = [{name: value.shape[1:] for name, value in look.arrays.items()} for look in self.probes]
         if not shapes[0] or (len(shapes[0]) == 1 and any(other != shapes[0] for other in shapes)):
             kind = f"{config.model_type}, whose pictures have no fixed size, and nothing says which they have"
-            found.append(Fault("model", "pictures of another form", kind, known, "take a model of another kind"))
+            faults.append(Fault("model", "pictures of another form", kind, known, "take a model of another kind"))
         if _writes_in_its_own_way(config):
             kind = f"{config.model_type}, whose class writes text in a way of its own"
-            found.append(Fault("model", "text of its own", kind, known, "take a model of another kind"))
-        places = any(getattr(config, n, None) is not None for n in ("image_token_id", "image_token_index"))
-        if places and self._mark is None:
-            found.append(
+            faults.append(Fault("model", "text of its own", kind, known, "take a model of another kind"))
+        marked = any(getattr(config, n, None) is not None for n in ("image_token_id", "image_token_index"))
+        if marked and self._mark is None:
+            faults.append(
                 Fault("model", "no processor", f"{config.model_type} without what marks the picture in a text",
                       "a model folder with its processor (processor_config.json)",
                       "save the processor there too; one that reads videos as well needs torchvision")
@@ -104,11 +104,11 @@ class ImageCaptioning(TextGeneration):
         if self.room is not None and self.room < 2:
             read = min(len(look.tokens["input_ids"]) for look in self.probes)
             kind = f"a prompt of {read} tokens and the picture's among them"
-            found.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
+            faults.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
         if unknown := [name for name in re.findall(r"\{(\w+)\}", self.settings.prompt or "") if name != "image"]:
-            found.append(Fault("prompt", "unknown name", f"{{{unknown[0]}}}", "{image}, the place of the picture",
+            faults.append(Fault("prompt", "unknown name", f"{{{unknown[0]}}}", "{image}, the place of the picture",
                                "leave it out"))  # fmt: skip
-        return found
+        return faults
 
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
@@ -140,8 +140,8 @@ class ImageCaptioning(TextGeneration):
         converted = [e for e in examples if "converted" in e.notes]
         kinds = {next(v for v in e.inputs.values() if isinstance(v, Decoded)): e.notes["converted"] for e in converted}
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds.values()).items()))
-        said = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
-        return [*super().notices(examples), *said]
+        notices = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
+        return [*super().notices(examples), *notices]
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
         """A picture of so many tokens that no caption has room behind it."""
@@ -163,11 +163,10 @@ class ImageCaptioning(TextGeneration):
 
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
         """As the model's own generation lengthens it: PaliGemma's marks say what is prompt and what is written."""
-        given = {"attention_mask": torch.ones(1, len(values), dtype=torch.long), name: torch.tensor([values])}
-        kept = self.shape._update_model_kwargs_for_generation(ModelOutput(), given, num_new_tokens=1)[name][0].tolist()
-        return (
-            [*values, *kept[len(values) :] * count] if kept[len(values) :] else super().lengthened(name, values, count)
-        )
+        known = {"attention_mask": torch.ones(1, len(values), dtype=torch.long), name: torch.tensor([values])}
+        updated = self.shape._update_model_kwargs_for_generation(ModelOutput(), known, num_new_tokens=1)
+        added = updated[name][0].tolist()[len(values) :]
+        return [*values, *added * count] if added else super().lengthened(name, values, count)
 
     def pad_source(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
         """Tokens padded; a picture's arrays one behind the other, as the model's processor makes a batch of them."""
@@ -211,8 +210,8 @@ class ImageCaptioning(TextGeneration):
 
     def _array(self, row: Row, name: str) -> np.ndarray:
         media: Media = row.fields["image"]
-        if (kept := self.arrays.get(media.digest)) is not None:
-            return kept[name]
+        if (cached := self.arrays.get(media.digest)) is not None:
+            return cached[name]
         with in_row(row, "image"):
             opened = images.read(media.path)
         arrays = self._look(opened).arrays
@@ -226,17 +225,17 @@ class ImageCaptioning(TextGeneration):
         text = self.settings.prompt or (self.prompt if mark is None or encodes else f"{self.prompt}\n")
         plain = text.replace("{image}", "")
         if mark is None:
-            found = dict(self.extractor(images=picture, return_tensors="np"))
+            read = dict(self.extractor(images=picture, return_tensors="np"))
             width = None
         else:
             marked = text.replace("{image}", mark) if "{image}" in text else mark + text
             try:
-                found = dict(self.processor(images=[picture], text=[marked]))
+                read = dict(self.processor(images=[picture], text=[marked]))
             except ValueError:  # one that puts the mark there itself, and counts two
-                found = dict(self.processor(images=[picture], text=[plain]))
-            width = np.shape(found["input_ids"])
+                read = dict(self.processor(images=[picture], text=[plain]))
+            width = np.shape(read["input_ids"])
         known = inspect.signature(self.shape.forward).parameters.keys() - {"labels"}
-        read = {name: np.asarray(value) for name, value in found.items() if name in known}
+        read = {name: np.asarray(value) for name, value in read.items() if name in known}
         tokens = {name: value[0].tolist() for name, value in read.items() if value.shape == width}
         if not encodes:
             tokens = self._opened(tokens or {"input_ids": self.tokenizer(plain)["input_ids"]})
@@ -260,5 +259,5 @@ def _writes_in_its_own_way(config: Any) -> bool:
     """Whether an architecture has a `generate` of its own, which may show the decoder something else than training."""
     from transformers import AutoModelForImageTextToText, GenerationMixin
 
-    made = AutoModelForImageTextToText._model_mapping[type(config)]
-    return made.generate is not GenerationMixin.generate
+    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
+    return model_class.generate is not GenerationMixin.generate

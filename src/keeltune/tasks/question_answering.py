@@ -62,12 +62,12 @@ class QuestionAnswering(SpanExtraction):
 def _offset_fault(context: str, text: str, start: int) -> Fault | None:
     """Why an answer is not at its place, or None. Offsets count characters (Unicode code points) from 0."""
     end = start + len(text)
-    there = context[start:end]
-    if there == text:
+    excerpt = context[start:end]
+    if excerpt == text:
         return None
-    found = f"{shown(text)} at {start}, where the context has {shown(there)}"
-    if (place := _as_units(context, text, start)) is not None:
-        units, character = place
+    found = f"{shown(text)} at {start}, where the context has {shown(excerpt)}"
+    if (counted := _as_units(context, text, start)) is not None:
+        units, character = counted
         return Fault(
             "answers", f"offset in {units}", f"{found}: {start} counts {units}", "offsets that count characters",
             f"count characters: answer_start {character} here, and so in all rows",
@@ -108,5 +108,5 @@ def _other_form(context: str, text: str) -> str:
 
 def _nearest(context: str, text: str, start: int) -> int | None:
     """The place of `text` in the context that is nearest to `start`."""
-    before, after = context.rfind(text, 0, start + len(text)), context.find(text, start)
-    return min((p for p in (before, after) if p >= 0), key=lambda p: abs(p - start), default=None)
+    left, right = context.rfind(text, 0, start + len(text)), context.find(text, start)
+    return min((p for p in (left, right) if p >= 0), key=lambda p: abs(p - start), default=None)

@@ -41,10 +41,10 @@ class SemanticRoleLabeling(TokenClassification):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         yield from super().faults(row, labelled=labelled)
-        place, words = row.fields["predicate_index"], len(row.fields["tokens"])
-        if place >= words:
+        index, words = row.fields["predicate_index"], len(row.fields["tokens"])
+        if index >= words:
             expected = f"a word of the sentence: 0 to {words - 1}"
-            yield Fault("predicate_index", "past the end", str(place), expected, "count the words from 0")
+            yield Fault("predicate_index", "past the end", str(index), expected, "count the words from 0")
 
     def setup(self) -> None:
         super().setup()
@@ -59,24 +59,24 @@ class SemanticRoleLabeling(TokenClassification):
             yield Fault("max_length", "no room for a word", str(limit), expected, "raise it")
 
     def read(self, row: Row) -> Reading:
-        words, place = row.fields["tokens"], row.fields["predicate_index"]
+        words, index = row.fields["tokens"], row.fields["predicate_index"]
         pieces = self.pieces(words)
-        predicate, first, kept = pieces[place], 0, pieces
+        predicate, first, shown = pieces[index], 0, pieces
         if self.settings.max_length is not None:
             room = self.settings.max_length - len(self.frame) - 2
             if len(predicate) + sum(map(len, pieces)) > room:
                 predicate = predicate[: max(1, room // 4)]
-                pieces = [*pieces[:place], predicate, *pieces[place + 1 :]]
-                first, kept = window(pieces, place, max(1, room - len(predicate)))
-        cut = sum(map(len, kept)) < sum(map(len, self.pieces(words)))
+                pieces = [*pieces[:index], predicate, *pieces[index + 1 :]]
+                first, shown = window(pieces, index, max(1, room - len(predicate)))
+        truncated = sum(map(len, shown)) < sum(map(len, self.pieces(words)))
         text: list[int] = []
         heads = []
-        for word, ids in enumerate(kept, first):
-            mark = [self.separator] if word == place else []
+        for word, ids in enumerate(shown, first):
+            mark = [self.separator] if word == index else []
             heads.append(len(text) + len(mark))
             text += [*mark, *ids, *mark]
         inputs, start = self.frame.around(predicate, text)
-        return Reading(inputs, [start + head for head in heads], first, cut)
+        return Reading(inputs, [start + head for head in heads], first, truncated)
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         (example,) = super().encode(row, labelled=labelled)

@@ -117,7 +117,7 @@ class Task(Declaration):
         """What users should know of the encoded training rows."""
         return []
 
-    def mark(self, config: Any, examples: Sequence[Example]) -> None:
+    def annotate(self, config: Any, examples: Sequence[Example]) -> None:
         """Keeps in the model's configuration what answering must know of the encoded training rows."""
 
     # batches
@@ -132,7 +132,7 @@ class Task(Declaration):
 
     @property
     def separable(self) -> bool:
-        """Whether some rows of a batch have the same predictions alone as among the others: not places in a batch's
+        """Whether some rows of a batch have the same predictions alone as among the others: not positions in a batch's
         longest row, and not where a reference reads rows otherwise and may lack some of a row's predictions."""
         return self.choices != "positions" and not self.companions
 
@@ -165,7 +165,7 @@ class Task(Declaration):
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
         """A model's outputs as N predictions, aligned with the targets (shift, spans and frames live here only).
 
-        `order[i]` is the place of our label i among the model's own, for a reference with the same names otherwise.
+        `order[i]` is the index of our label i among the model's own, for a reference with the same names otherwise.
         """
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
@@ -195,8 +195,8 @@ class Task(Declaration):
         raise NotImplementedError
 
     def combine(self, predictions: Sequence[Prediction]) -> Prediction:
-        """The answer to a row of several examples: the one of the highest merit, with the loss of all."""
-        best = max(predictions, key=lambda p: p.merit)
+        """The answer to a row of several examples: the one of the highest score, with the loss of all."""
+        best = max(predictions, key=lambda p: p.score)
         if len(predictions) == 1:
             return best
         loss, count = sum(p.loss for p in predictions), sum(p.count for p in predictions)

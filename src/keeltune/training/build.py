@@ -56,7 +56,7 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
     student = start(material)
     task.processor = student.processor  # with its padding token
-    task.mark(student.model.config, material.examples["train"])
+    task.annotate(student.model.config, material.examples["train"])
     student.model.to(device)
     live = LazyReference(lambda: load_reference(material, student, autocast, device))
     teacher_targets.write_targets(material, live, autocast, device, display)

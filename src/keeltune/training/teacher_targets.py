@@ -79,7 +79,7 @@ def label(
         with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
             made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
         material.encoded[split] = made
-        task.mark(student.model.config, [example for row in made for example in row])
+        task.annotate(student.model.config, [example for row in made for example in row])
 
 
 def draw(

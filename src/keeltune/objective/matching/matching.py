@@ -132,7 +132,7 @@ def real(name: str, layer: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """
     length, inputs = _positions(layer), batch["inputs"]
     if name.startswith("decoder_"):
-        mask = inputs.get("decoder_attention_mask", batch.get("places"))
+        mask = inputs.get("decoder_attention_mask", batch.get("predicted"))
     else:
         mask = inputs.get("attention_mask")
         if "counts" in batch and int(batch["counts"].max()) == length and (mask is None or mask.shape[1] != length):

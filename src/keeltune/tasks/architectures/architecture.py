@@ -66,8 +66,8 @@ class Architecture(ABC):
     def end(self) -> list[int]:
         """The token that ends a text, as a list: empty where the tokenizer has none. BERT's kind ends with [SEP]."""
         tokenizer = self.task.tokenizer
-        found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-        return [] if found is None else [found]
+        token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        return [] if token is None else [token]
 
     @abstractmethod
     def encode(self, row: Row, target: str | None) -> Example:
@@ -94,8 +94,8 @@ class Architecture(ABC):
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""
-        each = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
-        return [part.sum().item() for part in each]
+        parts = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
+        return [part.sum().item() for part in parts]
 
     @abstractmethod
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
@@ -122,14 +122,14 @@ class Architecture(ABC):
         """What was written, up to its end and with it; the padding behind it is left out."""
         end = next(iter(self.end), None)
         pad = self.task.tokenizer.pad_token_id
-        kept: list[int] = []
+        written: list[int] = []
         for i in ids:
-            kept.append(int(i))
+            written.append(int(i))
             if i == end:
                 break
-        while end is not None and kept and kept[-1] == pad != end:
-            kept.pop()
-        return kept
+        while end is not None and written and written[-1] == pad != end:
+            written.pop()
+        return written
 
     def predict(
         self, model: Any, examples: Sequence[Example], device: str, autocast: Autocast = nullcontext
@@ -181,7 +181,7 @@ class Architecture(ABC):
         return str(self.task.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def several(count: int, beams: int) -> dict[str, int]:
+def beam_options(count: int, beams: int) -> dict[str, int]:
     """Options of generation for `count` texts a row: as many beams at least."""
     return {} if count == 1 else {"num_return_sequences": count, "num_beams": max(count, beams)}
 

@@ -29,9 +29,9 @@ def labelled_and_anchored(batch: Mapping[str, Any]) -> tuple[float, float]:
 def collated(examples: Sequence[Example], pad: Callable[[Sequence[Mapping[str, Any]]], Any]) -> dict[str, Any]:
     """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, the others.
 
-    `places` [B, T] bool marks the output positions that are the N predictions, row by row. `work` is what the forward
-    pass reads: tokens, and slots (tokens and padding). `encoded` is what the examples say of n_CE and N, for the
-    self-test. `pad` makes a model's tensors of inputs of uneven length.
+    `predicted` [B, T] bool marks the output positions that are the N predictions, row by row. `work` is what the
+    forward pass reads: tokens, and slots (tokens and padding). `encoded` is what the examples say of n_CE and N, for
+    the self-test. `pad` makes a model's tensors of inputs of uneven length.
     """
     counts = torch.tensor([e.predictions for e in examples])
     batch: dict[str, Any] = {
@@ -45,8 +45,8 @@ def collated(examples: Sequence[Example], pad: Callable[[Sequence[Mapping[str, A
         "encoded": [sum(e.labelled for e in examples), sum(e.predictions for e in examples)],
         "work": [sum(e.length for e in examples), len(examples) * max(e.length for e in examples)],
     }
-    if any(e.places for e in examples):
-        batch["places"] = stack([e.places for e in examples], fill=False)
+    if any(e.predicted for e in examples):
+        batch["predicted"] = stack([e.predicted for e in examples], fill=False)
     return batch
 
 
@@ -64,17 +64,17 @@ def stack(rows: Sequence[Sequence[Any]], *, fill: Any, left: bool = False) -> Te
 
 def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
     """A batch with its tensors, also the nested ones, on `device`."""
-    moved: dict[str, Any] = {}
+    on_device: dict[str, Any] = {}
     for name, value in batch.items():
         if isinstance(value, Mapping):
-            moved[name] = to_device(value, device)
+            on_device[name] = to_device(value, device)
         else:
-            moved[name] = value.to(device) if isinstance(value, Tensor) else value
-    return moved
+            on_device[name] = value.to(device) if isinstance(value, Tensor) else value
+    return on_device
 
 
 def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
-    """Places of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
+    """Indices of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
     order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -88,26 +88,27 @@ class Combines(Protocol):
 def answers(
     task: Combines,
     encoded: Sequence[Sequence[Example]],
-    ask: Callable[[list[Example]], Sequence[Prediction]],
+    predict: Callable[[list[Example]], Sequence[Prediction]],
     *,
     batch_size: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
-    """The answer to each row, in their order, of whoever `ask` puts a batch of examples to."""
-    each = iter(in_batches([e for row in encoded for e in row], ask, batch_size=batch_size, progress=progress))
-    return [task.combine([next(each) for _ in row]) for row in encoded]
+    """The answer to each row, in their order; `predict` is called with batches of examples."""
+    examples = [e for row in encoded for e in row]
+    predictions = iter(in_batches(examples, predict, batch_size=batch_size, progress=progress))
+    return [task.combine([next(predictions) for _ in row]) for row in encoded]
 
 
 def in_batches(
     examples: Sequence[Example],
-    ask: Callable[[list[Example]], Sequence[T]],
+    function: Callable[[list[Example]], Sequence[T]],
     *,
     batch_size: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[T]:
-    """What `ask` answers to each example, in their order; it is asked for batches of examples of similar length."""
-    answers: dict[int, T] = {}
-    for places in by_length(examples, batch_size):
-        answers |= zip(places, ask([examples[i] for i in places]), strict=True)
-        progress(len(places))
-    return [answers[place] for place in range(len(examples))]
+    """What `function` returns of each example, in their order; it is called with batches of similar length."""
+    results: dict[int, T] = {}
+    for indices in by_length(examples, batch_size):
+        results |= zip(indices, function([examples[i] for i in indices]), strict=True)
+        progress(len(indices))
+    return [results[index] for index in range(len(examples))]

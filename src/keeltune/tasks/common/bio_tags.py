@@ -17,7 +17,7 @@ def in_span(tag: str) -> bool:
 def legal_path(log_probs: np.ndarray, names: Sequence[str]) -> list[int]:
     """The tag sequence of the largest Σ log P among those in which I-X follows B-X or I-X; exact.
 
-    Args: `log_probs` [n, C], n ≥ 1, in nats; `names` [C]. Returns n places in `names`. Without a B-X, I-X is never
+    Args: `log_probs` [n, C], n ≥ 1, in nats; `names` [C]. Returns n indices of `names`. Without a B-X, I-X is never
     reached. Source: Viterbi 1967; every other step is legal, so one maximum over all tags serves them all.
     """
     index = {name: i for i, name in enumerate(names)}

@@ -60,7 +60,7 @@ class Declaration(ABC):
         return []
 
     @classmethod
-    def closed(cls, names: Sequence[str]) -> list[str]:
+    def label_inventory(cls, names: Sequence[str]) -> list[str]:
         """The label inventory that the names of the training rows span."""
         return list(names)
 

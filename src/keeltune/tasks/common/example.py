@@ -19,7 +19,7 @@ class Example:
     inputs     what the model reads, by the names of its `forward`
     targets    one entry a prediction, IGNORED where there is no label; for CTC the labels of the whole text
     weights    one entry a target: what its cross-entropy is multiplied by
-    places     which of the model's output positions are predictions; empty where the task's head has just one
+    predicted  which of the model's output positions are predictions; empty where the task's head has just one
     count      N, where it is not the number of targets (CTC: frames)
     length     what the plan groups by: tokens or frames of input and target
     anchored   whether it carries D, which is a property of its stream
@@ -32,7 +32,7 @@ class Example:
     weights: Sequence[float]
     key: str
     length: int
-    places: Sequence[bool] = ()
+    predicted: Sequence[bool] = ()
     count: int | None = None
     truncated: bool = False
     anchored: bool = False
@@ -54,7 +54,7 @@ class Example:
 class Prediction:
     """The model's answer to one example, and its loss: Σ CE in nats over `count` labelled predictions.
 
-    `merit` ranks the answers of several examples of one row (the strides of a long text). `start` is the character at
+    `score` ranks the answers of several examples of one row (the strides of a long text). `start` is the character at
     which an answer begins that is a part of the row's text.
     """
 
@@ -62,5 +62,5 @@ class Prediction:
     probabilities: Mapping[str, float] | None
     loss: float
     count: float
-    merit: float = 0.0
+    score: float = 0.0
     start: int | None = None

@@ -59,10 +59,10 @@ class Scoring:
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:
         """What the metrics have besides numbers, from summed statistics [K]."""
-        found: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         for metric, columns in self._columns():
-            found |= metric.details(sums[..., columns])
-        return found
+            details |= metric.details(sums[..., columns])
+        return details
 
     def row_score(self, value: Any, gold: Any) -> float:
         """One row's own score, by the first metric that has a telling one."""

@@ -11,13 +11,13 @@ from typing import Any
 class Reading:
     """What a model reads of a row: its inputs, and the position of the first token of each word that is read.
 
-    The words are `first`, `first + 1`, …; the others were cut off. `cut`: some word or part of one was.
+    The words are `first`, `first + 1`, …; the others were cut off. `truncated`: some word or part of one was.
     """
 
     inputs: dict[str, list[int]]
     heads: Sequence[int]
     first: int
-    cut: bool
+    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def frame_of(tokenizer: Any, segments: int | None = None) -> Frame:
     A tokenizer that puts nothing between two texts gets `special_token` there.
     """
     one, two = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in "ab")
-    found = tokenizer("a", "b")
-    ids, kinds = list(found["input_ids"]), list(found.get("token_type_ids", ()))
-    first = _place(one, ids, 0)
-    second = _place(two, ids, first + len(one))
+    pair = tokenizer("a", "b")
+    ids, kinds = list(pair["input_ids"]), list(pair.get("token_type_ids", ()))
+    first = _start_of(one, ids, 0)
+    second = _start_of(two, ids, first + len(one))
     end, between = second + len(two), ids[first + len(one) : second]
     split = None
     if kinds:
@@ -65,7 +65,8 @@ def frame_of(tokenizer: Any, segments: int | None = None) -> Frame:
     return Frame(ids[:first], between or [special_token(tokenizer)], ids[end:], split)
 
 
-def _place(part: Sequence[int], whole: Sequence[int], start: int) -> int:
+def _start_of(part: Sequence[int], whole: Sequence[int], start: int) -> int:
+    """The index from `start` on at which `part` lies in `whole`; `start` where it does not."""
     return next((i for i in range(start, len(whole)) if whole[i : i + len(part)] == part), start)
 
 
@@ -92,11 +93,11 @@ def window(pieces: Sequence[list[int]], center: int, room: int) -> tuple[int, li
     """
     if sum(map(len, pieces)) <= room:
         return 0, list(pieces)
-    kept: dict[int, list[int]] = {}
+    chosen: dict[int, list[int]] = {}
     distances = range(len(pieces))
-    for place in dict.fromkeys(p for d in distances for p in (center + d, center - d) if 0 <= p < len(pieces)):
+    for index in dict.fromkeys(p for d in distances for p in (center + d, center - d) if 0 <= p < len(pieces)):
         if room <= 0:
             break
-        kept[place] = pieces[place][:room]
-        room -= len(kept[place])
-    return min(kept, default=center), [kept[place] for place in sorted(kept)]
+        chosen[index] = pieces[index][:room]
+        room -= len(chosen[index])
+    return min(chosen, default=center), [chosen[index] for index in sorted(chosen)]

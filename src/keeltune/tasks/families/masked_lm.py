@@ -50,7 +50,7 @@ class MaskedLm(Task):
             inputs={**example.inputs, "input_ids": masked},
             targets=[IGNORED] * len(chosen),
             weights=[1.0] * len(chosen),
-            places=[place in chosen for place in range(len(ids))],
+            predicted=[place in chosen for place in range(len(ids))],
             count=None,
             others={},
         )

@@ -45,8 +45,8 @@ class SequenceClassification(Task):
     def setup(self) -> None:
         self.names = list(self.settings.labels)
         self.index = {name: i for i, name in enumerate(self.names)}
-        given = self.settings.class_weights or {}
-        self.label_weights = [float(given.get(name, 1.0)) for name in self.names]
+        weights = self.settings.class_weights or {}
+        self.label_weights = [float(weights.get(name, 1.0)) for name in self.names]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         inputs = self.processor(

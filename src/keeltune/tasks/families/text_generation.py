@@ -58,9 +58,9 @@ class TextGeneration(Task):
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
         limit = self.settings.max_length
-        found = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
-        cut = bool(found.encodings and found.encodings[0].overflowing)
-        return dict(found), len(found["input_ids"]), cut
+        encoded = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
+        truncated = bool(encoded.encodings and encoded.encodings[0].overflowing)
+        return dict(encoded), len(encoded["input_ids"]), truncated
 
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
         """What a decoder reads of a row before an answer of so many tokens, and whether the source was cut to fit."""

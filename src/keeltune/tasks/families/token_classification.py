@@ -48,7 +48,7 @@ class TokenClassification(Task):
         return list(row.fields.get("tags", ()))
 
     @classmethod
-    def closed(cls, names: Sequence[str]) -> list[str]:
+    def label_inventory(cls, names: Sequence[str]) -> list[str]:
         """O, then B-X and I-X of every kind X that has one of them, by name; other names come last."""
         kinds = sorted({name[2:] for name in names if in_span(name)})
         others = [name for name in dict.fromkeys(names) if name != OUTSIDE and not in_span(name)]
@@ -62,12 +62,12 @@ class TokenClassification(Task):
         if len(words) != len(tags):
             found = f"{len(tags)} tags for {len(words)} tokens"
             yield Fault("tags", "tags and tokens differ in number", found, "a tag for each token", "add or delete tags")
-        for place, (before, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False)):
+        for index, (previous, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False)):
             if tag != OUTSIDE and not in_span(tag):
-                found = f'"{tag[:80]}" at {place}'
+                found = f'"{tag[:80]}" at {index}'
                 yield Fault("tags", "not a BIO tag", found, "O, B-ROLE or I-ROLE", "write it so, as in B-ARG0")
-            elif tag.startswith("I-") and (not in_span(before) or before[2:] != tag[2:]):
-                found = f'"{tag[:80]}" at {place}, after "{before[:80]}"'
+            elif tag.startswith("I-") and (not in_span(previous) or previous[2:] != tag[2:]):
+                found = f'"{tag[:80]}" at {index}, after "{previous[:80]}"'
                 expected = f'a span begins with "B-{tag[2:80]}"'
                 yield Fault("tags", "I- without B-", found, expected, f'write "B-{tag[2:80]}"')
 
@@ -79,8 +79,8 @@ class TokenClassification(Task):
     def setup(self) -> None:
         self.names = list(self.settings.labels)
         self.index = {name: i for i, name in enumerate(self.names)}
-        given = self.settings.class_weights or {}
-        self.label_weights = [float(given.get(name, 1.0)) for name in self.names]
+        weights = self.settings.class_weights or {}
+        self.label_weights = [float(weights.get(name, 1.0)) for name in self.names]
         self.space = space_before_words(self.tokenizer)
         self._pieces: dict[str, list[int]] = {}
 
@@ -98,20 +98,20 @@ class TokenClassification(Task):
             if len(self._pieces) + len(new) > REMEMBERED:
                 self._pieces, new = {}, list(dict.fromkeys(words))
             texts = [self.space + word for word in new]
-            found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             unknown = self.tokenizer.unk_token_id
-            nothing = [special_token(self.tokenizer) if unknown is None else unknown]
-            self._pieces |= {word: list(ids) or nothing for word, ids in zip(new, found, strict=True)}
+            placeholder = [special_token(self.tokenizer) if unknown is None else unknown]
+            self._pieces |= {word: list(ids) or placeholder for word, ids in zip(new, tokens, strict=True)}
         return [self._pieces[word] for word in words]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         reading = self.read(row)
         length = len(reading.inputs["input_ids"])
-        kept = slice(reading.first, reading.first + len(reading.heads))
+        shown = slice(reading.first, reading.first + len(reading.heads))
         heads = set(reading.heads)
         targets = [IGNORED] * len(heads)
         if labelled:  # a tag that training rows never had cannot be predicted
-            targets = [self.index.get(tag, IGNORED) for tag in row.fields["tags"][kept]]
+            targets = [self.index.get(tag, IGNORED) for tag in row.fields["tags"][shown]]
         return [
             Example(
                 reading.inputs,
@@ -119,41 +119,41 @@ class TokenClassification(Task):
                 [1.0 if t == IGNORED else self.label_weights[t] for t in targets],
                 row.key,
                 length,
-                places=[place in heads for place in range(length)],
-                truncated=reading.cut,
+                predicted=[position in heads for position in range(length)],
+                truncated=reading.truncated,
                 notes={"words": len(row.fields["tokens"]), "first": reading.first},
             )
         ]
 
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        return pad_tokens(self.tokenizer, inputs, left=False)  # as `places` are
+        return pad_tokens(self.tokenizer, inputs, left=False)  # as `predicted` is
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Beside the contract's: a reference that cuts a row elsewhere predicts the words that the student reads too.
 
-        `there` [N] in its part of the batch says which of them it reads; the others carry no D.
+        `covered` [N] in its part of the batch says which of them it reads; the others carry no D.
         """
-        cut = set()
+        shorter = set()
         for name in self.companions:
             if any(name in e.others and _words(e.others[name]) != _words(e) for e in examples):
-                cut.add(name)
-        if cut:
+                shorter.add(name)
+        if shorter:
             examples = [replace(e, others={n: _within(o, _words(e)) for n, o in e.others.items()}) for e in examples]
         batch = super().collate(examples)
-        for name in cut:
-            there = torch.tensor([word in _words(e.others[name]) for e in examples for word in _words(e)])
-            batch[name]["there"] = there
-            batch["anchored"] &= there
+        for name in shorter:
+            covered = torch.tensor([word in _words(e.others[name]) for e in examples for word in _words(e)])
+            batch[name]["covered"] = covered
+            batch["anchored"] &= covered
         return batch
 
     # Predictions
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
-        logits: Tensor = outputs.logits[:, : batch["places"].shape[1]][batch["places"]]  # [N, C]
+        logits: Tensor = outputs.logits[:, : batch["predicted"].shape[1]][batch["predicted"]]  # [N, C]
         logits = logits if order is None else logits[:, list(order)]
-        if (there := batch.get("there")) is not None:
-            spread = logits.new_zeros(len(there), logits.shape[-1])
-            spread[there] = logits
+        if (covered := batch.get("covered")) is not None:
+            spread = logits.new_zeros(len(covered), logits.shape[-1])
+            spread[covered] = logits
             logits = spread
         return Dense(logits)
 
@@ -165,8 +165,8 @@ class TokenClassification(Task):
         answers = []
         for table, loss, count, notes in zip(tables, losses, labelled, batch["notes"], strict=True):
             path = [self.names[i] for i in legal_path(table.detach().double().cpu().numpy(), self.names)]
-            behind = notes["words"] - notes["first"] - len(path)
-            tags = [OUTSIDE] * notes["first"] + path + [OUTSIDE] * behind
+            after = notes["words"] - notes["first"] - len(path)
+            tags = [OUTSIDE] * notes["first"] + path + [OUTSIDE] * after
             answers.append(Prediction(tags, None, loss.sum().item(), count.sum().item()))
         return answers
 
@@ -178,12 +178,12 @@ def _words(example: Example) -> range:
 
 def _within(example: Example, words: range) -> Example:
     """An example that reads as it did, and predicts only those of its words that are among `words`."""
-    kept = [word in words for word in _words(example)]
-    each = iter(kept)
+    shared = [word in words for word in _words(example)]
+    heads = iter(shared)
     return replace(
         example,
-        targets=[t for t, keep in zip(example.targets, kept, strict=True) if keep],
-        weights=[w for w, keep in zip(example.weights, kept, strict=True) if keep],
-        places=[place and next(each) for place in example.places],
+        targets=[t for t, keep in zip(example.targets, shared, strict=True) if keep],
+        weights=[w for w, keep in zip(example.weights, shared, strict=True) if keep],
+        predicted=[head and next(heads) for head in example.predicted],
         notes={**example.notes, "first": max(example.notes["first"], words.start)},
     )

@@ -255,7 +255,7 @@ def hidden_form(
     """The form `hidden` for this reference and its head; None where the head cannot be kept apart."""
     form = Hidden(0, dtype or torch.float32)
     rows = answers(sample[:BATCH], task, reference, form, device)
-    if not isinstance(rows, Projected) or not isinstance(rows.head, lm_head.Applied):
+    if not isinstance(rows, Projected) or not isinstance(rows.head, lm_head.AppliedHead):
         return None, None
     head = Head.of(rows.head)
     if head is None:

@@ -131,7 +131,7 @@ def _digest_or_none(text: Any) -> str | None:
 
 def content_of(example: Example) -> bytes:
     """A digest of what the reference reads of an example and where it predicts, in each of its encodings."""
-    parts = [np.packbits(np.asarray(example.places, dtype=bool)).tobytes(), str(example.predictions).encode()]
+    parts = [np.packbits(np.asarray(example.predicted, dtype=bool)).tobytes(), str(example.predictions).encode()]
     for reader in (example, *(example.others[name] for name in sorted(example.others))):
         for name in sorted(reader.inputs):
             value = reader.inputs[name]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from keeltune.tasks.common.lm_head import Applied
+from keeltune.tasks.common.lm_head import AppliedHead
 from keeltune.utils.digests import file_digest
 from keeltune.utils.tensor_store import Store
 
@@ -37,9 +37,9 @@ class Head:
     steps: list[tuple[str, float | Tensor | None]]
 
     @classmethod
-    def of(cls, applied: Applied) -> Head | None:
+    def of(cls, applied: AppliedHead) -> Head | None:
         """The head that a model was seen to apply; None where it is no linear map with elementwise steps behind it."""
-        module, steps = applied.head, applied.behind.program()
+        module, steps = applied.head, applied.after_head.program()
         if not isinstance(module, torch.nn.Linear) or steps is None or any(name not in STEPS for name, _ in steps):
             return None
         bias = None if module.bias is None else module.bias.detach()
