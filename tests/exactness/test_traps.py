@@ -30,7 +30,6 @@ from keeltune.objective import derived_predictions, divergences, formula, predic
 from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Coarse, Dense
-from keeltune.objective.references import adapter_off
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
 from keeltune.tasks.architectures.causal import Causal
@@ -500,7 +499,7 @@ TRAPS = [
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
     Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(
-         adapter_off, "AdapterOff", lambda *a, **how: None),
+         build, "AdapterOff", lambda *a, **how: None),
          partial(test_run.test_lora, method="cross-domain"), "assert 0.0 > 0"),
     Trap(17, "an adapter that does not start at zero", lambda patch: patch.setattr(
          peft, "LoraConfig", partial(peft.LoraConfig, init_lora_weights=False)),
