@@ -38,7 +38,7 @@ from keeltune.advisor.pilots import Pilots, Rung, higher_is_better
 from keeltune.cli import demo
 from keeltune.evaluation.scores import scores_of, table_of
 from keeltune.recipe.fields import Recipe
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.utils.files import read_lines
 from keeltune.utils.progress import Display
 
@@ -205,7 +205,7 @@ class Bench:
 
     def utilities(self, place: Path) -> list[float]:
         """U in points on the even and on the odd test rows."""
-        task = inference.open_model(place, None).task
+        task = opened_model.open_model(place, None).task
         metric = task.metrics[0]
         found = []
         for half in (0, 1):

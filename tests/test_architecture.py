@@ -24,22 +24,18 @@ FLOORS = [
 FILE, FUNCTION, PARAMETERS = 300, 60, 7
 
 LONG_FILES = {
-    "advisor.race": "to be cut",
     "cli.demo_data": "to be cut",
     "objective.references.served": "to be cut",
-    "runs.inference": "to be cut",
     "tasks.task": "to be cut",
     "training.cache.capture": "to be cut",
     "training.preparation.prepare": "to be cut",
     "utils.http_client": "to be cut",
 }
 LONG_FUNCTIONS = {
-    "runs.inference.open_model": "to be cut",
     "training.preparation.compatibility.compatible_references": "to be cut",
     "training.preparation.prepare.prepare": "to be cut",
 }
 MANY_PARAMETERS = {
-    "advisor.race.advise": "a public function: each is a keyword that a user may write, as an option of the command",
     "cli.advise.advise": "each parameter is an option of the command",
     "objective.references.served.Served.__init__": "to be cut",
     "training.cache.capture.shard_of": "to be cut",

@@ -12,7 +12,7 @@ from keeltune import recipe
 from keeltune.advisor import learning_curve
 from keeltune.data import dataset
 from keeltune.reports import learning_curve_page
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import StateRefused, UserError
 from keeltune.utils.progress import Display
@@ -99,7 +99,7 @@ def test_the_trivial_answer_is_the_best_of_the_constant_ones(tiny, tmp_path):
     given = [{**line, "gold": "negative" if n % 4 else "positive", "prediction": "positive" if n % 3 else "negative"}
              for n, line in enumerate(told)]  # fmt: skip
     write_rows(file, given)
-    task = inference.open_model(done.folder, None).task
+    task = opened_model.open_model(done.folder, None).task
     assert learning_curve.constant(task, [done], "test", "accuracy") == pytest.approx(0.25)
     assert learning_curve.constant(task, [done], "test", "loss") == np.inf
 

@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from keeltune.evaluation import bootstrap, scores, seed_bootstrap
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import learning_curve_page
-from keeltune.runs import inference, run
+from keeltune.runs import opened_model, run
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
@@ -110,7 +110,7 @@ def _check(recipe: Recipe, shares: Sequence[float]) -> None:
 def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     """What finished runs on shares of the rows foretell of twice as many rows."""
     split = next(name for name in ("test", "validation") if runs[-1].result["metrics"][name])
-    task = inference.open_model(runs[-1].folder, None).task
+    task = opened_model.open_model(runs[-1].folder, None).task
     metric, sign = task.metrics[0], task.primary_sign
     scale = scale_of(metric) or 1.0
     best = 0.0 if sign < 0 else scale

@@ -18,7 +18,7 @@ from keeltune.evaluation.scores import scores_of
 from keeltune.evaluation.seed_bootstrap import clustered, draws
 from keeltune.recipe import from_dict
 from keeltune.recipe.fields import Recipe
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
@@ -98,7 +98,7 @@ class Pilots:
 
     def task(self, folder: Path) -> Task:
         """The task of all pilots, from the first one that is opened: to open a run loads its weights."""
-        self._task = self._task or inference.open_model(folder, None).task
+        self._task = self._task or opened_model.open_model(folder, None).task
         return self._task
 
     def scores(self, arm: Arm, rung: Rung) -> Scored:

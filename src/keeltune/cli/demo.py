@@ -24,7 +24,7 @@ from rich.table import Table
 from keeltune import recipe
 from keeltune.cli import demo_data
 from keeltune.evaluation import prediction
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import inference, opened_model, run, run_folder
 from keeltune.utils import files
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
@@ -134,8 +134,8 @@ def _line(name: str, finished: run_folder.Run, *, films: bool, folder: Path) -> 
 
 def _speed(model: Path, file: Path) -> float:
     """Rows a second of prediction, reading and encoding left out: the better of two passes over the same rows."""
-    opened = inference.open_model(model, None)
-    rows = inference.read_rows(opened, str(file), opened.columns, None)[0][:SPEED_ROWS]
+    opened = opened_model.open_model(model, None)
+    rows = opened_model.read_rows(opened, str(file), opened.columns, None)[0][:SPEED_ROWS]
     encoded = [opened.task.encode(row) for row in rows]
     best = float("inf")
     for _ in range(2):

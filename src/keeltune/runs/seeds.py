@@ -16,7 +16,7 @@ from keeltune.evaluation import overfitting, test_set_looks
 from keeltune.recipe import load, parse
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import inference, one_seed, pooling, run_folder
+from keeltune.runs import one_seed, opened_model, pooling, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown
@@ -50,7 +50,7 @@ def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: D
         runs, failed = _runs(recipe, folder, display, resume)
         if not main:
             return Run(folder, {})
-        result = pooling.pool(inference.tasks_of(runs[0].folder, outside=True), runs, failed)
+        result = pooling.pool(opened_model.tasks_of(runs[0].folder, outside=True), runs, failed)
         if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
