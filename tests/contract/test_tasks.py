@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.families.sequence_classification import SequenceClassification
 from keeltune.tasks.metrics import higher_is_better, known, scale_of
 from keeltune.tasks.metrics.loss import Loss
-from keeltune.tasks.metrics.metric import Metric
+from keeltune.tasks.metrics.metric import Metric, ratio
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils import registry
@@ -314,6 +315,19 @@ def test_metrics_of_one_name_agree_on_its_direction_and_scale():
         for name in metric.names:
             said.setdefault(name, set()).add((metric.higher_is_better, metric.scale))
     assert {name for name, values in said.items() if len(values) > 1} == set()
+
+
+def test_the_contracts_own_example_is_a_metric():
+    text = inspect.cleandoc(inspect.getmodule(Metric).__doc__)
+    lines = [line for line in text.splitlines() if line.startswith("    ") or not line]
+    code = "\n".join(lines[lines.index("    class Length(Metric):") :])
+    names: dict[str, Any] = {"np": np, "Metric": Metric, "ratio": ratio}
+    exec(textwrap.dedent(code), names)
+    metric = names["Length"]()
+    table = metric.statistics(["a b", "a", "abc"], ["b a", "b", "ab"])
+    assert table.shape == (3, metric.width)
+    assert float(metric.scores(table.sum(0))["length"]) == pytest.approx(2 / 3)
+    assert metric.row_score("abc", "ab") == 0.0
 
 
 def test_several_right_texts_count_by_the_best_of_them():

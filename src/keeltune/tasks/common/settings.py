@@ -9,7 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task is built with besides its processor: the recipe's choices, and what the model says of itself."""
+    """The recipe's choices, and what the model says of itself.
+
+    labels             the names of the choices, in the order of the head's outputs; none where choices are tokens
+    max_length         the most tokens that are read; None: all
+    class_weights      what the cross-entropy of a label is multiplied by
+    config             the model's configuration
+    auto_model         the `transformers` class that loads the model
+    target_max_length  the most tokens of a text that is learnt
+    prompt             what a decoder reads around the source; None: the task's own
+    languages          of source and target, as the tokenizer names them
+    metrics            the recipe's metrics besides the task's (`evaluation.metrics`)
+    metric             the score that chooses the best weights (`evaluation.metric`); None: the task's primary one
+    """
 
     labels: Sequence[str] = ()
     max_length: int | None = None

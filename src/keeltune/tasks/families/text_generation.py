@@ -39,9 +39,14 @@ class TextGeneration(Task):
     """What a decoder reads where the recipe has no prompt; names in braces are columns, `{source}` is the source."""
 
     def setup(self) -> None:
-        kind = Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
-        encodes = getattr(self.settings.config, "is_encoder_decoder", False)
-        self.architecture: Architecture = (Seq2Seq if encodes else kind)(self)
+        self.architecture: Architecture = self.architecture_class(self)
+
+    @property
+    def architecture_class(self) -> type[Architecture]:
+        """What writes the texts of this kind of model (`tasks/architectures/`)."""
+        if getattr(self.settings.config, "is_encoder_decoder", False):
+            return Seq2Seq
+        return Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
 
     # What a task says
 

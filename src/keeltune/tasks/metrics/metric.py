@@ -2,7 +2,7 @@
 
     values, golds -> statistics [rows, K] -> sums [..., K] -> {name: scores [...]}
 
-A new file in this folder is a new metric: a recipe names it under `evaluation.metrics`, as `my_metric` for
+A new file in this folder is a new metric: a recipe names it under `evaluation.metrics`, as `my-metric` for
 `my_metric.py`, or as `my_package.my_module:Name` from outside. A complete one, the share of answers of the right
 length:
 
@@ -15,7 +15,7 @@ length:
             return 2
 
         def statistics(self, values, golds):
-            return np.array([[len(v) == len(g), 1.0] for v, g in zip(values, golds, strict=True)]).reshape(-1, 2)
+            return np.array([[len(v) == len(g), 1.0] for v, g in zip(values, golds, strict=True)], float).reshape(-1, 2)
 
         def scores(self, sums):
             return {"length": ratio(sums[..., 0], sums[..., 1])}
