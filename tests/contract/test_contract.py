@@ -115,6 +115,14 @@ def test_an_unknown_name_gets_the_nearest(folder, wrong, right):
     assert registry.check(folder, wrong) == str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("shelf", "name"), [(shelf, name) for shelf in registry.SHELVES for name in registry.names(shelf)]
+)
+def test_every_file_of_a_shelf_is_what_its_name_says(shelf, name):
+    found = registry.find(shelf, name)
+    assert callable(found) and found.__module__ == registry.SHELVES[shelf].module(name.replace("-", "_"))
+
+
 @pytest.mark.parametrize("shelf", registry.SHELVES)
 def test_a_contract_is_no_name(shelf):
     names = registry.names(shelf)

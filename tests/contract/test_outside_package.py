@@ -1,4 +1,4 @@
-"""A task with a family and metrics of its own, all in a package outside this one, named in a recipe."""
+"""A task with a family and metrics of its own, and a file format, all in a package outside this one, from a recipe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 import keeltune as kt
 from keeltune import recipe
+from keeltune.data import dataset
 from keeltune.runs import comparison, inference
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.errors import UserError
@@ -118,12 +119,31 @@ class Twin(Agreement):
 not_a_metric = len
 '''
 
+FORMAT = '''
+from keeltune.data.file_formats.file_format import FileFormat, text_lines
+
+
+class Piped(FileFormat):
+    """label | text, a line each."""
+
+    endings = (".piped",)
+    cells_are_text = True
+
+    def records(self, data, log):
+        for line, text, sound in text_lines(data, log):
+            label, bar, rest = text.rstrip("\\n").partition("|")
+            if not bar:
+                log.row(line, "no bar", repr(text), "label|text", "correct the line")
+            elif sound:
+                yield line, {"label": label, "text": rest}
+'''
+
 
 @pytest.fixture
 def garden(tmp_path, monkeypatch) -> Path:
     package = tmp_path / "garden"
     package.mkdir()
-    for name, text in (("__init__", ""), ("grading", FAMILY), ("stars", TASK), ("metrics", METRICS)):
+    for name, text in (("__init__", ""), ("grading", FAMILY), ("stars", TASK), ("metrics", METRICS), ("piped", FORMAT)):
         (package / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = reviews(40, seed=1)
@@ -180,6 +200,25 @@ def test_the_best_weights_are_those_of_the_metric_that_the_recipe_names(garden):
         assert len(measured) > 1
         assert run.result["metrics"]["validation"][metric] == pytest.approx(better(measured), rel=1e-5)
         assert next(iter(run.result["metrics"]["validation"])) == metric
+
+
+def test_a_file_format_from_outside_is_read_for_training(garden):
+    for name in ("train", "validation", "test"):
+        rows = map(json.loads, (garden / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        text = "".join(f"{row['label']}|{row['text']}\n" for row in rows)
+        (garden / f"{name}.piped").write_text(text, encoding="utf-8")
+    files = {name: f"{name}.piped" for name in ("train", "validation", "test")}
+    run = kt.train(recipe.from_dict(spec() | {"data": {**files, "format": "garden.piped:Piped"}}, garden),
+                   display=Display(quiet=True))  # fmt: skip
+    rows = prepare(recipe.from_dict(spec() | {"output": "other"}, garden)).rows
+    for split in files:
+        assert run.result["data"][split] == {"rows": len(rows[split]), "fingerprint": dataset.fingerprint(rows[split])}
+    assert "format: garden.piped:Piped" in (run.folder / "recipe.yaml").read_text(encoding="utf-8")
+    again = inference.evaluate(run.folder, garden / "test.jsonl", display=Display(quiet=True))
+    assert again["metrics"]["agreement"] == pytest.approx(run.result["metrics"]["test"]["agreement"])
+    (garden / "train.piped").write_text("positive|a good film\nno label here\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"train\.piped:2(.|\n)*label\|text"):
+        prepare(recipe.from_dict(spec() | {"data": {**files, "format": "garden.piped:Piped"}}, garden))
 
 
 @pytest.mark.parametrize(

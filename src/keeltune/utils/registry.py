@@ -12,7 +12,7 @@ file for each thing; the contract and `_helpers.py` are no names. A `-` in a rec
 | `matching` | `matching.py` | one final `Term` | `objective.matching` |
 | `metrics` | `metric.py` | one final `Metric` | `evaluation.metrics` |
 | `references` | `reference.py` | one final `Reference` | `reference.from` |
-| `regularizers` | `regularizer.py` | a regulariser | `training.regularizers` |
+| `regularizers` | `regularizer.py` | one final `Regularizer` | `training.regularizers` |
 | `sections` | `section.py` | one final `Section` | (all are on the page), `report.sections` |
 | `tasks` | `task.py` | one final `Task` | `task` |
 
