@@ -34,7 +34,7 @@ class Noted(TrainerCallback):
         self.steps.append(torch.cat(used))
 
 
-class MaskedLm:
+class FixedMasks:
     """What stands for dropout: each forward pass of a micro-batch has its own mask, the same for every row."""
 
     def __init__(self, model: Any, passes: int):
@@ -90,7 +90,7 @@ def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[tor
     loss = StepLoss(task, job.objective, reference, matching, regularizers=regularizers)
     trainer = KeelTrainer(student, arguments, plan, loss)
     if masks := getattr(job, "masks", 0):
-        MaskedLm(student, masks)
+        FixedMasks(student, masks)
     noted = Noted()
     trainer.add_callback(noted)
     trainer.train()

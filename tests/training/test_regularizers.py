@@ -277,7 +277,7 @@ def in_ranks(folder: Path, out: Path, *, batch: int, world: int) -> KeelTrainer:
     asked = [Fgm(0.5), LabelSmoothing(0.2), RDrop(0.8)]
     trainer = step_gradients.build(folder, out, batch=batch, accumulation=1, world=world,
                                    objective=Objective(weight=0.7), regularizers=asked)  # fmt: skip
-    exact.Masked(trainer.model, 3)
+    exact.FixedMasks(trainer.model, 3)
     return trainer
 
 
@@ -314,7 +314,7 @@ def test_a_step_is_the_formula_of_two_passes_by_hand(tmp_path, tiny):
     job.masks = 2  # type: ignore[attr-defined]
     (ours, *_) = exact.gradients(job, tmp_path / "steps", batch=4, accumulation=1)
     student, teacher, task = exact.still(job.model), exact.still(job.reference.model), job.material.task
-    exact.Masked(student, 2)
+    exact.FixedMasks(student, 2)
     plan = job.plan.__class__(job.plan.examples[: exact.EXAMPLES], [], batch_size=4, micro_batches=1, seed=3,
                               collate=lambda examples: exact.doubled(task.collate(examples)))  # fmt: skip
     batch = task.collate(plan.micro_batch(0, 0, 0))
