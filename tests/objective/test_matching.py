@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import keeltune as kt
 from keeltune import recipe
 from keeltune.cli.demo_data import make_reviews
-from keeltune.objective.matching.matching import Matching, Unmatched, asking, real
+from keeltune.objective.matching.matching import Matching, Unmatched, real, requesting
 from keeltune.runs import inference
 from keeltune.training import build
 from keeltune.training.preparation import prepare
@@ -163,7 +163,7 @@ def test_neither_padding_nor_the_cut_of_a_step_changes_the_terms(kind, tmp_path)
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
 
     def value(some: list[Any]) -> float:
-        batch = asking(terms, {**task.collate(some)})
+        batch = requesting(terms, {**task.collate(some)})
         batch["inputs"] = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v
                            for k, v in batch["inputs"].items()}  # fmt: skip
         with torch.no_grad():
@@ -281,7 +281,7 @@ def test_a_teacher_that_reads_other_tokens_is_refused(spec, tmp_path, tiny):
 
 def test_recordings_that_cannot_share_a_batch_are_refused(tmp_path):
     model, task, examples = made("wav2vec2 group", tmp_path)
-    batch = asking({HIDDEN: 1.0}, task.collate(examples))
+    batch = requesting({HIDDEN: 1.0}, task.collate(examples))
     with torch.no_grad():
         found = task.forward(model.float(), batch)
     with pytest.raises(Unmatched, match="no hidden_states"):
@@ -297,13 +297,13 @@ def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refuse
         if type(module).__name__ == "MarianAttention":
             module.dropout = 0.5
     model.train()
-    batch = asking({ATTENTION: 1.0}, task.collate(examples[:2]))
+    batch = requesting({ATTENTION: 1.0}, task.collate(examples[:2]))
     with torch.no_grad():
         noisy = task.forward(model, batch)
         matching = Matching({ATTENTION: 1.0}, noisy, noisy)
-        assert not matching.distributed(noisy)
+        assert not matching.attentions_sum_to_one(noisy)
         surgery.no_attention_dropout(model)
-        assert matching.distributed(task.forward(model, batch))
+        assert matching.attentions_sum_to_one(task.forward(model, batch))
     monkeypatch.setattr(surgery, "no_attention_dropout", lambda model: None)
     with pytest.raises(UserError, match="cannot be switched off"):
         kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)

@@ -66,7 +66,7 @@ def show_row(recipe: Recipe, number: int, console: Console) -> None:
     _print_tensors(job, example, batch, console)
     console.rule("3. predictions (eval mode)")
     job.model.eval()
-    matched = batch if job.matching is None else job.matching.ask(batch)
+    matched = batch if job.matching is None else job.matching.requesting(batch)
     with torch.no_grad(), job.autocast():
         outputs = material.task.forward(job.model, matched)
     student = material.task.rows(outputs, batch)

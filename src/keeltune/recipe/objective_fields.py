@@ -53,7 +53,7 @@ class ObjectiveSpec(Declared):
     )
     matching: Section[dict[Text, PositiveFloat]] = Field(
         default_factory=dict,
-        description="Extra terms of a distillation and their weights: names of `keeltune/matching/`, such as "
+        description="Extra terms of a distillation and their weights: names of `keeltune/objective/matching/`, such as "
         "{hidden-states: 1.0}.",
     )
 

@@ -92,10 +92,17 @@ class Document:
         return fault_at(where, field, found, expected, fix)
 
     def key(self, field: str) -> Key:
-        """The steps of a dotted field; a number is an entry of a list, or a name where the mapping holds it as one."""
+        """The steps of a dotted field; a number is an entry of a list, or a name where the mapping holds it as one.
+
+        A name may have dots itself: `objective.matching.my_package.my_module:Name` is three steps.
+        """
         key: Key = ()
-        for step in field.split(".") if field else ():
-            key += (int(step) if step.isdecimal() and step not in self.entries(key) else step,)
+        steps = field.split(".") if field else []
+        while steps:
+            entries = self.entries(key)
+            count = next((n for n in range(len(steps), 1, -1) if ".".join(steps[:n]) in entries), 1)
+            step, steps = ".".join(steps[:count]), steps[count:]
+            key += (int(step) if step.isdecimal() and step not in entries else step,)
         return key
 
     def _shown(self, field: Key) -> str:

@@ -13,7 +13,7 @@ import torch
 from keeltune.models import initialization, loading, model_files, surgery
 from keeltune.models.lora import add_adapter
 from keeltune.objective.formula import Objective, confidence_weight, find_divergence
-from keeltune.objective.matching.matching import Matching, Unmatched, asking
+from keeltune.objective.matching.matching import Matching, Unmatched, requesting
 from keeltune.objective.references.adapter_off import AdapterOff
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
@@ -26,11 +26,11 @@ from keeltune.training import anchor_head, teacher_targets
 from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan, Stream
 from keeltune.training.job import ADAPTER_OFF, Job, LazyReference, Prepared, ReferenceSource
+from keeltune.training.matching_terms import matching_terms
 from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.training.reference_choice import budget_examples, choose_reference, load_reference, require_trained_head
 from keeltune.training.regularization import regularizers_of
-from keeltune.utils import registry
 from keeltune.utils.device import autocast as autocast_on
 from keeltune.utils.device import choose_precision, this_device
 from keeltune.utils.distributed import world_size
@@ -171,7 +171,7 @@ def _matching(
 ) -> Matching | None:
     """The recipe's terms beside D, their projections added to the student (which they leave before it is saved)."""
     recipe, task = material.recipe, material.task
-    terms = {registry.find("matching", name)(): weight for name, weight in recipe.objective.matching.items()}
+    terms = matching_terms(recipe)
     if not terms:
         return None
 
@@ -186,7 +186,7 @@ def _matching(
         for model in both:
             model.set_attn_implementation("eager")  # the others do not say where a head looks
         surgery.no_attention_dropout(student)
-    batch = asking(terms, to_device(task.collate(material.main_stream[:PROBED]), device))
+    batch = requesting(terms, to_device(task.collate(material.main_stream[:PROBED]), device))
     student.eval()
     with torch.random.fork_rng(), torch.no_grad(), autocast():
         torch.manual_seed(recipe.seed)
@@ -199,7 +199,7 @@ def _matching(
         if attends:
             student.train()
             noisy = task.forward(student, batch)
-            if not matching.distributed(noisy):
+            if not matching.attentions_sum_to_one(noisy):
                 raise refuse("a student whose attention dropout cannot be switched off", "weights that sum to 1")
     matching.attach(student)
     return matching

@@ -82,7 +82,7 @@ class StepLoss:
         """
         n_ce, n_d, n_b = counts
         matching = None if repeated else self.matching
-        inputs = batch if matching is None else matching.ask(batch)
+        inputs = batch if matching is None else matching.requesting(batch)
         with self.autocast():
             passes = 1 if repeated else forward_passes(self.regularizers)
             outputs = [self.task.forward(model, inputs) for _ in range(passes)]

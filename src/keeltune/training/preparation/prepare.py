@@ -23,6 +23,7 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.families.masked_lm import MaskedLm
 from keeltune.tasks.task import Task
+from keeltune.training.matching_terms import matching_problems
 from keeltune.training.preparation.compatibility import NEW, check_student_head, compatible_references
 from keeltune.training.preparation.encoding import encode_row, encode_splits, truncation_warning
 from keeltune.training.preparation.lengths import reading_length, writing_length
@@ -129,7 +130,7 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
     files, companions = compatible_references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
-    problems += [*task_problems(task, recipe), *regularizer_problems(recipe, task)]
+    problems += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
     old = _old_head(recipe, task_class, processor, settings, head, source) if second != "task" else None
     encoded, faulty = encode_splits(task, rows, old)
     (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)
