@@ -76,12 +76,14 @@ def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, step):
     assert whole.result["training"]["examples"] == again.result["training"]["examples"]
 
 
-def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("save_steps", "step"), [(2, 7), (1, 1)])
+def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, save_steps, step):
+    """Also from a checkpoint before the first evaluation, which has no mean yet."""
     values = {**spec, "evaluation": {"every": 2}, "training": {**spec["training"], "epochs": 4}}
-    values["training"].pop("save_steps", None)
+    values["training"]["save_steps"] = save_steps
     whole = train(values, tmp_path, "whole")
     with monkeypatch.context() as patch:
-        kill_at(patch, 7)
+        kill_at(patch, step)
         with pytest.raises(Killed):
             train(values, tmp_path, "killed")
     again = train(values, tmp_path, "killed", resume=True)

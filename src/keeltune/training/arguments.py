@@ -14,7 +14,7 @@ from keeltune.recipe.training_fields import Training
 from keeltune.utils.distributed import leave_group
 
 ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
-"""What several processes without a GPU must say: accelerate takes them for single ones otherwise, and each would train
+"""What several processes without a GPU need: accelerate takes them for single ones otherwise, and each would train
 alone on its share of the rows, with the counts of all."""
 
 
