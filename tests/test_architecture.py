@@ -24,7 +24,6 @@ FLOORS = [
 FILE, FUNCTION, PARAMETERS = 300, 60, 7
 
 LONG_FILES = {
-    "cli.demo_data": "to be cut",
     "objective.references.served": "to be cut",
     "tasks.task": "to be cut",
     "training.cache.capture": "to be cut",

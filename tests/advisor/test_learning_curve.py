@@ -65,13 +65,13 @@ def test_shares_of_as_many_rows_are_no_points_of_their_own(tiny, tmp_path, monke
                     display=QUIET)  # fmt: skip
 
 
-def test_a_model_that_learnt_nothing_foretells_nothing(tiny, tmp_path):
+def test_a_model_that_learnt_nothing_predicts_nothing(tiny, tmp_path):
     make_data(tmp_path)
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
     values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9, "precision": "fp32"}
     card = learning_curve.curve(recipe.from_dict(values, tmp_path), display=QUIET)
     assert len({point["rows"] for point in card["points"]}) == 4
-    assert card["verdict"].startswith("nothing can be foretold: all shares score the same")
+    assert card["verdict"].startswith("nothing can be predicted: all shares score the same")
     assert card["fit"] is None
     assert card["twice"] is None
     assert card["verdict"] in check_page((tmp_path / "curve" / "curve.html").read_text("utf-8")).text

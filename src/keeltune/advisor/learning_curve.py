@@ -1,13 +1,13 @@
-"""Would more rows help? The same recipe on shares of its training rows, and the score that the curve foretells.
+"""Would more rows help? The same recipe on shares of its training rows, and the score that the curve predicts.
 
     error(n) = a + b · n^(−c),     a, b ≥ 0, 0 < c ≤ 2
 
 fitted by least squares to the errors of the shares (Hestness et al. 2017, https://arxiv.org/abs/1712.00409; such fits
-foretell the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
+predict the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
 trainings would change: rows are drawn as in every interval, each point is moved by as much as the points scatter around
-the fit, the fit is made again, and the scatter comes on top of what it foretells.
+the fit, the fit is made again, and the scatter comes on top of what it predicts.
 
-Nothing is foretold of points that hold no curve: fewer than four numbers of rows, or one score within the points'
+Nothing is predicted from points that hold no curve: fewer than four numbers of rows, or one score within the points'
 intervals that is no better than to answer always the same.
 """
 
@@ -58,7 +58,7 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
 
     {"metric", "split", "points": [{"share", "rows", "value", "interval"}], "fit": {"a", "b", "c"}, "twice": {"rows",
     "value", "interval", "gain" (more is better), "gain_interval"}, "verdict"}, also written to `OUTPUT/curve.json`,
-    with a picture in `curve.html`. Where nothing can be foretold "fit" and "twice" are null, and the verdict says why.
+    with a picture in `curve.html`. Where nothing can be predicted "fit" and "twice" are null, and the verdict says why.
     Raises: UserError: fewer than four shares, or of numbers of rows, no labelled rows, or neither test nor validation
         rows; StateRefused: the runs in `OUTPUT` are of another recipe.
     """
@@ -108,7 +108,7 @@ def _check(recipe: Recipe, shares: Sequence[float]) -> None:
 
 
 def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
-    """What finished runs on shares of the rows foretell of twice as many rows."""
+    """What finished runs on shares of the rows predict for twice as many rows."""
     split = next(name for name in ("test", "validation") if runs[-1].result["metrics"][name])
     task = opened_model.open_model(runs[-1].folder, None).task
     metric, sign = task.metrics[0], task.primary_sign
@@ -127,7 +127,7 @@ def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     }
     errors = [[sign * (best - end) for end in point["interval"]] for point in card["points"]]
     if why := no_forecast(rows, errors, partial(constant, task, runs, split, metric)):
-        return card | {"fit": None, "twice": None, "verdict": Message("nothing can be foretold: {why}", why=why)}
+        return card | {"fit": None, "twice": None, "verdict": Message("nothing can be predicted: {why}", why=why)}
     fitted = fit(rows, sign * (best - values))
     twice = 2 * float(rows[-1])
     noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))

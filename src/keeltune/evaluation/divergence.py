@@ -50,7 +50,7 @@ def between(
     *,
     device: str = "cpu",
 ) -> tuple[float, int]:
-    """The same of whoever answers a batch: a model, or another reference."""
+    """The same, with the distributions that `answers` gives for a batch: of a model, or of another reference."""
     total, predictions = 0.0, 0
     for places in by_length(examples, BATCH):
         batch = to_device(task.collate([replace(examples[i], anchored=True) for i in places]), device)

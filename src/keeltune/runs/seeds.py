@@ -69,11 +69,11 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
     single = (folder / "checkpoints" / "identity.json").is_file()
     problems = [
         Problem(str(folder), name, f"{shown(new)} in this recipe, {shown(old)} in the run", "the recipe that it was "
-                "started with", "undo the change, or start anew with --overwrite")
+                "started with", "undo the change, or start over with --overwrite")
         for name, old, new in differences(then, now)
     ]  # fmt: skip
     if problems or single:
-        found, fix = "a run of one seed", "name another folder, or start anew with --overwrite"
+        found, fix = "a run of one seed", "name another folder, or start over with --overwrite"
         raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", fix))
 
 
