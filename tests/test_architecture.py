@@ -25,10 +25,8 @@ FILE, FUNCTION, PARAMETERS = 300, 60, 7
 
 LONG_FILES = {
     "objective.references.served": "to be cut",
-    "tasks.task": "to be cut",
     "training.cache.capture": "to be cut",
     "training.preparation.prepare": "to be cut",
-    "utils.http_client": "to be cut",
 }
 LONG_FUNCTIONS = {
     "training.preparation.compatibility.compatible_references": "to be cut",

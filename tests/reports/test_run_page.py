@@ -23,7 +23,6 @@ from keeltune.reports.findings import forgetting, method
 from keeltune.reports.localization import NAMING, translator
 from keeltune.reports.sections import data as data_section
 from keeltune.runs import run, run_folder
-from keeltune.tasks import summarization
 from keeltune.utils import registry
 from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
@@ -221,14 +220,8 @@ def test_every_sentence_is_there_in_chinese_with_the_same_values():
 
 
 def metric_names() -> set[str]:
-    """What the tasks call their metrics, and the loss that is beside them."""
-    found = {"loss", *summarization.NAMES}
-    for file in Path(summarization.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.name == "metrics":
-                names = (part.value for line in node.body for part in ast.walk(line) if isinstance(part, ast.Constant))
-                found |= {name for name in names if isinstance(name, str) and " " not in name}
-    return found
+    shelf = [registry.find("metrics", file) for file in registry.names("metrics")]
+    return {name for metric in shelf for name in metric.names}
 
 
 def test_every_name_of_ours_is_said_in_chinese():
