@@ -1,4 +1,4 @@
-"""What is wrong with the rows, before training: labels no one knows, rows that two splits share, answers that conflict.
+"""What is wrong with the rows, before training: unknown labels, rows that two splits share, answers that conflict.
 
 Errors stop a run (`data.bad_rows: skip` leaves out the rows of those that belong to rows); warnings carry counts.
 """

@@ -60,7 +60,7 @@ def _cased(new: str, old: str) -> str:
 
 
 def read_terms(file: Path, where: str = "", field: str = "") -> Terms:
-    """The terms of a file as `terms.txt` describes it. Raises UserError with each line that is none."""
+    """The terms of a file as `counterfactual_terms.txt` describes it. Raises UserError with each line that is none."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

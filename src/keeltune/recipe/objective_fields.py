@@ -26,7 +26,7 @@ class DivergenceSpec(Declared):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    name: Text = Field(description="A name of `keeltune/divergences/`, or my_package.my_module:function.")
+    name: Text = Field(description="A name of `keeltune/objective/divergences/`, or my_package.my_module:function.")
 
 
 class ObjectiveSpec(Declared):

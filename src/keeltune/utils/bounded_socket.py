@@ -15,7 +15,7 @@ class TooLarge(Exception):
 class BoundedReader(io.RawIOBase):
     """The reading side of a connected socket: one deadline and one allowance of bytes for all that comes.
 
-    A time-out of a socket starts anew with every byte, so that alone it lets a slow drip go on for ever.
+    A time-out of a socket starts again with every byte, so that alone it lets a slow drip go on for ever.
     """
 
     def __init__(self, sock: socket.socket, deadline: float, allowed: int):

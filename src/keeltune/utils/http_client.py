@@ -55,7 +55,7 @@ class Endpoint:
     The key, where the environment holds one under `KEY`, is sent as `Authorization: Bearer`. No message shows it:
     all that the server wrote passes through `quote`.
 
-    Raises `Stopped` (75) once the retries are used up, `UserError` (2) for an answer that another try would not mend.
+    Raises `Stopped` (75) once the retries are used up, `UserError` (2) for an answer that another try would not change.
     """
 
     def __init__(self, url: str, *, allow_host: str = "", timeout: float = 300.0, retries: int = 5, pause: float = 1.0):
