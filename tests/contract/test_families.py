@@ -23,11 +23,10 @@ from keeltune.utils.errors import StateRefused, UserError
 from keeltune.utils.progress import Display
 from tests.helpers import captioners
 from tests.helpers.exact import error_of_accumulation
-from tests.helpers.families import FAMILIES, spec
+from tests.helpers.families import FAMILIES, METHODS, spec
 from tests.helpers.interruption import Killed, copy_at, kill_at, same
 
 QUIET = Display(quiet=True)
-METHODS = ("fine-tuning", "distillation", "cross-domain")
 TASKS = [task for task in FAMILIES if task not in ("sentiment-analysis", "summarization")]
 """Those two are others of these with other columns."""
 

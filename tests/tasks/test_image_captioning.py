@@ -33,7 +33,7 @@ from keeltune.training import build
 from keeltune.training.preparation import compatibility, prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
-from tests.helpers import captioners
+from tests.helpers import captioners, families
 from tests.helpers.captioners import CAPTIONS, DECODERS, ENCODER_DECODERS, KINDS, PAIRS, PARTS, captioner, spec
 
 QUIET = Display(quiet=True)
@@ -406,11 +406,12 @@ def test_words_are_lower_case_without_punctuation_and_chinese_by_character(task)
 # Whole runs
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize(
-    "kind", ["vit gpt2", "vit bert", "git", "llava", "gemma3", "paligemma", "smolvlm", "florence2", "pix2struct"]
-)
+WHOLE = ["vit gpt2", "vit bert", "git", "llava", "gemma3", "paligemma", "smolvlm", "florence2", "pix2struct"]
+
+
+@pytest.mark.parametrize(("kind", "method"), families.by_turns([(kind,) for kind in WHOLE]))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
+    """Each kind under each method is trained in `contract/test_families`."""
     run = kt.train(recipe.from_dict(spec(tmp_path, kind, method), tmp_path), display=QUIET)
     result = run.result
     assert result["status"] == "completed"

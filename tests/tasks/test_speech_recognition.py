@@ -32,6 +32,7 @@ from keeltune.tasks.speech_recognition import SpeechRecognition
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers.families import by_turns
 from tests.helpers.speakers import (
     APART,
     CTC,
@@ -401,9 +402,12 @@ def test_nothing_to_say_is_no_division_by_zero():
 # Whole runs
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2 group", "whisper", "speech_to_text"])
+WHOLE = ["wav2vec2", "wav2vec2 group", "whisper", "speech_to_text"]
+
+
+@pytest.mark.parametrize(("kind", "method"), by_turns([(kind,) for kind in WHOLE]))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
+    """Each kind under each method is trained in `contract/test_families`."""
     run = kt.train(recipe.from_dict(spec(tmp_path, kind, method), tmp_path), display=QUIET)
     result = run.result
     assert result["status"] == "completed"

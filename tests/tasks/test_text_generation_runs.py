@@ -12,6 +12,7 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers.families import by_turns
 from tests.helpers.writers import PAIRS, spec, writer
 
 QUIET = Display(quiet=True)
@@ -23,9 +24,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize(("task", "architecture"), CASES)
+@pytest.mark.parametrize(("task", "architecture", "method"), by_turns(CASES))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, task, architecture, method):
+    """Each architecture under each method is trained in `contract/test_families`."""
     given = spec(tmp_path, task, architecture, method)
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     result = run.result

@@ -93,10 +93,12 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["distillation", "cross-domain"])
+FORMS += [("speech-recognition", "wav2vec2", "full"), ("speech-recognition", "whisper", "hidden")]
+
+
 @pytest.mark.parametrize(
-    ("task", "architecture", "form"), [*FORMS, ("speech-recognition", "wav2vec2", "full"),
-                                       ("speech-recognition", "whisper", "hidden")])  # fmt: skip
+    ("task", "architecture", "form", "method"), families.by_turns(FORMS, ("distillation", "cross-domain"))
+)
 def test_a_whole_run_is_the_same_with_the_cache(tmp_path, task, architecture, form, method):
     """The same losses at each step and the same final weights as with the live reference, to float32 rounding."""
     values = spec_of(tmp_path, task, architecture, method)
