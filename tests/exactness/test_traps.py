@@ -42,6 +42,7 @@ from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry, tensor_store
 from tests.exactness import test_accumulation
 from tests.faults import test_resume
+from tests.helpers.interruption import copy_at, same
 from tests.models import test_loading
 from tests.objective import test_divergences, test_formula, test_predictions, test_references, test_shared_tokens
 from tests.runs import test_run
@@ -156,7 +157,10 @@ def references_that_are_equal_agree(tiny, tmp_path) -> None:
 
 
 def a_killed_run_goes_on_bit_for_bit(resumable, tmp_path, monkeypatch) -> None:
-    test_resume.test_a_killed_run_goes_on_bit_for_bit(resumable, tmp_path, monkeypatch, 7)
+    with monkeypatch.context() as patch:
+        copy_at(patch, {7: (tmp_path / "whole", tmp_path / "killed")})
+        whole = test_resume.train(resumable, tmp_path, "whole")
+    assert same(whole.folder, test_resume.train(resumable, tmp_path, "killed", resume=True).folder)
 
 
 def the_best_weights_are_exported(trainable, tmp_path, monkeypatch) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from keeltune.cli import app
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["torch", "transformers", "keeltune.cli.app", "keeltune.runs.run", "tests.helpers.models"]
@@ -72,6 +74,12 @@ def ranks(function: Callable[..., Any], *arguments: Any, folder: Path, world: in
     for one in started:
         one.wait()
     return started
+
+
+def command(*arguments: str) -> None:
+    """`keeltune arguments`."""
+    sys.argv = ["keeltune", *arguments]
+    app.main()
 
 
 def run_script(path: str, *arguments: str) -> None:

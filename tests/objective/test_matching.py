@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +23,7 @@ from keeltune.training.preparation import prepare
 from keeltune.utils import registry
 from keeltune.utils.errors import Stopped, UserError
 from keeltune.utils.progress import Display
-from tests.helpers import captioners, families, speakers, writers
+from tests.helpers import captioners, families, processes, speakers, writers
 from tests.helpers.exact import error_of_accumulation
 
 QUIET = Display(quiet=True)
@@ -309,7 +306,6 @@ def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refuse
         kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
 
 
-@pytest.mark.slow  # two processes that import torch: fifteen seconds
 def test_two_processes_learn_one_projection(spec, tmp_path):
     for name in ("narrow", "teacher"):
         folder = tmp_path / name
@@ -321,14 +317,8 @@ def test_two_processes_learn_one_projection(spec, tmp_path):
     spec |= {"reference": "teacher"}
     spec["training"] |= {"optim": "sgd", "learning_rate": 0.1}
     (tmp_path / "recipe.yaml").write_text(json.dumps({**spec, "output": "two"}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "keeltune", "train", str(tmp_path / "recipe.yaml")],
-        env=environment, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = processes.ranks(processes.command, "train", str(tmp_path / "recipe.yaml"), folder=tmp_path)
+    assert [one.process.exitcode for one in done] == [0, 0], "\n".join(one.text[-3000:] for one in done)
     spec["training"] |= {"batch_size": 8}
     alone = kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
     assert logged(tmp_path / "two", "matching") == pytest.approx(logged(alone.folder, "matching"), rel=1e-5)

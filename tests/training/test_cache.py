@@ -93,7 +93,7 @@ FORMS = [
 ]
 
 
-FORMS += [("speech-recognition", "wav2vec2", "full"), ("speech-recognition", "whisper", "hidden")]
+FORMS += [("speech-recognition", "whisper", "hidden")]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +36,8 @@ from keeltune.training.regularizers.weight_average import WeightAverage
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
-from tests.helpers import exact, families, speakers, step_gradients, writers
-from tests.helpers.interruption import Killed, kill_at, same
+from tests.helpers import exact, families, processes, speakers, step_gradients, writers
+from tests.helpers.interruption import copy_at, same
 
 QUIET = Display(quiet=True)
 ALL = {"layer_decay": 0.9, "r_drop": 1.0, "weight_average": 0.7, "label_smoothing": 0.1, "fgm": 1.0,
@@ -258,18 +255,12 @@ def test_matching_terms_are_averaged_over_the_passes_too(tmp_path):
     assert exact.error_of_accumulation(job, tmp_path) < 1e-6
 
 
-RANKS = """
-import sys, torch
-from pathlib import Path
-from tests.helpers.step_gradients import gradients_of
-from tests.training.test_regularizers import in_ranks
-folder, out = sys.argv[1:]
-trainer = in_ranks(Path(folder), Path(out) / "run", batch=2, world=2)
-steps = gradients_of(trainer)
-trainer.release()
-if trainer.args.process_index == 0:
-    torch.save(steps, Path(out) / "steps.pt")
-"""
+def rank(folder: Path, out: Path) -> None:
+    trainer = in_ranks(folder, out / "run", batch=2, world=2)
+    steps = step_gradients.gradients_of(trainer)
+    trainer.release()
+    if trainer.args.process_index == 0:
+        torch.save(steps, out / "steps.pt")
 
 
 def in_ranks(folder: Path, out: Path, *, batch: int, world: int) -> KeelTrainer:
@@ -281,15 +272,10 @@ def in_ranks(folder: Path, out: Path, *, batch: int, world: int) -> KeelTrainer:
     return trainer
 
 
-@pytest.mark.slow  # two processes that import torch
 def test_two_ranks_are_one(tiny, tmp_path):
-    folder, script, root = tiny("bert"), tmp_path / "ranks.py", Path(__file__).parents[2]
-    script.write_text(RANKS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, str(script), str(folder), str(tmp_path)], env=environment, capture_output=True,
-                          text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tiny("bert")
+    done = processes.ranks(rank, folder, tmp_path, folder=tmp_path)
+    assert [one.process.exitcode for one in done] == [0, 0], "\n".join(one.text[-3000:] for one in done)
     whole = step_gradients.gradients_of(in_ranks(folder, tmp_path / "one", batch=4, world=1))
     assert step_gradients.difference(whole, torch.load(tmp_path / "steps.pt", weights_only=True)) < 1e-6
 
@@ -431,18 +417,17 @@ def weights(done: run_folder.Run) -> dict[str, torch.Tensor]:
     return load_file(done.model / "model.safetensors")
 
 
-@pytest.mark.parametrize("step", [2, 5, 8])
-def test_a_killed_run_goes_on_bit_for_bit_with_all_of_them(spec, tmp_path, monkeypatch, step):
-    whole = train(spec, tmp_path, "whole", ALL)
+def test_a_killed_run_goes_on_bit_for_bit_with_all_of_them(spec, tmp_path, monkeypatch):
+    steps = (2, 5, 8)
     with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            train(spec, tmp_path, "killed", ALL)
-    again = train(spec, tmp_path, "killed", ALL, resume=True)
-    assert same(whole.folder, again.folder)
-    assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
-    assert whole.result["objective"] == again.result["objective"]
-    assert whole.result["metrics"] == again.result["metrics"]
+        copy_at(patch, {step: (tmp_path / "whole", tmp_path / f"at-{step}") for step in steps})
+        whole = train(spec, tmp_path, "whole", ALL)
+    for step in steps:
+        again = train(spec, tmp_path, f"at-{step}", ALL, resume=True)
+        assert same(whole.folder, again.folder)
+        assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
+        assert whole.result["objective"] == again.result["objective"]
+        assert whole.result["metrics"] == again.result["metrics"]
 
 
 def test_each_of_them_changes_a_run_and_is_named_in_it(spec, tmp_path):
@@ -648,11 +633,9 @@ def test_sound_has_no_embeddings_and_alignments_no_labels(kind, asked, word, tmp
 @pytest.mark.parametrize(("task", "kind"), [("translation", "marian"), ("text-generation", "gpt2")])
 def test_models_that_write_take_all_of_them_and_go_on_bit_for_bit(task, kind, tmp_path, monkeypatch):
     given = families.spec(tmp_path, task, kind, "distillation")
-    whole = train(given, tmp_path, "whole", ALL)
     with monkeypatch.context() as patch:
-        kill_at(patch, 4)
-        with pytest.raises(Killed):
-            train(given, tmp_path, "killed", ALL)
+        copy_at(patch, {4: (tmp_path / "whole", tmp_path / "killed")})
+        whole = train(given, tmp_path, "whole", ALL)
     assert same(whole.folder, train(given, tmp_path, "killed", ALL, resume=True).folder)
 
 
