@@ -254,15 +254,20 @@ def test_every_flipped_bit_is_found(tmp_path, given):
     files = [p for p in (tmp_path / "kept").iterdir() if p.is_file()]
     assert {p.suffix for p in files} == {".json", ".safetensors"}
     dice = random.Random(0)
+    want = wanted(given, tmp_path)
     for trial in range(200):
         file = files[trial % len(files)]
         sound = file.read_bytes()
         broken = bytearray(sound)
-        broken[dice.randrange(len(broken))] ^= 1 << dice.randrange(8)
+        ends = (0, len(broken) - 1)  # of each file, then anywhere in it
+        place = ends[trial // len(files)] if trial < 2 * len(files) else dice.randrange(len(broken))
+        broken[place] ^= 1 << dice.randrange(8)
         file.write_bytes(broken)
-        want = wanted(given, tmp_path) if trial == 0 else want  # noqa: F821
-        with pytest.raises(StateRefused):
+        with pytest.raises(StateRefused) as refused:
             capture.found(want)
+        (problem,) = refused.value.problems
+        assert problem.field == ("digest" if file.name == tensor_store.MANIFEST else "shards")
+        assert file.name in problem.found
         file.write_bytes(sound)
     assert capture.found(want) is not None
     shard = tmp_path / "kept" / tensor_store.shard_name(0)
