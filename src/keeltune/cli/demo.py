@@ -127,17 +127,16 @@ def play(folder: Path, console: Console, share: float | None = None) -> list[dic
 def _size(folder: Path, encoder: str, share: float | None, console: Console) -> DemoSize:
     """How many rows the demo takes; the reason is printed, and written to `demo.json`."""
     decision: dict[str, Any] = {"chosen by": "--share"}
+    reason = "as asked"
     if share is None:
         demo_data.write(folder / "data", **size_of(min(SHARES)).rows)
         trained, scored = timed(recipe.from_dict(next(iter(recipes(encoder).values())), folder))
         share = choose_share(trained, scored)
         decision = {"chosen by": "speed", "rows trained a second": 1 / trained, "rows scored a second": 1 / scored}
+        reason = f"this machine trains on {1 / trained:.0f} rows/s and scores {1 / scored:.0f} rows/s"
     size = size_of(share)
     files.write_json(folder / "demo.json", {**decision, **asdict(size)})
-    reason = (
-        f"{decision['rows trained a second']:.0f} rows/s in training" if "rows trained a second" in decision else ""
-    )
-    console.print(f"{share:.0%} of the demo's rows{f' ({reason})' if reason else ''}; keeltune demo --share {share:g}")
+    console.print(f"{share:.0%} of the demo's rows: {reason} (the same again: keeltune demo --share {share:g})")
     return size
 
 
