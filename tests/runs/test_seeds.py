@@ -194,7 +194,7 @@ def test_tables_are_made_again_of_prediction_files(tiny, data):
 
 
 def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
-    from keeltune.cli import app
+    from keeltune.cli import runs as listing
 
     base = spec_of("fine-tuning", tiny("bert"))
     for output in ("runs/a", "runs/b"):
@@ -204,7 +204,7 @@ def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
     assert set(found) == {"a", "b", "c"}
     assert found["a"]["identity"] == found["b"]["identity"] != found["c"]["identity"]
     assert found["c"]["seeds"] == [0, 1]
-    app.runs(data / "runs", as_json=True)
+    listing.runs(data / "runs", as_json=True)
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 
