@@ -33,12 +33,12 @@ import numpy as np
 import keeltune as kt
 from keeltune import recipe
 from keeltune.advisor import verdict
-from keeltune.advisor.candidates import PLAIN, Given, candidate_arms
-from keeltune.advisor.pilots import Pilots, Rung, oriented
+from keeltune.advisor.candidates import PLAIN, Resources, candidate_arms
+from keeltune.advisor.pilots import Pilots, Rung, higher_is_better
 from keeltune.cli import demo
 from keeltune.evaluation.scores import scores_of, table_of
 from keeltune.recipe.fields import Recipe
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.utils.files import read_lines
 from keeltune.utils.progress import Display
 
@@ -156,7 +156,7 @@ class Bench:
         self.train(name, values)
         return name
 
-    def material(self, one: Scenario) -> tuple[dict[str, Any], Given]:
+    def material(self, one: Scenario) -> tuple[dict[str, Any], Resources]:
         """The scenario as a plain recipe, and what there is beside it."""
         group = GROUPS[one.group]
         rows = group.few if one.size == "few" else group.many
@@ -166,7 +166,7 @@ class Bench:
             "test": self.file(group.data, "test", 0, 2000),
         }
         model: Any = SMALL
-        have = Given()
+        have = Resources()
         if one.source:
             old = group.source
             model = self.helper(group, "source", old, SMALL)
@@ -175,13 +175,15 @@ class Bench:
             if one.source == "inputs":
                 texts = self.file(old["data"], "train", 0, 2000)
                 data["source"]["train"] = texts
-                have = Given(source_texts=texts)
+                have = Resources(source_texts=texts)
         if one.teacher:
             good = group.teacher
             bad = {"data": group.data, "rows": 150, "training": {"epochs": 4, "learning_rate": 1e-3}}
             teacher = (self.helper(group, "teacher", good, demo.encoder_path()) if one.teacher == "good"
                        else self.helper(group, "bad-teacher", bad, SMALL))  # fmt: skip
-            have = Given(teacher=teacher, pool=self.texts(group.data, rows, rows + group.pool) if one.pool else None)
+            have = Resources(
+                teacher=teacher, pool=self.texts(group.data, rows, rows + group.pool) if one.pool else None
+            )
         values = {"task": group.task, "method": "fine-tuning", "model": model, "data": data, **group.more,
                   "training": group.training[one.size]}  # fmt: skip
         return values, have
@@ -203,7 +205,7 @@ class Bench:
 
     def utilities(self, place: Path) -> list[float]:
         """U in points on the even and on the odd test rows."""
-        task = inference.open_model(place, None).task
+        task = opened_model.open_model(place, None).task
         metric = task.metrics[0]
         found = []
         for half in (0, 1):
@@ -212,7 +214,7 @@ class Bench:
                 file = place / "predictions" / f"{split}.jsonl"
                 if file.is_file():
                     table = table_of(task, read_lines(file))[half::2]
-                    scores.append(oriented(task) * scores_of(task, table, intervals=False).metrics[metric])
+                    scores.append(higher_is_better(task) * scores_of(task, table, intervals=False).metrics[metric])
             found.append(round(100 * float(np.mean(scores)), 3))
         return found
 
@@ -235,7 +237,7 @@ class Bench:
                 shutil.rmtree(checkpoints)
         return dict(json.loads(kept.read_text()))
 
-    def parts(self, made: Recipe, have: Given, place: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    def parts(self, made: Recipe, have: Resources, place: Path, card: Mapping[str, Any]) -> dict[str, Any]:
         """What each rung's pilots alone would have chosen, by the highest mean."""
         arms, _ = candidate_arms(made, have)
         pilots = Pilots(made, place / "pilots", 0, QUIET)
@@ -249,7 +251,7 @@ class Bench:
             scored = {
                 arm.name: pilots.scores(arm, Rung(share, seeds))
                 for arm in arms
-                if all(run_folder.finished(pilots.place(arm, share, seed)) for seed in seeds)
+                if all(run_folder.finished(pilots.output(arm, share, seed)) for seed in seeds)
             }
             found[which] = verdict.ranked(scored, PLAIN, card["source_weight"], None, share)[0]["arm"]
         return found

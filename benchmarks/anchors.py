@@ -22,7 +22,7 @@ from keeltune import recipe
 from keeltune.cli import demo
 from keeltune.evaluation import bootstrap
 from keeltune.evaluation.scores import metrics_of, table_of
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.files import read_lines
 
@@ -78,7 +78,7 @@ def pairs(asked: list[str], out: Path, seeds: list[int]) -> None:
         both = [(folder(out, name, seed), folder(out, plain, seed)) for seed in seeds]
         both = [pair for pair in both if all(run_folder.finished(place) for place in pair)]
         if "-student-" in name and both:
-            task = inference.open_model(both[0][0], None).task
+            task = opened_model.open_model(both[0][0], None).task
             metric = task.metrics[0]
             gains = np.mean([scores(a, task)[metric] - scores(b, task)[metric] for a, b in both], axis=0)
             low, high = bootstrap.interval(gains[1:])

@@ -39,6 +39,7 @@ from safetensors.torch import load_file
 from keeltune import recipe
 from keeltune.cli import cache, demo
 from keeltune.objective.predictions import Projected, slices
+from keeltune.recipe.training_fields import Training
 from keeltune.runs import run, run_folder
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
@@ -46,6 +47,7 @@ from keeltune.training.cache import identity
 from keeltune.training.cache.capture import BATCH, answers, chosen, cut, shard_of
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
+from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import files, tensor_store
 from keeltune.utils.files import read_lines
@@ -132,12 +134,10 @@ def seconds(job: Job, start: dict[str, torch.Tensor], folder: Path) -> float:
     """Training's own seconds, from the same weights each time."""
     job.model.load_state_dict(start, strict=False)
     spec = job.material.recipe.training
-    arguments = training_arguments(
-        folder, batch_size=job.material.batch_size, accumulation=1, epochs=1, max_steps=spec.max_steps, every=None,
-        learning_rate=1e-5, seed=0, passed={"save_strategy": "no"},
-    )  # fmt: skip
-    trainer = KeelTrainer(job.model, arguments, job.plan, task=job.material.task, objective=job.objective,
-                          reference=job.reference, autocast=job.autocast)  # fmt: skip
+    length = {"epochs": 1} if spec.max_steps is None else {"max_steps": spec.max_steps}
+    training = Training(**length, learning_rate=1e-5, save_strategy="no")
+    arguments = training_arguments(folder, training, batch_size=job.material.batch_size, every=None, seed=0)
+    trainer = KeelTrainer(job.model, arguments, job.plan, step_loss(job))
     trainer.train()
     return trainer.training_totals.seconds
 
@@ -196,7 +196,7 @@ def capture(name: str, out: Path, rounds: int) -> None:
             for place, part in enumerate(parts):
                 tensors, _ = shard_of(part, want.contents, task, job.reference, form,
                                                 identity.choices_of(job.material), job.device)  # fmt: skip
-                files.seal(out / tensor_store.shard_name(place), tensor_store.save(tensors))
+                files.write_atomically(out / tensor_store.shard_name(place), tensor_store.save(tensors))
             if number:
                 times["bare"].append(bare)
                 times["capture"].append(time.perf_counter() - begun)

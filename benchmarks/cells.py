@@ -34,8 +34,9 @@ from keeltune.data import reading
 from keeltune.data.dataset import Row
 from keeltune.data.sources import DataSource
 from keeltune.evaluation.scores import score
-from keeltune.runs import inference, run_folder
-from keeltune.tasks.task import Prediction, Task
+from keeltune.runs import opened_model, run_folder
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.task import Task
 from keeltune.utils.progress import Display
 
 Answer = Callable[[Sequence[Row], Sequence[Row]], list[Any]]
@@ -161,7 +162,7 @@ class Bench:
 
     def guess(self, app: Application, method: str) -> tuple[str, float, list[float]]:
         """The trivial answer's score on the cell's test rows: (metric, value, interval)."""
-        opened = inference.open_model(self.out / app.cell(method), None)
+        opened = opened_model.open_model(self.out / app.cell(method), None)
         files = self.files(app, app.target if method == "cross-domain" else app.source)
         train, test = (reading.read(DataSource(str(files[s])), opened.columns, {})[0] for s in ("train", "test"))
         name = opened.task.metrics[0]

@@ -33,7 +33,7 @@ import numpy as np
 from keeltune import recipe
 from keeltune.cli import demo
 from keeltune.evaluation import scores
-from keeltune.runs import inference, run_folder
+from keeltune.runs import opened_model, run_folder
 from keeltune.runs.run import train
 from keeltune.tasks.task import Task
 from keeltune.utils.files import read_lines
@@ -278,7 +278,7 @@ def main() -> None:
             for arm, _, place in bench.arms(name, dial, speaker, options.seeds if not speaker else options.seeds[:1]):
                 found.setdefault(arm, {}).setdefault(speaker, []).append(place)
         if "plain" in found:
-            task = inference.open_model(next(iter(found["plain"].values()))[0], None).task
+            task = opened_model.open_model(next(iter(found["plain"].values()))[0], None).task
             arms = {arm: Runs(task, places) for arm, places in found.items()}
             report(name, arms)
             budgets(name, arms)

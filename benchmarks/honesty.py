@@ -17,13 +17,13 @@ import numpy as np
 
 from keeltune.evaluation import bootstrap
 from keeltune.evaluation.scores import metrics_of, scores_of, table_of
-from keeltune.runs import comparison, inference
+from keeltune.runs import comparison, opened_model
 from keeltune.utils.files import read_lines
 
 
 def coverage(folder: Path, rows: int, trials: int) -> list[str]:
     """A line for each metric: how often the interval holds the truth, and how often it lies on either side."""
-    task = inference.open_model(folder, None).task
+    task = opened_model.open_model(folder, None).task
     table = table_of(task, read_lines(folder / "predictions" / "test.jsonl"))
     truth = scores_of(task, table, intervals=False).metrics
     drawn = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def coverage(folder: Path, rows: int, trials: int) -> list[str]:
 
 def false_alarms(one: Path, other: Path, rows: int, trials: int) -> str:
     """How often the paired test sees a difference where answers were swapped at random."""
-    task = inference.open_model(one, None).task
+    task = opened_model.open_model(one, None).task
     lines = [read_lines(folder / "predictions" / "test.jsonl") for folder in (one, other)]
     tables = [table_of(task, each) for each in lines]
     scores = [np.array([line["score"] for line in each]) for each in lines]

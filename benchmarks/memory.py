@@ -30,11 +30,13 @@ from torch.nn import functional
 
 from keeltune import recipe
 from keeltune.models import loading
-from keeltune.tasks.task import to_device
+from keeltune.recipe.training_fields import Training
+from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
+from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.progress import Display
 
@@ -133,21 +135,18 @@ def save_model(name: str, folder: Path, seed: int, vocabulary: int) -> None:
 def step(job: Job, how: str, folder: Path) -> Callable[[dict[str, Any]], torch.Tensor]:
     """What makes the loss of a micro-batch."""
     if how.startswith("keeltune"):
-        arguments = training_arguments(
-            folder / "run", batch_size=1, accumulation=1, epochs=1, max_steps=None, every=None, learning_rate=1e-4,
-            seed=0, passed={"save_strategy": "no"},
-        )  # fmt: skip
+        training = Training(epochs=1, learning_rate=1e-4, save_strategy="no")
+        arguments = training_arguments(folder / "run", training, batch_size=1, every=None, seed=0)
         task = job.material.task
-        trainer = KeelTrainer(
-            job.model, arguments, job.plan, task=task, objective=job.objective, reference=job.reference,
-            autocast=job.autocast,
-        )  # fmt: skip
+        trainer = KeelTrainer(job.model, arguments, job.plan, step_loss(job))
         return lambda batch: trainer.compute_loss(
-            job.model, batch, num_items_in_batch=torch.tensor(task.counts(batch), device=job.device)
+            job.model,
+            batch,
+            num_items_in_batch=torch.tensor([*task.counts(batch), len(batch["keys"])], device=job.device),
         )
 
     def stock(batch: dict[str, Any]) -> torch.Tensor:
-        inputs, places = batch["inputs"], batch["places"]
+        inputs, places = batch["inputs"], batch["predicted"]
         labels = torch.full(places.shape, -100, device=places.device)
         labels[places] = batch["targets"]
         if "decoder_input_ids" not in inputs:  # a decoder shifts its labels itself

@@ -24,7 +24,7 @@ import numpy as np
 from keeltune import recipe
 from keeltune.cli import demo
 from keeltune.evaluation import scores
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.files import read_lines
 from keeltune.utils.progress import Display
@@ -86,7 +86,7 @@ def table_of(task: Task, places: Sequence[Path]) -> np.ndarray:
 
 def report(name: str, arms: dict[str, dict[int, Path]]) -> None:
     """Each arm beside plain, of the seeds that both have."""
-    task = inference.open_model(next(iter(arms["plain"].values())), None).task
+    task = opened_model.open_model(next(iter(arms["plain"].values())), None).task
     metric = task.metrics[0]
 
     def seconds(places: Sequence[Path]) -> float:

@@ -31,9 +31,11 @@ from transformers import (
 
 from keeltune import recipe
 from keeltune.cli import demo
+from keeltune.recipe.training_fields import Training
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.preparation import prepare
+from keeltune.training.step_loss import StepLoss
 from keeltune.training.trainer import KeelTrainer
 
 RATE = 5e-5
@@ -86,19 +88,10 @@ def bare_loop(model: Any, plan: Any) -> float:
 
 
 def ours(model: Any, job: Any, folder: str) -> float:
-    arguments = training_arguments(
-        Path(folder), batch_size=32, accumulation=1, epochs=1, max_steps=None, every=None, learning_rate=RATE, seed=0,
-        passed={"save_strategy": "no"},
-    )  # fmt: skip
-    trainer = KeelTrainer(
-        model,
-        arguments,
-        job.plan,
-        task=job.material.task,
-        objective=job.objective,
-        reference=None,
-        autocast=job.autocast,
-    )
+    training = Training(epochs=1, learning_rate=RATE, save_strategy="no")
+    arguments = training_arguments(Path(folder), training, batch_size=32, every=None, seed=0)
+    loss = StepLoss(job.material.task, job.objective, autocast=job.autocast)
+    trainer = KeelTrainer(model, arguments, job.plan, loss)
     start = time.perf_counter()
     trainer.train()
     return time.perf_counter() - start

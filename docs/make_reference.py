@@ -36,12 +36,14 @@ def reference() -> str:
         "",
         "- [The command](#the-command)",
         "- [The recipe](#the-recipe)",
-        "- [Tasks](#tasks), [divergences](#divergences), [matching](#matching), [references](#references)",
+        "- [Tasks](#tasks), [metrics](#metrics), [divergences](#divergences), [matching](#matching), "
+        "[references](#references)",
         "- [The library](#the-library)",
         "",
         *_commands(),
         *_recipe(),
         *_folder("Tasks", "tasks", "`task:` takes one of these names, or `my_package.my_module:MyTask`."),
+        *_metrics(),
         *_folder(
             "Divergences",
             "divergences",
@@ -168,6 +170,21 @@ def _folder(title: str, folder: str, sentence: str) -> Iterator[str]:
         found = registry.find(folder, name)
         heading = f"`{name}`" if inspect.isclass(found) else f"`{name}`: `{found.__name__}{_signature(found)}`"
         yield from (f"### {heading}", "", *_doc(found))
+
+
+def _metrics() -> Iterator[str]:
+    sentence = (
+        "Each task has its own; `evaluation.metrics` adds others of the same kind of answer, or "
+        "`my_package.my_module:Name`."
+    )
+    rows = []
+    for name in registry.names("metrics"):
+        metric = registry.find("metrics", name)
+        best = "0" if not metric.higher_is_better else f"{metric.scale:g}"
+        scores = ", ".join(f"`{score}`" for score in metric.names)
+        rows.append((f"`{name}`", scores, metric.answers, best, metric.library))
+    table = _table(("metric", "scores", "answer", "best", "library"), rows)
+    yield from _folder("Metrics", "metrics", "\n".join([sentence, "", *table]))
 
 
 def _library() -> Iterator[str]:

@@ -22,6 +22,14 @@ def _light_collections():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _unflushed():
+    """Files are written, staged and renamed as ever; the disk is not waited for, as no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):
     """`tiny("bert")`: a model folder, made once for each set of arguments."""

@@ -2,7 +2,8 @@
 
 import math
 
-from keeltune.objective.predictions import Dense, Mixture, Rows
+from keeltune.objective.derived_predictions import Mixture
+from keeltune.objective.predictions import Dense, Rows
 from keeltune.objective.references.reference import Batch, Reference
 
 

@@ -4,10 +4,10 @@ task: my_package.stance:Stance
 """
 
 from keeltune.data.columns import Column
-from keeltune.tasks.families.sequence_classification import Classify
+from keeltune.tasks.families.sequence_classification import SequenceClassification
 
 
-class Stance(Classify):
+class Stance(SequenceClassification):
     """What a text says of a claim, such as for, against or neither: `text` is read with the claim, `text_pair`.
 
     Metrics: macro-F1, accuracy, checked against scikit-learn.
@@ -20,5 +20,5 @@ class Stance(Classify):
     )
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def reported(self) -> tuple[str, ...]:
         return ("macro_f1", "accuracy")  # the first chooses the best weights

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from keeltune import recipe
-from keeltune.advisor import candidates, pilots, race, verdict
-from keeltune.advisor.candidates import PLAIN, Given, candidate_arms, given, without_columns
+from keeltune.advisor import candidates, pilots, race, standings, verdict
+from keeltune.advisor.candidates import PLAIN, Resources, candidate_arms, resources_of, without_columns
 from keeltune.advisor.verdict import Scored, decided, ranked, turning_points
 from keeltune.recipe.fields import Report
 from keeltune.reports import advice_page
@@ -29,17 +29,17 @@ QUIET = Display(quiet=True)
 @pytest.fixture
 def data(tmp_path):
     make_data(tmp_path)
-    rows = reviews(400, seed=41)
-    write_rows(tmp_path / "validation.jsonl", rows[:120])
-    write_rows(tmp_path / "old-validation.jsonl", rows[120:240])
-    write_rows(tmp_path / "old-train.jsonl", rows[240:300])
-    write_rows(tmp_path / "pool.jsonl", [{"text": row["text"]} for row in rows[300:]])
+    rows = reviews(230, seed=41)
+    write_rows(tmp_path / "validation.jsonl", rows[:60])
+    write_rows(tmp_path / "old-validation.jsonl", rows[60:120])
+    write_rows(tmp_path / "old-train.jsonl", rows[120:180])
+    write_rows(tmp_path / "pool.jsonl", [{"text": row["text"]} for row in rows[180:]])
     return tmp_path
 
 
 def made(tiny, folder, method="fine-tuning", source=(), **changes):
     values = spec_of(method, tiny("bert"), output="advice", **changes)
-    values["training"] = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3}
+    values["training"] = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
     files = {"validation": "old-validation.jsonl", "train": "old-train.jsonl"}
     if source:
         values["data"] = {**values["data"], "source": {name: files[name] for name in source}}
@@ -47,7 +47,7 @@ def made(tiny, folder, method="fine-tuning", source=(), **changes):
 
 
 def names(recipe_, have=None):
-    arms, out = candidate_arms(recipe_, have or given(recipe_, None, None, None))
+    arms, out = candidate_arms(recipe_, have or resources_of(recipe_, {}))
     return [arm.name for arm in arms], out
 
 
@@ -63,12 +63,12 @@ def test_labelled_rows_alone_allow_plain_fine_tuning_alone(tiny, data):
 
 def test_everything_that_is_there_is_an_arm(tiny, data):
     base = made(tiny, data, source=("validation", "train"))
-    have = given(base, str(tiny("bert", seed=1)), "pool.jsonl", None)
+    have = resources_of(base, {"teacher": str(tiny("bert", seed=1)), "pool": "pool.jsonl"})
     assert names(base, have)[0] == [
         PLAIN, "interpolated", "replay", "anchored", "anchored on source inputs", "distilled with a pool",
         "pseudo-labels",
     ]  # fmt: skip
-    assert names(base, Given(teacher=str(tiny("bert", seed=1))))[0][-1] == "distilled"
+    assert names(base, Resources(teacher=str(tiny("bert", seed=1))))[0][-1] == "distilled"
 
 
 def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
@@ -82,15 +82,17 @@ def test_a_new_head_rules_the_anchors_out_with_the_reason(tiny, data):
 
 def test_the_recipes_own_settings_stay_with_their_arm(tiny, data):
     held = made(tiny, data, "cross-domain", ("validation",), objective={"divergence": "forward-kl", "weight": 0.3})
-    arms = {arm.name: arm.values for arm in candidate_arms(held, given(held, None, None, None))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(held, resources_of(held, {}))[0]}
     assert arms["anchored"]["objective"] == {"divergence": "forward-kl", "weight": 0.3}
     texts = [{"text": row["text"]} for row in reviews(10, seed=8)]
     write_rows(data / "texts.jsonl", texts)
-    arms = {arm.name: arm.values for arm in candidate_arms(held, given(held, None, None, "texts.jsonl"))[0]}
+    arms = {
+        arm.name: arm.values for arm in candidate_arms(held, resources_of(held, {"source_texts": "texts.jsonl"}))[0]
+    }
     assert "weight" not in arms["anchored on source inputs"]["objective"]  # 0.3 was chosen for other inputs
     assert "objective" not in arms[PLAIN]
     taught = made(tiny, data, "distillation", reference=str(tiny("bert", seed=1)), objective={"temperature": 2.0})
-    arms = {arm.name: arm.values for arm in candidate_arms(taught, given(taught, None, None, None))[0]}
+    arms = {arm.name: arm.values for arm in candidate_arms(taught, resources_of(taught, {}))[0]}
     assert arms["distilled"]["objective"] == {"temperature": 2.0}
     assert arms[PLAIN]["method"] == "fine-tuning"
     assert "reference" not in arms[PLAIN]
@@ -212,7 +214,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
         recipe.from_dict(
             {
                 **spec_of("fine-tuning", tiny("bert"), output="teacher"),
-                "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2},
+                "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"},
             },
             data,
         ),
@@ -266,7 +268,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
     assert plain["target"] == pytest.approx(np.mean(scores))
 
 
-def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
+def test_a_stopped_race_leaves_a_card_goes_on_and_refuses_another_recipe(tiny, data, monkeypatch):
     base = made(tiny, data, source=("validation",))
     original, count = run.train, iter(range(100))
 
@@ -285,6 +287,10 @@ def test_a_stopped_race_leaves_a_card_and_goes_on(tiny, data, monkeypatch):
     recipe.load(data / "advice" / "recommended.yaml")
     monkeypatch.setattr(run, "train", original)
     assert race.advise(base, budget="10m", display=QUIET)["complete"]
+    other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
+    with pytest.raises(StateRefused, match=r"or delete .*pilots") as refused:  # advise has no --overwrite
+        race.advise(other, budget="10m", display=QUIET)
+    assert "--overwrite" not in str(refused.value)
 
 
 def stop_at(monkeypatch, pilot, error):
@@ -331,13 +337,13 @@ def test_the_card_is_written_after_every_pilot(tiny, data, monkeypatch):
 
 def test_a_rung_that_is_not_whole_says_less_than_the_one_before(tiny, data):
     base = made(tiny, data, source=("validation",))
-    arms, out = candidate_arms(base, given(base, None, None, None))
+    arms, out = candidate_arms(base, resources_of(base, {}))
     first = {name: scored(0.8, 0.7) for name in (PLAIN, "interpolated", "anchored")}
-    one = race.Race(base, arms, out, pilots.Pilots(base, data / "pilots", 1, QUIET), 0.5, None, data)
+    one = standings.Standings(base, arms, out, 0.5, None)
     one.rungs = [(pilots.Rung(0.25, (0, 1)), first), (pilots.Rung(1.0, (0,)), {PLAIN: scored(0.9, 0.6)})]
-    assert [line["rung"] for line in one._ranked()] == [0.25] * 3
+    assert [line["rung"] for line in one.ranked()] == [0.25] * 3
     one.rungs[-1][1]["anchored"] = scored(0.85, 0.6)
-    assert [(line["arm"], line["rung"]) for line in one._ranked()] == [
+    assert [(line["arm"], line["rung"]) for line in one.ranked()] == [
         (PLAIN, 1.0), ("anchored", 1.0), ("interpolated", 0.25)
     ]  # fmt: skip
 
@@ -403,7 +409,7 @@ def test_a_column_of_an_old_domain_that_plain_drops_goes_with_it(tiny, data):
     values["data"] |= {"source": {"validation": "old-validation.jsonl"}, "labels": ["negative", "positive"]}
     base = recipe.from_dict(values, data)
     prepare.prepare(base)
-    arms, _ = candidate_arms(base, given(base, None, None, None))
+    arms, _ = candidate_arms(base, resources_of(base, {}))
     assert "clusters" not in arms[0].values["evaluation"]
     prepare.prepare(recipe.from_dict(arms[0].values, data))
 
@@ -412,14 +418,6 @@ def test_what_the_caller_adds_must_be_there(tiny, data):
     with pytest.raises(UserError) as caught:
         race.advise(made(tiny, data), teacher="./absent", pool="absent.jsonl", display=QUIET)
     assert {problem.field for problem in caught.value.problems} == {"--teacher", "--pool"}
-
-
-def test_pilots_of_another_recipe_are_refused(tiny, data):
-    race.advise(made(tiny, data, source=("validation",)), budget="10m", display=QUIET)
-    other = made(tiny, data, source=("validation",), evaluation={"rows": 20})
-    with pytest.raises(StateRefused, match=r"or delete .*pilots") as refused:  # advise has no --overwrite
-        race.advise(other, budget="10m", display=QUIET)
-    assert "--overwrite" not in str(refused.value)
 
 
 def test_a_small_budget_ends_early_and_says_how_little_it_knows(tiny, data):
@@ -442,7 +440,7 @@ def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
     flipped = [{**row, "label": "positive" if row["label"] == "negative" else "negative"} for row in bad]
     write_rows(data / "flipped.jsonl", flipped)
     values = {**spec_of("fine-tuning", tiny("bert"), output="bad"), "data": {"train": "flipped.jsonl"}}
-    values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2}
+    values["training"] = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"}
     teacher = run.train(recipe.from_dict(values, data), display=QUIET)
     card = race.advise(base, teacher=str(teacher.folder), budget="10m", display=QUIET)
     card["ruled_out"]["anchored"] = Message("its pilot diverged: {error}", error="<script>x</script>")

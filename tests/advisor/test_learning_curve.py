@@ -12,7 +12,7 @@ from keeltune import recipe
 from keeltune.advisor import learning_curve
 from keeltune.data import dataset
 from keeltune.reports import learning_curve_page
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import opened_model, run, run_folder
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import StateRefused, UserError
 from keeltune.utils.progress import Display
@@ -65,13 +65,13 @@ def test_shares_of_as_many_rows_are_no_points_of_their_own(tiny, tmp_path, monke
                     display=QUIET)  # fmt: skip
 
 
-def test_a_model_that_learnt_nothing_foretells_nothing(tiny, tmp_path):
+def test_a_model_that_learnt_nothing_predicts_nothing(tiny, tmp_path):
     make_data(tmp_path)
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
-    values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9}
+    values["training"] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-9, "precision": "fp32"}
     card = learning_curve.curve(recipe.from_dict(values, tmp_path), display=QUIET)
     assert len({point["rows"] for point in card["points"]}) == 4
-    assert card["verdict"].startswith("nothing can be foretold: all shares score the same")
+    assert card["verdict"].startswith("nothing can be predicted: all shares score the same")
     assert card["fit"] is None
     assert card["twice"] is None
     assert card["verdict"] in check_page((tmp_path / "curve" / "curve.html").read_text("utf-8")).text
@@ -99,7 +99,7 @@ def test_the_trivial_answer_is_the_best_of_the_constant_ones(tiny, tmp_path):
     given = [{**line, "gold": "negative" if n % 4 else "positive", "prediction": "positive" if n % 3 else "negative"}
              for n, line in enumerate(told)]  # fmt: skip
     write_rows(file, given)
-    task = inference.open_model(done.folder, None).task
+    task = opened_model.open_model(done.folder, None).task
     assert learning_curve.constant(task, [done], "test", "accuracy") == pytest.approx(0.25)
     assert learning_curve.constant(task, [done], "test", "loss") == np.inf
 
@@ -145,7 +145,7 @@ def test_a_curve_is_made_of_ordinary_runs(tiny, tmp_path):
     make_data(tmp_path)
     write_rows(tmp_path / "test.jsonl", reviews(200, seed=31))
     values = spec_of("fine-tuning", tiny("bert"), output="curve")
-    values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3}
+    values["training"] = {"epochs": 6, "batch_size": 4, "learning_rate": 5e-3, "precision": "fp32"}
     made = recipe.from_dict(values, tmp_path)
     card = learning_curve.curve(made, (0.25, 0.5, 0.75, 1.0), display=QUIET)
     folder = tmp_path / "curve"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,17 +16,10 @@ from keeltune.models import loading
 from keeltune.utils.errors import Diverged, OutOfResources, StateRefused, Stopped, UserError
 from tests.helpers.bad_data import BAD, SOUND
 from tests.helpers.bad_recipes import CASES
+from tests.helpers.command import keeltune
 
 VERBS = ["train", "check", "show", "cache", "evaluate", "predict", "compare"]
 VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema"]
-
-
-def keeltune(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """The exit status of the command with these arguments, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["keeltune", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        app.main()
-    return int(ended.value.code or 0)
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -192,7 +186,23 @@ def test_the_verbs_are_these(monkeypatch, capsys):
     assert keeltune(monkeypatch, "--help") == 0
     said = capsys.readouterr().out
     assert all(verb in said for verb in VERBS)
-    assert sorted(command.callback.__name__ for command in app.app.registered_commands) == sorted(VERBS)
+    verbs = app.Verbs()
+    assert sorted(verbs) == sorted(VERBS)
+    assert sorted(verbs[verb].callback.__name__ for verb in verbs) == sorted(VERBS)
+    assert all(verbs[verb].help == verbs.summary(verb) for verb in verbs)
+
+
+def test_help_imports_no_verb_and_nothing_heavy():
+    script = (
+        "import sys\nsys.argv = ['keeltune', '--help']\nfrom keeltune.cli.app import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "print(*(name for name in sys.modules if name.startswith('keeltune.cli.')), file=sys.stderr)\n"
+        "assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.split() == ["keeltune.cli.app"]
+    assert all(verb in ended.stdout for verb in VERBS)
 
 
 def test_doctor_and_schema(monkeypatch, capsys, tmp_path):

@@ -12,22 +12,9 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from keeltune.cli.demo_data import (
-    APPLIANCES,
-    COMMON,
-    COPULAS,
-    DEGREES,
-    DOMAINS,
-    FILMS,
-    FRAMES,
-    SENTENCES,
-    SUBJECT,
-    DomainName,
-    Phrase,
-    Rule,
-    make_reviews,
-    write,
-)
+from keeltune.cli.demo_data import make_reviews, write
+from keeltune.cli.demo_grammar import COPULAS, DEGREES, FRAMES, SENTENCES, SUBJECT, Phrase, Rule
+from keeltune.cli.demo_vocabulary import APPLIANCES, COMMON, DOMAINS, FILMS, DomainName
 
 FILES = {
     "films": {"test": 40, "validation": 20, "train": 120},

@@ -9,18 +9,11 @@ import sys
 from pathlib import Path
 
 import keeltune.divergences
-import numpy as np
 import pytest
 import torch
-import transformers
-from transformers import AutoTokenizer
 
-from keeltune.data.columns import KINDS
-from keeltune.data.dataset import Row
 from keeltune.objective.formula import Objective
-from keeltune.objective.predictions import IGNORED, Dense
-from keeltune.tasks.families.sequence_classification import Classify
-from keeltune.tasks.task import Settings, Task
+from keeltune.objective.predictions import Dense
 from keeltune.utils import registry
 
 DIVERGENCES, TASKS = registry.names("divergences"), registry.names("tasks")
@@ -73,77 +66,6 @@ def test_a_step_down_its_gradient_brings_the_student_nearer(name):
     assert Objective(name).total(Dense(z.detach() - 1e-3 * gradient), Dense(w)) < before
 
 
-# Tasks
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_a_task_is_documented_and_names_its_columns(name):
-    task = registry.find("tasks", name)
-    assert issubclass(task, Task)
-    assert not inspect.isabstract(task)
-    assert "Metrics: " in (task.__doc__ or "")
-    assert task.columns
-    assert any(column.label for column in task.columns)
-    assert len({column.name for column in task.columns}) == len(task.columns)
-    assert all(column.kind in KINDS for column in task.columns)
-    assert all(hasattr(transformers, auto) for auto in task.auto_models)
-    assert task.generates <= (task.choices == "tokens")
-
-
-@pytest.fixture(params=[name for name in TASKS if issubclass(registry.find("tasks", name), Classify)])
-def task(request, tiny) -> Task:
-    return registry.find("tasks", request.param)(AutoTokenizer.from_pretrained(tiny("bert")), Settings(["a", "b", "c"]))
-
-
-def rows_of(task: Task) -> list[Row]:
-    texts = ["the film is good", "bad", "a very long and dull plot", "it was fine"]
-    return [
-        Row({c.name: "abcb"[i] if c.label else text for c in task.columns if c.required}, "f", i + 1, f"k{i}")
-        for i, text in enumerate(texts)
-    ]
-
-
-def test_a_task_encodes_collates_and_aligns(task):
-    examples = [e for row in rows_of(task) for e in task.encode(row)]
-    assert examples == [e for row in rows_of(task) for e in task.encode(row)]  # pure
-    batch = task.collate(examples)
-    assert {"inputs", "targets", "weights", "anchored", "keys"} <= set(batch)
-    assert "labels" not in batch["inputs"]
-    n = len(batch["targets"])
-    assert len(batch["weights"]) == len(batch["anchored"]) == n
-    assert batch["anchored"].dtype == torch.bool
-    assert batch["keys"] == [e.key for e in examples]
-    assert [e.length for e in examples] == batch["inputs"]["attention_mask"].sum(-1).tolist()
-    unlabelled = task.collate([e for row in rows_of(task) for e in task.encode(row, labelled=False)])
-    assert (unlabelled["targets"] == IGNORED).all()
-    assert all(torch.equal(unlabelled["inputs"][k], v) for k, v in batch["inputs"].items())
-
-
-def test_a_tasks_cross_entropy_is_a_sum_that_its_predictions_share(task):
-    batch = task.collate([e for row in rows_of(task) for e in task.encode(row)])
-    logits = normal(4, 3, seed=4)
-    rows = task.rows(type("Outputs", (), {"logits": logits}), batch)
-    loss = task.cross_entropy(rows, batch).item()
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="sum").item())
-    predictions = task.decode(rows, batch)
-    assert sum(p.loss for p in predictions) == pytest.approx(loss)
-    assert sum(p.count for p in predictions) == 4
-    shuffled = task.rows(type("Outputs", (), {"logits": logits[:, [2, 0, 1]]}), batch, order=[1, 2, 0])
-    assert torch.equal(shuffled.log_probs(slice(None)), rows.log_probs(slice(None)))
-
-
-def test_a_tasks_scores_are_1_for_the_gold_and_sum_over_rows(task):
-    golds = [task.gold(row) for row in rows_of(task)]
-    statistics = task.statistics(golds, golds)
-    scores = task.scores(statistics.sum(0))
-    assert tuple(scores) == task.metrics
-    assert all(float(value) == pytest.approx(1.0) for value in scores.values())
-    assert [task.row_score(gold, gold) for gold in golds] == [1.0] * 4
-    resampled = np.stack([statistics.sum(0), statistics[:2].sum(0)])
-    assert all(len(value) == 2 for value in task.scores(resampled).values())
-    assert "by_label" in task.details(statistics.sum(0))
-
-
 # The folder is the registry
 
 
@@ -193,10 +115,18 @@ def test_an_unknown_name_gets_the_nearest(folder, wrong, right):
     assert registry.check(folder, wrong) == str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("shelf", "name"), [(shelf, name) for shelf in registry.SHELVES for name in registry.names(shelf)]
+)
+def test_every_file_of_a_shelf_is_what_its_name_says(shelf, name):
+    found = registry.find(shelf, name)
+    assert callable(found) and found.__module__ == registry.SHELVES[shelf].module(name.replace("-", "_"))
+
+
 @pytest.mark.parametrize("shelf", registry.SHELVES)
 def test_a_contract_is_no_name(shelf):
     names = registry.names(shelf)
-    assert names and not {registry.SHELVES[shelf].contract.replace("_", "-"), "--init--"} & set(names)
+    assert names and not {registry.SHELVES[shelf].singular.replace(" ", "-"), "--init--"} & set(names)
 
 
 def test_a_name_from_outside_the_package():

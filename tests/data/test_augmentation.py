@@ -24,7 +24,7 @@ from keeltune.utils.errors import UserError
 from keeltune.utils.text import apart, word_places
 from tests.faults import test_resume
 from tests.helpers import runs
-from tests.helpers.interruption import Killed, kill_at, same
+from tests.helpers.interruption import copy_at, same
 
 spec = test_resume.spec  # a fixture of that file
 
@@ -237,17 +237,15 @@ def test_hard_labels_are_the_teachers_own_on_each_variant(varied, tmp_path):
     assert plan_of(varied, tmp_path)[1].rows["augmented"] == material.rows["augmented"]
 
 
-@pytest.mark.parametrize("step", [4, 7])
-def test_a_killed_run_with_variants_goes_on_bit_for_bit(varied, tmp_path, monkeypatch, step):
-    whole = test_resume.train(varied, tmp_path, "whole")
+def test_a_killed_run_with_variants_goes_on_bit_for_bit(varied, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            test_resume.train(varied, tmp_path, "killed")
-    again = test_resume.train(varied, tmp_path, "killed", resume=True)
-    assert same(whole.folder, again.folder)
-    assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
-    assert whole.result["data"]["augmented"] == again.result["data"]["augmented"]
+        copy_at(patch, {step: (tmp_path / "whole", tmp_path / f"at-{step}") for step in (4, 7)})
+        whole = test_resume.train(varied, tmp_path, "whole")
+    for step in (4, 7):
+        again = test_resume.train(varied, tmp_path, f"at-{step}", resume=True)
+        assert same(whole.folder, again.folder)
+        assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
+        assert whole.result["data"]["augmented"] == again.result["data"]["augmented"]
     assert whole.result["data"]["augmented"]["rows"] == 3 * 70
     plain = runs.lines(whole.folder / "log.jsonl")
     assert all(entry["divergence"] > 0 for entry in plain if "loss" in entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -449,6 +450,51 @@ def test_the_file_format_of_the_page_passes_check(example, tmp_path, material):
         (tmp_path / f"{split}.txt").write_bytes(b"__label__positive it is good\n__label__negative it is bad\n" * 4)
     data = {"train": "train.txt", "test": "test.txt", "format": "fasttext:FastText"}
     _check(tmp_path, {"task": "sentiment-analysis", "model": str(material("sentiment-analysis")), "data": data})
+
+
+def test_the_metric_of_the_page_is_scikit_learns(example):
+    from sklearn.metrics import balanced_accuracy_score
+
+    from keeltune.tasks.common.settings import Settings
+
+    metric = example("metrics", "balanced_accuracy", "BalancedAccuracy")(Settings(["a", "b", "c", "never"]))
+    golds, values = list("aaaabbbcca"), list("aabacbbcaa")
+    sums = metric.statistics(values, golds).sum(0)
+    assert float(metric.scores(sums)["balanced_accuracy"]) == pytest.approx(balanced_accuracy_score(golds, values))
+    assert metric.statistics([], []).shape == (0, 8)
+
+
+def test_the_regulariser_of_the_page_adds_minus_the_entropy(example):
+    penalty = example("regularizers", "confidence_penalty", "ConfidencePenalty")(0.5)
+    log_probs = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]).log().requires_grad_()
+    found = penalty.on_labelled([log_probs], torch.tensor([0, 1]))
+    torch.testing.assert_close(found, -0.5 * torch.tensor([math.log(2), 1.5 * math.log(2)]))
+    (gradient,) = torch.autograd.grad(found.sum(), log_probs)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.slow  # trains
+def test_the_family_regulariser_and_metric_of_the_pages_train(example, tmp_path, material):
+    import keeltune as kt
+
+    rows = [{"text": f"it is {word}", "label": grade} for grade, word in enumerate(("bad", "fine", "good"), 1)] * 8
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    values = {
+        "task": "grading:Stars",
+        "method": "fine-tuning",
+        "model": str(material("sentiment-analysis")),
+        "data": {"train": "train.jsonl", "test": "test.jsonl"},
+        "training": {"max_steps": 3, "batch_size": 8, "regularizers": {"confidence_penalty:ConfidencePenalty": 0.1}},
+        "report": {"sections": ["throughput:Throughput"]},
+        "output": "run",
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values), encoding="utf-8")
+    run = kt.train(tmp_path / "recipe.yaml")
+    assert 0 <= run.result["metrics"]["test"]["grade_error"] <= 2
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "a penalty on sure answers (0.1)" in page
+    assert "<h2>Throughput</h2>" in page
 
 
 def test_the_section_of_the_page_shows_its_values(example):

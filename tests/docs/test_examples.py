@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from keeltune import recipe
 from keeltune.recipe import fields
 from keeltune.utils import registry
+from tests.helpers import processes
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import save_tiny
 
@@ -94,7 +92,6 @@ def test_recipe_trains(path, tmp_path):
     assert (finished.model / "model.safetensors").is_file()
 
 
-@pytest.mark.slow  # starts a process that imports torch and trains
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_script_lowers_the_loss(script, tmp_path):
     rows = [
@@ -107,10 +104,9 @@ def test_script_lowers_the_loss(script, tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     arguments = [save_tiny(tmp_path / "model"), save_tiny(tmp_path / "teacher", seed=1), data]
     arguments += [tmp_path / "out"] if script.stem == "stock_trainer" else []
-    command = [sys.executable, script, *arguments, "--steps", "60", "--rate", "1e-2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    losses = [float(value) for value in re.findall(r"^step \d+ loss (\S+)$", done.stdout, re.MULTILINE)]
+    arguments = list(map(str, [script, *arguments, "--steps", "60", "--rate", "1e-2"]))
+    done = processes.start(processes.run_script, *arguments, output=tmp_path / "said")
+    assert done.wait() == 0, done.text
+    losses = [float(value) for value in re.findall(r"^step \d+ loss (\S+)$", done.text, re.MULTILINE)]
     assert len(losses) == 60
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

@@ -201,13 +201,13 @@ def data(tmp_path):
     return tmp_path
 
 
-def run_on(tiny, folder, train_rows, validation_rows, epochs=40, rate=1e-2, **changes):
+def run_on(tiny, folder, train_rows, validation_rows, epochs=40, rate=1e-2, output="guarded", **changes):
     write_rows(folder / "o-train.jsonl", train_rows)
     write_rows(folder / "o-validation.jsonl", validation_rows)
     values = spec_of("fine-tuning", tiny("bert"), **changes)
     values["data"] = {"train": "o-train.jsonl", "validation": "o-validation.jsonl"}
-    values["training"] = {"epochs": epochs, "batch_size": 8, "learning_rate": rate}
-    return train(values, folder, output="guarded")
+    values["training"] = {"epochs": epochs, "batch_size": 8, "learning_rate": rate, "precision": "fp32"}
+    return train(values, folder, output=output)
 
 
 def test_shuffled_labels_are_called_out(tiny, data):
@@ -242,7 +242,11 @@ def test_a_run_that_learns_nothing_says_so(tiny, data):
     rows = reviews(60, seed=14)
     done = run_on(tiny, data, rows[:40], rows[40:], epochs=20, rate=1e-9, evaluation={"patience": None})
     assert sign(done.result, "learnt")["light"] == "red"
-    assert overfitting.stuck(done.result) is not None
+    assert overfitting.stuck(done.result) == sign(done.result, "learnt")["said"]
+    learning = run_on(tiny, data, rows[:40], rows[40:], epochs=20, rate=1e-2, evaluation={"patience": None},
+                      output="learning")  # fmt: skip
+    assert sign(learning.result, "learnt")["light"] != "red"
+    assert overfitting.stuck(learning.result) is None
 
 
 def _log(folder):

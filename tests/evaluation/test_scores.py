@@ -13,7 +13,8 @@ from keeltune.data.dataset import Row, subset
 from keeltune.evaluation.bootstrap import bootstrap
 from keeltune.evaluation.prediction import predict, prediction_rows
 from keeltune.evaluation.scores import gain, score, scores_of
-from keeltune.tasks.task import Prediction, Settings
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.text_classification import TextClassification
 from tests.helpers.models import ARCHITECTURES, WORDS
 

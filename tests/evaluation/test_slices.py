@@ -166,7 +166,7 @@ def planted(tmp_path):
 
 def test_a_planted_token_is_seen(tiny, planted):
     values = spec_of("fine-tuning", tiny("bert"), evaluation={"terms": "terms.txt", "patience": None})
-    values["training"] = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3}
+    values["training"] = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
     done = run.train(recipe.from_dict(values, planted), display=Display(quiet=True))
     found = done.result["bias"]
     exchanged = found["counterfactual"]
@@ -200,11 +200,22 @@ def test_columns_and_terms_are_checked_before_training(tiny, planted):
 def test_small_groups_are_marked_and_bare_ones_get_no_interval(tiny, planted):
     values = spec_of("fine-tuning", tiny("bert"))
     values["training"] = {"max_steps": 1, "batch_size": 8}
-    rows = [{**row, "who": "a" if i < 150 else "b" if i < 190 else "c"} for i, row in enumerate(reviews(200, seed=2))]
+    sizes = {"a": 100, "b": 61, "c": 20, "d": 19}  # a hundred rows are not few, and twenty have an interval
+    who = [name for name, size in sizes.items() for _ in range(size)]
+    rows = [{**row, "who": name} for name, row in zip(who, reviews(200, seed=2), strict=True)]
     write_rows(planted / "test.jsonl", rows)
     done = run.train(recipe.from_dict(values, planted), display=Display(quiet=True))
     groups = done.result["bias"]["slices"]["who"]["groups"]
-    assert {name: group["small"] for name, group in groups.items()} == {"a": False, "b": True, "c": True}
-    assert groups["c"]["interval"] is None
-    assert groups["b"]["interval"] is not None
+    assert {name: group["rows"] for name, group in groups.items()} == sizes
+    assert {name: group["small"] for name, group in groups.items()} == {"a": False, "b": True, "c": True, "d": True}
+    assert groups["d"]["interval"] is None
+    lines = read_lines(done.folder / "predictions" / "test.jsonl")
+    for name, group in groups.items():
+        right = [line["score"] for line, other in zip(lines, who, strict=True) if other == name]
+        assert group["value"] == pytest.approx(np.mean(right))
+        if name != "d":
+            low, high = group["interval"]
+            assert 0 <= low < group["value"] < high <= 1
+            normal = 1.96 * np.std(right) / np.sqrt(len(right))
+            assert (high - low) / 2 == pytest.approx(normal, rel=0.25)
     assert done.result["bias"]["slices"]["who"]["worst"] is None  # one group alone is large enough

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ import torch
 from keeltune.objective.formula import Objective
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry
+from tests.helpers import processes
 from tests.helpers.models import ARCHITECTURES, save_tiny
 from tests.helpers.step_gradients import (
     RATE,
@@ -44,10 +42,10 @@ def test_the_gradient_is_that_of_the_mean_over_the_step(tiny, tmp_path):
     """Against a loop of plain torch: one step over 4 rows with torch's own cross-entropy and KL."""
     folder = tiny("bert")
     trainer = build(folder, tmp_path, batch=4, accumulation=1, world=1, objective=Objective(weight=0.7))
-    model, teacher, by_hand = copy.deepcopy(trainer.model), trainer.reference.model, []
+    model, teacher, by_hand = copy.deepcopy(trainer.model), trainer.step_loss.reference.model, []
     for step in range(4):
         epoch, place = divmod(step, 2)
-        batch = trainer.task.collate(trainer.plan.micro_batch(epoch, place, 0))
+        batch = trainer.step_loss.task.collate(trainer.plan.micro_batch(epoch, place, 0))
         logits = model(**batch["inputs"]).logits
         log_p, log_q = logits.log_softmax(-1), teacher(**batch["inputs"]).logits.log_softmax(-1)
         kl = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
@@ -86,34 +84,21 @@ def test_a_mean_per_micro_batch_would_be_seen(tiny, tmp_path, monkeypatch):
     assert difference(whole, cut) > 0.1
 
 
-RANKS = """
-import sys, torch
-from pathlib import Path
-from tests.helpers.step_gradients import build, gradients_of, objective_of
-folder, out, *names = sys.argv[1:]
-for name in names:
-    trainer = build(Path(folder), Path(out) / "run", batch=2, accumulation=1, world=2, objective=objective_of(name))
-    steps = gradients_of(trainer)
-    trainer.release()
-    if trainer.args.process_index == 0:
-        torch.save(steps, Path(out) / f"{name}.pt")
-"""
+def rank(folder: Path, out: Path, names: list[str]) -> None:
+    for name in names:
+        trainer = build(folder, out / "run", batch=2, accumulation=1, world=2, objective=objective_of(name))
+        steps = gradients_of(trainer)
+        trainer.release()
+        if trainer.args.process_index == 0:
+            torch.save(steps, out / f"{name}.pt")
 
 
-@pytest.mark.slow  # two processes that import torch, for each architecture: about fifteen seconds
+@pytest.mark.slow  # two processes for each architecture, with every divergence
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_two_ranks_are_one(tiny, tmp_path, architecture):
     folder, names = tiny(architecture), ["none", *registry.names("divergences")]
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, str(script), str(folder), str(tmp_path), *names],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = processes.ranks(rank, folder, tmp_path, names, folder=tmp_path)
+    assert [one.process.exitcode for one in done] == [0, 0], "\n".join(one.text[-3000:] for one in done)
     for name in names:
         how = {"batch": 4, "accumulation": 1, "world": 1, "objective": objective_of(name)}
         whole = gradients(folder, tmp_path / "one", **how)

@@ -15,7 +15,7 @@ from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import SLICE, Dense, Projected
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
-from keeltune.tasks.families import lm_head
+from keeltune.tasks.common import lm_head
 from keeltune.training.self_test import self_test
 from tests.helpers import captioners, speakers, writers
 
@@ -123,12 +123,12 @@ def everything(model: Any, batch: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("kind", ["moonshine", "speech_to_text"])
 def test_recordings_of_several_lengths_keep_their_order_in_slices(bench, kind, monkeypatch):
     model, _, task, batch = bench(kind, 100)  # each recording several times: their groups are not the batch's order
-    assert task._apart(model, batch)
+    assert task.padding_effect.matters(model, batch)
     with torch.no_grad():
         selected = task.rows(task.forward(model, batch), batch)
         monkeypatch.setattr(lm_head, "LARGE", 0)
         sliced = task.rows(task.forward(model, batch), batch)
-        whole = Dense(everything(model, batch).logits[batch["places"]])
+        whole = Dense(everything(model, batch).logits[batch["predicted"]])
     assert (type(selected), type(sliced)) == (Dense, Projected)
     for rows in (selected, sliced):
         torch.testing.assert_close(rows.log_probs(slice(None)), whole.log_probs(slice(None)), rtol=1e-5, atol=1e-5)

@@ -26,14 +26,14 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.models import tokenizer_match
-from keeltune.objective import divergences, formula, predictions, stored_predictions
+from keeltune.objective import derived_predictions, divergences, formula, predictions, stored_predictions
+from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
-from keeltune.objective.predictions import IGNORED, Coarse, Dense, Shared
-from keeltune.objective.references import adapter_off
+from keeltune.objective.predictions import IGNORED, Coarse, Dense
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
-from keeltune.tasks.families.causal import Causal
-from keeltune.tasks.task import Example
+from keeltune.tasks.architectures.causal import Causal
+from keeltune.tasks.common.example import Example
 from keeltune.training import batch_plan, build, reference_choice, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity
@@ -42,6 +42,7 @@ from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry, tensor_store
 from tests.exactness import test_accumulation
 from tests.faults import test_resume
+from tests.helpers.interruption import copy_at, same
 from tests.models import test_loading
 from tests.objective import test_divergences, test_formula, test_predictions, test_references, test_shared_tokens
 from tests.runs import test_run
@@ -72,7 +73,7 @@ def two_ranks_are_one(tiny, tmp_path, monkeypatch) -> None:
     how = {"accumulation": 1, "objective": Objective(weight=0.7)}
     whole = test_accumulation.gradients(tiny("bert"), tmp_path, batch=4, world=1, **how)[0]
     rank = test_accumulation.build(tiny("bert"), tmp_path, batch=2, world=2, **how)
-    batches = [rank.task.collate(rank.plan.micro_batch(0, 0, cut)) for cut in range(2)]
+    batches = [rank.step_loss.task.collate(rank.plan.micro_batch(0, 0, cut)) for cut in range(2)]
     shares: list[Tensor] = []
     with monkeypatch.context() as patch:
         patch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
@@ -114,10 +115,10 @@ def a_row_without_a_label_is_neither_summed_nor_counted(tiny, tmp_path) -> None:
         tiny("bert"), tmp_path, batch=4, accumulation=1, world=1, objective=Objective(weight=0.7)
     )
     first, *others = ours.plan.micro_batch(0, 0, 0)
-    batch = ours.task.collate([replace(first, targets=[IGNORED]), *others])
+    batch = ours.step_loss.task.collate([replace(first, targets=[IGNORED]), *others])
     _, counts = ours.get_batch_samples(iter([batch]), 1, "cpu")
     found = ours.compute_loss(ours.model, batch, num_items_in_batch=counts)
-    student, teacher = (m(**batch["inputs"]).logits for m in (ours.model, ours.reference.model))
+    student, teacher = (m(**batch["inputs"]).logits for m in (ours.model, ours.step_loss.reference.model))
     apart = kl_div(teacher.log_softmax(-1), student.log_softmax(-1), log_target=True, reduction="batchmean")
     torch.testing.assert_close(found, cross_entropy(student, batch["targets"]) + 0.7 * apart, rtol=1e-6, atol=1e-6)
 
@@ -156,7 +157,10 @@ def references_that_are_equal_agree(tiny, tmp_path) -> None:
 
 
 def a_killed_run_goes_on_bit_for_bit(resumable, tmp_path, monkeypatch) -> None:
-    test_resume.test_a_killed_run_goes_on_bit_for_bit(resumable, tmp_path, monkeypatch, 7)
+    with monkeypatch.context() as patch:
+        copy_at(patch, {7: (tmp_path / "whole", tmp_path / "killed")})
+        whole = test_resume.train(resumable, tmp_path, "whole")
+    assert same(whole.folder, test_resume.train(resumable, tmp_path, "killed", resume=True).folder)
 
 
 def the_best_weights_are_exported(trainable, tmp_path, monkeypatch) -> None:
@@ -361,10 +365,11 @@ def a_dropped_reference(original, self, cross_entropy, student, reference=None, 
 
 def a_reference_asked_and_dropped(original, self, model, inputs, *others, **how):
     """As a trainer would that hands the objective everything but the reference."""
-    asked, self.reference = self.reference, None
-    asked.rows(inputs)
+    whole = self.step_loss
+    whole.reference.rows(inputs)
+    self.step_loss = replace(whole, reference=None)
     loss = original(self, model, inputs, *others, **how)
-    self.reference = asked
+    self.step_loss = whole
     return loss
 
 
@@ -392,7 +397,7 @@ def the_next_places(original, self, places):
     return original(self, [every[(len(TAKEN) + i) % len(every)] for i in range(len(places))])
 
 
-TAKEN: list[tensor_store.Place] = []
+TAKEN: list[tensor_store.Location] = []
 
 
 class Trap(NamedTuple):
@@ -422,7 +427,7 @@ TRAPS = [
     Trap(2, "T² in the value alone", around(Objective, "total", t_squared_in_the_value_alone), t_squared, CLOSE),
     Trap(2, "no T² at all", around(Objective, "total", lambda original, self, *a: original(self, *a) / 4),
          self_test_passes, "divergence of the student from uniform"),
-    Trap(2, "softmax skipped for the default", around(predictions, "_log_softmax", no_softmax_at_temperature_1),
+    Trap(2, "softmax skipped for the default", around(predictions, "log_softmax", no_softmax_at_temperature_1),
          the_formula_by_hand, CLOSE),
     Trap(3, "a hidden cross-entropy", around(Objective, "total", a_hidden_cross_entropy),
          self_test_passes, "divergence of the student from itself"),
@@ -441,7 +446,7 @@ TRAPS = [
     Trap(5, "rows of no token copied from the student", around(Objective, "total", padding_copied),
          shared_by_hand, CLOSE),
     Trap(5, "rows of no token cut, not renormalised", around(
-         predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
+         derived_predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
     Trap(5, "labels paired by their place", around(
          reference_choice, "reordered", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
@@ -498,7 +503,7 @@ TRAPS = [
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
     Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(
-         adapter_off, "AdapterOff", lambda *a, **how: None),
+         build, "AdapterOff", lambda *a, **how: None),
          partial(test_run.test_lora, method="cross-domain"), "assert 0.0 > 0"),
     Trap(17, "an adapter that does not start at zero", lambda patch: patch.setattr(
          peft, "LoraConfig", partial(peft.LoraConfig, init_lora_weights=False)),

@@ -18,10 +18,11 @@ from keeltune import recipe
 from keeltune.cli.demo_data import make_reviews
 from keeltune.runs import result, run, run_folder
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import device
+from keeltune.utils import device, distributed
 from keeltune.utils.errors import StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
-from tests.helpers.interruption import Killed, kill_at, same
+from tests.helpers import processes
+from tests.helpers.interruption import Killed, copy_at, kill_at, same
 
 QUIET = Display(quiet=True)
 ROOT = Path(__file__).parents[2]
@@ -31,13 +32,21 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def write_data(folder: Path) -> None:
+    rows = make_reviews("films", 90, seed=1)
+    write_rows(folder / "train.jsonl", rows[:40])
+    write_rows(folder / "validation.jsonl", rows[40:60])
+    write_rows(folder / "pool.jsonl", [{"text": row["text"]} for row in rows[60:]])
+
+
 @pytest.fixture
 def spec(tiny, tmp_path):
     """A recipe with dropout, a reference, a pool and accumulation: all that could go out of step."""
-    rows = make_reviews("films", 90, seed=1)
-    write_rows(tmp_path / "train.jsonl", rows[:40])
-    write_rows(tmp_path / "validation.jsonl", rows[40:60])
-    write_rows(tmp_path / "pool.jsonl", [{"text": row["text"]} for row in rows[60:]])
+    write_data(tmp_path)
+    return spec_of(tiny)
+
+
+def spec_of(tiny) -> dict:
     return {
         "task": "sentiment-analysis",
         "method": "distillation",
@@ -60,14 +69,45 @@ def train(spec: dict, folder: Path, output: str, **how) -> run_folder.Run:
     return run.train(recipe.from_dict({**spec, "output": output}, folder), display=QUIET, **how)
 
 
-@pytest.mark.parametrize("step", [1, 4, 7, 9])
-def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, step):
-    whole = train(spec, tmp_path, "whole")
+STEPS = (1, 4, 7, 9)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """The whole run of `spec`; beside it, as `at-STEP`, its folder as a kill in the middle of that step leaves it."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_data(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        copy_at(patch, {step: (folder / "whole", folder / f"at-{step}") for step in STEPS})
+        return train(spec_of(tiny), folder, "whole")
+
+
+@pytest.fixture
+def killed(whole, tmp_path):
+    """`killed(step)`: the folder of such a run in `tmp_path`, under the name `out`."""
+    return lambda step: shutil.copytree(whole.folder.parent / f"at-{step}", tmp_path / "out")
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_is_what_a_killed_run_leaves(spec, tmp_path, monkeypatch, killed):
     with monkeypatch.context() as patch:
-        kill_at(patch, step)
+        kill_at(patch, 7)
         with pytest.raises(Killed):
-            train(spec, tmp_path, "killed")
-    again = train(spec, tmp_path, "killed", resume=True)
+            train(spec, tmp_path, "real")
+    left = files_of(tmp_path / "real")
+    assert left - files_of(killed(7)) == {"result.json"}  # which an exception, unlike a kill, has the time to write
+    assert files_of(tmp_path / "out") <= left
+    again = train(spec, tmp_path, "real", resume=True)
+    assert same(again.folder, train(spec, tmp_path, "out", resume=True).folder)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, whole, killed, step):
+    killed(step)
+    again = train(spec, tmp_path, "out", resume=True)
     assert same(whole.folder, again.folder)
     assert (whole.folder / "log.jsonl").read_text() == (again.folder / "log.jsonl").read_text()
     assert whole.result["objective"] == again.result["objective"]
@@ -76,14 +116,14 @@ def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, step):
     assert whole.result["training"]["examples"] == again.result["training"]["examples"]
 
 
-def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("save_steps", "step"), [(2, 7), (1, 1)])
+def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, save_steps, step):
+    """Also from a checkpoint before the first evaluation, which has no mean yet."""
     values = {**spec, "evaluation": {"every": 2}, "training": {**spec["training"], "epochs": 4}}
-    values["training"].pop("save_steps", None)
-    whole = train(values, tmp_path, "whole")
+    values["training"]["save_steps"] = save_steps
     with monkeypatch.context() as patch:
-        kill_at(patch, 7)
-        with pytest.raises(Killed):
-            train(values, tmp_path, "killed")
+        copy_at(patch, {step: (tmp_path / "whole", tmp_path / "killed")})
+        whole = train(values, tmp_path, "whole")
     again = train(values, tmp_path, "killed", resume=True)
     assert whole.result["overfitting"]["averaged"]
     assert same(whole.folder, again.folder)
@@ -93,12 +133,10 @@ def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_
 def test_a_killed_lora_run_goes_on_bit_for_bit(spec, tmp_path, monkeypatch):
     spec = {**spec, "method": "cross-domain", "reference": None}
     spec["training"] = {**spec["training"], "lora": {"rank": 4, "dropout": 0.1}}
-    whole = train(spec, tmp_path, "whole")
-    assert whole.result["reference"]["kind"] == "adapter-off"
     with monkeypatch.context() as patch:
-        kill_at(patch, 7)
-        with pytest.raises(Killed):
-            train(spec, tmp_path, "killed")
+        copy_at(patch, {7: (tmp_path / "whole", tmp_path / "killed")})
+        whole = train(spec, tmp_path, "whole")
+    assert whole.result["reference"]["kind"] == "adapter-off"
     assert same(whole.folder, train(spec, tmp_path, "killed", resume=True).folder)
 
 
@@ -138,15 +176,16 @@ def test_the_precision_is_chosen_once(spec, tmp_path, monkeypatch):
     assert train(spec, tmp_path, "killed", resume=True).result["training"]["precision"] == "bf16"
 
 
-def test_resuming_a_finished_run_does_nothing(spec, tmp_path):
-    first = train(spec, tmp_path, "out")
+def test_resuming_a_finished_run_does_nothing(spec, tmp_path, whole):
+    shutil.copytree(whole.folder, tmp_path / "out")
+    first = run_folder.finished(tmp_path / "out")
     stamp = (first.folder / "result.json").stat().st_mtime_ns
     assert train(spec, tmp_path, "out", resume=True).result == first.result
     assert (first.folder / "result.json").stat().st_mtime_ns == stamp
 
 
-def test_a_used_folder_is_refused(spec, tmp_path):
-    train(spec, tmp_path, "out")
+def test_a_used_folder_is_refused(spec, tmp_path, whole):
+    shutil.copytree(whole.folder, tmp_path / "out")
     with pytest.raises(UserError, match="--resume"):
         train(spec, tmp_path, "out")
     (tmp_path / "mine").mkdir()
@@ -156,11 +195,8 @@ def test_a_used_folder_is_refused(spec, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
 
-def test_another_recipe_or_other_data_is_refused(spec, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        kill_at(patch, 7)
-        with pytest.raises(Killed):
-            train(spec, tmp_path, "out")
+def test_another_recipe_or_other_data_is_refused(spec, tmp_path, killed):
+    killed(7)
     changed = {**spec, "training": {**spec["training"], "learning_rate": 2e-3}}
     with pytest.raises(StateRefused, match="learning_rate") as refused:
         train(changed, tmp_path, "out", resume=True)
@@ -170,12 +206,8 @@ def test_another_recipe_or_other_data_is_refused(spec, tmp_path, monkeypatch):
         train(spec, tmp_path, "out", resume=True)
 
 
-def test_a_field_that_a_later_version_added_is_no_change(spec, tmp_path, monkeypatch):
-    whole = train(spec, tmp_path, "whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 7)
-        with pytest.raises(Killed):
-            train(spec, tmp_path, "out")
+def test_a_field_that_a_later_version_added_is_no_change(spec, tmp_path, whole, killed):
+    killed(7)
     file = tmp_path / "out" / "checkpoints" / "identity.json"
     stored = json.loads(file.read_text())
     del stored["recipe"]["data"]["share"], stored["recipe"]["evaluation"]["terms"]
@@ -185,19 +217,14 @@ def test_a_field_that_a_later_version_added_is_no_change(spec, tmp_path, monkeyp
     assert same(whole.folder, train(spec, tmp_path, "out", resume=True).folder)
 
 
-def test_a_broken_newest_checkpoint_is_skipped(spec, tmp_path, monkeypatch):
-    whole = train(spec, tmp_path, "whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 7)
-        with pytest.raises(Killed):
-            train(spec, tmp_path, "out")
+def test_a_broken_newest_checkpoint_is_skipped(spec, tmp_path, whole, killed):
+    killed(7)
     newest = max((tmp_path / "out" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     (newest / "trainer_state.json").unlink()
     assert same(whole.folder, train(spec, tmp_path, "out", resume=True).folder)
 
 
-def test_a_stop_is_asked_for_once_and_loses_nothing(spec, tmp_path, monkeypatch):
-    whole = train(spec, tmp_path, "whole")
+def test_a_stop_is_asked_for_once_and_loses_nothing(spec, tmp_path, monkeypatch, whole):
     original = KeelTrainer.compute_loss
 
     def interrupting(self, *args, **kwargs):
@@ -217,44 +244,42 @@ def test_a_stop_is_asked_for_once_and_loses_nothing(spec, tmp_path, monkeypatch)
     assert again.result["status"] == "completed"
 
 
+def train_as_rank(spec: dict, folder: Path, output: str, die: int) -> None:
+    """A process of a group: trains, notes the rows that it meets, and dies where it is told to."""
+    original = KeelTrainer.get_batch_samples
+
+    def noting(self, *args):
+        batches, counts = original(self, *args)
+        with open(Path(folder) / f"{output}-{self.args.process_index}.keys", "a") as stream:
+            stream.write(json.dumps([self.state.global_step, [b["keys"] for b in batches]]) + "\n")
+        if self.state.global_step == die:
+            os._exit(9)
+        return batches, counts
+
+    KeelTrainer.get_batch_samples = noting
+    run.train(recipe.from_dict({**spec, "output": output}, folder), resume=(Path(folder) / output).is_dir())
+    distributed.leave_group()
+    threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    assert "pt_gloo_runloop" not in threads, threads  # one that outlives Python ends a finished run with -6
+
+
 LAUNCH = """
-import json, os, sys
+import json, sys
 from pathlib import Path
-from keeltune import recipe, run
-from keeltune.trainer import KeelTrainer, leave_group
-spec, folder, output, die = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-original = KeelTrainer.get_batch_samples
-def noting(self, *args):
-    batches, counts = original(self, *args)
-    with open(Path(folder) / f"{output}-{self.args.process_index}.keys", "a") as stream:
-        stream.write(json.dumps([self.state.global_step, [b["keys"] for b in batches]]) + "\\n")
-    if self.state.global_step == die:
-        os._exit(9)
-    return batches, counts
-KeelTrainer.get_batch_samples = noting
-run.train(recipe.from_dict({**spec, "output": output}, folder), resume=(Path(folder) / output).is_dir())
-leave_group()
-threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
-assert "pt_gloo_runloop" not in threads, threads  # one that outlives Python ends a finished run with -6
+from tests.faults.test_resume import train_as_rank
+train_as_rank(json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
 """
 
 
-@pytest.mark.slow  # three launches of two processes that import torch: half a minute
+@pytest.mark.slow  # three groups of two processes
 def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path):
-    script = tmp_path / "launch.py"
-    script.write_text(LAUNCH)
     spec["training"] |= {"gradient_accumulation_steps": 1}
 
     def launch(output: str, die: int) -> int:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, str(script), json.dumps(spec), str(tmp_path), output, str(die)],
-            env=environment, capture_output=True, text=True, timeout=180,
-        )  # fmt: skip
-        if die < 0:
-            assert done.returncode == 0, done.stderr[-3000:]
-        return done.returncode
+        done = processes.ranks(train_as_rank, spec, tmp_path, output, die, folder=tmp_path)
+        status = max(abs(one.process.exitcode) for one in done)
+        assert die >= 0 or status == 0, "\n".join(one.text[-3000:] for one in done)
+        return status
 
     launch("whole", -1)
     assert launch("killed", 4) != 0
@@ -272,7 +297,7 @@ def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path):
     assert one["cross_entropy"] == pytest.approx(other["cross_entropy"])
 
 
-@pytest.mark.slow  # two processes that import torch
+@pytest.mark.slow  # torchrun and two processes that import torch
 def test_two_processes_train_one_model(spec, tmp_path):
     """As users start them: each alone on half of the rows, with the counts of all, would end elsewhere."""
     plain = tmp_path / "plain"

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from keeltune.data.dataset import Row
 from keeltune.data.media import Media
 from keeltune.models import initialization, loading, processors, tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.image_captioning import ImageCaptioning
-from keeltune.tasks.task import Settings
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 SHAPES = ("square", "disc", "bar")
@@ -207,7 +207,7 @@ def captioner(kind: str, seed: int = 0, **settings: Any) -> tuple[Any, ImageCapt
         processor = processors.Pair(words, initialization._extractor(config, "image", kind, ""))
     else:
         config, processor = reader(kind)
-    initialization._fit(config, processor.tokenizer, {})
+    initialization._fit_vocabulary(config, processor.tokenizer, {})
     torch.manual_seed(seed)
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters

@@ -11,9 +11,12 @@ from transformers import TrainerCallback
 
 from keeltune.models import surgery
 from keeltune.objective.references.model import Model
+from keeltune.recipe.training_fields import Training
 from keeltune.training.arguments import training_arguments
 from keeltune.training.batch_plan import Plan
 from keeltune.training.job import Job
+from keeltune.training.regularization import regularizers_of
+from keeltune.training.step_loss import StepLoss
 from keeltune.training.trainer import KeelTrainer
 
 RATE = 0.1
@@ -31,7 +34,7 @@ class Noted(TrainerCallback):
         self.steps.append(torch.cat(used))
 
 
-class Masked:
+class FixedMasks:
     """What stands for dropout: each forward pass of a micro-batch has its own mask, the same for every row."""
 
     def __init__(self, model: Any, passes: int):
@@ -77,20 +80,17 @@ def gradients(job: Job, out: Path, *, batch: int, accumulation: int) -> list[tor
         job.plan.examples[:EXAMPLES], [], batch_size=batch, micro_batches=accumulation, seed=3,
         collate=lambda examples: doubled(task.collate(examples)),
     )  # fmt: skip
-    arguments = training_arguments(
-        out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
-        learning_rate=RATE, seed=0,
-        passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
-                "warmup_steps": 0, "save_strategy": "no", "use_cpu": True},
-    )  # fmt: skip
+    passed = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+              "warmup_steps": 0, "save_strategy": "no", "use_cpu": True}  # fmt: skip
+    training = Training(gradient_accumulation_steps=accumulation, epochs=2, learning_rate=RATE, **passed)
+    arguments = training_arguments(out, training, batch_size=batch, every=None, seed=0)
     student = still(job.model)
     matching = getattr(student, "matching", None)
-    trainer = KeelTrainer(
-        student, arguments, plan, task=task, objective=job.objective, reference=reference, matching=matching,
-        regularizers=job.material.recipe.training.regularizers,
-    )  # fmt: skip
+    regularizers = regularizers_of(job.material.recipe)
+    loss = StepLoss(task, job.objective, reference, matching, regularizers=regularizers)
+    trainer = KeelTrainer(student, arguments, plan, loss)
     if masks := getattr(job, "masks", 0):
-        Masked(student, masks)
+        FixedMasks(student, masks)
     noted = Noted()
     trainer.add_callback(noted)
     trainer.train()

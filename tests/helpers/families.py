@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from keeltune.cli.demo_data import make_reviews
 from tests.helpers import captioners, models, readers, speakers, taggers, writers
+
+METHODS = ("fine-tuning", "distillation", "cross-domain")
+
+
+def by_turns(cases: Sequence[tuple], methods: Sequence[str] = METHODS) -> list[tuple]:
+    """(*case, method): the first case under every method, each of the others under one of them, by turns."""
+    first, *others = cases
+    return [(*first, method) for method in methods] + [
+        (*case, methods[number % len(methods)]) for number, case in enumerate(others)
+    ]
 
 
 @dataclass(frozen=True)

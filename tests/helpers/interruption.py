@@ -1,7 +1,9 @@
-"""A run that dies in the middle of a step, and whether two runs ended with the same weights."""
+"""A run that dies in the middle of a step, what it leaves behind, and whether two runs ended with the same weights."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -23,6 +25,21 @@ def kill_at(monkeypatch, step: int) -> None:
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(KeelTrainer, "compute_loss", dying)
+
+
+def copy_at(monkeypatch, copies: Mapping[int, tuple[Path, Path]]) -> None:
+    """Copies a run's folder in the middle of optimizer step `step` + 1, for each `step: (folder, copy)`.
+
+    The copy is what `kill -9` at that moment would leave: one whole run serves as many killed ones as it has copies.
+    """
+    original, left = KeelTrainer.compute_loss, dict(copies)
+
+    def copying(self, *args, **kwargs):
+        if folders := left.pop(self.state.global_step, None):
+            shutil.copytree(*folders)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(KeelTrainer, "compute_loss", copying)
 
 
 def same(a: Path, b: Path) -> bool:

@@ -14,9 +14,9 @@ from transformers import AutoModelForQuestionAnswering
 
 from keeltune.data.dataset import Row, row_key
 from keeltune.models import initialization, tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.question_answering import QuestionAnswering
-from keeltune.tasks.task import Settings
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart", "t5")
 TEXTS = [
@@ -79,7 +79,7 @@ def reader(architecture: str, seed: int = 0, max_length: int | None = 32) -> tup
     """(model, task) of a small random model of this architecture."""
     tokenizer = tokenizer_of(architecture)
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture], max_position_embeddings=80)
-    initialization._fit(config, tokenizer, {})
+    initialization._fit_vocabulary(config, tokenizer, {})
     torch.manual_seed(seed)
     model = AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # fresh weights are so small that no input matters

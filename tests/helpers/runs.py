@@ -109,7 +109,7 @@ def other_tokenizer(folder: Path, copy: Path) -> Path:
 
 def encoder(folder: Path, tiny) -> Path:
     """A pretrained model as it is published: no head."""
-    with loading.quietly():
+    with loading.quiet_transformers():
         AutoModel.from_pretrained(tiny("bert")).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

@@ -1,7 +1,7 @@
 """A server around a small random model that answers as vLLM's does, and that can be told to misbehave.
 
-Run as a script (with a model's folder, where it is to serve that one): it prints its port on 127.0.0.1 and serves until
-its stdin is closed or it is killed. The first part of a path is the fault, the second any name:
+`serving()` (with a model's folder, where it is to serve that one) is a process on 127.0.0.1. The first part of a path
+is the fault, the second any name:
 `http://127.0.0.1:PORT/short/1` answers with a position too few. A fault with a count, such as `busy`, counts by that
 name.
 """
@@ -9,16 +9,20 @@ name.
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from tests.helpers import processes
 
 VOCABULARY = 140_000
 POSITIONS = 40
@@ -238,17 +242,29 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
 
-def main() -> None:
-    Handler.model = teacher() if len(sys.argv) < 2 else AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
-    if len(sys.argv) > 1:
-        tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+def serve(channel: Connection, folder: str | None) -> None:
+    """Serves the model of a folder, or that of `teacher`, until the channel closes; sends its port first."""
+    Handler.model = teacher() if folder is None else AutoModelForCausalLM.from_pretrained(folder).eval()
+    if folder is not None:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         Handler.spell = staticmethod(lambda i: tokenizer.decode([i]))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_address[1], flush=True)
-    sys.stdin.read()
+    channel.send(server.server_address[1])
+    channel.poll(None)
 
 
-if __name__ == "__main__":
-    main()
+@contextmanager
+def serving(folder: str | None = None) -> Iterator[tuple[int, BaseProcess]]:
+    """(port, process) of a server process of its own, which ends with the block."""
+    ours, theirs = processes.CONTEXT.Pipe()
+    process = processes.CONTEXT.Process(target=serve, args=(theirs, folder))
+    process.start()
+    theirs.close()
+    try:
+        yield ours.recv(), process
+    finally:
+        ours.close()
+        process.kill()
+        process.join(10)

@@ -16,9 +16,9 @@ from keeltune.data.dataset import Row
 from keeltune.data.media import Media
 from keeltune.models import initialization, loading, surgery
 from keeltune.recipe import fields
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.speech_recognition import SpeechRecognition
-from keeltune.tasks.task import Settings
 
 RATE = 16_000
 TEXTS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from keeltune.data.dataset import Row
 from keeltune.objective.formula import Objective
 from keeltune.objective.references.model import Model
-from keeltune.recipe.regularizer_fields import Regularizers
-from keeltune.tasks.task import Settings
+from keeltune.recipe.training_fields import Training
+from keeltune.tasks.common.settings import Settings
 from keeltune.training.arguments import training_arguments
 from keeltune.training.batch_plan import Plan
+from keeltune.training.regularizers.regularizer import Regularizer
+from keeltune.training.step_loss import StepLoss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.registry import find
 
@@ -38,7 +41,7 @@ def rows() -> list[Row]:
 
 def build(
     folder: Path, out: Path, *, batch: int, accumulation: int, world: int, objective: Objective | None,
-    regularizers: Regularizers | None = None,
+    regularizers: Sequence[Regularizer] = (),
 ):  # fmt: skip
     """The trainer over 8 rows in steps of 4; the reference is another random model of the same architecture."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
@@ -59,16 +62,12 @@ def build(
     examples = [e for row in rows() for e in task.encode(row)]
     examples = [type(e)(**{**vars(e), "anchored": reference is not None}) for e in examples]
     plan = Plan(examples, [], batch_size=batch, micro_batches=accumulation * world, seed=3, collate=task.collate)
-    arguments = training_arguments(
-        out, batch_size=batch, accumulation=accumulation, epochs=2, max_steps=None, every=None,
-        learning_rate=RATE, seed=0,
-        passed={"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
-                "warmup_steps": 0, "save_strategy": "no", **({"use_cpu": True} if world == 1 else {})},
-    )  # fmt: skip
-    return KeelTrainer(
-        model, arguments, plan, task=task, objective=objective or Objective(), reference=reference,
-        regularizers=regularizers,
-    )  # fmt: skip
+    passed = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+              "warmup_steps": 0, "save_strategy": "no", **({"use_cpu": True} if world == 1 else {})}  # fmt: skip
+    training = Training(gradient_accumulation_steps=accumulation, epochs=2, learning_rate=RATE, **passed)
+    arguments = training_arguments(out, training, batch_size=batch, every=None, seed=0)
+    loss = StepLoss(task, objective or Objective(), reference, regularizers=regularizers)
+    return KeelTrainer(model, arguments, plan, loss)
 
 
 class Gradients(TrainerCallback):

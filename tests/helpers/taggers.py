@@ -11,9 +11,9 @@ import transformers
 
 from keeltune.data.dataset import Row
 from keeltune.models import tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
-from keeltune.tasks.task import Settings
 
 SENTENCES = [
     ("the cat eats fish in Paris .", 2, "B-ARG0 I-ARG0 B-V B-ARG1 B-ARGM-LOC I-ARGM-LOC O"),
@@ -25,7 +25,7 @@ SENTENCES = [
     ("Mary ran", 1, "B-ARG0 B-V"),
     ("he said the cat ran in the big city of Paris", 1, "B-ARG0 B-V B-ARG1" + " I-ARG1" * 8),
 ]
-NAMES = SemanticRoleLabeling.closed([tag for _, _, tags in SENTENCES for tag in tags.split()])
+NAMES = SemanticRoleLabeling.label_inventory([tag for _, _, tags in SENTENCES for tag in tags.split()])
 SIZES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
              "max_position_embeddings": 64},

@@ -11,8 +11,9 @@ import transformers
 
 from keeltune.data.dataset import Row
 from keeltune.models import initialization, tokenizer_training
-from keeltune.recipe.fields import TrainTokenizer
-from keeltune.tasks.task import Settings, Task
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.task import Task
 from keeltune.utils.registry import find
 
 PAIRS = [
@@ -56,7 +57,7 @@ def writer(architecture: str, seed: int = 0, task: str = "translation", **settin
     """(model, task) of a small random model of this architecture."""
     words = tokenizer(ends=architecture in ENCODER_DECODERS)
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture])
-    initialization._fit(config, words, {})
+    initialization._fit_vocabulary(config, words, {})
     found = find("tasks", task)
     from keeltune.models import loading
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from keeltune.data.dataset import Row
 from keeltune.models import initialization, loading, lora, model_files, surgery
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common.settings import Settings
 from keeltune.training.preparation import compatibility
 from keeltune.utils import device
 from keeltune.utils.errors import UserError
@@ -36,11 +36,11 @@ LABELS = ["negative", "positive"]
 TEXTS = ["the film is good", "bad", "a very long and dull plot", "it was fine"]
 
 
-def open_folder(folder: Path | str, labels=LABELS, **how) -> loading.Loaded:
+def open_folder(folder: Path | str, labels=LABELS, **head) -> loading.Loaded:
     """What training does with a recipe's `model`: find it, then load it."""
-    with loading.quietly():
+    with loading.quiet_transformers():
         source = model_files.locate(str(folder), Path, "recipe.yaml:3", "model")
-        return loading.load(source, HEAD, labels, where="recipe.yaml:3", field="model", **how)
+        return loading.load(source, HEAD, loading.Head(labels, **head), where="recipe.yaml:3", field="model")
 
 
 @torch.no_grad()
@@ -174,7 +174,7 @@ def test_pickle_beside_sound_weights_is_never_read(tiny, tmp_path):
     assert not (folder / "canary").exists()
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError):
-        loading.load(str(folder), HEAD, LABELS, where="w", field="model")
+        loading.load(str(folder), HEAD, loading.Head(LABELS), where="w", field="model")
     assert not (folder / "canary").exists()
 
 
@@ -220,7 +220,7 @@ def test_a_head_that_no_checkpoint_holds_is_named(tiny, tmp_path, architecture):
     config = loading.read_config(whole, "w", "model")
     assert loading.untrained_head(whole, config, HEAD) == []
     assert open_folder(whole).fresh == ()
-    with loading.quietly():
+    with loading.quiet_transformers():
         AutoModel.from_pretrained(whole).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(whole).save_pretrained(tmp_path)
     config = loading.read_config(str(tmp_path), "w", "model")
@@ -243,15 +243,15 @@ def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture
     if type(config) not in getattr(transformers, auto)._model_mapping:
         pytest.skip("transformers has no such class")
     words = tokenizer()
-    initialization._fit(config, words, {})
+    initialization._fit_vocabulary(config, words, {})
     whole = saved.from_config(config)
-    with loading.quietly():
+    with loading.quiet_transformers():
         whole.save_pretrained(tmp_path)
         words.save_pretrained(tmp_path)
         config = loading.read_config(str(tmp_path), "w", "model")
         fresh = loading.untrained_head(str(tmp_path), config, auto)
         labels = LABELS if find("tasks", task).choices == "labels" else []
-        found = loading.load(str(tmp_path), auto, labels, where="w", field="model")
+        found = loading.load(str(tmp_path), auto, loading.Head(labels), where="w", field="model")
     heads = {"question-answering": "qa_outputs.", "semantic-role-labeling": "classifier."}
     assert fresh == list(found.fresh)
     assert {name[: name.index(".") + 1] for name in fresh} == {heads.get(task, "classification_head.")}
@@ -265,13 +265,13 @@ def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture
     (lost,) = [name for name in stored if name.endswith(HOLES[architecture])]
     del stored[lost]
     save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=re.escape(HOLES[architecture])), loading.quietly():
-        loading.load(str(tmp_path), auto, labels, where="w", field="model")
+    with pytest.raises(UserError, match=re.escape(HOLES[architecture])), loading.quiet_transformers():
+        loading.load(str(tmp_path), auto, loading.Head(labels), where="w", field="model")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_new_head_leaves_the_body(tiny, architecture):
-    old, new = open_folder(tiny(architecture)), open_folder(tiny(architecture), ["a", "b"], new_head=True)
+    old, new = open_folder(tiny(architecture)), open_folder(tiny(architecture), ["a", "b"], new=True)
     assert HEADS[architecture] <= set(new.fresh)
     before, after = old.model.state_dict(), new.model.state_dict()
     base = f"{new.model.base_model_prefix}."

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from keeltune.models.processors import prepare_tokenizer
 from keeltune.models.tokenizer_match import Token, compare, tokenizer_digest, tokens
 from keeltune.models.tokenizer_training import train
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 from tests.helpers.models import WORDS, word_tokenizer
 from tests.helpers.writers import PAIRS
 

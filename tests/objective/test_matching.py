@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +16,14 @@ from safetensors.torch import load_file
 import keeltune as kt
 from keeltune import recipe
 from keeltune.cli.demo_data import make_reviews
-from keeltune.objective.matching.matching import Matching, Unmatched, asking, real
+from keeltune.objective.matching.matching import Matching, Unmatched, real, requesting
 from keeltune.runs import inference
 from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.utils import registry
 from keeltune.utils.errors import Stopped, UserError
 from keeltune.utils.progress import Display
-from tests.helpers import captioners, families, speakers, writers
+from tests.helpers import captioners, exact, families, processes, speakers, writers
 from tests.helpers.exact import error_of_accumulation
 
 QUIET = Display(quiet=True)
@@ -128,7 +125,7 @@ def test_padding_is_no_position_wherever_the_mask_is_found():
     assert half.tolist() == [[True, True], [True, False]]
     pixels = {
         "inputs": {"pixel_values": torch.zeros(2, 3, 4, 4)},
-        "places": torch.tensor([[True, True], [True, False]]),
+        "predicted": torch.tensor([[True, True], [True, False]]),
     }
     assert real("encoder_hidden_states_0", torch.zeros(2, 4, 1), pixels).all()
     assert real("decoder_hidden_states_0", torch.zeros(2, 2, 1), pixels).tolist() == [[True, True], [True, False]]
@@ -163,7 +160,7 @@ def test_neither_padding_nor_the_cut_of_a_step_changes_the_terms(kind, tmp_path)
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
 
     def value(some: list[Any]) -> float:
-        batch = asking(terms, {**task.collate(some)})
+        batch = requesting(terms, {**task.collate(some)})
         batch["inputs"] = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v
                            for k, v in batch["inputs"].items()}  # fmt: skip
         with torch.no_grad():
@@ -182,6 +179,14 @@ def test_four_rows_are_two_by_two_with_matching_too(task, kind, tmp_path):
     job = build.build(prepare.prepare(recipe.from_dict(given, tmp_path)))
     assert job.matching is not None
     assert error_of_accumulation(job, tmp_path) < 1e-6
+    with_terms = exact.gradients(job, tmp_path / "with", batch=4, accumulation=1)[0]
+    for term in ("hidden-states", "attention"):  # each of them is in what was compared
+        fewer = {"hidden-states": 0.7, "attention": 0.3}
+        del fewer[term]
+        given |= {"objective": {"matching": fewer}}
+        without = build.build(prepare.prepare(recipe.from_dict(given, tmp_path)))
+        left = exact.gradients(without, tmp_path / f"no-{term}", batch=4, accumulation=1)[0]
+        assert float((with_terms - left).norm() / with_terms.norm()) > 1e-3
 
 
 # Whole runs
@@ -281,7 +286,7 @@ def test_a_teacher_that_reads_other_tokens_is_refused(spec, tmp_path, tiny):
 
 def test_recordings_that_cannot_share_a_batch_are_refused(tmp_path):
     model, task, examples = made("wav2vec2 group", tmp_path)
-    batch = asking({HIDDEN: 1.0}, task.collate(examples))
+    batch = requesting({HIDDEN: 1.0}, task.collate(examples))
     with torch.no_grad():
         found = task.forward(model.float(), batch)
     with pytest.raises(Unmatched, match="no hidden_states"):
@@ -297,19 +302,18 @@ def test_attention_dropout_is_switched_off_and_a_student_that_keeps_it_is_refuse
         if type(module).__name__ == "MarianAttention":
             module.dropout = 0.5
     model.train()
-    batch = asking({ATTENTION: 1.0}, task.collate(examples[:2]))
+    batch = requesting({ATTENTION: 1.0}, task.collate(examples[:2]))
     with torch.no_grad():
         noisy = task.forward(model, batch)
         matching = Matching({ATTENTION: 1.0}, noisy, noisy)
-        assert not matching.distributed(noisy)
+        assert not matching.attentions_sum_to_one(noisy)
         surgery.no_attention_dropout(model)
-        assert matching.distributed(task.forward(model, batch))
+        assert matching.attentions_sum_to_one(task.forward(model, batch))
     monkeypatch.setattr(surgery, "no_attention_dropout", lambda model: None)
     with pytest.raises(UserError, match="cannot be switched off"):
         kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
 
 
-@pytest.mark.slow  # two processes that import torch: fifteen seconds
 def test_two_processes_learn_one_projection(spec, tmp_path):
     for name in ("narrow", "teacher"):
         folder = tmp_path / name
@@ -321,14 +325,8 @@ def test_two_processes_learn_one_projection(spec, tmp_path):
     spec |= {"reference": "teacher"}
     spec["training"] |= {"optim": "sgd", "learning_rate": 0.1}
     (tmp_path / "recipe.yaml").write_text(json.dumps({**spec, "output": "two"}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "keeltune", "train", str(tmp_path / "recipe.yaml")],
-        env=environment, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = processes.ranks(processes.command, "train", str(tmp_path / "recipe.yaml"), folder=tmp_path)
+    assert [one.process.exitcode for one in done] == [0, 0], "\n".join(one.text[-3000:] for one in done)
     spec["training"] |= {"batch_size": 8}
     alone = kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
     assert logged(tmp_path / "two", "matching") == pytest.approx(logged(alone.folder, "matching"), rel=1e-5)

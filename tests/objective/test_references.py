@@ -16,7 +16,7 @@ from keeltune.objective.references.adapter_off import AdapterOff
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.task import Settings
+from keeltune.tasks.common.settings import Settings
 from keeltune.utils.registry import find
 
 LABELS = ["negative", "positive"]

@@ -8,13 +8,11 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import traceback
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,11 +39,8 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def port():
     """Of a server process of its own."""
-    script = Path(served_teacher.__file__)
-    command = [sys.executable, str(script)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield int(process.stdout.readline())
-        process.kill()
+    with served_teacher.serving() as (number, _):
+        yield number
 
 
 @pytest.fixture(scope="module")

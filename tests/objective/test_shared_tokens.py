@@ -19,11 +19,12 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.cli import show
 from keeltune.models import initialization, tokenizer_training
+from keeltune.objective.derived_predictions import Mixture, Shared
 from keeltune.objective.formula import Objective
-from keeltune.objective.predictions import Dense, Mixture, Projected, Rows, Shared
-from keeltune.recipe.fields import TrainTokenizer
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.task import Settings
+from keeltune.objective.predictions import Dense, Projected, Rows
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.settings import Settings
 from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
@@ -360,7 +361,7 @@ def other_tokenizer(folder: Path, architecture: str) -> tuple:
         TrainTokenizer(train="unigram", size=120), [t for p in PAIRS for t in p], ends=False
     )
     config = made.config
-    initialization._fit(config, words, {})
+    initialization._fit_vocabulary(config, words, {})
     torch.manual_seed(3)
     model = type(made)(config)
     model.save_pretrained(folder)
@@ -421,7 +422,7 @@ def test_show_says_where_the_reference_has_no_such_choice(tmp_path, tokens):
     given = pair(tmp_path)
     padded(tmp_path / "student", tokens + 20, bias=1.0)
     console = Console(record=True, width=120)
-    show.show(recipe.from_dict(given, tmp_path), 1, console)
+    show.show_row(recipe.from_dict(given, tmp_path), 1, console)
     printed = console.export_text()
     assert "reference" in printed
     assert "nan" in printed

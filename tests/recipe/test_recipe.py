@@ -11,7 +11,9 @@ import pytest
 
 from keeltune.recipe import from_dict, load, parse
 from keeltune.recipe.field_types import Declared
-from keeltune.recipe.fields import NewModel, Recipe, StudentFrom, WeightRule, json_schema
+from keeltune.recipe.fields import Recipe, json_schema
+from keeltune.recipe.model_fields import NewModel, StudentFrom
+from keeltune.recipe.objective_fields import WeightRule
 from keeltune.utils.errors import UserError
 from tests.helpers.bad_recipes import BOMB, CASES, CROSS_DOMAIN, DISTILLATION, FINE_TUNING, Case
 

@@ -15,6 +15,7 @@ import pytest
 from keeltune import recipe
 from keeltune.advisor import candidates
 from keeltune.evaluation import overfitting
+from keeltune.recipe.regularizer_fields import find_regularizer, regularizer_names
 from keeltune.reports import run_page
 from keeltune.reports.charts import BOTTOM, HEIGHT, TOP, WIDTH, ranges, shares
 from keeltune.reports.charts import lines as charts_lines
@@ -22,7 +23,6 @@ from keeltune.reports.findings import forgetting, method
 from keeltune.reports.localization import NAMING, translator
 from keeltune.reports.sections import data as data_section
 from keeltune.runs import run, run_folder
-from keeltune.tasks import summarization
 from keeltune.utils import registry
 from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
@@ -204,7 +204,8 @@ def said_sentences() -> set[str]:
                 said = isinstance(node, ast.Call) and ast.unparse(node.func) in CALLED and node.args
                 if said and isinstance(node.args[0], ast.Constant):
                     found.add(node.args[0].value)
-    tables = (overfitting.VERDICTS, method.METHODS, method.REGULARIZERS)
+    phrases = {name: find_regularizer(name).phrase for name in regularizer_names()}
+    tables = (overfitting.VERDICTS, method.METHODS, phrases)
     tables += (forgetting.DOMAINS, forgetting.GAPS, forgetting.SHIFTS)
     return found | {candidates.PLAIN} | {text for table in tables for text in table.values()}
 
@@ -219,14 +220,8 @@ def test_every_sentence_is_there_in_chinese_with_the_same_values():
 
 
 def metric_names() -> set[str]:
-    """What the tasks call their metrics, and the loss that is beside them."""
-    found = {"loss", *summarization.NAMES}
-    for file in Path(summarization.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.name == "metrics":
-                names = (part.value for line in node.body for part in ast.walk(line) if isinstance(part, ast.Constant))
-                found |= {name for name in names if isinstance(name, str) and " " not in name}
-    return found
+    shelf = [registry.find("metrics", file) for file in registry.names("metrics")]
+    return {name for metric in shelf for name in metric.names}
 
 
 def test_every_name_of_ours_is_said_in_chinese():

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 
 import pytest
 
 from keeltune import recipe
-from keeltune.cli import app
 from keeltune.runs import inference, run, run_folder
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers.command import keeltune
 from tests.helpers.models import save_tiny
 from tests.helpers.runs import lines, make_data, spec_of, stock_probabilities, write_rows
 
@@ -29,13 +28,6 @@ def finished(tiny, tmp_path_factory) -> run_folder.Run:
 @pytest.fixture
 def test_file(finished, tmp_path):
     return shutil.copy(finished.folder.parent / "test.jsonl", tmp_path / "test.jsonl")
-
-
-def keeltune(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["keeltune", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        app.main()
-    return int(ended.value.code or 0)
 
 
 def expected(finished) -> dict:
@@ -212,7 +204,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path, test_file):
 
     from keeltune.models import loading
 
-    with loading.quietly():
+    with loading.quiet_transformers():
         AutoModel.from_pretrained(save_tiny(tmp_path / "model")).save_pretrained(tmp_path / "body")
     for file in (tmp_path / "model").glob("token*"):
         shutil.copy(file, tmp_path / "body")

@@ -12,7 +12,7 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.evaluation import overfitting, scores, seed_bootstrap
 from keeltune.reports import run_page
-from keeltune.runs import comparison, history, inference, pooling, run, run_folder, seeds
+from keeltune.runs import comparison, history, opened_model, pooling, run, run_folder, seeds
 from keeltune.utils.errors import StateRefused, UserError
 from keeltune.utils.files import read_lines
 from keeltune.utils.progress import Display
@@ -181,7 +181,7 @@ def test_changes_of_two_domains_are_pooled(tiny, data):
 
 def test_tables_are_made_again_of_prediction_files(tiny, data):
     done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), data), display=QUIET)
-    task = inference.open_model(done.folder, None).task
+    task = opened_model.open_model(done.folder, None).task
     table = scores.table_of(task, read_lines(done.folder / "predictions" / "test.jsonl"))
     found = scores.scores_of(task, table)
     result = done.result
@@ -194,7 +194,7 @@ def test_tables_are_made_again_of_prediction_files(tiny, data):
 
 
 def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
-    from keeltune.cli import app
+    from keeltune.cli import runs as listing
 
     base = spec_of("fine-tuning", tiny("bert"))
     for output in ("runs/a", "runs/b"):
@@ -204,7 +204,7 @@ def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
     assert set(found) == {"a", "b", "c"}
     assert found["a"]["identity"] == found["b"]["identity"] != found["c"]["identity"]
     assert found["c"]["seeds"] == [0, 1]
-    app.runs(data / "runs", as_json=True)
+    listing.runs(data / "runs", as_json=True)
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 

@@ -24,15 +24,16 @@ from keeltune.data.sources import DataSource
 from keeltune.models import loading, processors, tokenizer_training
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
-from keeltune.recipe.fields import TrainTokenizer
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.image_captioning import ImageCaptioning, words
-from keeltune.tasks.task import Settings
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.image_captioning import ImageCaptioning
+from keeltune.tasks.metrics.caption_bleu import words
 from keeltune.training import build
 from keeltune.training.preparation import compatibility, prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
-from tests.helpers import captioners
+from tests.helpers import captioners, families
 from tests.helpers.captioners import CAPTIONS, DECODERS, ENCODER_DECODERS, KINDS, PAIRS, PARTS, captioner, spec
 
 QUIET = Display(quiet=True)
@@ -84,10 +85,10 @@ def test_a_picture_is_what_the_extractor_makes_of_it_and_its_captions_open_it_on
 
 def test_what_finds_no_room_in_memory_is_read_again(rows):
     _, task = captioner("vit gpt2")
-    task.kept.room = 3 * 32 * 32 * 4
+    task.arrays.room = 3 * 32 * 32 * 4
     examples = [e for row in rows[:3] for e in task.encode(row)]
     first, second = task.collate(examples), task.collate(examples)
-    assert len(task.kept) == 1
+    assert len(task.arrays) == 1
     assert torch.equal(first["inputs"]["pixel_values"], second["inputs"]["pixel_values"])
 
 
@@ -100,7 +101,7 @@ def test_the_processor_puts_the_pictures_tokens_into_the_prompt(rows):
     assert prompt.count(place) == 16
     assert task.tokenizer.decode([i for i in prompt if i != place]).split() == ["look:", "say:"]
     assert example.inputs["input_ids"] == [*prompt, *example.targets]
-    assert list(example.places) == [False] * (len(prompt) - 1) + [True] * len(example.targets) + [False]
+    assert list(example.predicted) == [False] * (len(prompt) - 1) + [True] * len(example.targets) + [False]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind not in PAIRS])
@@ -132,8 +133,8 @@ def test_the_loss_is_the_models_own_times_its_count(kind, rows):
     model, task = captioner(kind)
     batch = task.collate([e for row in rows for e in task.encode(row)])
     ours = task.cross_entropy(task.rows(task.forward(model, batch), batch), batch).item()
-    labels = torch.full(batch["places"].shape, -100)
-    labels[batch["places"]] = batch["targets"]
+    labels = torch.full(batch["predicted"].shape, -100)
+    labels[batch["predicted"]] = batch["targets"]
     if kind in DECODERS:  # theirs shifts by itself
         labels = torch.cat([torch.full((len(labels), 1), -100), labels[:, :-1]], dim=1)
     theirs = model(**batch["inputs"], labels=labels).loss.item() * len(batch["targets"])
@@ -178,7 +179,7 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(kind, rows):
         model.zero_grad()
         if how == "whole":
             logits = model(**batch["inputs"]).logits
-            made = Dense(logits[:, logits.shape[1] - batch["places"].shape[1] :][batch["places"]])
+            made = Dense(logits[:, logits.shape[1] - batch["predicted"].shape[1] :][batch["predicted"]])
         else:
             made = lm_head.rows(lm_head.forward(model, batch, large), batch)
         loss = task.cross_entropy(made, batch) / 7
@@ -225,7 +226,7 @@ def test_captions_that_a_model_writes_stand_in_the_rows_place(kind, rows):
     (example,) = task.encode(task.with_target(rows[0], "a dog"))
     assert task.tokenizer.decode(example.targets, skip_special_tokens=True).strip() == "a dog"
     torch.manual_seed(0)
-    drawn = task.draw(model, [e for row in rows[:3] for e in task.encode_scored(row, labelled=False)], "cpu")
+    drawn = task.sample(model, [e for row in rows[:3] for e in task.encode_scored(row, labelled=False)], "cpu")
     batch = task.collate(drawn)
     assert task.counts(batch)[0] == 0
     found = task.rows(task.forward(model, batch), batch).log_probs(slice(None))
@@ -405,11 +406,12 @@ def test_words_are_lower_case_without_punctuation_and_chinese_by_character(task)
 # Whole runs
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize(
-    "kind", ["vit gpt2", "vit bert", "git", "llava", "gemma3", "paligemma", "smolvlm", "florence2", "pix2struct"]
-)
+WHOLE = ["vit gpt2", "vit bert", "git", "llava", "gemma3", "paligemma", "smolvlm", "florence2", "pix2struct"]
+
+
+@pytest.mark.parametrize(("kind", "method"), families.by_turns([(kind,) for kind in WHOLE]))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
+    """Each kind under each method is trained in `contract/test_families`."""
     run = kt.train(recipe.from_dict(spec(tmp_path, kind, method), tmp_path), display=QUIET)
     result = run.result
     assert result["status"] == "completed"
@@ -450,7 +452,7 @@ def test_show_follows_the_first_caption_of_a_picture(tmp_path):
     from keeltune.cli import show
 
     console = Console(file=io.StringIO(), width=120)
-    show.show(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
+    show.show_row(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
     assert "inputs.pixel_values" in console.file.getvalue()
 
 

@@ -22,10 +22,12 @@ from keeltune.models import tokenizer_training
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import IGNORED, Dense
 from keeltune.objective.references.model import Model
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.families import span_extraction
-from keeltune.tasks.question_answering import QuestionAnswering, _best_match
-from keeltune.tasks.task import Prediction, Settings
+from keeltune.tasks.metrics.squad import _best_match
+from keeltune.tasks.question_answering import QuestionAnswering
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
@@ -257,9 +259,9 @@ def test_strides_are_compared_by_what_a_softmax_knows():
     row = rows()[3]
     plain, moved = decoded(task, row), decoded(task, row, shift=7.0)
     assert [p.value for p in plain] == [p.value for p in moved]
-    assert [p.merit for p in plain] == pytest.approx([p.merit for p in moved], abs=1e-5)
+    assert [p.score for p in plain] == pytest.approx([p.score for p in moved], abs=1e-5)
     best = task.combine(plain)
-    assert best.merit == max(p.merit for p in plain)
+    assert best.score == max(p.score for p in plain)
     assert best.loss == pytest.approx(sum(p.loss for p in plain)) and best.count == 2 * len(plain)
     assert best.probabilities is None and best.value and best.value in row.fields["context"]
 
@@ -274,7 +276,7 @@ def test_the_merit_is_the_score_of_the_span_less_that_of_no_answer():
     logits[0, first], logits[1, first + 1] = 3.0, 2.0
     (answer,) = task.decode(task.rows(outputs_of(logits), batch), batch)
     assert answer.value == "a plot"
-    assert answer.merit == pytest.approx(3.0 + 2.0 - 1.5 - 0.25)
+    assert answer.score == pytest.approx(3.0 + 2.0 - 1.5 - 0.25)
     possible = int(batch["open"].sum())
     by_hand = [np.log(np.exp([a, b]).sum() + possible - 2) - b for a, b in ((1.5, 3.0), (0.25, 2.0))]
     assert answer.loss == pytest.approx(sum(by_hand)) and answer.count == 2
@@ -284,10 +286,10 @@ def test_the_merit_is_the_score_of_the_span_less_that_of_no_answer():
 def test_a_row_is_left_empty_only_where_no_stride_prefers_a_span_and_the_data_know_such_rows(known, empty):
     model, task = reader("bert")
     if known is not None:
-        task.mark(model.config, [e for row in rows(answered=not known) for e in task.encode(row)])
+        task.annotate(model.config, [e for row in rows(answered=not known) for e in task.encode(row)])
         assert model.config.no_answer is known
     unsure = decoded(task, rows()[3], null=20.0)
-    assert all(p.merit < 0 for p in unsure)
+    assert all(p.score < 0 for p in unsure)
     assert (task.combine(unsure).value == "") == empty
     one = [*unsure, Prediction("Bob", None, 0.0, 2.0, 0.1)]
     assert task.combine(one).value == "Bob"
@@ -295,11 +297,11 @@ def test_a_row_is_left_empty_only_where_no_stride_prefers_a_span_and_the_data_kn
 
 def test_a_model_that_could_leave_rows_empty_still_can():
     model, task = reader("bert")
-    task.mark(model.config, examples_of(task))
-    task.mark(model.config, [e for row in rows(answered=True) for e in task.encode(row)])
+    task.annotate(model.config, examples_of(task))
+    task.annotate(model.config, [e for row in rows(answered=True) for e in task.encode(row)])
     assert model.config.no_answer is True
     other, task = reader("bert")
-    task.mark(other.config, [e for row in rows() for e in task.encode(row, labelled=False)])
+    task.annotate(other.config, [e for row in rows() for e in task.encode(row, labelled=False)])
     assert not hasattr(other.config, "no_answer")  # rows without labels say nothing
 
 

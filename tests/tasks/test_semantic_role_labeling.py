@@ -19,8 +19,10 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.families.token_classification import frame_of, legal_path, window
-from keeltune.tasks.semantic_role_labeling import NEVER_LEARNT, SemanticRoleLabeling, arguments
+from keeltune.tasks.common.bio_tags import legal_path
+from keeltune.tasks.common.word_pieces import frame_of, window
+from keeltune.tasks.metrics.argument_f1 import NEVER_LEARNT, arguments
+from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.training.preparation import prepare, splits
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
@@ -46,8 +48,8 @@ def test_the_loss_is_the_models_own_times_its_count(architecture):
     model, task = tagger(architecture)
     batch = task.collate(examples_of(task))
     ours = task.cross_entropy(task.rows(task.forward(model, batch), batch), batch).item()
-    labels = torch.full(batch["places"].shape, IGNORED)
-    labels[batch["places"]] = batch["targets"]
+    labels = torch.full(batch["predicted"].shape, IGNORED)
+    labels[batch["predicted"]] = batch["targets"]
     words = sum(len(row.fields["tokens"]) for row in rows())
     assert ours == pytest.approx(model(**batch["inputs"], labels=labels).loss.item() * words, rel=1e-6)
     assert task.counts(batch)[0] == len(batch["targets"]) == words
@@ -76,8 +78,8 @@ def test_rows_are_padded_at_the_right_whatever_side_the_tokenizer_prefers():
     task.tokenizer.padding_side = "left"
     left = task.collate(examples)
     assert all(torch.equal(left["inputs"][name], value) for name, value in right["inputs"].items())
-    assert torch.equal(left["places"], right["places"])
-    first = right["inputs"]["input_ids"][right["places"]][: len(rows()[0].fields["tokens"])]
+    assert torch.equal(left["predicted"], right["predicted"])
+    first = right["inputs"]["input_ids"][right["predicted"]][: len(rows()[0].fields["tokens"])]
     heads = [ids[0] for ids in task.pieces(rows()[0].fields["tokens"])]
     assert first.tolist() == heads  # a prediction a word, at its first token
 
@@ -88,22 +90,22 @@ def test_class_weights_multiply_a_words_loss():
     batch = task.collate(examples_of(task))
     outs = sum(row.fields["tags"].count("O") for row in rows())
     assert task.counts(batch)[0] == 0.5 * outs + 2 * (len(batch["targets"]) - outs)
-    logits = torch.randn(*batch["places"].shape, len(NAMES), dtype=torch.float64)
+    logits = torch.randn(*batch["predicted"].shape, len(NAMES), dtype=torch.float64)
     ours = task.cross_entropy(task.rows(SimpleNamespace(logits=logits), batch), batch)
     table = torch.tensor([weights[name] for name in NAMES], dtype=torch.float64)
-    expected = functional.cross_entropy(logits[batch["places"]], batch["targets"], weight=table, reduction="sum")
+    expected = functional.cross_entropy(logits[batch["predicted"]], batch["targets"], weight=table, reduction="sum")
     torch.testing.assert_close(ours, expected)
 
 
 def test_a_reference_with_its_labels_in_another_order_is_permuted():
     _, task = tagger("bert")
     batch = task.collate(examples_of(task))
-    logits = torch.randn(*batch["places"].shape, len(NAMES))
+    logits = torch.randn(*batch["predicted"].shape, len(NAMES))
     theirs = list(reversed(NAMES))
     shuffled = logits[..., [NAMES.index(name) for name in theirs]]
     order = [theirs.index(name) for name in NAMES]
     found = task.rows(SimpleNamespace(logits=shuffled), batch, order).log_probs(slice(None))
-    assert torch.equal(found, logits[batch["places"]].log_softmax(-1))
+    assert torch.equal(found, logits[batch["predicted"]].log_softmax(-1))
 
 
 # What is read
@@ -118,7 +120,7 @@ def test_bert_reads_the_predicate_and_the_marked_sentence_as_two_segments():
     (example,) = task.encode(rows()[2])
     assert spelt(task, example) == "[CLS] ran [SEP] the man who [SEP] ran [SEP] ran [SEP]"
     assert example.inputs["token_type_ids"] == [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
-    assert [i for i, place in enumerate(example.places) if place] == [3, 4, 5, 7, 9]
+    assert [i for i, place in enumerate(example.predicted) if place] == [3, 4, 5, 7, 9]
     assert [NAMES[t] for t in example.targets] == rows()[2].fields["tags"]
     (other,) = task.encode(rows()[3])  # the same word, the other time
     assert spelt(task, other) == "[CLS] ran [SEP] the man who ran [SEP] ran [SEP] [SEP]"
@@ -221,9 +223,9 @@ def test_segments_that_a_model_lacks_are_not_asked_for():
 
 
 def test_the_inventory_is_closed_under_begin_and_inside():
-    closed = SemanticRoleLabeling.closed(["I-ARG1", "B-V", "B-ARG0", "B-C-ARG1", "B-ARG1"])
+    closed = SemanticRoleLabeling.label_inventory(["I-ARG1", "B-V", "B-ARG0", "B-C-ARG1", "B-ARG1"])
     assert " ".join(closed) == "O B-ARG0 I-ARG0 B-ARG1 I-ARG1 B-C-ARG1 I-C-ARG1 B-V I-V"
-    assert SemanticRoleLabeling.closed(closed) == closed
+    assert SemanticRoleLabeling.label_inventory(closed) == closed
 
 
 def legal(tags: tuple[str, ...]) -> bool:
@@ -286,7 +288,7 @@ def test_a_tag_never_learnt_is_not_trained_on_and_counts_as_missed():
     ],
 )  # fmt: skip
 def test_arguments_are_counted_as_srl_eval_counts_them(gold, predicted, counts):
-    names = SemanticRoleLabeling.closed([f"B-{x}" for x in ("A0", "A1", "A2", "R-A0", "C-A1", "V", "C-V")])
+    names = SemanticRoleLabeling.label_inventory([f"B-{x}" for x in ("A0", "A1", "A2", "R-A0", "C-A1", "V", "C-V")])
     _, task = tagger("bert", names=names)
     sums = task.statistics([predicted.split()], [gold.split()]).sum(0)
     assert sums.reshape(3, -1).sum(-1).tolist() == list(counts)
@@ -325,7 +327,7 @@ def counted_by_hand(tags: list[str]) -> Counter[tuple[str, str]]:
 def test_the_metric_agrees_with_another_count_on_random_tags():
     """Counted as srl-eval.pl does: its own output on such tags was the same, role by role, when this was written."""
     kinds = ["A0", "A1", "C-A1", "R-A0", "V", "C-V", "C-A0"]
-    _, task = tagger("bert", names=SemanticRoleLabeling.closed([f"B-{kind}" for kind in kinds]))
+    _, task = tagger("bert", names=SemanticRoleLabeling.label_inventory([f"B-{kind}" for kind in kinds]))
     random = np.random.default_rng(1)
 
     def sentence() -> list[str]:
@@ -564,7 +566,7 @@ def test_real_tags_survive_from_encoding_to_the_answer(real_data, name):
         return sound
 
     train = read("train")
-    names = SemanticRoleLabeling.closed(sorted({tag for row in train for tag in row.fields["tags"]}))
+    names = SemanticRoleLabeling.label_inventory(sorted({tag for row in train for tag in row.fields["tags"]}))
     assert len(names) % 2 == 1
     assert all(f"{side}-{tag[2:]}" in names for tag in names[1:] for side in "BI")
     _, task = tagger("bert", names=names, max_length=None)
@@ -577,8 +579,8 @@ def test_real_tags_survive_from_encoding_to_the_answer(real_data, name):
         examples = [e for row in kept[start : start + 64] for e in task.encode(row)]
         assert not any(e.truncated for e in examples)
         batch = task.collate(examples)
-        logits = torch.zeros(*batch["places"].shape, len(names))
-        logits[batch["places"]] = 20.0 * functional.one_hot(batch["targets"], len(names)).float()
+        logits = torch.zeros(*batch["predicted"].shape, len(names))
+        logits[batch["predicted"]] = 20.0 * functional.one_hot(batch["targets"], len(names)).float()
         values += [p.value for p in task.decode(task.rows(SimpleNamespace(logits=logits), batch), batch)]
     golds = [task.gold(row) for row in kept]
     assert values == golds

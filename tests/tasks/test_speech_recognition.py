@@ -24,12 +24,15 @@ from keeltune.models import initialization, loading, processors, tokenizer_train
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense
 from keeltune.recipe import fields
-from keeltune.recipe.fields import TrainTokenizer
-from keeltune.tasks.speech_recognition import SpeechRecognition, normalised, words
-from keeltune.tasks.task import Example, Settings
+from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.metrics.word_error_rate import normalised, words
+from keeltune.tasks.speech_recognition import SpeechRecognition
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers.families import by_turns
 from tests.helpers.speakers import (
     APART,
     CTC,
@@ -91,7 +94,7 @@ def test_frames_are_counted_before_the_model_runs(kind, rows):
         assert task.counts(batch) == (len(example.targets), 0.0)
     for length in (400, 3999, 4000, 4001, 16_000, 12_345):
         if "input_values" in batch["inputs"]:
-            assert task.frames(length) == model(input_values=torch.zeros(1, length)).logits.shape[1]
+            assert task.recordings.frames(length) == model(input_values=torch.zeros(1, length)).logits.shape[1]
 
 
 def unheard(batch: dict[str, Any]) -> int:
@@ -104,15 +107,15 @@ def test_whisper_hears_one_length(rows):
     _, task = speaker("whisper")
     batch = task.collate(encoded(task, rows[:3]))
     assert batch["inputs"]["input_features"].shape == (3, 20, 200)  # two seconds, 10 ms each
-    assert task.window == 2 * RATE
+    assert task.recordings.window == 2 * RATE
 
 
 def test_what_finds_no_room_in_memory_is_made_again(rows):
     _, task = speaker("whisper")
-    task.kept.room = 3 * 20 * 200 * 4
+    task.recordings.arrays.room = 3 * 20 * 200 * 4
     examples = encoded(task, rows)
     first, second = task.collate(examples), task.collate(examples)
-    assert len(task.kept) == 3
+    assert len(task.recordings.arrays) == 3
     assert torch.equal(first["inputs"]["input_features"], second["inputs"]["input_features"])
 
 
@@ -198,7 +201,7 @@ def test_padded_and_unpadded_rows_agree(kind, rows):
         one = task.collate([example])
         alone.append(task.rows(task.forward(model, one), one).log_probs(slice(None)))
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=2e-5)
-    assert task._apart(model, batch) == (kind in APART)
+    assert task.padding_effect.matters(model, batch) == (kind in APART)
     assert not model.training
     both = task.predict(model, examples)
     single = [task.predict(model, [example])[0] for example in examples]
@@ -225,7 +228,7 @@ def test_what_is_written_or_drawn_does_not_depend_on_the_other_recordings(kind, 
         return draw(model, part, device)
 
     monkeypatch.setattr(task.architecture, "sample", noting)
-    drawn = task.draw(model, examples, "cpu")
+    drawn = task.sample(model, examples, "cpu")
     assert [e.key for e in drawn] == [e.key for e in examples]
     assert len(seen) > 2 and all(len(shapes) == 1 for shapes in seen)
 
@@ -399,9 +402,12 @@ def test_nothing_to_say_is_no_division_by_zero():
 # Whole runs
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2 group", "whisper", "speech_to_text"])
+WHOLE = ["wav2vec2", "wav2vec2 group", "whisper", "speech_to_text"]
+
+
+@pytest.mark.parametrize(("kind", "method"), by_turns([(kind,) for kind in WHOLE]))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
+    """Each kind under each method is trained in `contract/test_families`."""
     run = kt.train(recipe.from_dict(spec(tmp_path, kind, method), tmp_path), display=QUIET)
     result = run.result
     assert result["status"] == "completed"
@@ -700,7 +706,7 @@ def test_real_clips_encode_and_their_frames_are_the_models(real_data, kind):
         for row in found[:count]:
             (example,) = task.encode(row, labelled=False)
             batch = task.collate([example])
-            _, _, samples = task.facts[row.fields["audio"].digest]
+            _, _, samples = task.recordings.facts[row.fields["audio"].digest]
             assert samples == pytest.approx(row.fields["seconds"] * RATE, abs=RATE * 0.01)
             if kind in CTC:
                 logits = model(**batch["inputs"]).logits

@@ -20,8 +20,9 @@ from keeltune.evaluation.bootstrap import bootstrap
 from keeltune.evaluation.scores import score
 from keeltune.objective.predictions import IGNORED
 from keeltune.recipe import fields
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.sentiment_analysis import SentimentAnalysis
-from keeltune.tasks.task import Prediction, Settings
 from keeltune.tasks.text_classification import TextClassification
 from keeltune.training.preparation import encoding
 from keeltune.utils.errors import Problem, UserError

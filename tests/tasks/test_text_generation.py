@@ -9,7 +9,7 @@ import torch
 
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense, Projected
-from keeltune.tasks.families import lm_head
+from keeltune.tasks.common import lm_head
 from tests.helpers.writers import DECODERS, ENCODER_DECODERS, rows, writer
 
 WRITERS = [*ENCODER_DECODERS, *DECODERS]
@@ -25,8 +25,8 @@ def test_the_loss_is_the_models_own_times_its_count(architecture):
     model, task = writer(architecture)
     batch = task.collate(examples_of(task))
     ours = task.cross_entropy(task.rows(task.forward(model, batch), batch), batch).item()
-    labels = torch.full(batch["places"].shape, -100)
-    labels[batch["places"]] = batch["targets"]
+    labels = torch.full(batch["predicted"].shape, -100)
+    labels[batch["predicted"]] = batch["targets"]
     if architecture in DECODERS:  # theirs shifts by itself
         labels = torch.cat([torch.full((len(labels), 1), -100), labels[:, :-1]], dim=1)
     theirs = model(**batch["inputs"], labels=labels).loss.item() * len(batch["targets"])
@@ -59,7 +59,7 @@ def test_the_head_sees_the_predictions_alone_and_changes_nothing(architecture):
     for how, large in (("whole", None), ("selected", 2**40), ("sliced", 0)):
         model.zero_grad()
         if how == "whole":
-            made = Dense(model(**batch["inputs"]).logits[batch["places"]])
+            made = Dense(model(**batch["inputs"]).logits[batch["predicted"]])
         else:
             made = lm_head.rows(lm_head.forward(model, batch, large), batch)
         loss = task.cross_entropy(made, batch) / 7
@@ -103,7 +103,7 @@ def test_a_target_is_predicted_from_its_first_token_to_its_end():
     (example,) = task.encode(rows()[0])
     answer = task.tokenizer(rows()[0].fields["target"], add_special_tokens=False)["input_ids"]
     assert list(example.targets) == [*answer, task.tokenizer.eos_token_id]
-    first = example.places.index(True)
+    first = example.predicted.index(True)
     assert first == len(example.inputs["input_ids"]) - len(answer) - 2
     assert example.inputs["input_ids"][first + 1] == answer[0]
     prompt = task.tokenizer.decode(example.inputs["input_ids"][: first + 1])

@@ -7,11 +7,13 @@ import json
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import keeltune as kt
 from keeltune import recipe
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers.families import by_turns
 from tests.helpers.writers import PAIRS, spec, writer
 
 QUIET = Display(quiet=True)
@@ -23,9 +25,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize(("task", "architecture"), CASES)
+@pytest.mark.parametrize(("task", "architecture", "method"), by_turns(CASES))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, task, architecture, method):
+    """Each architecture under each method is trained in `contract/test_families`."""
     given = spec(tmp_path, task, architecture, method)
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     result = run.result
@@ -122,7 +124,7 @@ def test_chats_train_on_what_the_assistant_says_alone(tmp_path):
     talk = [("user", "is it good"), ("assistant", "not good"), ("user", "bad"), ("assistant", "very bad")]
     row = Row({"messages": [{"role": r, "content": c} for r, c in talk]}, "f", 1, "k")
     (example,) = task.encode(row)
-    ids, places = example.inputs["input_ids"], example.places
+    ids, places = example.inputs["input_ids"], example.predicted
     trained = [ids[i + 1] for i, own in enumerate(places) if own]
     assert trained == list(example.targets)
     assert task.tokenizer.decode(trained, skip_special_tokens=False).split() == ["not", "good</s>", "very", "bad</s>"]
@@ -176,5 +178,17 @@ def test_an_adapter_trains_is_its_own_reference_and_merges(tmp_path, architectur
     assert run.result["objective"]["divergence"] > 0
     assert run.result["metrics"]["test"]["loss"] < run.result["metrics"]["before"]["test"]["loss"]
     assert run.result["training"]["trained_parameters"] < run.result["training"]["parameters"] / 2
+    start, merged = (load_file(folder / "model.safetensors") for folder in (tmp_path / "student", run.model))
+    assert merged.keys() == start.keys()
+    adapter = load_file(run.folder / "adapter" / "adapter_model.safetensors")
+    facts = json.loads((run.folder / "adapter" / "adapter_config.json").read_text("utf-8"))
+    adapted = {name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight"
+               for name in adapter if name.endswith(".lora_A.weight")}  # fmt: skip
+    assert {name for name in start if not start[name].equal(merged[name])} == adapted  # the head is none of them
+    for name in adapted:
+        a, b = (adapter[f"base_model.model.{name.removesuffix('.weight')}.lora_{side}.weight"] for side in "AB")
+        change = b @ a * facts["lora_alpha"] / facts["r"]
+        torch.testing.assert_close(merged[name] - start[name], change.T if facts["fan_in_fan_out"] else change,
+                                   rtol=1e-4, atol=1e-6)  # fmt: skip
     again = kt.evaluate(run.folder, tmp_path / "test.jsonl", display=QUIET)["metrics"]
     assert again["loss"] == pytest.approx(run.result["metrics"]["test"]["loss"], rel=1e-5)

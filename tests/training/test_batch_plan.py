@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from keeltune.tasks.task import Example, by_length
+from keeltune.tasks.common.batches import by_length
+from keeltune.tasks.common.example import Example
 from keeltune.training.batch_plan import Plan, Stream
 
 

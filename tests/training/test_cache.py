@@ -24,14 +24,15 @@ from keeltune.objective.predictions import Coarse, Dense, Projected
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.stored_predictions import Full, Hidden, TopK
 from keeltune.recipe import fields
-from keeltune.tasks.families import lm_head
+from keeltune.tasks.common import lm_head
 from keeltune.training import build, reference_choice
 from keeltune.training.cache import capture, cost, identity, stored_head
 from keeltune.training.preparation import prepare
 from keeltune.utils import registry, tensor_store
 from keeltune.utils.errors import OutOfResources, StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
-from tests.helpers import families
+from tests.helpers import families, processes, served_teacher
+from tests.helpers.command import keeltune
 from tests.helpers.families import spec as spec_of
 from tests.helpers.families import write_lines
 from tests.helpers.interruption import Killed, kill_at, same
@@ -92,10 +93,12 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["distillation", "cross-domain"])
+FORMS += [("speech-recognition", "whisper", "hidden")]
+
+
 @pytest.mark.parametrize(
-    ("task", "architecture", "form"), [*FORMS, ("speech-recognition", "wav2vec2", "full"),
-                                       ("speech-recognition", "whisper", "hidden")])  # fmt: skip
+    ("task", "architecture", "form", "method"), families.by_turns(FORMS, ("distillation", "cross-domain"))
+)
 def test_a_whole_run_is_the_same_with_the_cache(tmp_path, task, architecture, form, method):
     """The same losses at each step and the same final weights as with the live reference, to float32 rounding."""
     values = spec_of(tmp_path, task, architecture, method)
@@ -179,23 +182,18 @@ def test_order_seed_batch_and_file_change_nothing(tmp_path, given):
     assert filled(given, tmp_path, **changes)["digest"] == digest
 
 
+def precompute_in_small_shards(file: str) -> None:
+    capture.SHARD_EXAMPLES = 8
+    cache.precompute(recipe.load(file))
+
+
 def test_several_processes_write_the_same_cache(tmp_path, given, monkeypatch):
     monkeypatch.setattr(capture, "SHARD_EXAMPLES", 8)
     digest = filled(given, tmp_path)["digest"]
-    script = (
-        "import sys; from keeltune import cache, precompute, recipe\n"
-        "cache.SHARD_EXAMPLES = 8\n"
-        "precompute.precompute(recipe.load(sys.argv[1]))\n"
-    )
     values = {**given, "reference": {**given["reference"], "cache": "shared"}}
     (tmp_path / "r.yaml").write_text(json.dumps(values))
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "r.yaml")], stderr=subprocess.PIPE, cwd=ROOT,
-                         env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300)[1].decode() for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], said
+    done = processes.ranks(precompute_in_small_shards, str(tmp_path / "r.yaml"), folder=tmp_path)
+    assert [one.process.exitcode for one in done] == [0, 0], [one.text for one in done]
     assert json.loads((tmp_path / "shared" / tensor_store.MANIFEST).read_text())["digest"] == digest
 
 
@@ -256,15 +254,20 @@ def test_every_flipped_bit_is_found(tmp_path, given):
     files = [p for p in (tmp_path / "kept").iterdir() if p.is_file()]
     assert {p.suffix for p in files} == {".json", ".safetensors"}
     dice = random.Random(0)
+    want = wanted(given, tmp_path)
     for trial in range(200):
         file = files[trial % len(files)]
         sound = file.read_bytes()
         broken = bytearray(sound)
-        broken[dice.randrange(len(broken))] ^= 1 << dice.randrange(8)
+        ends = (0, len(broken) - 1)  # of each file, then anywhere in it
+        place = ends[trial // len(files)] if trial < 2 * len(files) else dice.randrange(len(broken))
+        broken[place] ^= 1 << dice.randrange(8)
         file.write_bytes(broken)
-        want = wanted(given, tmp_path) if trial == 0 else want  # noqa: F821
-        with pytest.raises(StateRefused):
+        with pytest.raises(StateRefused) as refused:
             capture.found(want)
+        (problem,) = refused.value.problems
+        assert problem.field == ("digest" if file.name == tensor_store.MANIFEST else "shards")
+        assert file.name in problem.found
         file.write_bytes(sound)
     assert capture.found(want) is not None
     shard = tmp_path / "kept" / tensor_store.shard_name(0)
@@ -427,7 +430,7 @@ def test_the_head_is_kept_with_what_is_behind_it(architecture, steps):
     config = transformers.AutoConfig.for_model(architecture, **sizes)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     ids = torch.randint(5, 300, (2, 6))
-    batch = {"inputs": {"input_ids": ids}, "places": torch.ones(2, 6, dtype=torch.bool)}
+    batch = {"inputs": {"input_ids": ids}, "predicted": torch.ones(2, 6, dtype=torch.bool)}
     with torch.no_grad(), lm_head.sliced_from(0):
         rows = lm_head.forward(model, batch).rows
         logits = model(ids).logits.flatten(0, 1)
@@ -494,26 +497,27 @@ def test_a_run_goes_on_with_the_answers_it_began_with(tmp_path, given, monkeypat
 # The command and the recipe
 
 
-def keeltune(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "keeltune", *arguments], capture_output=True, text=True, cwd=ROOT)
-
-
-def test_the_command_fills_verifies_and_refuses(tmp_path, given):
+def test_the_command_fills_verifies_and_refuses(tmp_path, given, monkeypatch, capsys):
     (tmp_path / "r.yaml").write_text(json.dumps(given))
     file = str(tmp_path / "r.yaml")
-    nothing = keeltune("cache", file, "--verify")
-    assert (nothing.returncode, "no finished cache" in nothing.stderr) == (3, True)
-    done = keeltune("cache", file)
-    assert done.returncode == 0, done.stderr
-    assert "divergence from the live reference" in done.stdout
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        status = keeltune(monkeypatch, "cache", file, *arguments)
+        return status, *capsys.readouterr()
+
+    status, _, said = command("--verify")
+    assert (status, "no finished cache" in said) == (3, True)
+    status, told, said = command()
+    assert status == 0, said
+    assert "divergence from the live reference" in told
     assert not (tmp_path / "out").exists()
-    assert keeltune("cache", file, "--verify").returncode == 0
-    refused = keeltune("cache", file, "max_length=9")
-    assert (refused.returncode, "Traceback" in refused.stderr) == (3, False)
-    again = keeltune("cache", file, "max_length=9", "--overwrite")
-    assert again.returncode == 0, again.stderr
-    plain = keeltune("cache", file, "method=fine-tuning", "reference=null", "data.unlabeled=null")
-    assert (plain.returncode, "no reference whose answers" in plain.stderr) == (2, True)
+    assert command("--verify")[0] == 0
+    status, _, said = command("max_length=9")
+    assert (status, "Traceback" in said) == (3, False)
+    status, _, said = command("max_length=9", "--overwrite")
+    assert status == 0, said
+    status, _, said = command("method=fine-tuning", "reference=null", "data.unlabeled=null")
+    assert (status, "no reference whose answers" in said) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -583,13 +587,10 @@ def test_the_heads_input_is_kept_of_a_reference_in_bf16(tmp_path, architecture):
 def served(tmp_path):
     """A recipe whose teacher is served by a real process, and the same teacher as a folder."""
     values = spec_of(tmp_path, "text-generation", "gpt2", "distillation") | {"output": "out"}
-    command = [sys.executable, "-m", "tests.helpers.served_teacher", str(tmp_path / "teacher")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with served_teacher.serving(str(tmp_path / "teacher")) as (port, process):
         values["reference"] = {"model": "teacher", "from": "served", "k": 20, "dtype": "float32",
-                               "url": f"http://127.0.0.1:{int(process.stdout.readline())}/right/1"}  # fmt: skip
+                               "url": f"http://127.0.0.1:{port}/right/1"}  # fmt: skip
         yield values, process
-        process.stdin.close()
-        process.wait(10)
 
 
 def test_a_served_teacher_fills_the_cache_and_training_does_not_wait_for_it(tmp_path, served):
@@ -598,7 +599,7 @@ def test_a_served_teacher_fills_the_cache_and_training_does_not_wait_for_it(tmp_
     facts = filled(values, tmp_path)
     assert facts["form"]["name"] == "top-k"
     process.kill()
-    process.wait(10)
+    process.join(10)
     by_server = train(values, tmp_path)
     assert by_server.result["reference"]["kind"] == "served"
     assert by_server.result["reference"]["models"] == ["teacher"]
@@ -618,7 +619,7 @@ def test_a_server_that_goes_away_is_waited_for_and_then_left_with_all_that_is_do
     def dying(*args, **kwargs):
         if len(shards_of) == 2:
             process.kill()
-            process.wait(10)
+            process.join(10)
         shards_of.append(args)
         return original(*args, **kwargs)
 

@@ -36,7 +36,7 @@ from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers.domains import spec
-from tests.helpers.interruption import Killed, kill_at
+from tests.helpers.interruption import copy_at
 from tests.helpers.models import BODY, word_tokenizer
 from tests.helpers.pages import check_chinese, check_page
 from tests.helpers.runs import (
@@ -70,7 +70,7 @@ def data(tmp_path):
 def old_model(tiny, folder, architecture: str = "bert", epochs: int = 30, rate: float = 1e-2) -> run_folder.Run:
     """A model that knows the old domain: after so many epochs without a doubt."""
     rows = {"train": "old-train.jsonl"}
-    training = {"epochs": epochs, "batch_size": 4, "learning_rate": rate}
+    training = {"epochs": epochs, "batch_size": 4, "learning_rate": rate, "precision": "fp32"}
     return train(spec_of("fine-tuning", tiny(architecture), data=rows, training=training), folder, output="old-model")
 
 
@@ -196,11 +196,9 @@ def test_a_killed_run_with_two_domains_goes_on_bit_for_bit(tiny, data, monkeypat
     values = spec(tiny, anchor_on=anchor_on, source=("unlabeled", "train", "validation", "test"))
     values["training"] |= {"epochs": 2, "save_steps": 2, "l2_sp": 0.1}
     values["objective"]["weight"] = {"max_kl": 0.01}
-    whole = train(values, data, output="whole")
     with monkeypatch.context() as patch:
-        kill_at(patch, 4)
-        with pytest.raises(Killed):
-            train(values, data, output="killed")
+        copy_at(patch, {4: (data / "whole", data / "killed")})
+        whole = train(values, data, output="whole")
     again = run.train(recipe.from_dict({**values, "output": "killed"}, data), display=QUIET, resume=True)
     assert furthest(whole, again) == 0
     assert again.result["budget"] == whole.result["budget"]
@@ -760,7 +758,7 @@ def test_masked_tokens_are_held(tiny, data, masked):
     rows = job.plan.micro_batch(0, 0, 0)
     batch = build.collated(job, rows)
     held, mask = batch["anchored_batch"], job.material.task.tokenizer.mask_token_id
-    assert int((held["inputs"]["input_ids"] == mask).sum()) == len(held["targets"]) == int(held["places"].sum())
+    assert int((held["inputs"]["input_ids"] == mask).sum()) == len(held["targets"]) == int(held["predicted"].sum())
     for example in rows:  # the same masks, whatever the batch
         one, again = (job.material.anchor_task.of(example) for _ in range(2))
         assert one.inputs["input_ids"] == again.inputs["input_ids"]
@@ -769,12 +767,12 @@ def test_masked_tokens_are_held(tiny, data, masked):
             for i, (a, b) in enumerate(zip(one.inputs["input_ids"], example.inputs["input_ids"], strict=True))
             if a != b
         ]
-        assert changed == [i for i, masked_here in enumerate(one.places) if masked_here]
+        assert changed == [i for i, masked_here in enumerate(one.predicted) if masked_here]
         assert not {example.inputs["input_ids"][i] for i in changed} & set(job.material.task.tokenizer.all_special_ids)
     theirs = job.reference.rows(held).log_probs(slice(None))
     stock = AutoModelForMaskedLM.from_pretrained(masked, dtype=torch.float32).eval()
     with torch.no_grad():
-        expected = stock(**held["inputs"]).logits[held["places"]].log_softmax(-1)
+        expected = stock(**held["inputs"]).logits[held["predicted"]].log_softmax(-1)
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=1e-5)
     finished = train(values, data)
     free = train({**values, "objective": {**values["objective"], "weight": 0.0}}, data, output="free")
@@ -808,7 +806,7 @@ def test_show_tells_of_a_second_head(tiny, data, masked):
     values = spec(tiny, source=()) | {"model": str(masked)}
     values["objective"] = {"anchor_head": "masked-lm"}
     console = Console(file=io.StringIO(), width=120)
-    show.show(recipe.from_dict(values, data), 1, console)
+    show.show_row(recipe.from_dict(values, data), 1, console)
     said = console.file.getvalue()
     assert "D is of another head (masked-lm)" in said
     assert "loss" in said

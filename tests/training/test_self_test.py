@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from keeltune.data.dataset import Row
+from keeltune.objective import predictions
 from keeltune.objective.divergences import reverse_kl
 from keeltune.objective.formula import Objective, find_divergence
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
-from keeltune.tasks.task import Settings
-from keeltune.training.self_test import self_test
+from keeltune.tasks.common.settings import Settings
+from keeltune.training.self_test import mass_rounding, self_test
 from keeltune.utils import registry
 from tests.helpers.models import ARCHITECTURES
 
@@ -146,3 +150,78 @@ def test_a_dropped_reference_is_seen_where_the_student_is_uniform(tiny, monkeypa
     )
     with pytest.raises(AssertionError, match="moved"):
         self_test(model, task, Objective(weight=0.01), reference, batch)
+
+
+# A large vocabulary
+
+
+class Logits(torch.nn.Module):
+    """Stands for a model: its logits are given."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, **inputs: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
+
+
+def summed_in_lanes(lanes: int):
+    """log softmax in float32 with the V terms summed one after the other in so many lanes: what a machine may do."""
+
+    def log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        if logits.dtype != torch.float32:
+            return torch.log_softmax(logits / temperature, dim=-1)
+        z = (logits / temperature).numpy()
+        z = z - z.max(-1, keepdims=True)
+        terms = np.exp(z)[:, : z.shape[-1] // lanes * lanes].reshape(len(z), -1, lanes)
+        total = terms.cumsum(1, dtype=np.float32)[:, -1].sum(-1, keepdims=True, dtype=np.float32)
+        total += np.exp(z)[:, z.shape[-1] // lanes * lanes :].sum(-1, keepdims=True, dtype=np.float32)
+        return torch.from_numpy(z - np.log(total, dtype=np.float32))
+
+    return log_softmax
+
+
+def large(tiny, choices: int, spread: float):
+    """(student, task, reference, batch) of so many choices, logits normal with so small a spread: D from uniform is
+    spread² / 2."""
+    _, task, _, batch = build(tiny)
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (Logits(spread * torch.randn(4, choices, generator=random)) for _ in range(2))
+    return student, task, Model(teacher, task.rows), batch
+
+
+@pytest.mark.parametrize("name", ["reverse-kl", "forward-kl", "jensen-shannon"])
+@pytest.mark.parametrize("lanes", [None, 1, 8, 16])
+@pytest.mark.parametrize("choices", [65_536, 140_000])
+def test_a_large_vocabulary_and_a_student_that_is_nearly_uniform_pass(tiny, monkeypatch, name, lanes, choices):
+    """Whatever the order in which the machine sums: D from uniform is 0.004 here, V · u is 0.004 and more."""
+    if lanes is not None:
+        monkeypatch.setattr(predictions, "_log_softmax", summed_in_lanes(lanes))
+    model, task, reference, batch = large(tiny, choices, 0.09)
+    self_test(model, task, Objective(name, weight=0.3), reference, batch)
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, 0.0, 1.001])
+def test_a_wrong_factor_is_seen_in_a_large_vocabulary(tiny, monkeypatch, factor):
+    model, task, reference, batch = large(tiny, 65_536, 0.09)
+    total = Objective.total
+    monkeypatch.setattr(Objective, "total", lambda self, *a: factor * total(self, *a))
+    with pytest.raises(AssertionError, match="divergence of the student from uniform"):
+        self_test(model, task, Objective(), reference, batch)
+
+
+@pytest.mark.parametrize("choices", [3, 1000, 65_536, 140_000])
+def test_probabilities_that_do_not_sum_to_1_are_seen(tiny, monkeypatch, choices):
+    """Not normalised at all, or rounded to bf16; and what float32 leaves is within the bound."""
+    model, task, reference, batch = large(tiny, choices, 3.0)
+    exact = model.logits.detach().log_softmax(-1).double().logsumexp(-1).abs().max().item()
+    assert exact <= mass_rounding(choices) < math.log(choices)
+    log_softmax = predictions._log_softmax
+    wrong = [lambda logits: logits, lambda logits: logits.log_softmax(-1).bfloat16()]
+    for spoilt in wrong[: 2 if choices <= 1000 else 1]:  # over many choices the roundings of bf16 cancel in the sum
+        monkeypatch.setattr(
+            predictions, "_log_softmax", lambda z, t, f=spoilt: f(z) if z.dtype == torch.float32 else log_softmax(z, t)
+        )
+        with pytest.raises(AssertionError, match="sum of the student's probabilities"):
+            self_test(model, task, Objective(), reference, batch)

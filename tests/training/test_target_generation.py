@@ -14,8 +14,8 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
-from keeltune.tasks.families.architecture import Architecture
-from keeltune.tasks.families.seq2seq import Seq2Seq
+from keeltune.tasks.architectures.architecture import Architecture
+from keeltune.tasks.architectures.seq2seq import Seq2Seq
 from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.training.trainer import KeelTrainer
@@ -162,8 +162,8 @@ def test_drawn_texts_are_the_students_own_and_carry_d_alone(architecture):
     model, task = writer(architecture)
     (example,) = task.encode_scored(rows()[0], labelled=False)
     torch.manual_seed(0)
-    drawn = task.draw(model, [example] * 600, "cpu")
-    assert all(set(e.targets) == {IGNORED} and e.labelled == 0 and e.predictions == sum(e.places) for e in drawn)
+    drawn = task.sample(model, [example] * 600, "cpu")
+    assert all(set(e.targets) == {IGNORED} and e.labelled == 0 and e.predictions == sum(e.predicted) for e in drawn)
     batch = task.collate(drawn[:1])
     with torch.no_grad():
         p = task.rows(task.forward(model, batch), batch).log_probs(slice(0, 1))[0].exp()
@@ -228,7 +228,7 @@ def test_a_form_that_draws_nothing_says_so():
         def candidates(self, model, examples, device, count=1):
             raise AssertionError
 
-    with pytest.raises(NotImplementedError, match="Silent draws no text"):
+    with pytest.raises(NotImplementedError, match="Silent samples no text"):
         Silent(None).sample(None, [], "cpu")
 
 

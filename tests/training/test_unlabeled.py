@@ -20,12 +20,14 @@ from keeltune.evaluation import prediction
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
-from keeltune.tasks.task import DRAWN
+from keeltune.recipe.training_fields import Training
+from keeltune.tasks.common.example import NOTE_SAMPLE
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.cache.identity import content_of
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare, splits
+from keeltune.training.step_loss import StepLoss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry
 from keeltune.utils.errors import UserError
@@ -95,13 +97,9 @@ def job_of(given: dict, folder: Path) -> Job:
 
 
 def trainer_of(job: Job, folder: Path) -> KeelTrainer:
-    arguments = training_arguments(
-        folder, batch_size=2, accumulation=1, epochs=1, max_steps=None, every=None, learning_rate=0.1, seed=0,
-        passed={"use_cpu": True},
-    )  # fmt: skip
-    return KeelTrainer(
-        job.model, arguments, job.plan, task=job.material.task, objective=job.objective, reference=job.reference
-    )
+    training = Training(epochs=1, learning_rate=0.1, use_cpu=True)
+    arguments = training_arguments(folder, training, batch_size=2, every=None, seed=0)
+    return KeelTrainer(job.model, arguments, job.plan, StepLoss(job.material.task, job.objective, job.reference))
 
 
 def reverse_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -120,6 +118,19 @@ def pool_of(job: Job) -> list[Any]:
     (stream,) = job.plan.streams
     assert stream.name == "unlabeled"
     return list(stream.examples)
+
+
+def noted_counts(monkeypatch, task: Any) -> list[tuple[list[str], int, int]]:
+    """(keys, n_CE, n_D) of each micro-batch that a run trains on, as it trains on it."""
+    noted: list[tuple[list[str], int, int]] = []
+    original = KeelTrainer.compute_loss
+
+    def noting(self, model, inputs, *args, **kwargs):
+        noted.append((list(inputs["keys"]), *(int(n) for n in task.counts(inputs))))
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(KeelTrainer, "compute_loss", noting)
+    return noted
 
 
 def d_alone_reaches_the_loss(job: Job, folder: Path) -> None:
@@ -211,7 +222,7 @@ def _span(row: Row, notes: dict, answer: Any) -> tuple[int, int] | None:
 
 
 @pytest.mark.parametrize(("case", "architecture"), CASES)
-def test_a_pool_of_hard_labels_meets_the_same_batches_with_ce_and_no_d(tmp_path, case, architecture):
+def test_a_pool_of_hard_labels_meets_the_same_batches_with_ce_and_no_d(tmp_path, monkeypatch, case, architecture):
     given = spec(tmp_path, case, architecture)
     soft = job_of(given, tmp_path)
     hard = job_of(given | {"data": {**given["data"], "unlabeled_as": "labels"}}, tmp_path)
@@ -225,11 +236,17 @@ def test_a_pool_of_hard_labels_meets_the_same_batches_with_ce_and_no_d(tmp_path,
     n_ce, n_d = task.counts(task.collate(step))
     assert n_ce == sum(e.labelled for e in step)
     assert n_d == sum(e.predictions for e in step if e.key not in {e.key for e in pool})
+    noted = noted_counts(monkeypatch, task)
     run = kt.train(recipe.from_dict(given | {"data": {**given["data"], "unlabeled_as": "labels"}}, tmp_path),
                    display=QUIET)  # fmt: skip
     assert run.result["status"] == "completed"
     assert run.result["objective"]["cross_entropy"] > 0
-    assert run.result["objective"]["divergence"] > 0  # of the labelled rows
+    assert run.result["objective"]["divergence"] > 0
+    drawn, trained = {e.key: e for e in pool}, {e.key: e for e in hard.plan.examples}
+    assert drawn.keys() & {key for keys, *_ in noted for key in keys}
+    for keys, n_ce, n_d in noted:  # the run itself: CE on rows of both kinds, D on the labelled ones alone
+        assert n_ce == sum((drawn | trained)[key].labelled for key in keys)
+        assert n_d == sum(trained[key].predictions for key in keys if key in trained)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
@@ -327,7 +344,7 @@ def test_a_text_that_does_not_fit_into_its_recording_is_not_learnt(tmp_path, mon
     """CTC: its probability is 0, its loss infinite. The frames stay predictions."""
     given = spec(tmp_path, "speech-recognition", "wav2vec2", unlabeled_as="labels")
     said = ["no", "seven hello " * 30]
-    monkeypatch.setattr("keeltune.tasks.families.ctc.Ctc.candidates", lambda self, model, examples, *_: [
+    monkeypatch.setattr("keeltune.tasks.architectures.ctc.Ctc.candidates", lambda self, model, examples, *_: [
         [said[i % 2]] for i in range(len(examples))
     ])  # fmt: skip
     pool = pool_of(job_of(given, tmp_path))
@@ -336,12 +353,21 @@ def test_a_text_that_does_not_fit_into_its_recording_is_not_learnt(tmp_path, mon
     assert all(e.predictions > 2 for e in pool)
 
 
-def test_a_ctc_model_is_held_at_its_old_self_on_a_pool(tmp_path):
+def test_a_ctc_model_is_held_at_its_old_self_on_a_pool(tmp_path, monkeypatch):
     """Frames need no text, so no teacher has to write one."""
     given = spec(tmp_path, "speech-recognition", "wav2vec2", "cross-domain")
     del given["reference"]
-    run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    job = job_of(given, tmp_path)
+    pool, trained = {e.key: e for e in pool_of(job)}, {e.key: e for e in job.plan.examples}
+    with monkeypatch.context() as patch:
+        noted = noted_counts(patch, job.material.task)
+        run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert run.result["objective"]["divergence"] > 0
+    assert run.result["reference"]["models"] == [str(tmp_path / "student")]
+    assert pool.keys() & {key for keys, *_ in noted for key in keys}
+    for keys, n_ce, n_d in noted:  # D on every frame of both kinds, CE on the labelled rows alone
+        assert n_d == sum((pool | trained)[key].predictions for key in keys)
+        assert n_ce == sum(trained[key].labelled for key in keys if key in trained)
     assert not (tmp_path / ".cache").exists()
     given["data"]["unlabeled_as"] = "labels"
     with pytest.raises(UserError, match="without a teacher no one writes the targets") as refused:
@@ -354,7 +380,7 @@ def test_drawn_texts_stay_soft_beside_hard_labels(tmp_path):
     given["generation"] = {"max_new_tokens": 4, "on_policy": 0.5}
     job = job_of(given, tmp_path)
     drawn = {stream.name: stream.examples for stream in job.plan.streams}["on-policy"]
-    assert all(e.anchored and DRAWN in e.notes for e in drawn)
+    assert all(e.anchored and NOTE_SAMPLE in e.notes for e in drawn)
 
 
 def test_more_answered_rows_do_not_leave_a_reader_without_answers(tmp_path):

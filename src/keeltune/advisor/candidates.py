@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from keeltune.models import model_files
 from keeltune.recipe import from_dict
@@ -30,14 +30,22 @@ class Arm:
     """One way to train. `values` is the whole recipe as YAML would give it, without what a pilot sets itself."""
 
     name: str
-    said: str
+    description: str
     values: dict[str, Any] = field(repr=False)
     cost: float = 1.0
     """What a step of it costs, as a multiple of plain fine-tuning's: the rows of its streams."""
 
 
+class Additions(TypedDict, total=False):
+    """What a caller adds to a recipe, which is one method's and cannot name all of it."""
+
+    teacher: str | None
+    pool: str | None
+    source_texts: str | None
+
+
 @dataclass(frozen=True)
-class Given:
+class Resources:
     """What there is beside the labelled rows: a teacher, texts without labels, inputs of the source domain."""
 
     teacher: Any = None
@@ -45,25 +53,26 @@ class Given:
     source_texts: str | None = None
 
 
-def given(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: str | None) -> Given:
-    """What the recipe names, and what the caller adds to it, as one method's recipe cannot name all of it."""
-    values = recipe.model_dump(by_alias=True, exclude_unset=True)
-    source = recipe.data.source
-    own_teacher = values.get("reference") if recipe.method == "distillation" else None
-    return Given(
-        teacher or own_teacher, pool or recipe.data.unlabeled, source_texts or source.unlabeled or source.train
+def resources_of(recipe: Recipe, additions: Additions) -> Resources:
+    """What the caller adds, else what the recipe names."""
+    values, source = recipe.model_dump(by_alias=True, exclude_unset=True), recipe.data.source
+    teacher = values.get("reference") if recipe.method == "distillation" else None
+    return Resources(
+        additions.get("teacher") or teacher,
+        additions.get("pool") or recipe.data.unlabeled,
+        additions.get("source_texts") or source.unlabeled or source.train,
     )
 
 
-def check(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: str | None) -> None:
+def check_additions(recipe: Recipe, additions: Additions) -> None:
     """UserError for what the caller adds and does not exist: that is a slip, and no reason to rule an arm out."""
     problems = []
-    if teacher is not None:
+    if (teacher := additions.get("teacher")) is not None:
         try:
             model_files.locate(teacher, recipe.path, "the call", "--teacher")
         except UserError as error:
             problems += error.problems
-    for option, file in (("--pool", pool), ("--source-texts", source_texts)):
+    for option, file in (("--pool", additions.get("pool")), ("--source-texts", additions.get("source_texts"))):
         if file is not None and not file.startswith("hub:") and not recipe.path(file).exists():
             found, expected = f"{file}, tried as {recipe.path(file)}", "a file or a folder of rows"
             problems.append(Problem("the call", option, found, expected, "correct the path"))
@@ -71,22 +80,22 @@ def check(recipe: Recipe, teacher: str | None, pool: str | None, source_texts: s
         raise UserError(problems)
 
 
-def candidate_arms(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, str]]:
+def candidate_arms(recipe: Recipe, resources: Resources) -> tuple[list[Arm], dict[str, str]]:
     """The arms in the order of their simplicity, plain fine-tuning first, and those that are out: {name: why}."""
-    made, out = [plain_arm(recipe)], dict[str, str]()
-    _without_lost_columns(made[0].values, recipe)
+    arms, ruled_out = [plain_arm(recipe)], dict[str, str]()
+    _without_lost_columns(arms[0].values, recipe)
     source = recipe.data.source
     old = source.validation is not None and recipe.objective.anchor_head == "task"
     no_source = Message("no data.source.validation: nothing says what would be kept of an old domain")
 
-    def add(name: str, said: str, reasons: Sequence[str | None], values: dict[str, Any]) -> None:
+    def add(name: str, description: str, reasons: Sequence[str | None], values: dict[str, Any]) -> None:
         reason = next((reason for reason in reasons if reason), None) or _refused(recipe, values)
         if reason:
-            out[name] = reason
+            ruled_out[name] = reason
         else:
-            made.append(Arm(name, said, values, COSTS.get(name, 1.0)))
+            arms.append(Arm(name, description, values, COSTS.get(name, 1.0)))
 
-    base, own = made[0].values, recipe.model_dump(by_alias=True, exclude_unset=True)
+    base, written = arms[0].values, recipe.model_dump(by_alias=True, exclude_unset=True)
     between = Message("plain fine-tuning, then the point {at:g} of the way from its start to its end", at=BETWEEN)
     add("interpolated", between, [None if old else no_source], _with(base, training={"interpolate": BETWEEN}))
     replayed = _with(base, data={"source": {"train": source.train}})
@@ -96,32 +105,32 @@ def candidate_arms(recipe: Recipe, have: Given) -> tuple[list[Arm], dict[str, st
         replayed)  # fmt: skip
     anchored, weights = _with(base, method="cross-domain"), dict[str, Any]()
     if recipe.method == "cross-domain":
-        objective = {k: v for k, v in own.get("objective", {}).items() if k not in ("anchor_on", "weight")}
-        anchored = _with(anchored, objective=objective, reference=own.get("reference"))
-        where, chosen = recipe.objective.anchor_on, own.get("objective", {}).get("weight")
+        objective = {k: v for k, v in written.get("objective", {}).items() if k not in ("anchor_on", "weight")}
+        anchored = _with(anchored, objective=objective, reference=written.get("reference"))
+        where, chosen = recipe.objective.anchor_on, written.get("objective", {}).get("weight")
         weights = {name: chosen for name in ("target", "source") if where in (name, "both")}  # chosen for those inputs
     add("anchored", Message("held near the source model on the new domain's rows"), [None if old else no_source],
         _with(anchored, objective={"weight": weights.get("target")}))  # fmt: skip
     inputs = {"anchor_on": "source", "weight": weights.get("source")}
-    on_source = _with(anchored, objective=inputs, data={"source": {"unlabeled": have.source_texts}})
+    on_source = _with(anchored, objective=inputs, data={"source": {"unlabeled": resources.source_texts}})
     add("anchored on source inputs", Message("held near the source model on inputs of the old domain"),
         [None if old else no_source,
-         None if have.source_texts else Message("no inputs of the old domain (--source-texts)")],
+         None if resources.source_texts else Message("no inputs of the old domain (--source-texts)")],
         on_source)  # fmt: skip
-    no_teacher = None if have.teacher else Message("no teacher (--teacher)")
-    taught = _with(base, method="distillation", reference=have.teacher)
+    no_teacher = None if resources.teacher else Message("no teacher (--teacher)")
+    taught = _with(base, method="distillation", reference=resources.teacher)
     if recipe.method == "distillation":
-        taught = _with(taught, objective=own.get("objective", {}), generation=own.get("generation", {}))
-    pooled = _with(taught, data={"unlabeled": have.pool})
-    if have.pool is None:
+        taught = _with(taught, objective=written.get("objective", {}), generation=written.get("generation", {}))
+    pooled = _with(taught, data={"unlabeled": resources.pool})
+    if resources.pool is None:
         add("distilled", Message("held near the teacher on the labelled rows"), [no_teacher], taught)
-        out["distilled with a pool"] = Message("no texts without labels (--pool)")
+        ruled_out["distilled with a pool"] = Message("no texts without labels (--pool)")
     else:
         add("distilled with a pool", Message("held near the teacher on labelled rows and on texts without labels"),
             [no_teacher], pooled)  # fmt: skip
         labels = _with(pooled, data={"unlabeled_as": "labels"}, objective={"weight": 0.0})
         add("pseudo-labels", Message("the teacher's choices as labels of the texts without any"), [no_teacher], labels)
-    return made, out
+    return arms, ruled_out
 
 
 def plain_arm(recipe: Recipe) -> Arm:
@@ -146,9 +155,9 @@ def _without_lost_columns(values: dict[str, Any], recipe: Recipe) -> None:
     """Plain fine-tuning drops an old domain of other labels: what names a column of those rows alone goes with it."""
     source, spec = recipe.data.source, recipe.evaluation
     if (source.test or source.validation) and "source" not in values["data"] and (spec.clusters or spec.slices):
-        bare = _with(values)
-        without_columns(bare, ())
-        without_columns(values, columns_of(prepare.prepare(from_dict(bare, recipe.folder)), SCORED))
+        columnless = _with(values)
+        without_columns(columnless, ())
+        without_columns(values, columns_of(prepare.prepare(from_dict(columnless, recipe.folder)), SCORED))
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -173,15 +182,15 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _with(values: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """A deep copy with changes merged in, mapping by mapping; a None is left out."""
-    made = copy.deepcopy(dict(values))
+    merged = copy.deepcopy(dict(values))
     for name, value in changes.items():
         if isinstance(value, Mapping):
-            made[name] = _with(made.get(name) or {}, **value)
-            if not made[name]:
-                made.pop(name)
+            merged[name] = _with(merged.get(name) or {}, **value)
+            if not merged[name]:
+                merged.pop(name)
         elif value is not None:
-            made[name] = value
-    return made
+            merged[name] = value
+    return merged
 
 
 def _refused(recipe: Recipe, values: dict[str, Any]) -> str | None:

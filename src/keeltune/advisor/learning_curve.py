@@ -1,13 +1,13 @@
-"""Would more rows help? The same recipe on shares of its training rows, and the score that the curve foretells.
+"""Would more rows help? The same recipe on shares of its training rows, and the score that the curve predicts.
 
     error(n) = a + b · n^(−c),     a, b ≥ 0, 0 < c ≤ 2
 
 fitted by least squares to the errors of the shares (Hestness et al. 2017, https://arxiv.org/abs/1712.00409; such fits
-foretell the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
+predict the next doubling well and ten times as many rows badly). The interval holds what other test rows and other
 trainings would change: rows are drawn as in every interval, each point is moved by as much as the points scatter around
-the fit, the fit is made again, and the scatter comes on top of what it foretells.
+the fit, the fit is made again, and the scatter comes on top of what it predicts.
 
-Nothing is foretold of points that hold no curve: fewer than four numbers of rows, or one score within the points'
+Nothing is predicted from points that hold no curve: fewer than four numbers of rows, or one score within the points'
 intervals that is no better than to answer always the same.
 """
 
@@ -25,14 +25,14 @@ import numpy as np
 from scipy.optimize import nnls
 
 from keeltune.evaluation import bootstrap, scores, seed_bootstrap
-from keeltune.evaluation.overfitting import scale_of
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import learning_curve_page
-from keeltune.runs import inference, run
+from keeltune.runs import opened_model, run
 from keeltune.runs.run_folder import Run
+from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.training.preparation import prepare
-from keeltune.utils.errors import Problem, UserError, anew_without
+from keeltune.utils.errors import Problem, UserError, without_resume_option
 from keeltune.utils.files import read_lines, write_json, write_text
 from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
@@ -58,7 +58,7 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
 
     {"metric", "split", "points": [{"share", "rows", "value", "interval"}], "fit": {"a", "b", "c"}, "twice": {"rows",
     "value", "interval", "gain" (more is better), "gain_interval"}, "verdict"}, also written to `OUTPUT/curve.json`,
-    with a picture in `curve.html`. Where nothing can be foretold "fit" and "twice" are null, and the verdict says why.
+    with a picture in `curve.html`. Where nothing can be predicted "fit" and "twice" are null, and the verdict says why.
     Raises: UserError: fewer than four shares, or of numbers of rows, no labelled rows, or neither test nor validation
         rows; StateRefused: the runs in `OUTPUT` are of another recipe.
     """
@@ -82,7 +82,7 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
     runs = []
     for share, part, output in zip(shares, parts, outputs, strict=True):
         display.say(f"share {share:g}")
-        with anew_without(output):
+        with without_resume_option(output):
             runs.append(run.train(part, resume=output.is_dir(), display=display))
     card = extrapolate(runs, shares)
     write_json(folder / "curve.json", card)
@@ -108,9 +108,9 @@ def _check(recipe: Recipe, shares: Sequence[float]) -> None:
 
 
 def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
-    """What finished runs on shares of the rows foretell of twice as many rows."""
+    """What finished runs on shares of the rows predict for twice as many rows."""
     split = next(name for name in ("test", "validation") if runs[-1].result["metrics"][name])
-    task = inference.open_model(runs[-1].folder, None).task
+    task = opened_model.open_model(runs[-1].folder, None).task
     metric, sign = task.metrics[0], task.primary_sign
     scale = scale_of(metric) or 1.0
     best = 0.0 if sign < 0 else scale
@@ -127,7 +127,7 @@ def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     }
     errors = [[sign * (best - end) for end in point["interval"]] for point in card["points"]]
     if why := no_forecast(rows, errors, partial(constant, task, runs, split, metric)):
-        return card | {"fit": None, "twice": None, "verdict": Message("nothing can be foretold: {why}", why=why)}
+        return card | {"fit": None, "twice": None, "verdict": Message("nothing can be predicted: {why}", why=why)}
     fitted = fit(rows, sign * (best - values))
     twice = 2 * float(rows[-1])
     noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))

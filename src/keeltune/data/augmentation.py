@@ -1,10 +1,11 @@
-"""Variants of a text: a part of it, or some of its words left out. Only the teacher says what they are.
+"""Variants of a text: a part of it, or some of its words left out. Only the teacher labels them.
 
     data: {augment: {word_dropout: 0.1, crops: true, variants: 4}}
 
 A text without some of its words may no longer be what its label says ("not bad" without "not"), so a variant has no
-label of the data. It is a question to the teacher, whose answer is right by definition; more of them show more of the
-teacher. Their number is finite, so that answers can be kept.
+label of the data. The teacher's answer to it is right by definition; more of them show more of the teacher. Their
+number is finite, so that answers can be cached.
+
 Sources: word dropout, Iyyer et al. 2015, https://aclanthology.org/P15-1162; texts for a teacher made by masking words
 and cutting out n-grams, Tang et al. 2019, https://arxiv.org/abs/1903.12136.
 """
@@ -38,14 +39,14 @@ def variants(row: Row, task: type[WholeTexts], spec: Augment, seed: int) -> list
     content, as another seed or another `spec` makes other texts of one row.
     """
     names = [column.name for column in task.columns if not column.label and column.name in row.fields]
-    made = []
+    results = []
     for number in range(spec.variants):
         fields = {name: row.fields[name] for name in names}
         for name in (name for name in names if name in task.whole_texts):
-            place = hashlib.sha256(f"{seed}:{number}:{name}:{row.key}".encode()).digest()
-            fields[name] = varied(fields[name], spec.word_dropout, spec.crops, np.random.default_rng([*place]))
-        made.append(replace(row, fields=fields, key=f"{row.key}~{number}-{row_key(fields, names)[:16]}"))
-    return made
+            digest = hashlib.sha256(f"{seed}:{number}:{name}:{row.key}".encode()).digest()
+            fields[name] = varied(fields[name], spec.word_dropout, spec.crops, np.random.default_rng([*digest]))
+        results.append(replace(row, fields=fields, key=f"{row.key}~{number}-{row_key(fields, names)[:16]}"))
+    return results
 
 
 def varied(text: str, word_dropout: float, crops: bool, random: np.random.Generator) -> str:
@@ -54,18 +55,18 @@ def varied(text: str, word_dropout: float, crops: bool, random: np.random.Genera
     At least one word is kept. Chinese is cut by character. White space stays as it was between words that stay
     neighbours.
     """
-    places = word_places(text)
-    size = int(random.integers((len(places) + 1) // 2, len(places) + 1)) if crops else len(places)
-    first = int(random.integers(len(places) - size + 1))
+    spans = word_places(text)
+    size = int(random.integers((len(spans) + 1) // 2, len(spans) + 1)) if crops else len(spans)
+    first = int(random.integers(len(spans) - size + 1))
     stays = random.random(size) >= word_dropout
     stays[random.integers(size)] |= not stays.any()
-    return _joined(text, places, first + np.flatnonzero(stays))
+    return _joined(text, spans, first + np.flatnonzero(stays))
 
 
-def _joined(text: str, places: Sequence[tuple[int, int]], kept: np.ndarray) -> str:
-    """The words at `kept`, in order; between two of them the last white space that stood there, if any did."""
-    pieces = [text[slice(*places[kept[0]])]]
-    for before, after in pairwise(kept):
-        gaps = (text[places[i - 1][1] : places[i][0]] for i in range(after, before, -1))
-        pieces += [next((gap for gap in gaps if gap), ""), text[slice(*places[after])]]
+def _joined(text: str, spans: Sequence[tuple[int, int]], indices: np.ndarray) -> str:
+    """The words at `indices`, in order; between two of them the last white space that was there, if any was."""
+    pieces = [text[slice(*spans[indices[0]])]]
+    for before, after in pairwise(indices):
+        gaps = (text[spans[i - 1][1] : spans[i][0]] for i in range(after, before, -1))
+        pieces += [next((gap for gap in gaps if gap), ""), text[slice(*spans[after])]]
     return "".join(pieces)

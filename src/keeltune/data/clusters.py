@@ -29,5 +29,5 @@ def clusters_of(names: Sequence[str | None]) -> np.ndarray | None:
     """A number for each name, [rows], None being a name of its own each time; None where all are None."""
     if all(name is None for name in names):
         return None
-    own = [f"{i}" if name is None else f"= {name}" for i, name in enumerate(names)]
-    return np.unique(own, return_inverse=True)[1]
+    distinct = [f"{i}" if name is None else f"= {name}" for i, name in enumerate(names)]
+    return np.unique(distinct, return_inverse=True)[1]

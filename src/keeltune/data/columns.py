@@ -162,9 +162,9 @@ def read_media(value: str, folder: Path) -> Media:
         raise Refused("missing file", f"a file that can be read ({error.strerror})", "put it there") from None
     if not content:
         raise Refused("empty file", "a file with content", "copy it again")
-    made = Media(value)
-    made.path, made.digest = path, hashlib.sha256(content).hexdigest()
-    return made
+    media = Media(value)
+    media.path, media.digest = path, hashlib.sha256(content).hexdigest()
+    return media
 
 
 MEDIA = ("image", "audio")
@@ -184,4 +184,4 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "image": _text,
     "audio": _text,
 }
-"""How the values of a column are checked: from what the file holds to what a row holds, or `_Refused`."""
+"""How the values of a column are checked: from what the file holds to what a row holds, or `Refused`."""

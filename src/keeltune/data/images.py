@@ -49,16 +49,16 @@ def read(path: Path) -> Any:
 def conversion(path: Path) -> str:
     """What `read` has to change of a picture's kind, from its header alone: "CMYK", "16 bits", …; "" for none."""
     with _opened(path) as image:
-        found = []
+        changes = []
         if getattr(image, "is_animated", False) and image.format != "MPO":
-            found.append("animated")
+            changes.append("animated")
         if image.mode.startswith("I"):
-            found.append("16 bits")
+            changes.append("16 bits")
         elif image.mode in ("CMYK", "YCCK"):
-            found.append("CMYK")
+            changes.append("CMYK")
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            found.append("transparent")
-        return " and ".join(found)
+            changes.append("transparent")
+        return " and ".join(changes)
 
 
 @contextmanager

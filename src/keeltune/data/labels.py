@@ -30,7 +30,7 @@ class Labelled(Schema, Protocol):
     def labels_of(cls, row: Row) -> list[str]: ...
 
     @classmethod
-    def closed(cls, names: Sequence[str]) -> list[str]: ...
+    def label_inventory(cls, names: Sequence[str]) -> list[str]: ...
 
 
 def labels_of(task_class: type[Labelled]) -> Callable[[Row], list[str]] | None:
@@ -106,7 +106,7 @@ def decide_labels(
         multi_label=recipe.data.multi_label,
         labels_of=labels_of(task_class),
     )
-    return LabelChoice(names if names == head else task_class.closed(names), head, problems, notices)
+    return LabelChoice(names if names == head else task_class.label_inventory(names), head, problems, notices)
 
 
 def known_names(head: list[str] | None, names: list[str]) -> list[str] | None:

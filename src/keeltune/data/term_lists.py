@@ -25,16 +25,16 @@ class Terms:
 
         A term that stands for itself is none: it keeps a shorter one in it from being replaced.
         """
-        found = (one[0].lower() for one in self._pattern.finditer(text))
-        kinds = (self.kinds.get(term) for term in found if self.replaced_by.get(term) != term)
+        terms = (match[0].lower() for match in self._pattern.finditer(text))
+        kinds = (self.kinds.get(term) for term in terms if self.replaced_by.get(term) != term)
         return next((kind for kind in kinds if kind is not None), None)
 
     def variant(self, text: str, kind: str) -> str:
         """The text with all its terms of a kind replaced at once."""
 
-        def other(found: re.Match[str]) -> str:
-            term = found[0].lower()  # which may be none of ours: letters that only `re` takes for the same (ı, ſ)
-            return _cased(self.replaced_by[term], found[0]) if self.kinds.get(term) == kind else found[0]
+        def other(match: re.Match[str]) -> str:
+            term = match[0].lower()  # which may be none of these: letters that only `re` takes for the same (ı, ſ)
+            return _cased(self.replaced_by[term], match[0]) if self.kinds.get(term) == kind else match[0]
 
         changed = self._pattern.sub(other, text)
         return " ".join(changed.split()) if any(not new for new in self.replaced_by.values()) else changed
@@ -60,7 +60,7 @@ def _cased(new: str, old: str) -> str:
 
 
 def read_terms(file: Path, where: str = "", field: str = "") -> Terms:
-    """The terms of a file as `terms.txt` describes it. Raises UserError with each line that is none."""
+    """The terms of a file as `counterfactual_terms.txt` describes it. Raises UserError with each line that is none."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -78,8 +78,8 @@ def read_terms(file: Path, where: str = "", field: str = "") -> Terms:
         terms = [term.strip() for term in re.split(r"[>|]", line)]
         pairs = [(terms[0], terms[-1])] if directed else list(zip(terms, [*terms[1:], terms[0]], strict=True))
         if len(terms) < 2 or (directed and len(terms) > 2) or not any(terms):
-            place = f"{file}:{number}"
-            problems.append(Problem(place, field, shown(line), "a | b, a > b or [kind]", "correct the line"))
+            location = f"{file}:{number}"
+            problems.append(Problem(location, field, shown(line), "a | b, a > b or [kind]", "correct the line"))
             continue
         for old, new in pairs:
             if old and old not in replaced:

@@ -10,7 +10,8 @@ import numpy as np
 
 from keeltune.data import audit
 from keeltune.data.dataset import Row
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.material import OLD, Material
 from keeltune.utils.errors import Problem
 

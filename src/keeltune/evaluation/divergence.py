@@ -12,7 +12,9 @@ import torch
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.task import Example, Task, by_length, to_device
+from keeltune.tasks.common.batches import by_length, to_device
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
 
 BATCH = 64
@@ -48,7 +50,7 @@ def between(
     *,
     device: str = "cpu",
 ) -> tuple[float, int]:
-    """The same of whoever answers a batch: a model, or another reference."""
+    """The same, with the distributions that `answers` gives for a batch: of a model, or of another reference."""
     total, predictions = 0.0, 0
     for places in by_length(examples, BATCH):
         batch = to_device(task.collate([replace(examples[i], anchored=True) for i in places]), device)

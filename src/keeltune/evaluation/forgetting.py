@@ -16,6 +16,7 @@ from keeltune.data.dataset import Row
 from keeltune.evaluation import bootstrap, scores, slices
 from keeltune.evaluation.bootstrap import mcnemar
 from keeltune.evaluation.scores import Scores
+from keeltune.tasks.metrics import higher_is_better, scale_of
 from keeltune.tasks.task import Task
 
 Line = Mapping[str, Any]
@@ -70,9 +71,9 @@ def change(
 
 def retention(before: float, after: float, metric: str) -> float | None:
     """What is left of a score: after / before, of an error rate (1 − after) / (1 − before); None of a loss, or of 0."""
-    if metric in ("loss", "perplexity"):
+    if scale_of(metric) is None:
         return None
-    if metric in ("wer", "cer"):
+    if not higher_is_better(metric):
         before, after = 1 - before, 1 - after
     return after / before if before > 0 else None
 

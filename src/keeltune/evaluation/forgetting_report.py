@@ -24,7 +24,8 @@ from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.formula import Objective
 from keeltune.objective.references.model import Model
-from keeltune.tasks.task import Example, by_length, to_device
+from keeltune.tasks.common.batches import by_length, to_device
+from keeltune.tasks.common.example import Example
 from keeltune.training.job import Job
 from keeltune.utils.device import in_eval_mode
 from keeltune.utils.files import read_lines

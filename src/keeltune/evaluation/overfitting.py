@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keeltune.evaluation.duplicates import duplicates
+from keeltune.tasks.metrics import scale_of
 from keeltune.utils.messages import Message, joined
 
 Light = Literal["green", "amber", "red"]
@@ -77,13 +78,6 @@ class Signal:
 def traffic_light(value: float, thresholds: tuple[float, float]) -> Light:
     """Green up to the first threshold, amber up to the second, red above it."""
     return "red" if value > thresholds[1] else "amber" if value > thresholds[0] else "green"
-
-
-def scale_of(metric: str) -> float | None:
-    """What a metric's perfect score, or its whole error, is; None of a loss, which has none."""
-    if metric in ("loss", "perplexity"):
-        return None
-    return {"bleu": 100.0, "chrf": 100.0, "cider": 10.0}.get(metric, 1.0)
 
 
 def gap(train: float, validation: float, metric: str, sign: float, *, fell: float) -> Signal | None:

@@ -1,8 +1,4 @@
-"""The overfitting guard: how often a run looks at its validation rows, when it stops, and what it says of itself.
-
-pace      before: evaluations often enough, and the patience after which training ends early
-report    after: the signs of overfitting with the run's own values, and how well its probabilities are calibrated
-"""
+"""What a finished run reports of itself: its signs of overfitting, and how well its probabilities are calibrated."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from keeltune.data import dataset
 from keeltune.evaluation import divergence
 from keeltune.objective.predictions import IGNORED, slices
-from keeltune.tasks.task import by_length, to_device
+from keeltune.tasks.common.batches import by_length, to_device
 from keeltune.training.cache.identity import shared_of
 from keeltune.training.job import Job
 

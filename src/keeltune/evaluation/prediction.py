@@ -11,7 +11,9 @@ import torch
 
 from keeltune.data.clusters import cluster_of
 from keeltune.data.dataset import Row
-from keeltune.tasks.task import Example, Prediction, Task, answers
+from keeltune.tasks.common.batches import answers
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
 
 

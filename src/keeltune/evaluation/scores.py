@@ -11,7 +11,9 @@ import numpy as np
 from keeltune.data.clusters import numbers_of
 from keeltune.data.dataset import Row
 from keeltune.evaluation.bootstrap import bootstrap, interval
-from keeltune.tasks.task import Prediction, Task
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.metrics.loss import Loss
+from keeltune.tasks.task import Task
 
 WRITTEN = 200
 """Validation rows that are scored while training where answers are written token by token; all of them at the end."""
@@ -89,8 +91,7 @@ def differences(
 
 def metrics_of(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2]."""
-    loss = sums[..., -2] / np.maximum(sums[..., -1], 1e-12)
-    values = {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
+    values = Loss().scores(sums[..., -2:])
     if sums.shape[-1] > 2:
         values = task.scores(sums[..., :-2]) | values
     return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"]) if name in values}

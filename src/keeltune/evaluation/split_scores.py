@@ -12,7 +12,7 @@ import torch.distributed
 
 from keeltune.data import dataset
 from keeltune.evaluation import prediction, scores
-from keeltune.tasks.task import Prediction
+from keeltune.tasks.common.example import Prediction
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import OLD, SCORED
 from keeltune.utils import distributed

@@ -25,14 +25,16 @@ from keeltune.data.clusters import numbers_of
 from keeltune.data.dataset import Row
 from keeltune.evaluation.calibration import calibration
 from keeltune.evaluation.scores import WRITTEN, Scores, gain, score, scores_of
-from keeltune.objective.predictions import IGNORED, Mixture, Rows
+from keeltune.objective.derived_predictions import Mixture
+from keeltune.objective.predictions import IGNORED, Rows
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.families.text_generation import Writing
-from keeltune.tasks.task import Example, Prediction, Task, in_batches, to_device
+from keeltune.tasks.common.batches import in_batches, to_device
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.task import Task
 from keeltune.training.job import Job
-from keeltune.utils.files import seal
+from keeltune.utils.files import write_atomically
 from keeltune.utils.progress import Display
 
 ROWS = 2000
@@ -60,7 +62,7 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     recipe, task, rows = job.material.recipe, job.material.task, job.material.rows["validation"]
     spec = recipe.reference_spec()
     if (
-        not recipe.taught
+        not recipe.has_teacher
         or spec is None
         or not rows
         or job.reference_source.kind not in ("model", "ensemble", "cached")
@@ -79,7 +81,7 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     for number, (predictions, measured) in enumerate(answers):
         scores = score(task, predictions, rows, clusters=clusters)
         average = number == len(names)
-        if average and isinstance(task, Writing):
+        if average and task.generates:
             scores = scores_of(task, scores.table[:, -2:], clusters=own)
         table, metric = scores.table, next(iter(scores.metrics))
         over_start = student and gain(task, table, student.table[:, -table.shape[1] :], metric, own)
@@ -127,7 +129,7 @@ def _heard(job: Job, places: Sequence[int], display: Display) -> Heard:
         return [([Prediction(**answer) for answer in given], measured) for given, measured in kept]
     found = _answers(job, job.live_reference(), places, display)
     job.live_reference.drop()
-    seal(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
+    write_atomically(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
     return found
 
 
@@ -183,23 +185,22 @@ def _decoded(
     device: str,
 ) -> list[list[Prediction]]:
     """The answers in what was heard of each teacher, and of their average: it has a loss where they write, no text."""
-    if not isinstance(task, Writing):
+    if not task.generates:
         return [task.decode(rows, batch) for rows in heard]
     texts = [_written(task, teacher, examples, device) for teacher in teachers]
     texts += [[""] * len(examples)] * (len(heard) - len(texts))
-    losses = [task.architecture.losses(rows, batch) for rows in heard]
+    losses = [task.losses(rows, batch) for rows in heard]
     return [
         [Prediction(t, None, loss, e.labelled) for t, loss, e in zip(*both, examples, strict=True)]
         for both in zip(texts, losses, strict=True)
     ]
 
 
-def _written(task: Writing, teacher: Model, examples: Sequence[Example], device: str) -> list[str]:
+def _written(task: Task, teacher: Model, examples: Sequence[Example], device: str) -> list[str]:
     """What a teacher writes for each example, as it reads it."""
     reader: Task = task
     if teacher.entry is not None:
         reader, examples = task.companions[teacher.entry], [e.others[teacher.entry] for e in examples]
-    assert isinstance(reader, Writing)
     return [texts[0] for texts in reader.candidates(teacher.model, examples, device)]
 
 

@@ -1,1 +1,1 @@
-"""Models and their processors: found, loaded, made from nothing, cut, adapted."""
+"""Models and their processors: located, loaded, initialised, cut to fewer layers, adapted."""

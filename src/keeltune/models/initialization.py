@@ -24,7 +24,8 @@ from keeltune.models import loading, model_files, processors
 from keeltune.models.loading import Loaded
 from keeltune.models.processors import Pair
 from keeltune.models.tokenizer_training import BERT, texts_of, train
-from keeltune.recipe.fields import NewModel, Recipe
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel
 from keeltune.utils.errors import Problem, UserError, nearest, shown
 
 
@@ -53,7 +54,7 @@ def files(spec: NewModel, recipe: Recipe, task_class: type[ModelTask], rows: Seq
         assert spec.tokenizer is not None  # the recipe has been checked
         spells = decodes and task_class.reads == "sound"
         tokenizer = train(spec.tokenizer, list(texts_of(task_class, rows)), ends=not decodes, spells=spells)
-    _fit(config, tokenizer, spec.new)
+    _fit_vocabulary(config, tokenizer, spec.new)
     if task_class.reads == "text":
         auto_model = loading.pick(task_class.auto_models, config, where, "model.new.model_type")
         _segments(tokenizer, config, auto_model, trained=not isinstance(spec.tokenizer, str))
@@ -91,8 +92,9 @@ def load(spec: NewModel, recipe: Recipe, config: Any, processor: Any, auto_model
     model = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
     for part in PARTS:
         if isinstance(origin := spec.new.get(part), str):
-            place, name = recipe.where("model.new"), f"model.new.{part}"
-            _warm(getattr(model, part), model_files.locate(origin, recipe.path, place, name, writes=False), place, name)
+            where, field = recipe.where("model.new"), f"model.new.{part}"
+            source = model_files.locate(origin, recipe.path, where, field, writes=False)
+            _load_part(getattr(model, part), source, where, field)
     processors.padding(model, processor)
     return Loaded(model, processor, "a new model", tuple(name for name, _ in model.named_parameters()))
 
@@ -107,19 +109,19 @@ def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
         raise UserError(
             Problem(where, "model.new.model_type", shown(kind), "an architecture that transformers has", fix)
         )
-    given = {k: v for k, v in fields.items() if k != "model_type"}
-    if all(part in given for part in PARTS):
+    values = {k: v for k, v in fields.items() if k != "model_type"}
+    if all(part in values for part in PARTS):
         for part in PARTS:
-            value = given[part]
-            if isinstance(value, str):
-                source = model_files.locate(value, recipe.path, where, f"model.new.{part}", writes=False)
-                given[part] = loading.read_config(source, where, f"model.new.{part}").to_dict()
+            origin = values[part]
+            if isinstance(origin, str):
+                source = model_files.locate(origin, recipe.path, where, f"model.new.{part}", writes=False)
+                values[part] = loading.read_config(source, where, f"model.new.{part}").to_dict()
             else:
-                given[part] = _config(value, recipe, where).to_dict()
-        given["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
+                values[part] = _config(origin, recipe, where).to_dict()
+        values["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
     else:
         known = {*inspect.signature(CONFIG_MAPPING[kind].__init__).parameters, *CONFIG_MAPPING[kind]().to_dict()}
-        if unknown := [name for name in given if name not in known]:
+        if unknown := [name for name in values if name not in known]:
             raise UserError(
                 [
                     Problem(where, f"model.new.{name}", shown(name), f"a field of {CONFIG_MAPPING[kind].__name__}",
@@ -128,14 +130,14 @@ def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
                 ]
             )  # fmt: skip
     try:
-        return AutoConfig.for_model(kind, **given)
+        return AutoConfig.for_model(kind, **values)
     except Exception as error:  # a configuration class refuses in its own words
         raise UserError(
             Problem(where, "model.new", str(error).splitlines()[0][:300], f"a configuration of {kind}", "correct it")
         ) from error
 
 
-def _fit(config: Any, tokenizer: Any, given: Mapping[str, Any]) -> None:
+def _fit_vocabulary(config: Any, tokenizer: Any, spec: Mapping[str, Any]) -> None:
     """The vocabulary's size and its special tokens, into every part of a configuration that has words for them."""
     decoder = getattr(config, "decoder", None)
     text = getattr(config, "text_config", None)
@@ -153,20 +155,20 @@ def _fit(config: Any, tokenizer: Any, given: Mapping[str, Any]) -> None:
         for name, value in ids.items():
             with suppress(StrictDataclassFieldValidationError):  # one that wants a number keeps its own for none
                 setattr(part, name, value)
-    if isinstance(given.get("encoder"), dict) and hasattr(getattr(config, "encoder", None), "vocab_size"):
+    if isinstance(spec.get("encoder"), dict) and hasattr(getattr(config, "encoder", None), "vocab_size"):
         config.encoder.vocab_size = len(tokenizer)
         config.encoder.pad_token_id = ids["pad_token_id"]
-    if getattr(config, "is_encoder_decoder", False) and "decoder_start_token_id" not in given:
+    if getattr(config, "is_encoder_decoder", False) and "decoder_start_token_id" not in spec:
         start = ids["bos_token_id"] if ids["bos_token_id"] is not None else ids["pad_token_id"]
         config.decoder_start_token_id = start
         if text is not None and hasattr(text, "decoder_start_token_id"):
             text.decoder_start_token_id = start  # where generation looks
     for part in (config, getattr(config, "encoder", None)):
         for name in ("mask_time_prob", "mask_feature_prob"):  # SpecAugment, drawn from numpy's global random state
-            if getattr(part, name, 0) and name not in given:
+            if getattr(part, name, 0) and name not in spec:
                 setattr(part, name, 0.0)
     for name in ("forced_eos_token_id", "forced_bos_token_id", "begin_suppress_tokens", "suppress_tokens"):
-        if getattr(config, name, None) is not None and name not in given:
+        if getattr(config, name, None) is not None and name not in spec:
             setattr(config, name, None)
 
 
@@ -178,12 +180,12 @@ def _segments(tokenizer: Any, config: Any, auto_model: str, *, trained: bool) ->
     import transformers
 
     names, segments = list(tokenizer.model_input_names), "token_type_ids"
-    made = getattr(transformers, auto_model)._model_mapping[type(config)]
-    kinds = getattr(config, "type_vocab_size", None)
-    read = segments in inspect.signature(made.forward).parameters and kinds != 1
-    if trained and read and kinds and BERT["sep_token"] == tokenizer.sep_token:
+    model_class = getattr(transformers, auto_model)._model_mapping[type(config)]
+    count = getattr(config, "type_vocab_size", None)
+    reads = segments in inspect.signature(model_class.forward).parameters and count != 1
+    if trained and reads and count and BERT["sep_token"] == tokenizer.sep_token:
         names = [*dict.fromkeys([*names, segments])]
-    elif not read:
+    elif not reads:
         names = [name for name in names if name != segments]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the one is used, the other saved
 
@@ -196,44 +198,45 @@ def _extractor(config: Any, reads: str, kind: str, where: str) -> Any:
 
     part = next((p for n in ("encoder", "vision_config") if (p := getattr(config, n, None)) is not None), config)
     mapping = IMAGE_PROCESSOR_MAPPING if reads == "image" else FEATURE_EXTRACTOR_MAPPING
-    found = next((mapping[type(c)] for c in (config, part) if type(c) in mapping), None)
-    if found is None:
+    entry = next((mapping[type(c)] for c in (config, part) if type(c) in mapping), None)
+    if entry is None:
         raise UserError(
             Problem(where, "model.new", f"{kind}, which has no processor for {reads}",
                     f"an architecture that reads {reads}", "choose another model_type")
         )  # fmt: skip
-    if isinstance(found, dict):  # by library: with Pillow's, the same picture gives the same numbers everywhere
-        made = next(c for c in (found.get("pil"), found.get("torchvision")) if c is not None)
+    if isinstance(entry, dict):  # by library: with Pillow's, the same picture gives the same numbers everywhere
+        extractor_class = next(c for c in (entry.get("pil"), entry.get("torchvision")) if c is not None)
     else:
-        made = next(c for c in reversed(found) if c is not None) if isinstance(found, tuple) else found
+        extractor_class = next(c for c in reversed(entry) if c is not None) if isinstance(entry, tuple) else entry
     sizes: dict[str, Any] = {}
     if reads == "image" and (size := getattr(part, "image_size", None)):
         height, width = [size, size] if isinstance(size, int) else list(size)
-        usual = made()
+        default = extractor_class()
         sizes["size"] = {"height": height, "width": width}
-        if "shortest_edge" in dict(usual.size):
+        if "shortest_edge" in dict(default.size):
             sizes["size"] = {"shortest_edge": max(height, width)}
-        if getattr(usual, "do_center_crop", False):
+        if getattr(default, "do_center_crop", False):
             sizes["crop_size"] = {"height": height, "width": width}
     if reads == "sound":
-        return _hearing(made, part, where)
-    return made(**sizes)
+        return _sound_extractor(extractor_class, part, where)
+    return extractor_class(**sizes)
 
 
-def _hearing(made: Any, config: Any, where: str) -> Any:
+def _sound_extractor(extractor_class: Any, config: Any, where: str) -> Any:
     """An extractor of sound in the sizes of an encoder's configuration."""
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
     sizes: dict[str, Any] = {}
     if wide := getattr(config, "feature_projection_input_dim", None):  # two mel frames side by side: w2v-BERT's kind
-        made, sizes = SeamlessM4TFeatureExtractor, {"feature_size": wide // 2, "num_mel_bins": wide // 2}
+        extractor_class, sizes = SeamlessM4TFeatureExtractor, {"feature_size": wide // 2, "num_mel_bins": wide // 2}
     elif bins := getattr(config, "input_feat_per_channel", None):
         sizes = {"feature_size": bins, "num_mel_bins": bins}
     elif bins := getattr(config, "num_mel_bins", None):
         sizes = {"feature_size": bins}
-    if issubclass(made, Wav2Vec2FeatureExtractor):  # a norm over the whole length hears the padding, mask or not
+    # a norm over the whole length reads the padding, mask or not
+    if issubclass(extractor_class, Wav2Vec2FeatureExtractor):
         sizes["return_attention_mask"] = getattr(config, "feat_extract_norm", "layer") == "layer"
-    extractor = made(**sizes)
+    extractor = extractor_class(**sizes)
     frames, hop = getattr(config, "max_source_positions", None), getattr(extractor, "hop_length", None)
     if frames and hop and hasattr(extractor, "chunk_length"):  # one length for all, which the encoder halves
         seconds = frames * 2 * hop / extractor.sampling_rate
@@ -243,11 +246,11 @@ def _hearing(made: Any, config: Any, where: str) -> Any:
                 Problem(where, "model.new.max_source_positions", shown(frames), f"a multiple of {whole}: whole seconds",
                         f"write {max(1, round(frames / whole)) * whole}")
             )  # fmt: skip
-        extractor = made(**sizes, chunk_length=int(seconds))
+        extractor = extractor_class(**sizes, chunk_length=int(seconds))
     return extractor
 
 
-def _warm(part: Any, source: str, where: str, field: str) -> None:
+def _load_part(part: Any, source: str, where: str, field: str) -> None:
     """A pretrained part's weights. New is only what it cannot have: cross-attention, a head, the pooler of one.
 
     UserError where it lacks more, or has other shapes: then it would be no warm start.
@@ -256,7 +259,7 @@ def _warm(part: Any, source: str, where: str, field: str) -> None:
     tokens = processors.vocabulary_size(pretrained)
     if tokens is not None and processors.vocabulary_size(config) == tokens + 1:  # the padding token that it lacked
         config.vocab_size = tokens
-    loaded, info = model_files.loading(
+    loaded, info = model_files.or_refuse(
         lambda: type(part).from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -266,7 +269,9 @@ def _warm(part: Any, source: str, where: str, field: str) -> None:
     prefix = f"{part.base_model_prefix}."
     plain = {n for n, _ in loading.skeleton(pretrained, "AutoModel").named_parameters()}
     lost = sorted(n for n in info["missing_keys"] if n.removeprefix(prefix) in plain and "pooler." not in n)
-    shapes = {str(name): f"{name} {list(theirs)}, not {list(ours)}" for name, theirs, ours in info["mismatched_keys"]}
+    shapes = {
+        str(name): f"{name} {list(stored)}, not {list(wanted)}" for name, stored, wanted in info["mismatched_keys"]
+    }
     if lost or shapes:
         raise UserError(
             Problem(where, field, f"{shown(source)} lacks, or holds in another shape: "

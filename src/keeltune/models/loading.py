@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from keeltune.models.model_files import loading
+from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of, vocabulary_rows
 from keeltune.utils.errors import Problem, UserError, shown
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Holds back transformers' own bars and warnings: what matters of them is said by us, once and in our words."""
+def quiet_transformers() -> Iterator[None]:
+    """Holds back transformers' own bars and warnings: what matters of them is reported once, in keeltune's words."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -58,7 +58,7 @@ def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
 
     if not Path(source).is_dir():
         return []
-    with quietly():
+    with quiet_transformers():
         model, info = getattr(transformers, auto_model).from_pretrained(
             source, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
             ignore_mismatched_sizes=True, output_loading_info=True,
@@ -70,7 +70,7 @@ def read_config(source: str, where: str, field: str) -> Any:
     """The model's configuration; UserError where it cannot be had."""
     from transformers import AutoConfig
 
-    return loading(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
+    return or_refuse(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
 
 
 def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str:
@@ -98,32 +98,36 @@ def head_names(config: Any) -> list[str] | None:
         return None
 
 
-def load(
-    source: str,
-    auto_model: str,
-    labels: Sequence[str],
-    *,
-    where: str,
-    field: str,
-    reads: str = "text",
-    multi_label: bool = False,
-    new_head: bool = False,
-) -> Loaded:
-    """The model with a head for `labels` (none: its own head), in float32, with its processor and a padding token.
+@dataclass(frozen=True)
+class Head:
+    """The head that a model gets.
 
-    `new_head` starts the head afresh though the checkpoint may hold one (for other labels). Weights missing outside
-    the head, weights of another shape and weights that are no numbers are refused.
+    labels       its label names in their order; none: the head that the model has
+    multi_label  whether each label is a yes or no of its own
+    new          whether it starts afresh though the checkpoint may hold one (for other labels)
+    """
+
+    labels: Sequence[str] = ()
+    multi_label: bool = False
+    new: bool = False
+
+
+def load(source: str, auto_model: str, head: Head, *, where: str, field: str, reads: str = "text") -> Loaded:
+    """The model with its head, in float32, with its processor and a padding token.
+
+    Raises UserError for weights missing outside the head, of another shape or not finite, and for a tokenizer with more
+    tokens than the model has embeddings.
     """
     import transformers
 
     config = read_config(source, where, field)
     processor = read_processor(source, where, field, reads)
-    if labels:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {name: i for i, name in enumerate(labels)}
+    if head.labels:
+        config.id2label = dict(enumerate(head.labels))
+        config.label2id = {name: i for i, name in enumerate(head.labels)}
     if auto_model == "AutoModelForSequenceClassification":
-        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
-    model, info = loading(
+        config.problem_type = "multi_label_classification" if head.multi_label else "single_label_classification"
+    model, info = or_refuse(
         lambda: getattr(transformers, auto_model).from_pretrained(
             source,
             config=config,
@@ -137,45 +141,51 @@ def load(
         where,
         field,
     )
-    shapes = {str(name): f"{name} {list(ours)} for {list(theirs)}" for name, ours, theirs in info["mismatched_keys"]}
+    fresh, problem = _unloaded(model, info, source)
+    if problem := problem or _not_finite(model, source):
+        raise UserError(Problem(where, field, *problem))
+    if head.new:
+        fresh = sorted({*fresh, *_reset_head(model)})
+    notes = padding(model, processor)
+    if problem := _without_embedding(model, processor):
+        raise UserError(Problem(where, field, *problem))
+    return Loaded(model, processor, source, tuple(fresh), tuple(notes))
+
+
+Reason = tuple[str, str, str]
+"""What is wrong with a model: found, expected, fix."""
+
+
+def _unloaded(model: Any, info: dict[str, Any], source: str) -> tuple[list[str], Reason | None]:
+    """The head's weights that the checkpoint did not hold, and why others are lacking, if any are."""
+    shapes = {
+        str(name): f"{name} {list(stored)} for {list(wanted)}" for name, stored, wanted in info["mismatched_keys"]
+    }
     missing = sorted({*info["missing_keys"], *shapes})
     head = _head(model, missing)
-    if lost := sorted(set(missing) - set(head)):
-        raise UserError(
-            Problem(
-                where,
-                field,
-                f"{shown(source)} lacks, or holds in another shape: {', '.join(shapes.get(n, n) for n in lost[:5])}"
-                + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
-                "every weight of the pretrained model (only the task's head may be new)",
-                "save the whole model there again",
-            )
-        )
-    if broken := [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]:
-        raise UserError(
-            Problem(
-                where,
-                field,
-                f"{shown(source)}: {', '.join(broken[:5])} hold NaN or infinity",
-                "finite weights",
-                "take an earlier checkpoint",
-            )
-        )
-    if new_head:
-        head = sorted({*head, *_reset_head(model)})
-    notes = padding(model, processor)
+    lost = sorted(set(missing) - set(head))
+    if not lost:
+        return head, None
+    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    found = f"{shown(source)} lacks, or holds in another shape: {', '.join(shapes.get(n, n) for n in lost[:5])}{more}"
+    expected = "every weight of the pretrained model (only the task's head may be new)"
+    return head, (found, expected, "save the whole model there again")
+
+
+def _not_finite(model: nn.Module, source: str) -> Reason | None:
+    broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if not broken:
+        return None
+    found = f"{shown(source)}: {', '.join(broken[:5])} hold NaN or infinity"
+    return found, "finite weights", "take an earlier checkpoint"
+
+
+def _without_embedding(model: Any, processor: Any) -> Reason | None:
     rows, tokens = vocabulary_rows(model), len(tokenizer_of(processor))
-    if rows is not None and tokens > rows:
-        raise UserError(
-            Problem(
-                where,
-                field,
-                f"a tokenizer of {tokens} tokens for {rows} embeddings",
-                "an embedding for every token",
-                "use the tokenizer that the model was trained with",
-            )
-        )
-    return Loaded(model, processor, source, tuple(head), tuple(notes))
+    if rows is None or tokens <= rows:
+        return None
+    found = f"a tokenizer of {tokens} tokens for {rows} embeddings"
+    return found, "an embedding for every token", "use the tokenizer that the model was trained with"
 
 
 def _head(model: Any, names: Sequence[str]) -> list[str]:
@@ -246,11 +256,11 @@ def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model"
         with torch.device("meta"):
             return getattr(transformers, auto_model).from_config(config)
 
-    return loading(build, config.name_or_path, where, field)
+    return or_refuse(build, config.name_or_path, where, field)
 
 
 def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None = None) -> None:
-    """A plain `save_pretrained` folder, written beside and then renamed, so that it is never half there.
+    """A plain `save_pretrained` folder, written under another name and then renamed, so that it is never incomplete.
 
     `half` stores the weights in the half precision that the source had.
     """

@@ -66,12 +66,13 @@ def adapter_problem(config: Any, auto_model: str, modules: str | list[str], wher
     if modules == "all-linear":
         return None
     linear = _linear(skeleton(config, auto_model, where, "training.lora.target_modules"))
-    asked = [modules] if isinstance(modules, str) else modules
+    requested = [modules] if isinstance(modules, str) else modules
     try:
-        patterns = [m if isinstance(modules, str) else rf"(.*\.)?{re.escape(m)}" for m in asked]
-        lost = [m for m, p in zip(asked, patterns, strict=True) if not any(re.fullmatch(p, name) for name in linear)]
+        patterns = [m if isinstance(modules, str) else rf"(.*\.)?{re.escape(m)}" for m in requested]
+        matched = [any(re.fullmatch(pattern, name) for name in linear) for pattern in patterns]
+        lost = [module for module, is_matched in zip(requested, matched, strict=True) if not is_matched]
     except re.error:
-        lost = asked
+        lost = requested
     if not lost:
         return None
     names = sorted({name.rsplit(".", 1)[-1] for name in linear})

@@ -140,10 +140,11 @@ def fingerprint(source: str) -> str:
     return digest.hexdigest()
 
 
-def loading(load: Callable[[], Any], source: str, where: str, field: str) -> Any:
+def or_refuse(load: Callable[[], Any], source: str, where: str, field: str) -> Any:
+    """What `load` returns; a UserError that names `source` where it fails."""
     try:
         return load()
-    except Exception as error:  # whatever transformers raises over a folder, the folder is what the user can mend
+    except Exception as error:  # whatever transformers raises over a folder, the folder is what the user can fix
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         local = Path(source).is_dir()
         raise UserError(

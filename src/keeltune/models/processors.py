@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from keeltune.models.model_files import loading
+from keeltune.models.model_files import or_refuse
 from keeltune.models.tokenizer_match import PADDING
 
 
@@ -39,12 +39,12 @@ def read_processor(source: str, where: str, field: str, reads: str = "text") -> 
         return auto.from_pretrained(source, trust_remote_code=False)
 
     if reads == "text":
-        return loading(lambda: load(t.AutoTokenizer), source, where, field)
+        return or_refuse(lambda: load(t.AutoTokenizer), source, where, field)
     with suppress(Exception):  # many models have no processor for both parts; then the parts are read one by one
         processor = load(t.AutoProcessor)
         if hasattr(processor, "tokenizer") and extractor_of(processor) is not None:
             return processor
-    tokenizer = loading(lambda: load(t.AutoTokenizer), source, where, field)
+    tokenizer = or_refuse(lambda: load(t.AutoTokenizer), source, where, field)
     return Pair(tokenizer, read_extractor(source, where, field, reads))
 
 
@@ -54,7 +54,7 @@ def read_extractor(source: str, where: str, field: str, reads: str) -> Any:
 
     auto = t.AutoImageProcessor if reads == "image" else t.AutoFeatureExtractor
     pil = {"backend": "pil"} if reads == "image" else {}  # with or without torchvision the same numbers
-    return loading(lambda: auto.from_pretrained(source, trust_remote_code=False, **pil), source, where, field)
+    return or_refuse(lambda: auto.from_pretrained(source, trust_remote_code=False, **pil), source, where, field)
 
 
 def prepare_tokenizer(config: Any, processor: Any) -> list[str]:

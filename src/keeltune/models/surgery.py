@@ -40,17 +40,17 @@ def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], whe
     chosen, config = student_config(loaded.model.config, auto_model, layers, where, field)
     student = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
     weights = loaded.model.state_dict()
-    for stack, places in chosen.items():
+    for stack, indices in chosen.items():
         old = {k: weights.pop(k) for k in list(weights) if k.startswith(f"{stack}.")}
-        for new, place in enumerate(places):
-            start = f"{stack}.{place}."
+        for new, index in enumerate(indices):
+            start = f"{stack}.{index}."
             weights |= {f"{stack}.{new}.{k.removeprefix(start)}": w for k, w in old.items() if k.startswith(start)}
     lacking = [name for name in student.state_dict() if name not in weights]
     if lacking:  # T5 keeps its relative positions in layer 0 alone
         found = f"layers {layers}, without {', '.join(lacking[:3])}"
         raise UserError(Problem(where, field, found, "layers that hold all of a model", "take layer 0 too"))
     student.load_state_dict(weights)
-    parts = [f"{', '.join(map(str, places))} of {_length(loaded.model, name)}" for name, places in chosen.items()]
+    parts = [f"{', '.join(map(str, indices))} of {_length(loaded.model, name)}" for name, indices in chosen.items()]
     listed = parts[0] if len(set(parts)) == 1 else "; ".join(f"{p} ({n})" for n, p in zip(chosen, parts, strict=True))
     note = f"student of layers {listed} of {loaded.source}"
     return Loaded(student, loaded.processor, loaded.source, loaded.fresh, (*loaded.notes, note))
@@ -99,35 +99,35 @@ def student_config(
         raise refuse(found, "an architecture whose layers are a ModuleList")
     most = max(depths.values())
     if isinstance(layers, int):
-        asked = {name: _even(total, min(layers, total)) for name, total in depths.items()}
+        chosen = {name: _even(total, min(layers, total)) for name, total in depths.items()}
         wrong = layers > most
     else:
-        asked = {name: list(layers) for name in depths}
+        chosen = {name: list(layers) for name in depths}
         wrong = len(set(layers)) != len(layers) or not all(0 <= i < min(depths.values()) for i in layers)
     if wrong:
         total = min(depths.values()) if not isinstance(layers, int) else most
         expected = f"different layers from 0 to {total - 1}, or how many of them (at most {most})"
         raise refuse(f"layers {layers} of a model of {most}", expected)
     student = config.__class__.from_dict(config.to_dict())
-    lengths = {total: asked[name] for name, total in depths.items()}
+    indices_of = {total: chosen[name] for name, total in depths.items()}
     for part in (student, *(getattr(student, name, None) for name in PARTS)):
         if part is None or isinstance(part, dict):
             continue
         for name, value in part.to_dict().items():
-            if name in DEPTHS and isinstance(value, int) and value in lengths:
-                setattr(part, name, len(lengths[value]))
-            elif "layer" in name and isinstance(value, list) and len(value) in lengths:  # one entry a layer
-                setattr(part, name, [value[i] for i in lengths[len(value)]])
-    made = stacks(skeleton(student, auto_model, where, field))
-    if {name: len(places) for name, places in asked.items()} != {n: t for n, t in made.items() if n in asked}:
+            if name in DEPTHS and isinstance(value, int) and value in indices_of:
+                setattr(part, name, len(indices_of[value]))
+            elif "layer" in name and isinstance(value, list) and len(value) in indices_of:  # one entry a layer
+                setattr(part, name, [value[i] for i in indices_of[len(value)]])
+    result = stacks(skeleton(student, auto_model, where, field))
+    if {name: len(indices) for name, indices in chosen.items()} != {n: t for n, t in result.items() if n in chosen}:
         found = f"{config.model_type}, whose stacks of layers {depths} do not follow its configuration"
         raise refuse(found, "an architecture whose depth is one number of its configuration")
-    return asked, student
+    return chosen, student
 
 
 def _even(total: int, count: int) -> list[int]:
-    places: list[int] = torch.linspace(0, total - 1, count).round().int().tolist()
-    return places
+    indices: list[int] = torch.linspace(0, total - 1, count).round().int().tolist()
+    return indices
 
 
 def stacks(model: Any) -> dict[str, int]:
@@ -137,23 +137,23 @@ def stacks(model: Any) -> dict[str, int]:
     """
     parts = [model.config, *(getattr(model.config, name, None) for name in PARTS)]
     depths = {getattr(part, name, None) for part in parts if part is not None for name in DEPTHS}
-    found = {name: len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in depths}
-    whole = {name: total for name, total in found.items() if not any(name.startswith(f"{other}.") for other in found)}
+    lists = {name: len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in depths}
+    whole = {name: total for name, total in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
     return {name: total for name, total in whole.items() if _attends(model.get_submodule(name))}
 
 
 def token_tables(model: Any) -> list[nn.Module]:
     """The modules that embed tokens: a model's own, and those of its encoder and decoder where they are others."""
     parts = [model, *(getattr(model, name)() for name in ("get_encoder", "get_decoder") if hasattr(model, name))]
-    found: dict[int, nn.Module] = {}
+    tables: dict[int, nn.Module] = {}
     for part in parts:
         try:
             table = part.get_input_embeddings()
         except (AttributeError, NotImplementedError):
             continue
         if isinstance(table, nn.Embedding):
-            found[id(table)] = table
-    return list(found.values())
+            tables[id(table)] = table
+    return list(tables.values())
 
 
 def drops_out(config: Any) -> bool:
@@ -178,10 +178,10 @@ def no_attention_dropout(model: Any) -> None:
     """Switches off the dropout of attention weights: what it leaves of a head's distribution is none."""
     for module in (m for m in model.modules() if "attention" in type(m).__name__.lower()):
         for name in ("dropout", "dropout_p", "dropout_prob", "attention_dropout", "attn_dropout"):
-            found = getattr(module, name, None)
-            if isinstance(found, nn.Dropout):
-                found.p = 0.0
-            elif isinstance(found, float):
+            dropout = getattr(module, name, None)
+            if isinstance(dropout, nn.Dropout):
+                dropout.p = 0.0
+            elif isinstance(dropout, float):
                 setattr(module, name, 0.0)
 
 

@@ -66,8 +66,8 @@ class Relation:
     subset      all tokens of the one are the other's too, at the same ids
     different   some id stands for other bytes, or each has tokens that the other lacks
 
-    `shared` are the ids whose token both have. `differing` are those that speak against it: (id, the student's token,
-    the reference's), None for no token.
+    `shared` are the ids whose token both have. `differing` are those that rule out the others: (id, the student's
+    token, the reference's), None for no token.
     """
 
     kind: Literal["same", "padded", "subset", "different"]
@@ -82,21 +82,21 @@ def compare(
 
     A token whose id is beyond a model's rows is no choice of that model, nor is the padding that a tokenizer was given.
     """
-    ours, theirs = (_choices(student_tokenizer, student_rows), _choices(reference_tokenizer, reference_rows))
-    shared = [i for i, token in ours.items() if theirs.get(i) == token]
-    others = sorted(i for i in ours.keys() | theirs.keys() if ours.get(i) != theirs.get(i))
+    student, reference = (_choices(student_tokenizer, student_rows), _choices(reference_tokenizer, reference_rows))
+    shared = [i for i, token in student.items() if reference.get(i) == token]
+    others = sorted(i for i in student.keys() | reference.keys() if student.get(i) != reference.get(i))
     if not others:
         return Relation("same" if student_rows == reference_rows else "padded", shared)
-    if shared and len(shared) == min(len(ours), len(theirs)):
+    if shared and len(shared) == min(len(student), len(reference)):
         return Relation("subset", shared)
-    return Relation("different", shared, [(i, ours.get(i), theirs.get(i)) for i in others])
+    return Relation("different", shared, [(i, student.get(i), reference.get(i)) for i in others])
 
 
 def _choices(tokenizer: Any, rows: int | None) -> dict[int, Token]:
-    found = {i: token for i, token in tokens(tokenizer).items() if rows is None or i < rows}
+    choices = {i: token for i, token in tokens(tokenizer).items() if rows is None or i < rows}
     if tokenizer.pad_token == PADDING:
-        found.pop(tokenizer.pad_token_id, None)
-    return found
+        choices.pop(tokenizer.pad_token_id, None)
+    return choices
 
 
 def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
@@ -105,13 +105,13 @@ def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
         return _plain
     backend = tokenizer.backend_tokenizer
     steps = (backend.normalizer, backend.pre_tokenizer, backend.decoder)
-    said = b"".join(step.__getstate__() for step in steps if step is not None)  # each as JSON
-    if b'"ByteLevel"' in said:
+    described = b"".join(step.__getstate__() for step in steps if step is not None)  # each as JSON
+    if b'"ByteLevel"' in described:
         return _byte_level
     if type(backend.model).__name__ == "WordPiece":
         return _word_pieces(backend.model.continuing_subword_prefix)
-    if "▁".encode() in said:
-        return _bytes_or_pieces if b'"ByteFallback"' in said else _pieces
+    if "▁".encode() in described:
+        return _bytes_or_pieces if b'"ByteFallback"' in described else _pieces
     return _plain
 
 

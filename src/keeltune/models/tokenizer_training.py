@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
-from keeltune.recipe.fields import TrainTokenizer
+from keeltune.recipe.model_fields import TrainTokenizer
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+
+SPECIAL = [PAD, START, END, UNKNOWN]
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
@@ -23,69 +25,97 @@ def train(spec: TrainTokenizer, texts: Sequence[str], *, ends: bool, spells: boo
     `ends`: an end token is put behind every text (what an encoder-decoder reads and writes). wordpiece is BERT's form,
     with [CLS] and [SEP]. `spells`: characters get the form that CTC models have, whose padding token is the blank.
     """
-    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
-    from tokenizers import models as kinds
     from transformers import PreTrainedTokenizerFast
 
-    special = [PAD, START, END, UNKNOWN]
+    if spec.train == "characters" and spells:
+        return _speller(_characters(spec.size, texts, [PAD, UNKNOWN, "|"], between=" |"))
+    trained = _TRAINED[spec.train](spec.size, texts)
+    if spec.train == "wordpiece":
+        return PreTrainedTokenizerFast(tokenizer_object=_as_bert(trained), **BERT)
+    if ends:
+        trained.post_processor = _ended(trained)
     names = {"pad_token": PAD, "bos_token": START, "eos_token": END, "unk_token": UNKNOWN}
-    if spec.train == "characters":
-        first = [PAD, UNKNOWN, "|"] if spells else special
-        counts = Counter(unicodedata.normalize("NFC", " ".join(" ".join(text.split()) for text in texts)))
-        letters = sorted(letter for letter, _ in counts.most_common() if not spells or letter not in " |")
-        if len(letters) > spec.size - len(first):  # the rarest are left out
-            kept = sorted(letters, key=lambda letter: (-counts[letter], letter))[: max(0, spec.size - len(first))]
-            letters = sorted(kept)
-        vocabulary = {token: i for i, token in enumerate([*first, *letters])}
-        if spells:
-            return _speller(vocabulary)
-        made = Tokenizer(kinds.WordLevel(vocabulary, unk_token=UNKNOWN))
-        made.normalizer = normalizers.NFC()
-        made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-        made.decoder = decoders.Fuse()
-        if ends:
-            made.post_processor = _ended(made)
-        return PreTrainedTokenizerFast(tokenizer_object=made, **names)
-    if spec.train == "wordpiece":
-        names, special = dict(BERT), list(BERT.values())
-        made = Tokenizer(kinds.WordPiece(unk_token=BERT["unk_token"]))
-        made.normalizer = normalizers.BertNormalizer(lowercase=False)
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.decoder = decoders.WordPiece()
-        # letters within words get their places here: the trainer's own order of them changes from call to call
-        inner = sorted({f"##{letter}" for text in texts for word in _words(made, text) for letter in word[1:]})
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=spec.size, special_tokens=[*special, *inner], show_progress=False
-        )
-    elif spec.train == "unigram":
-        made = Tokenizer(kinds.Unigram())
-        made.normalizer = normalizers.NFKC()
-        made.pre_tokenizer = pre_tokenizers.Metaspace()
-        made.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=spec.size, special_tokens=special, unk_token=UNKNOWN, show_progress=False
-        )
-    else:
-        made = Tokenizer(kinds.BPE())
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        made.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-        trainer = trainers.BpeTrainer(
-            vocab_size=spec.size,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    made.train_from_iterator(texts, trainer)
-    if spec.train in ("wordpiece", "unigram"):
-        made = _settled(made, len(special))
-    if spec.train == "wordpiece":
-        pair = [(t, made.token_to_id(t)) for t in (BERT["cls_token"], BERT["sep_token"])]
-        made.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=pair
-        )
-    elif ends:
-        made.post_processor = _ended(made)
-    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=trained, **names)
+
+
+def _characters(size: int, texts: Sequence[str], special: Sequence[str], between: str = "") -> dict[str, int]:
+    """The ids of the `special` tokens and of the commonest letters, but those `between` words, in order of letter."""
+    counts = Counter(unicodedata.normalize("NFC", " ".join(" ".join(text.split()) for text in texts)))
+    letters = sorted(letter for letter, _ in counts.most_common() if letter not in between)
+    room = max(0, size - len(special))
+    if len(letters) > room:  # the rarest are left out
+        letters = sorted(sorted(letters, key=lambda letter: (-counts[letter], letter))[:room])
+    return {token: i for i, token in enumerate([*special, *letters])}
+
+
+def _character_tokenizer(size: int, texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel(_characters(size, texts, SPECIAL), unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _wordpiece(size: int, texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token=BERT["unk_token"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    # letters within words get their ids here: the trainer's own order of them changes from call to call
+    inner = sorted({f"##{letter}" for text in texts for word in _words(tokenizer, text) for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=[*BERT.values(), *inner], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return _reproducible(tokenizer, len(BERT))
+
+
+def _unigram(size: int, texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=SPECIAL, unk_token=UNKNOWN, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return _reproducible(tokenizer, len(SPECIAL))
+
+
+def _bpe(size: int, texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+_TRAINED: dict[str, Callable[[int, Sequence[str]], Any]] = {
+    "bpe": _bpe,
+    "unigram": _unigram,
+    "wordpiece": _wordpiece,
+    "characters": _character_tokenizer,
+}
+
+
+def _as_bert(tokenizer: Any) -> Any:
+    """Puts [CLS] before a text and [SEP] behind it, and behind the second of a pair, whose segment is 1."""
+    from tokenizers import processors
+
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (BERT["cls_token"], BERT["sep_token"])],
+    )
+    return tokenizer
 
 
 def _ended(tokenizer: Any) -> Any:
@@ -115,7 +145,7 @@ def _words(tokenizer: Any, text: str) -> list[str]:
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 
-def _settled(trained: Any, special: int) -> Any:
+def _reproducible(trained: Any, special: int) -> Any:
     """The tokenizer with its vocabulary as a function of the texts alone.
 
     Of a WordPiece only the vocabulary is kept: its trainer holds the letters for special tokens. A Unigram's trainer
@@ -127,16 +157,18 @@ def _settled(trained: Any, special: int) -> Any:
 
     kind = json.loads(trained.to_str())["model"]
     if kind["type"] == "WordPiece":
-        made = Tokenizer(kinds.WordPiece(kind["vocab"], unk_token=kind["unk_token"]))
+        tokenizer = Tokenizer(kinds.WordPiece(kind["vocab"], unk_token=kind["unk_token"]))
     else:
         first, pieces = kind["vocab"][:special], kind["vocab"][special:]
         lowest = min(score for _, score in pieces)
         rare = lowest + 1e-4 * (1 + sum(len(piece) == 1 for piece, _ in pieces))  # its step from letter to letter
         scores = {p: round(lowest if len(p) == 1 and score <= rare else score, 6) for p, score in pieces}
         ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-        made = Tokenizer(kinds.Unigram([(p, score) for p, score in [*first, *ordered]], unk_id=kind["unk_id"]))
-    made.normalizer, made.pre_tokenizer, made.decoder = trained.normalizer, trained.pre_tokenizer, trained.decoder
-    return made
+        tokenizer = Tokenizer(kinds.Unigram([(p, score) for p, score in [*first, *ordered]], unk_id=kind["unk_id"]))
+    tokenizer.normalizer = trained.normalizer
+    tokenizer.pre_tokenizer = trained.pre_tokenizer
+    tokenizer.decoder = trained.decoder
+    return tokenizer
 
 
 def texts_of(task_class: type[Schema], rows: Sequence[Row]) -> Iterator[str]:

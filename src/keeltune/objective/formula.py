@@ -8,7 +8,7 @@
 | distillation         | a teacher, or several                  | λ      |
 | cross-domain         | the source-domain model, frozen        | α      |
 
-The method is a value: whoever calls the objective hands it a reference, or none. Sums run over the predictions of one
+The method is a value: the caller hands the objective a reference, or none. Sums run over the predictions of one
 micro-batch; n_CE and n_D count the whole optimizer step, all its micro-batches and ranks, so that 4 rows, 2 × 2
 accumulated rows and 2 ranks × 2 rows give the same gradient. No sum is divided twice.
 """
@@ -48,10 +48,10 @@ class Terms(NamedTuple):
 class Objective:
     """L = Σ CE / n_CE + weight · Σ D / n_D.
 
-    `divergence` is a name of `keeltune/divergences/`, or a function of log-probabilities [N, C], [N, C] -> [N] nats.
+    `divergence` is a name of `objective/divergences/`, or a function of log-probabilities [N, C], [N, C] -> [N] nats.
     `temperature` T divides the logits of both sides; T² multiplies value and gradient, which keeps the gradient's size
     (Hinton et al. 2015, https://arxiv.org/abs/1503.02531). `per_label` is for a weight that was derived from a labelled
-    row's own ratio of the two terms: it is held by multiplying the weight by min(1, n_D / n_CE) of the step.
+    row's own ratio of the two terms: it is kept by multiplying the weight by min(1, n_D / n_CE) of the step.
     `size` predictions are compared at a time (None: as many as hold 2^24 numbers); it bounds memory, changes no value.
 
         objective = kt.Objective("reverse-kl", weight=0.29)
@@ -86,69 +86,69 @@ class Objective:
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
         """
         if not isinstance(cross_entropy, Tensor):
-            cross_entropy, divergence = self._sums(cross_entropy, student, reference, anchored)
+            cross_entropy, divergence = self._both_sums(cross_entropy, student, reference, anchored)
         elif reference is None:
             divergence = cross_entropy * 0.0
         else:
             divergence = self.total(student, reference, anchored)
         loss = divide(cross_entropy, counts.cross_entropy)
         if reference is not None and self.weight:
-            held = self._step_weight(counts) * divide(divergence, counts.divergence)
-            loss = loss + held.to(loss.dtype)
+            term = self._step_weight(counts) * divide(divergence, counts.divergence)
+            loss = loss + term.to(loss.dtype)
         return Terms(loss, cross_entropy.detach(), divergence.detach())
 
     def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
         """T² · Σ D(student_T ‖ reference_T) over the anchored predictions: a scalar in nats, slice by slice."""
-        compare, t = self._comparison(student, reference, anchored), self.temperature
-        parts = [student.use(part, partial(compare, part=part), t) for part in slices(student, self.size)]
+        divergence, t = self._divergence_per_slice(student, reference, anchored), self.temperature
+        parts = [student.use(part, partial(divergence, part=part), t) for part in slices(student, self.size)]
         return torch.stack(parts).sum() * t**2
 
-    def _sums(
+    def _both_sums(
         self, cross_entropy: PerSlice, student: Rows, reference: Rows | None, anchored: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Σ CE and T² · Σ D, made of one reading of each slice; D is 0 without a reference."""
-        compare = None if reference is None else self._comparison(student, reference, anchored)
+        divergence = None if reference is None else self._divergence_per_slice(student, reference, anchored)
         t = self.temperature
 
         def both(log_probs: Tensor, part: slice) -> Tensor:
             ce = cross_entropy(log_probs, part)
-            if compare is None:
+            if divergence is None:
                 return torch.stack([ce, ce * 0.0])
-            held = log_probs if self.weight else log_probs.detach()  # only watched at weight 0
-            tempered = held if t == 1.0 else torch.log_softmax(held / t, dim=-1)
-            return torch.stack([ce, compare(tempered, part) * t**2])
+            log_p = log_probs if self.weight else log_probs.detach()  # at weight 0 it is measured, and nothing more
+            log_p = log_p if t == 1.0 else torch.log_softmax(log_p / t, dim=-1)
+            return torch.stack([ce, divergence(log_p, part) * t**2])
 
         parts = [student.use(part, partial(both, part=part)) for part in slices(student, self.size)]
-        ce, divergence = torch.stack(parts).sum(0)
-        return ce, divergence
+        ce_sum, divergence_sum = torch.stack(parts).sum(0)
+        return ce_sum, divergence_sum
 
-    def _comparison(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
-        """Σ D of a slice, from the student's log-probabilities there (at the objective's temperature)."""
-        before = None  # how many anchored predictions come before each, where the reference has no others
+    def _divergence_per_slice(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
+        """Σ D of a slice as a function of the student's log-probabilities there, at the objective's temperature."""
+        offsets = None  # how many anchored predictions precede each, where the reference has those alone
         if len(student) != len(reference):
-            held = 0 if anchored is None else int(anchored.sum())
-            if anchored is None or len(reference) != held:
-                alone = "" if anchored is None else f", or the anchored {held}"
+            expected = 0 if anchored is None else int(anchored.sum())
+            if anchored is None or len(reference) != expected:
+                alone = "" if anchored is None else f", or the anchored {expected}"
                 raise ValueError(
                     f"found {len(reference)} predictions of the reference, expected the student's {len(student)}{alone}"
                 )
-            before = [0, *anchored.cumsum(0).tolist()]
+            offsets = [0, *anchored.cumsum(0).tolist()]
 
-        def compare(log_probs: Tensor, part: slice) -> Tensor:
-            there = part if before is None else slice(before[part.start], before[part.stop])
-            if before is not None and anchored is not None:
+        def divergence(log_probs: Tensor, part: slice) -> Tensor:
+            reference_part = part if offsets is None else slice(offsets[part.start], offsets[part.stop])
+            if offsets is not None and anchored is not None:
                 log_probs = log_probs[anchored[part]]
-            ours = reference.comparable(log_probs, there)
-            theirs = reference.log_probs(there, self.temperature).detach().to(ours.dtype)
-            if ours.shape != theirs.shape:  # one choice would be broadcast, and compared in silence
+            log_p = reference.comparable(log_probs, reference_part)
+            log_q = reference.log_probs(reference_part, self.temperature).detach().to(log_p.dtype)
+            if log_p.shape != log_q.shape:  # one choice would be broadcast, and compared in silence
                 raise ValueError(
-                    f"found {theirs.shape[-1]} choices of the reference, expected the student's {ours.shape[-1]}"
+                    f"found {log_q.shape[-1]} choices of the reference, expected the student's {log_p.shape[-1]}"
                 )
-            if anchored is not None and before is None:
-                ours, theirs = ours[anchored[part]], theirs[anchored[part]]
-            return self.function(ours, theirs).sum()
+            if anchored is not None and offsets is None:
+                log_p, log_q = log_p[anchored[part]], log_q[anchored[part]]
+            return self.function(log_p, log_q).sum()
 
-        return compare
+        return divergence
 
     @property
     def function(self) -> Callable[[Tensor, Tensor], Tensor]:

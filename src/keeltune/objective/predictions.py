@@ -2,8 +2,7 @@
 
 The objective and the tasks know only this contract. It lets the same formula run over logits that are there (`Dense`),
 over a vocabulary head that is applied slice by slice so that [N, C] never exists at once (`Projected`), over a
-reference of which only the k likeliest choices and the mass of the rest are known (`Coarse`), and over one that shares
-only some of the student's choices (`Shared`).
+reference of which only the k likeliest choices and the mass of the rest are known (`Coarse`).
 
 Shapes: N predictions, n of them in a slice, C choices, H the width of a head's input, k kept choices.
 """
@@ -11,7 +10,7 @@ Shapes: N predictions, n of them in a slice, C choices, H the width of a head's 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -62,7 +61,7 @@ class Dense(Rows):
         return self.logits.shape[-1]
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return _log_softmax(self.logits[part], temperature)
+        return log_softmax(self.logits[part], temperature)
 
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
         return function(self.log_probs(part, temperature))
@@ -94,11 +93,11 @@ class Projected(Rows):
         return self._choices
 
     def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return _log_softmax(self.head(self.hidden[part]), temperature)
+        return log_softmax(self.head(self.hidden[part]), temperature)
 
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
         def whole(hidden: Tensor) -> Tensor:
-            return function(_log_softmax(self.head(hidden), temperature))
+            return function(log_softmax(self.head(hidden), temperature))
 
         return checkpoint(whole, self.hidden[part], use_reentrant=False)
 
@@ -170,119 +169,6 @@ class _Outcomes(torch.autograd.Function):
         return (rest * share).scatter_(-1, ids, gradient[:, :-1]), None
 
 
-class Shared(Rows):
-    """A reference's rows on the choices that it and the student both have; both sides are renormalised over these.
-
-    R'(j) = R(j) / Σ R(i), i and j among the kept choices, and so for the student: D is a divergence of two
-    distributions, ≥ 0, and 0 only where they agree there. What one side alone has is never taken for probability 0 and
-    never copied. Softmax over the kept logits is the same thing, so that a temperature may come before or after it.
-    """
-
-    def __init__(self, rows: Rows, kept: slice | Tensor):
-        self.rows = rows
-        self.kept = kept  # a slice from 0, or ids [C']
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def choices(self) -> int:
-        return self.kept.stop if isinstance(self.kept, slice) else len(self.kept)
-
-    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return subset(self.rows.log_probs(part, temperature), self.kept)
-
-    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return self.rows.use(part, lambda log_probs: function(subset(log_probs, self.kept)), temperature)
-
-    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return subset(log_probs, self.kept)
-
-
-def subset(log_probs: Tensor, kept: slice | Tensor) -> Tensor:
-    """Log-probabilities [n, C] of either side on the kept choices, renormalised: [n, C']."""
-    return log_probs[:, kept].log_softmax(-1)
-
-
-class Around(Rows):
-    """Other rows, as many predictions among as many choices, read in another way."""
-
-    rows: Rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def choices(self) -> int:
-        return self.rows.choices
-
-
-class Subset(Around):
-    """A reference's rows on the kept choices already, as a cache holds them; the student's are cut to these."""
-
-    def __init__(self, rows: Rows, kept: slice | Tensor):
-        self.rows, self.kept = rows, kept
-
-    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return self.rows.log_probs(part, temperature)
-
-    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return self.rows.use(part, function, temperature)
-
-    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return self.rows.comparable(subset(log_probs, self.kept), part)
-
-
-class Mixture(Rows):
-    """log Σ w_i · R_i of several references' rows, made when a slice is read: [N, C] of none need exist at once.
-
-    Σ w_i = 1. All members distinguish the same outcomes. A temperature is applied to the mixture, not to its members.
-    No gradient.
-    """
-
-    def __init__(self, members: Sequence[Rows], log_weights: Sequence[float]):
-        if len({(len(member), member.choices) for member in members}) > 1:
-            found = ", ".join(f"{len(member)} of {member.choices} choices" for member in members)
-            raise ValueError(f"found references with other predictions than each other ({found}), expected the same")
-        self.members = members
-        self.log_weights = log_weights
-
-    def __len__(self) -> int:
-        return len(self.members[0])
-
-    @property
-    def choices(self) -> int:
-        return self.members[0].choices
-
-    @torch.no_grad()
-    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        votes = [m.log_probs(part) + log_w for m, log_w in zip(self.members, self.log_weights, strict=True)]
-        return _log_softmax(torch.stack(votes).logsumexp(0), temperature)
-
-    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return function(self.log_probs(part, temperature))
-
-    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return self.members[0].comparable(log_probs, part)
-
-
-class Tempered(Around):
-    """Rows whose logits are divided by `own`, before anything else is done with them: calibrated rows."""
-
-    def __init__(self, rows: Rows, own: float):
-        self.rows = rows
-        self.own = own
-
-    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
-        return self.rows.log_probs(part, self.own * temperature)
-
-    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
-        return self.rows.use(part, function, self.own * temperature)
-
-    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
-        return self.rows.comparable(log_probs, part)
-
-
 SLICE = 2**24
 """Numbers of a slice [n, C] where nobody says its size: 64 MiB in float32."""
 
@@ -334,7 +220,8 @@ def cross_entropy(rows: Rows, targets: Tensor, weights: Tensor | None = None, si
     return nll(rows, targets, weights, size).sum()
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature), in full precision."""
     logits = full_precision(logits)
     return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=-1)
 

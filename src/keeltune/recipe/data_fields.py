@@ -1,4 +1,4 @@
-"""The fields of a recipe's rows: where they lie, what stands beside the labelled ones, how they are mixed."""
+"""The fields of `data`: where the rows lie, which streams join the labelled ones, how they are mixed."""
 
 from __future__ import annotations
 

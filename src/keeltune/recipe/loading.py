@@ -1,11 +1,9 @@
 """The recipe: everything that a run is, in one YAML file.
 
-A field is declared once, with its type, default and description; the YAML, the command's help, the JSON Schema and
-the reference page are made from these declarations. `load`, `parse` and `from_dict` are the doors: they find every
-fault at once, each with its line, and raise one `UserError`. Nothing heavy is imported unless the recipe asks for it.
+`load`, `parse` and `from_dict` are the doors: they find every fault at once, each with its line, and raise one
+`UserError`. Nothing heavy is imported unless the recipe asks for it.
 
-`recipe_text` reads the text, `recipe_kinds` and `recipe_fields` declare the fields, `recipe_checks` holds them against
-one another.
+`yaml_document` has the text's values, `fields` declares what they may be, `validation` holds them against one another.
 """
 
 from __future__ import annotations
@@ -25,8 +23,11 @@ from pydantic_core import ErrorDetails
 
 from keeltune.recipe.field_types import expectation
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.regularizer_fields import Regularizers, ShelfField, regularizer_names
 from keeltune.recipe.validation import cross_faults
-from keeltune.recipe.yaml_document import Document, Key, seen, text_of
+from keeltune.recipe.yaml_document import Document, seen
+from keeltune.recipe.yaml_text import text_of
+from keeltune.recipe.yaml_values import Key
 from keeltune.utils.errors import Problem, UserError, nearest, shown
 
 
@@ -95,17 +96,17 @@ def _no_consequences(problems: Iterable[Problem], earlier: Sequence[Problem]) ->
 
 
 def _without_misspelt(problems: Sequence[Problem]) -> list[Problem]:
-    """Leave out that a field is missing where a misspelt one beside it is what was meant."""
-    meant = set()
+    """Leave out that a field is missing where a misspelt one next to it is what was meant."""
+    intended = set()
     for problem in problems:
         if match := re.search(r'correct the name; did you mean "(.*)"\?$', problem.fix):
-            meant.add(".".join([*problem.field.split(".")[:-1], match[1]]))
-    return [problem for problem in problems if problem.found != "nothing" or problem.field not in meant]
+            intended.add(".".join([*problem.field.split(".")[:-1], match[1]]))
+    return [problem for problem in problems if problem.found != "nothing" or problem.field not in intended]
 
 
 def _line(problem: Problem) -> tuple[int, int]:
-    place = re.search(r":(\d+):(\d+)$", problem.where)
-    return (int(place[1]), int(place[2])) if place else (2**31, 0)
+    location = re.search(r":(\d+):(\d+)$", problem.where)
+    return (int(location[1]), int(location[2])) if location else (2**31, 0)
 
 
 _STAND_INS = {"task": "text-classification", "method": "fine-tuning", "model": ".", "data": {}, "output": "."}
@@ -148,8 +149,8 @@ def _steps(error: ErrorDetails, document: Document) -> Key:
 
 def _take_out(values: dict[str, Any], steps: Key) -> None:
     """Delete the innermost entry of a mapping on the way to a fault."""
-    holder: Any = values
-    key, inner = steps[0], holder
+    mapping: Any = values
+    key, inner = steps[0], mapping
     for step in steps:
         if isinstance(inner, list):
             inner = inner[int(step)]
@@ -157,9 +158,9 @@ def _take_out(values: dict[str, Any], steps: Key) -> None:
         names = {str(name): name for name in inner} if isinstance(inner, dict) else {}  # pydantic makes text of some
         if str(step) not in names:
             break
-        holder, key = inner, names[str(step)]
-        inner = holder[key]
-    holder.pop(key, None)
+        mapping, key = inner, names[str(step)]
+        inner = mapping[key]
+    mapping.pop(key, None)
 
 
 def _fault(error: ErrorDetails, document: Document) -> Problem:
@@ -193,17 +194,17 @@ def _kinds(annotation: Any) -> Iterator[str]:
 
 
 def _unknown(steps: Key, document: Document) -> Problem:
-    """A field that is not declared: the nearest beside it, else the same or the nearest name anywhere."""
+    """A field that is not declared: the nearest next to it, else the same or the nearest name anywhere."""
     *parent, name = steps
-    beside = list(_fields(tuple(parent)))
-    elsewhere = {path[-1]: ".".join(path) for path in _all_fields() if path[-1] not in beside}
-    if nearest(name, beside):
-        fix = f"correct the name{nearest(name, beside)}"
+    siblings = list(_fields(tuple(parent)))
+    elsewhere = {path[-1]: ".".join(path) for path in _all_fields() if path[-1] not in siblings}
+    if nearest(name, siblings):
+        fix = f"correct the name{nearest(name, siblings)}"
     elif match := difflib.get_close_matches(str(name), elsewhere, n=1, cutoff=0.8):
         fix = f"write it as {elsewhere[match[0]]}"
     else:
         fix = "leave it out"
-    expected = f"one of: {', '.join(beside)}"
+    expected = f"one of: {', '.join(siblings)}"
     return document.problem(steps, found=shown(name), expected=expected, fix=fix, key=True)
 
 
@@ -214,7 +215,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _fields(parent: Key = ()) -> dict[str, FieldInfo]:
+def _fields(parent: Key = ()) -> dict[str, FieldInfo | ShelfField]:
     """The fields declared below `parent`, by their names in YAML."""
     models: list[type[BaseModel]] = [Recipe]
     for step in parent:
@@ -223,8 +224,9 @@ def _fields(parent: Key = ()) -> dict[str, FieldInfo]:
     return {name: field for model in models for name, field in _by_yaml_name(model).items()}
 
 
-def _by_yaml_name(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in model.model_fields.items()}
+def _by_yaml_name(model: type[BaseModel]) -> dict[str, FieldInfo | ShelfField]:
+    fields: dict[str, FieldInfo | ShelfField] = {f.alias or name: f for name, f in model.model_fields.items()}
+    return fields | ({name: ShelfField(name) for name in regularizer_names()} if model is Regularizers else {})
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -250,6 +252,7 @@ def _about(steps: Key) -> str:
 
 
 def _all_fields(parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name in _fields(parent):
+    for name, field in _fields(parent).items():
         yield (*parent, name)
-        yield from _all_fields((*parent, name))
+        if not isinstance(field, ShelfField):  # to look below it would import its file
+            yield from _all_fields((*parent, name))

@@ -1,4 +1,4 @@
-"""What a recipe may say of training: one measure of its length, and fields of TrainingArguments that are not ours."""
+"""What a recipe may say of training: one measure of its length, and the fields that are passed to TrainingArguments."""
 
 from __future__ import annotations
 
@@ -13,52 +13,43 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from keeltune.recipe.field_types import expectation
-from keeltune.recipe.fields import NewModel, Recipe, Training
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.regularizer_fields import find_regularizer
+from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import seen
 from keeltune.utils.errors import Problem, nearest
 
 
 def training_faults(recipe: Recipe) -> Iterator[Problem]:
     training = recipe.training
-    for ours, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
-        given = [name for name in (ours, other) if getattr(training, name) is not None]
-        if len(given) != 1:
-            place = f" ({ours} stands at {recipe.where(f'training.{ours}')})" if given else ""
-            field = f"training.{other if given else ours}"
-            yield recipe.problem(field, expected=f"either {ours} or {other}{place}", fix="keep exactly one of the two")
+    for usual, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
+        written = [name for name in (usual, other) if getattr(training, name) is not None]
+        if len(written) != 1:
+            location = f" ({usual} stands at {recipe.where(f'training.{usual}')})" if written else ""
+            expected = f"either {usual} or {other}{location}"
+            field = f"training.{other if written else usual}"
+            yield recipe.problem(field, expected=expected, fix="keep exactly one of the two")
     if training.passed:
         yield from _passed_faults(recipe)
     yield from _regularizer_faults(recipe)
 
 
 def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
-    """Regularisers that would change nothing, or take away what the recipe keeps. What the model and the task make of
-    them is looked at with these (`fitting.regularizer_problems`)."""
-    asked, training = recipe.training.regularizers, recipe.training
-    labelled = recipe.data.train is not None or recipe.data.unlabeled_as == "labels"
-    for name in ("r_drop", "label_smoothing"):
-        if getattr(asked, name) is not None and not labelled:
-            expected = f"rows with labels: {name} is a term of labelled predictions, and there are none"
-            yield recipe.problem(
-                f"training.regularizers.{name}", expected=expected, fix="add data.train, or leave it out"
-            )
-    kept = isinstance(training.interpolate, float) or training.interpolate == "recommended"
-    reasons = {
-        "new_top_layers": {
-            "the source model is to be kept (method: cross-domain), not its layers drawn anew": recipe.holds_old,
-            "only adapters train (lora), and new layers would stay random": training.lora is not None,
-            "all weights of a new model are random already": isinstance(recipe.model, NewModel),
-            "interpolate goes back towards a start whose top layers are random": kept,
-        },
-        "freeze_embeddings": {
-            "only adapters train (lora), the embeddings do not": training.lora is not None,
-            "the embeddings of a new model are random, and must train": isinstance(recipe.model, NewModel),
-        },
-    }
-    for name, why in reasons.items():
-        for reason in (reason for reason, holds in why.items() if holds and getattr(asked, name)):
-            expected = f"no {name}: {reason}"
-            yield recipe.problem(f"training.regularizers.{name}", expected=expected, fix="leave it out")
+    """Regularisers that have no meaning in this recipe, as each says itself.
+
+    What the model and the task make of them is known when the data is prepared (`training/regularization.py`); and so
+    is whether one from outside the package can be had.
+    """
+    training = recipe.training
+    if training.l2_sp is not None and "l2_sp" in training.regularizers.used:
+        expected = f"l2_sp once (it stands at {recipe.where('training.regularizers.l2_sp')} too)"
+        yield recipe.problem("training.l2_sp", expected=expected, fix="keep one of the two")
+    for name, value in training.all_regularizers.items():
+        if ":" not in name:
+            for refusal in find_regularizer(name)(value).refused(recipe, None):
+                yield recipe.problem(
+                    training.regularizer_field(name), expected=refusal.expected, fix=refusal.fix, found=refusal.found
+                )
 
 
 _VOID = {
@@ -119,7 +110,7 @@ _OURS = {
     "eval_steps": "evaluation.every",
     "peft_config": "training.lora",
 }
-"""Fields of other programs, with ours that says the same."""
+"""Fields of other programs, with the field of a recipe that says the same."""
 
 _UNFIT = ("reduce_lr_on_plateau", "greedy", "best")
 """Choices that need the stock Trainer's own evaluation."""

@@ -22,7 +22,7 @@ from keeltune.evaluation import bootstrap
 from keeltune.evaluation.bootstrap import mcnemar
 from keeltune.evaluation.scores import metrics_of, scores_of, table_of
 from keeltune.recipe import fields
-from keeltune.runs import inference, run_folder
+from keeltune.runs import opened_model, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.files import read_lines
@@ -62,7 +62,7 @@ def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str
     _comparable(found)
     recipes = [recipe.load(one.folder / "recipe.yaml") for one in found]
     spoken = {made.report.language for made in recipes}
-    tasks = inference.tasks_of(found[0].parts[0])
+    tasks = opened_model.tasks_of(found[0].parts[0])
     domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for one in found for f in _predictions(one, s))}
     sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
     sides = {domain: _drawn_alike(each) for domain, each in sides.items()}

@@ -9,18 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from keeltune.evaluation import budget_measure, split_scores
 from keeltune.evaluation.scores import Scores
 from keeltune.runs.training_log import Watcher
+from keeltune.training import checkpoints
 from keeltune.training.arguments import training_arguments
 from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
 from keeltune.training.job import Job
+from keeltune.training.monitoring import Monitoring
+from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.distributed import is_main_process
-from keeltune.utils.errors import Problem, StateRefused, Stopped
+from keeltune.utils.errors import Stopped
 from keeltune.utils.progress import Display
 
 
@@ -28,15 +30,11 @@ def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> Traini
     """What the recipe says to transformers' Trainer. Made once: this joins the processes of a distributed run."""
     material, spec = job.material, job.material.recipe.training
     return training_arguments(
-        folder / "checkpoints",
+        folder / checkpoints.FOLDER,
+        spec,
         batch_size=material.batch_size,
-        accumulation=spec.gradient_accumulation_steps,
-        epochs=spec.epochs or 1,
-        max_steps=spec.max_steps,
         every=schedule.every,
-        learning_rate=spec.learning_rate,
         seed=material.recipe.seed,
-        passed=spec.passed,
     )
 
 
@@ -56,7 +54,7 @@ def fit(
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     trainer = _trainer(job, folder, arguments, schedule, before, watcher)
     if checkpoint is not None:
-        _refuse_other_weights(trainer, checkpoint)
+        checkpoints.refuse_other_weights(job.model, checkpoint)
     try:
         with display.bar("training", job.material.steps) as advance, _signals(trainer):
             watcher.advance = advance
@@ -89,40 +87,21 @@ def _trainer(
 ) -> KeelTrainer:
     validates = bool(job.material.rows["validation"])
     budget = budget_measure.budget(job, before)  # its weight settles at the end alone: there is no best one before
+    monitoring = Monitoring(
+        validate=split_scores.validator(job) if validates else None,
+        schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
+        best=folder / checkpoints.FOLDER / checkpoints.BEST if validates and budget is None else None,
+        budget=budget,
+    )
     return KeelTrainer(
         job.model,
         arguments,
         job.plan,
-        task=job.material.task,
-        objective=job.objective,
-        reference=job.reference,
-        matching=job.matching,
-        autocast=job.autocast,
-        validate=split_scores.validator(job) if validates else None,
-        schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
-        best=folder / "checkpoints" / "best.safetensors" if validates and budget is None else None,
-        budget=budget,
-        beside=job.anchor_head,
-        l2_sp=_l2_sp_start(job),
-        regularizers=job.material.recipe.training.regularizers,
+        step_loss(job),
+        monitoring=monitoring,
+        fresh=job.student.fresh,
         callbacks=[watcher],
     )
-
-
-def _refuse_other_weights(trainer: KeelTrainer, checkpoint: Path) -> None:
-    if names := trainer.unexpected_keys(checkpoint):
-        found = f"{len(names)} weights that the model does not have ({names[0]}, …)"
-        expected, fix = "the weights of this model, as this version saves them", "start anew with --overwrite"
-        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, fix))
-
-
-def _l2_sp_start(job: Job) -> tuple[dict[str, torch.Tensor], float] | None:
-    """The weights that L2-SP pulls back to what they are now, and how strongly; random weights are left out."""
-    strength = job.material.recipe.training.l2_sp
-    if strength is None:
-        return None
-    pretrained = {n: p for n, p in job.model.named_parameters() if p.requires_grad and n not in job.student.fresh}
-    return {name: weight.detach().clone() for name, weight in pretrained.items()}, strength
 
 
 @contextmanager

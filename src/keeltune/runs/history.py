@@ -1,8 +1,4 @@
-"""Which runs lie in a folder, and how often a run's test rows were looked at.
-
-A test set says what it says once. Whoever looks at it again and again, and keeps what looked best, measures his own
-patience; so each look is written down: `looks.jsonl` in the run folder, a line each.
-"""
+"""Which runs lie in a folder, with their scores, and how often their test rows were scored."""
 
 from __future__ import annotations
 
@@ -21,11 +17,12 @@ SPLITS = ("test", "validation")
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
-    """The runs below a folder, newest first; the seeds of a run of several are told as one.
+    """The runs below a folder, newest first; the seeds of a run of several count as one.
 
     {"folder", "task", "method", "status", "split", "metric", "value", "interval", "seeds", "looks", "finished",
-    "identity"}: `looks` are those at the run's test rows; `identity` is a digest of the recipe, its output aside, and
-    of the rows: equal for equal runs. A folder whose `result.json` cannot be read has the status `unreadable`.
+    "identity"}. `looks` says how often the run's test rows were scored. `identity` is a digest of the recipe, its
+    output aside, and of the rows: equal for equal runs. A folder whose `result.json` cannot be read has the status
+    `unreadable`.
     Raises: UserError: no such folder.
     """
     if not folder.is_dir():
@@ -33,7 +30,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
             Problem(str(folder), "FOLDER", "no such folder", "a folder with runs in it", "correct the path")
         )
     found = [_run(path.parent) for path in _results(folder)]
-    return sorted(found, key=lambda one: one["finished"] or "", reverse=True)
+    return sorted(found, key=lambda run: run["finished"] or "", reverse=True)
 
 
 def _results(folder: Path) -> Iterator[Path]:

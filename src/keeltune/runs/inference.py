@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keeltune import recipe
-from keeltune.data import audit, dataset, reading
-from keeltune.data.columns import Column
+from keeltune.data import audit, dataset
 from keeltune.data.dataset import Row
-from keeltune.data.labels import known_names
 from keeltune.data.row_labels import apply_label_map
-from keeltune.data.sources import DataSource
 from keeltune.evaluation import prediction, test_set_looks
 from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
-from keeltune.models import loading, model_files
-from keeltune.runs import run_folder
-from keeltune.tasks.task import Prediction, Settings, Task
+from keeltune.runs import prediction_file, run_folder
+from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
+from keeltune.tasks.common.example import Prediction
 from keeltune.training.preparation.encoding import encode_rows
-from keeltune.training.preparation.lengths import reading_length, writing_length
-from keeltune.training.preparation.prepare import find_task
-from keeltune.training.preparation.splits import sound_rows, task_columns
-from keeltune.utils import registry
-from keeltune.utils.device import this_device
-from keeltune.utils.errors import Problem, UserError, shown
-from keeltune.utils.files import write_text
+from keeltune.training.preparation.splits import sound_rows
+from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
-
-OUTPUTS = (".jsonl", ".csv", ".tsv")
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model that is ready to predict, with what its run says of its data."""
-
-    model: Any
-    task: Task
-    columns: list[Column]
-    mapping: dict[str, str]
-    label_map: Mapping[Any, Any] | None
-    clusters: str | None
-    device: str
 
 
 def evaluate(
@@ -64,8 +36,8 @@ def evaluate(
         model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
     Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows, or
-    over the clusters that the run's recipe names. A run's
-    `looks.jsonl` counts how often its model has been scored on these very rows.
+    over the clusters that the run's recipe names. A run's `looks.jsonl` counts how often its model has been scored on
+    these very rows.
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
@@ -78,12 +50,12 @@ def evaluate(
     rows, faulty = sound_rows(type(opened.task), rows)
     problems += faulty
     labels_of = None if any(c.name == "label" for c in opened.columns) else opened.task.labels_of
-    found, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
-    _refuse([*problems, *found], display)
+    faults, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
+    _refuse([*problems, *faults], display)
     answers = _answers(opened, rows, display, "scoring", labelled=True)
     scores = score(opened.task, answers, rows, clusters=opened.clusters)
-    if done := run_folder.finished(Path(model)):
-        looks = test_set_looks.look(done.folder, by="evaluate", fingerprint=dataset.fingerprint(rows), rows=len(rows))
+    if run := run_folder.finished(Path(model)):
+        looks = test_set_looks.look(run.folder, by="evaluate", fingerprint=dataset.fingerprint(rows), rows=len(rows))
         if looks > 1:
             display.say(f"look {looks} at these rows with this run: what was chosen by them they cannot judge")
     return {
@@ -110,25 +82,21 @@ def predict(
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
-    if output_file is not None and Path(output_file).suffix not in OUTPUTS:
-        raise UserError(
-            Problem(
-                str(output_file), "--output", shown(Path(output_file).suffix), " ".join(OUTPUTS), "name such a file"
-            )
-        )
+    if output_file is not None:
+        prediction_file.refuse_other_endings(Path(output_file))
     temperature = _temperature(str(model)) if calibrated else None
     opened = open_model(model, task)
     inputs = [column for column in opened.columns if not column.label]
     rows, problems = read_rows(opened, str(input_file), inputs, columns)
     rows, faulty = sound_rows(type(opened.task), rows, labelled=False)
     answers = _answers(opened, rows, display, "predicting", labelled=False, problems=[*problems, *faulty])
-    theirs = {**opened.mapping, **(columns or {})}
+    file_names = {**opened.mapping, **(columns or {})}
     for name in ("prediction", "probabilities"):
         if any(name in row.fields for row in rows):
             display.say(f"warning: the input's own column {name} is replaced by the model's")
     table = []
     for row, answer in zip(rows, answers, strict=True):
-        line = {theirs.get(name, name): value for name, value in row.fields.items()}
+        line = {file_names.get(name, name): value for name, value in row.fields.items()}
         line["prediction"] = answer.value
         if answer.probabilities is not None:
             line["probabilities"] = dict(answer.probabilities)
@@ -137,106 +105,24 @@ def predict(
                 line["probabilities"] = tempered(answer.probabilities, temperature, several=several)
         table.append(line)
     if output_file is not None:
-        _write(Path(output_file), table)
+        prediction_file.write(Path(output_file), table)
     return table
 
 
 def _temperature(model: str) -> float:
     """What a run fitted on its validation rows; UserError where it fitted none."""
-    done = run_folder.finished(Path(model))
-    one = run_folder.finished(done.parts[done.best]) if done else None
-    found = ((one.result.get("calibration") or {}).get("validation") or {}).get("temperature") if one else None
-    if found is None:
+    pool = run_folder.finished(Path(model))
+    run = run_folder.finished(pool.parts[pool.best]) if pool else None
+    temperature = ((run.result.get("calibration") or {}).get("validation") or {}).get("temperature") if run else None
+    if temperature is None:
         expected = "a run folder that fitted a temperature: of one class a row, with validation rows"
         fix = "leave --calibrated out, or train with data.validation"
         raise UserError(Problem(model, "--calibrated", "no fitted temperature", expected, fix))
-    return float(found)
-
-
-@loading.quietly()
-def open_model(model: str | Path, task: str | None) -> Opened:
-    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given."""
-    folder = Path(model)
-    past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    name = task or (past.task if past else None)
-    if name is None:
-        raise UserError(
-            Problem(
-                str(model),
-                "--task",
-                "a bare model folder",
-                f"the task that it was trained for: {', '.join(registry.names('tasks'))}",
-                "add --task TASK",
-            )
-        )
-    task_class = find_task(name, str(model), "--task")
-    source = model_files.locate(str(model), Path, str(model), "model")
-    config = loading.read_config(source, str(model), "model")
-    multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
-    auto_model = loading.pick(task_class.auto_models, config, str(model), "model")
-    names = (loading.head_names(config) or []) if task_class.choices == "labels" else []
-    loaded = loading.load(
-        source, auto_model, names, where=str(model), field="model", reads=task_class.reads, multi_label=multi_label
-    )
-    if loaded.fresh:
-        raise UserError(
-            Problem(
-                str(model),
-                "model",
-                f"no trained head: {', '.join(loaded.fresh)} would be random",
-                f"a model trained for {name}",
-                "train it first: keeltune train RECIPE.yaml",
-            )
-        )
-    digits = [str(i) for i in range(len(names))]
-    labels = known_names(names, digits) or names
-    asked = past.max_length if past else None
-    length = reading_length(asked, config, loaded.processor, task_class, auto_model, str(model))
-    settings = Settings(
-        labels,
-        length,
-        multi_label,
-        None,
-        loaded.model.config,
-        auto_model,
-        writing_length(past.target_max_length if past else None, config, length),
-        past.prompt if past else None,
-        (past.languages.source, past.languages.target) if past and past.languages else None,
-        past.generation.beams if past else 1,
-        past.generation.max_new_tokens if past else 64,
-    )
-    device = this_device()
-    given = past.data.labels if past else None
-    return Opened(
-        loaded.model.to(device),
-        task_class(loaded.processor, settings),
-        task_columns(task_class, multi_label),
-        dict(past.data.columns) if past else {},
-        given if isinstance(given, dict) else None,
-        past.evaluation.clusters if past else None,
-        device,
-    )
-
-
-def tasks_of(folder: Path) -> dict[str, Task]:
-    """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own."""
-    task = open_model(folder, None).task
-    old = folder / "source_model"
-    name = recipe.load(folder / "recipe.yaml").task
-    return {"target": task, "source": open_model(old, name).task if old.is_dir() else task}
-
-
-def read_rows(
-    opened: Opened, file: str, columns: Sequence[Column], mapping: Mapping[str, str] | None
-) -> tuple[list[Row], list[Problem]]:
-    inputs = {column.name for column in columns}
-    known = {ours: theirs for ours, theirs in opened.mapping.items() if ours in inputs}
-    source = DataSource(file, where="the call", split="test")
-    return reading.read(source, columns, {**known, **(mapping or {})})
+    return float(temperature)
 
 
 def _answers(
-    opened: Opened,
+    opened: OpenedModel,
     rows: Sequence[Row],
     display: Display,
     label: str,
@@ -258,36 +144,3 @@ def _refuse(problems: Sequence[Problem], display: Display) -> None:
         display.say(f"warning: {warning}")
     if errors := [p for p in problems if p.severity == "error"]:
         raise UserError(errors)
-
-
-def _write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False, default=_plain) + "\n" for line in table))
-        return
-    names = list(dict.fromkeys(name for line in table for name in line))
-    lines: list[str] = []
-    writer = csv.DictWriter(_Lines(lines), names, delimiter="\t" if path.suffix == ".tsv" else ",")
-    writer.writeheader()
-    for line in table:
-        writer.writerow(
-            {
-                k: json.dumps(v, ensure_ascii=False, default=_plain) if isinstance(v, dict | list) else v
-                for k, v in line.items()
-            }
-        )
-    write_text(path, "".join(lines))
-
-
-def _plain(value: Any) -> str:
-    """A value that JSON has no form for (a date, bytes of a Parquet column), as text."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
-
-
-class _Lines:
-    """What `csv` writes to: a list of lines."""
-
-    def __init__(self, lines: list[str]):
-        self.lines = lines
-
-    def write(self, text: str) -> None:
-        self.lines.append(text)

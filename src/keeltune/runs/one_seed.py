@@ -9,16 +9,15 @@ Every file is written under another name and then renamed, so that none is ever 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import transformers
 
 from keeltune.models import surgery
 from keeltune.recipe.fields import Recipe
-from keeltune.runs import checkpoints, conclusion, fit, start
+from keeltune.runs import conclusion, fit, start
 from keeltune.runs.run_folder import Run, claim, finished, resource_limits, status_of, write_skipped
-from keeltune.training import build, early_stopping
+from keeltune.training import build, checkpoints, early_stopping
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
@@ -43,10 +42,8 @@ def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Di
         source, precision = checkpoints.decided(folder) if checkpoint else (None, None)
         job = build.build(material, display, source, precision)
         if is_main_process():
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_text(folder / "recipe.yaml", recipe.dump())
-            write_text(folder / "checkpoints" / "identity.json", json.dumps(identity, indent=1))
-            checkpoints.keep_decided(folder, job, resumed=checkpoint is not None)
+            checkpoints.start_run(folder, identity, job, resumed=checkpoint is not None)
             write_skipped(folder, material)
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)

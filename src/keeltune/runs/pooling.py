@@ -14,6 +14,7 @@ from keeltune.evaluation import bootstrap, overfitting
 from keeltune.evaluation.seed_bootstrap import clustered, draws, over_seeds
 from keeltune.runs.result import empty
 from keeltune.runs.run_folder import Run
+from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.utils.files import read_lines
 from keeltune.utils.messages import joined
@@ -94,7 +95,7 @@ def _pool_metrics(
 def _interval(metric: str, seed_draws: Sequence[np.ndarray]) -> list[float]:
     """The pool's interval; the root in its draws may carry them beyond what the metric can be, where it is cut."""
     low, high = bootstrap.interval(over_seeds(seed_draws))
-    scale = overfitting.scale_of(metric)
+    scale = scale_of(metric)
     lowest = 0.0 if min(draw.min() for draw in seed_draws) >= 0 else -np.inf
     return [float(np.clip(end, lowest, np.inf if scale is None else scale)) for end in (low, high)]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from keeltune.data import dataset
 from keeltune.evaluation.scores import Scores
 from keeltune.runs.environment import environment, peak_memory
+from keeltune.training.callbacks import means
 from keeltune.training.job import Job
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.distributed import world_size
@@ -63,7 +66,7 @@ def completed(
 def _objective(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
     """The formula's terms over the final epoch, nats a prediction."""
     epoch = trainer.training_totals.epoch
-    cross_entropy, divergence, matched, _ = trainer.means(epoch)
+    cross_entropy, divergence, matched, _ = means(epoch, trainer.args.device)
     n_ce, n_d = epoch[4:6]
     anchored = job.reference is not None
     return {
@@ -94,8 +97,21 @@ def _training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
         "world_size": world_size(),
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        **({"regularizers": used} if (used := trainer.used_regularizers) else {}),
+        **_regularizers(job, trainer),
     }
+
+
+def _regularizers(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
+    """Those of `training.regularizers` with their values; of those from outside, whose files a page does not import,
+    also what it says of them."""
+    named = job.material.recipe.training.regularizers.used
+    regularizers = [regularizer for regularizer in trainer.regularizers if regularizer.name in named]
+    values = {
+        r.name: to_jsonable_python(r.reported(trainer.state.max_steps), fallback=str, inf_nan_mode="null")
+        for r in regularizers
+    }
+    phrases = {r.name: r.phrase.format(value=values[r.name]) for r in regularizers if ":" in r.name}
+    return ({"regularizers": values} if values else {}) | ({"regularizer_phrases": phrases} if phrases else {})
 
 
 def _reference_models(job: Job) -> list[str]:

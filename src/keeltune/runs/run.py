@@ -16,7 +16,7 @@ from keeltune.utils.distributed import is_main_process
 from keeltune.utils.progress import Display
 
 
-@loading.quietly()
+@loading.quiet_transformers()
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     *,

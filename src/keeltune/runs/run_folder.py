@@ -131,7 +131,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
         return UserError(Problem(str(folder), "output", found, expected, fix))
 
     if resume and overwrite:
-        raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start anew")
+        raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start over")
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir():
         raise refuse(f"{there}, which is a file", "name another folder in `output`")
@@ -143,9 +143,9 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise refuse("files that no run wrote", "name another folder; --overwrite only removes runs of keeltune")
     if used and not (resume or overwrite):
         raise refuse(
-            "a folder that is in use", "--resume goes on with it, --overwrite starts anew, or name another folder"
+            "a folder that is in use", "--resume goes on with it, --overwrite starts over, or name another folder"
         )
-    if overwrite:  # but for the looks at the test rows: who trains anew after a look has looked
+    if overwrite:  # but for the count of test-set evaluations: training again does not undo them
         seeds = [path.parent for path in folder.glob("seed-*/recipe.yaml") if SEED.fullmatch(path.parent.name)]
         for path in (*(folder / name for name in OURS), *seeds):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -16,11 +16,12 @@ from keeltune.evaluation import overfitting, test_set_looks
 from keeltune.recipe import load, parse
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import inference, one_seed, pooling, run_folder
+from keeltune.runs import one_seed, opened_model, pooling, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown
-from keeltune.utils.files import differences, write_json, write_text
+from keeltune.utils.files import write_json, write_text
+from keeltune.utils.identity import differences
 from keeltune.utils.progress import Display
 
 RESTARTS = 2
@@ -49,7 +50,7 @@ def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: D
         runs, failed = _runs(recipe, folder, display, resume)
         if not main:
             return Run(folder, {})
-        result = pooling.pool(inference.tasks_of(runs[0].folder), runs, failed)
+        result = pooling.pool(opened_model.tasks_of(runs[0].folder, outside=True), runs, failed)
         if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)
@@ -68,11 +69,11 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
     single = (folder / "checkpoints" / "identity.json").is_file()
     problems = [
         Problem(str(folder), name, f"{shown(new)} in this recipe, {shown(old)} in the run", "the recipe that it was "
-                "started with", "undo the change, or start anew with --overwrite")
+                "started with", "undo the change, or start over with --overwrite")
         for name, old, new in differences(then, now)
     ]  # fmt: skip
     if problems or single:
-        found, fix = "a run of one seed", "name another folder, or start anew with --overwrite"
+        found, fix = "a run of one seed", "name another folder, or start over with --overwrite"
         raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", fix))
 
 

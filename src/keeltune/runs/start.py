@@ -11,7 +11,7 @@ from keeltune.evaluation import overruled_labels, split_scores, teacher_report
 from keeltune.evaluation.scores import Scores
 from keeltune.reports.findings import overruled_labels as overruled_findings
 from keeltune.reports.findings import teacher as teacher_findings
-from keeltune.tasks.task import to_device
+from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
 from keeltune.training.job import Job
 from keeltune.training.self_test import SELF_TEST_ROWS, self_test
@@ -36,7 +36,7 @@ def measure(job: Job, folder: Path, display: Display) -> Start:
     for line in teacher_findings.findings(teacher):
         display.say(line)
     overruled = overruled_labels.veto_report(job)
-    for line in overruled_findings.findings(overruled, taught=job.material.recipe.taught):
+    for line in overruled_findings.findings(overruled, taught=job.material.recipe.has_teacher):
         display.say(line)
     return Start(scores, teacher, overruled)
 

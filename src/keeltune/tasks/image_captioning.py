@@ -20,45 +20,33 @@ from keeltune.data.dataset import Row, in_row
 from keeltune.data.images import Look, joined
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
 from keeltune.models import loading, processors
-from keeltune.tasks.families.padding import pad_tokens
-from keeltune.tasks.families.text_generation import Writing
-from keeltune.tasks.task import Example, Fault
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.families.text_generation import TextGeneration
+from keeltune.tasks.metrics.caption_bleu import CaptionBleu
+from keeltune.tasks.metrics.cider import Cider
 from keeltune.utils.errors import Problem, UserError
-from keeltune.utils.text import apart
-
-ORDER = 4
-"""The longest n-grams of both metrics."""
-
-SMALL, TINY = 1e-9, 1e-15
-"""What pycocoevalcap adds below and above in a precision, so that 0 / 0 is 0."""
 
 SIZES = ((48, 32), (32, 48), (96, 32), (256, 256))
 """Pictures, width and height, that show whether a model's have one size."""
 
 
-class ImageCaptioning(Writing):
+class ImageCaptioning(TextGeneration):
     """What a picture shows, in a sentence, by a vision encoder-decoder or by a decoder that reads pictures.
 
     A picture has several captions: training makes an example of each, scoring compares with all (its loss is that of
-    the first). Metrics: CIDEr-D by pycocoevalcap, from 0 to 10 and above 0 only where several pictures are scored, as
-    an n-gram's weight is log(pictures / pictures whose captions have it); BLEU-4, 0..1, n-grams by sacrebleu, the
-    captions' closest length, and pycocoevalcap's formula. Words are in lower case without punctuation, Chinese by
-    character; no Java, so that figures are near those of the PTB tokenizer and not the same.
-    Statistics a row: its CIDEr, 1; lengths of answer and closest caption, n-grams right and in all for n = 1..4. An
-    interval takes the weights of the n-grams as those of the whole set.
-    Sources: Vedantam et al. 2015, https://arxiv.org/abs/1411.5726; Papineni et al. 2002,
-    https://aclanthology.org/P02-1040; https://github.com/salaniz/pycocoevalcap.
+    the first). Metrics: CIDEr-D, 0..10, and BLEU-4, 0..1 (`metrics/cider.py`, `metrics/caption_bleu.py`). CIDEr is
+    above 0 only where several pictures are scored, as an n-gram's weight is log(pictures / pictures whose captions have
+    it).
     """
 
     auto_models = ("AutoModelForImageTextToText",)
     pipeline = "image-to-text"
     reads = "image"
+    scored_by = (Cider, CaptionBleu)
     columns = (Column("image", "image"), Column("captions", "texts", label=True))
     prompt = "{image}"
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return ("cider", "bleu4")
 
     @property
     def extractor(self) -> Any:
@@ -67,7 +55,7 @@ class ImageCaptioning(Writing):
 
     def setup(self) -> None:
         super().setup()
-        self.kept = ArrayCache()
+        self.arrays = ArrayCache()
         self.probes: list[Look] = []
         self.prompts: dict[str, dict[str, list[int]]] = {}
         """Of each picture by its digest, the tokens of its prompt, where pictures have several sizes."""
@@ -93,22 +81,22 @@ class ImageCaptioning(Writing):
             self.settings = replace(self.settings, target_max_length=max(2, longest), max_new_tokens=max(1, new))
 
     def recipe_faults(self) -> list[Fault]:
-        found: list[Fault] = []
+        faults: list[Fault] = []
         config = self.settings.config
         known = "a vision encoder-decoder, or a decoder that reads pictures, such as GIT, LLaVA or Qwen2-VL"
         if find_spec("pycocoevalcap") is None:
-            found.append(Fault("task", "missing library", "no pycocoevalcap", "the library that computes CIDEr",
+            faults.append(Fault("task", "missing library", "no pycocoevalcap", "the library that computes CIDEr",
                                "pip install 'keeltune[vision]'"))  # fmt: skip
         shapes = [{name: value.shape[1:] for name, value in look.arrays.items()} for look in self.probes]
         if not shapes[0] or (len(shapes[0]) == 1 and any(other != shapes[0] for other in shapes)):
             kind = f"{config.model_type}, whose pictures have no fixed size, and nothing says which they have"
-            found.append(Fault("model", "pictures of another form", kind, known, "take a model of another kind"))
+            faults.append(Fault("model", "pictures of another form", kind, known, "take a model of another kind"))
         if _writes_in_its_own_way(config):
             kind = f"{config.model_type}, whose class writes text in a way of its own"
-            found.append(Fault("model", "text of its own", kind, known, "take a model of another kind"))
-        places = any(getattr(config, n, None) is not None for n in ("image_token_id", "image_token_index"))
-        if places and self._mark is None:
-            found.append(
+            faults.append(Fault("model", "text of its own", kind, known, "take a model of another kind"))
+        marked = any(getattr(config, n, None) is not None for n in ("image_token_id", "image_token_index"))
+        if marked and self._mark is None:
+            faults.append(
                 Fault("model", "no processor", f"{config.model_type} without what marks the picture in a text",
                       "a model folder with its processor (processor_config.json)",
                       "save the processor there too; one that reads videos as well needs torchvision")
@@ -116,11 +104,11 @@ class ImageCaptioning(Writing):
         if self.room is not None and self.room < 2:
             read = min(len(look.tokens["input_ids"]) for look in self.probes)
             kind = f"a prompt of {read} tokens and the picture's among them"
-            found.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
+            faults.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
         if unknown := [name for name in re.findall(r"\{(\w+)\}", self.settings.prompt or "") if name != "image"]:
-            found.append(Fault("prompt", "unknown name", f"{{{unknown[0]}}}", "{image}, the place of the picture",
+            faults.append(Fault("prompt", "unknown name", f"{{{unknown[0]}}}", "{image}, the place of the picture",
                                "leave it out"))  # fmt: skip
-        return found
+        return faults
 
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
@@ -152,8 +140,8 @@ class ImageCaptioning(Writing):
         converted = [e for e in examples if "converted" in e.notes]
         kinds = {next(v for v in e.inputs.values() if isinstance(v, Decoded)): e.notes["converted"] for e in converted}
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds.values()).items()))
-        said = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
-        return [*super().notices(examples), *said]
+        notices = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
+        return [*super().notices(examples), *notices]
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
         """A picture of so many tokens that no caption has room behind it."""
@@ -175,11 +163,10 @@ class ImageCaptioning(Writing):
 
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
         """As the model's own generation lengthens it: PaliGemma's marks say what is prompt and what is written."""
-        given = {"attention_mask": torch.ones(1, len(values), dtype=torch.long), name: torch.tensor([values])}
-        kept = self.shape._update_model_kwargs_for_generation(ModelOutput(), given, num_new_tokens=1)[name][0].tolist()
-        return (
-            [*values, *kept[len(values) :] * count] if kept[len(values) :] else super().lengthened(name, values, count)
-        )
+        known = {"attention_mask": torch.ones(1, len(values), dtype=torch.long), name: torch.tensor([values])}
+        updated = self.shape._update_model_kwargs_for_generation(ModelOutput(), known, num_new_tokens=1)
+        added = updated[name][0].tolist()[len(values) :]
+        return [*values, *added * count] if added else super().lengthened(name, values, count)
 
     def pad_source(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
         """Tokens padded; a picture's arrays one behind the other, as the model's processor makes a batch of them."""
@@ -190,29 +177,6 @@ class ImageCaptioning(Writing):
 
     def gold(self, row: Row) -> Any:
         return list(row.fields["captions"])
-
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        from pycocoevalcap.cider.cider_scorer import CiderScorer
-        from sacrebleu.metrics import BLEU
-
-        if not values:
-            return np.zeros((0, 4 + 2 * ORDER))
-        cider, bleu = CiderScorer(n=ORDER, sigma=6.0), BLEU(tokenize="none", force=True)
-        table = []
-        for value, captions in zip(values, golds, strict=True):
-            answer, right = words(value), [words(caption) or caption.lower() for caption in captions]
-            cider += (answer, right)
-            table.append(bleu._extract_corpus_statistics([answer], [[one] for one in right])[0])
-        own = cider.compute_score()[1]
-        return np.array([[c, 1.0, *lengths] for c, lengths in zip(own, table, strict=True)], dtype=np.float64)
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        sums = np.asarray(sums, dtype=np.float64)
-        return {"cider": sums[..., 0] / np.maximum(sums[..., 1], 1), "bleu4": _bleu(sums[..., 2:], TINY, SMALL)}
-
-    def row_score(self, value: Any, gold: Any) -> float:
-        """BLEU-4 of the one answer, 0..1, each count of n > 1 one higher (Lin and Och 2004): CIDEr needs the others."""
-        return float(_bleu(self.statistics([value], [gold])[0, 2:], np.array([0, 1, 1, 1]), np.array([SMALL, 1, 1, 1])))
 
     def _example(self, row: Row, caption: str | None) -> Example:
         example = self.architecture.encode(row, caption)
@@ -239,19 +203,19 @@ class ImageCaptioning(Writing):
             if digest not in self.prompts:
                 with in_row(row, "image"):
                     look = self._look(images.read(row.fields["image"].path))
-                self.kept.keep(digest, look.arrays)
+                self.arrays.keep(digest, look.arrays)
                 self.prompts[digest] = look.tokens
             tokens = self.prompts[digest]
         return {**tokens, **{name: Decoded(digest, name, partial(self._array, row, name)) for name in names}}
 
     def _array(self, row: Row, name: str) -> np.ndarray:
         media: Media = row.fields["image"]
-        if (kept := self.kept.get(media.digest)) is not None:
-            return kept[name]
+        if (cached := self.arrays.get(media.digest)) is not None:
+            return cached[name]
         with in_row(row, "image"):
             opened = images.read(media.path)
         arrays = self._look(opened).arrays
-        self.kept.keep(media.digest, arrays)
+        self.arrays.keep(media.digest, arrays)
         return arrays[name]
 
     def _look(self, picture: Any) -> Look:
@@ -261,17 +225,17 @@ class ImageCaptioning(Writing):
         text = self.settings.prompt or (self.prompt if mark is None or encodes else f"{self.prompt}\n")
         plain = text.replace("{image}", "")
         if mark is None:
-            found = dict(self.extractor(images=picture, return_tensors="np"))
+            read = dict(self.extractor(images=picture, return_tensors="np"))
             width = None
         else:
             marked = text.replace("{image}", mark) if "{image}" in text else mark + text
             try:
-                found = dict(self.processor(images=[picture], text=[marked]))
+                read = dict(self.processor(images=[picture], text=[marked]))
             except ValueError:  # one that puts the mark there itself, and counts two
-                found = dict(self.processor(images=[picture], text=[plain]))
-            width = np.shape(found["input_ids"])
+                read = dict(self.processor(images=[picture], text=[plain]))
+            width = np.shape(read["input_ids"])
         known = inspect.signature(self.shape.forward).parameters.keys() - {"labels"}
-        read = {name: np.asarray(value) for name, value in found.items() if name in known}
+        read = {name: np.asarray(value) for name, value in read.items() if name in known}
         tokens = {name: value[0].tolist() for name, value in read.items() if value.shape == width}
         if not encodes:
             tokens = self._opened(tokens or {"input_ids": self.tokenizer(plain)["input_ids"]})
@@ -291,24 +255,9 @@ class ImageCaptioning(Writing):
         return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}
 
 
-def words(text: str) -> str:
-    """The words that the metrics count, with a space between: lower case, no punctuation, Chinese by character."""
-    return " ".join(re.findall(r"\w+(?:['’]\w+)*", apart(text.lower())))
-
-
-def _bleu(sums: np.ndarray, above: Any, below: Any) -> np.ndarray:
-    """brevity · (Π (right + above) / (all + below))^¼, as pycocoevalcap's BleuScorer has it; sums [..., 2 + 8]."""
-    answer, closest = sums[..., 0], sums[..., 1]
-    right, total = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
-    mean = ((right + above) / (total + below)).prod(-1) ** (1 / ORDER)
-    ratio = (answer + TINY) / (closest + SMALL)
-    with np.errstate(over="ignore"):
-        return np.asarray(mean * np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0))
-
-
 def _writes_in_its_own_way(config: Any) -> bool:
     """Whether an architecture has a `generate` of its own, which may show the decoder something else than training."""
     from transformers import AutoModelForImageTextToText, GenerationMixin
 
-    made = AutoModelForImageTextToText._model_mapping[type(config)]
-    return made.generate is not GenerationMixin.generate
+    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
+    return model_class.generate is not GenerationMixin.generate

@@ -1,42 +1,27 @@
 from __future__ import annotations
 
-import re
-import string
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
-from keeltune.tasks.families.span_extraction import Span
-from keeltune.tasks.task import Fault, Prediction
+from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.families.span_extraction import SpanExtraction
+from keeltune.tasks.metrics.squad import Squad
 from keeltune.utils.errors import shown
-from keeltune.utils.text import HAN, apart
-
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class QuestionAnswering(Span):
+class QuestionAnswering(SpanExtraction):
     """The part of a text that answers a question; an empty answer where the text has none.
 
-    Metrics: F1 of words, exact match, 0..1 by the rules of SQuAD: lower case, no punctuation, no articles; the best of
-    a row's answers counts; a row without an answer scores 1 for an empty prediction, else 0. Chinese is compared by
-    character, without any punctuation. Statistics a row: F1, exact match and 1.
-    Sources: Rajpurkar et al. 2016, https://aclanthology.org/D16-1264, and 2018, https://aclanthology.org/P18-2124;
-    characters: Cui et al. 2019, CMRC 2018, https://aclanthology.org/D19-1600, whose own F1 counts the longest common
-    run of characters where this counts the characters in common.
+    Metrics: F1 of words, exact match, 0..1 by the rules of SQuAD (`metrics/squad.py`): the best of a row's answers
+    counts, and a row without an answer scores 1 for an empty prediction, else 0.
     """
 
+    scored_by = (Squad,)
     columns = (Column("question", "text"), Column("context", "text"), Column("answers", "answers", label=True))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return ("f1", "exact_match")
 
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterator[Fault]:
@@ -70,38 +55,6 @@ class QuestionAnswering(Span):
     def gold(self, row: Row) -> Any:
         return list(row.fields["answers"]["text"])
 
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        table = [[*_best_match(value, gold), 1.0] for value, gold in zip(values, golds, strict=True)]
-        return np.array(table, dtype=np.float64).reshape(len(table), 3)
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: sums[..., i] / np.maximum(sums[..., -1], 1) for i, name in enumerate(self.metrics)}
-
-    def row_score(self, value: Any, gold: Any) -> float:
-        return _best_match(value, gold)[0]
-
-
-def _words(text: str) -> list[str]:
-    """A text's words as SQuAD counts them; characters where it has Chinese ones, then without their punctuation too."""
-    text = text.lower().translate(PUNCTUATION)
-    if HAN.search(text):
-        return apart("".join(c for c in text if unicodedata.category(c)[0] != "P")).split()
-    return ARTICLES.sub(" ", text).split()
-
-
-def _best_match(value: str, answers: Sequence[str]) -> tuple[float, float]:
-    """F1 and exact match, each the best over the answers; answers without a word do not count, as in SQuAD 2.0."""
-    found = _words(value)
-    rights = [words for words in map(_words, answers) if words] or [[]]
-    return max(_f1(found, right) for right in rights), float(found in rights)
-
-
-def _f1(found: Sequence[str], right: Sequence[str]) -> float:
-    """2 · words in common / all words of both; 1 where neither has any."""
-    common = (Counter(found) & Counter(right)).total()
-    both = len(found) + len(right)
-    return 2 * common / both if both else 1.0
-
 
 # Offsets: what is wrong with one, and where the answer really is
 
@@ -109,12 +62,12 @@ def _f1(found: Sequence[str], right: Sequence[str]) -> float:
 def _offset_fault(context: str, text: str, start: int) -> Fault | None:
     """Why an answer is not at its place, or None. Offsets count characters (Unicode code points) from 0."""
     end = start + len(text)
-    there = context[start:end]
-    if there == text:
+    excerpt = context[start:end]
+    if excerpt == text:
         return None
-    found = f"{shown(text)} at {start}, where the context has {shown(there)}"
-    if (place := _as_units(context, text, start)) is not None:
-        units, character = place
+    found = f"{shown(text)} at {start}, where the context has {shown(excerpt)}"
+    if (counted := _as_units(context, text, start)) is not None:
+        units, character = counted
         return Fault(
             "answers", f"offset in {units}", f"{found}: {start} counts {units}", "offsets that count characters",
             f"count characters: answer_start {character} here, and so in all rows",
@@ -155,5 +108,5 @@ def _other_form(context: str, text: str) -> str:
 
 def _nearest(context: str, text: str, start: int) -> int | None:
     """The place of `text` in the context that is nearest to `start`."""
-    before, after = context.rfind(text, 0, start + len(text)), context.find(text, start)
-    return min((p for p in (before, after) if p >= 0), key=lambda p: abs(p - start), default=None)
+    left, right = context.rfind(text, 0, start + len(text)), context.find(text, start)
+    return min((p for p in (left, right) if p >= 0), key=lambda p: abs(p - start), default=None)

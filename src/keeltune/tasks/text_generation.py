@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
-from keeltune.tasks.families.text_generation import Writing
-from keeltune.tasks.task import Example, Fault
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.families import text_generation as family
+from keeltune.tasks.metrics.exact_match import ExactMatch
 
 
-class TextGeneration(Writing):
+class TextGeneration(family.TextGeneration):
     """An answer to a prompt or a conversation: instruction tuning. Only what the assistant says is trained on.
 
     A row is `messages: [{role, content}]`, put into the model's own chat template, or `prompt` and `completion`. In a
@@ -22,6 +22,7 @@ class TextGeneration(Writing):
 
     auto_models = ("AutoModelForCausalLM",)
     pipeline = "text-generation"
+    scored_by = (ExactMatch,)
     columns = (
         Column("messages", "messages", required=False),
         Column("prompt", "text", required=False),
@@ -29,7 +30,7 @@ class TextGeneration(Writing):
     )
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def reported(self) -> tuple[str, ...]:
         return ("loss", "perplexity", "exact_match")
 
     @classmethod
@@ -48,9 +49,9 @@ class TextGeneration(Writing):
                       "add a message with the role assistant, or delete the row")
             ]  # fmt: skip
         faults = []
-        for before, role in zip([None, *roles], roles, strict=False):
-            if role == "assistant" and before in (None, "system", "assistant"):
-                found = f"assistant after {before or 'nothing'}"
+        for previous, role in zip([None, *roles], roles, strict=False):
+            if role == "assistant" and previous in (None, "system", "assistant"):
+                found = f"assistant after {previous or 'nothing'}"
                 expected = "an answer after a user's (or a tool's) message"
                 faults.append(Fault("messages", "roles out of order", found, expected, "put the messages in order"))
         if "system" in roles[1:]:
@@ -70,8 +71,8 @@ class TextGeneration(Writing):
         if "messages" not in row.fields:
             return replace(row, fields={**row.fields, "completion": value})
         messages = row.fields["messages"]
-        before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        return replace(row, fields={**row.fields, "messages": [*before, {"role": "assistant", "content": value}]})
+        earlier = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return replace(row, fields={**row.fields, "messages": [*earlier, {"role": "assistant", "content": value}]})
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         if "messages" in row.fields:
@@ -80,8 +81,8 @@ class TextGeneration(Writing):
 
     def openings(self, rows: Sequence[Row]) -> list[Example]:
         """A decoder of text begins from nothing: its first token alone, once for each row."""
-        found = (self.tokenizer.bos_token_id, next(iter(self.architecture.end), None))
-        first = next(([token] for token in found if token is not None), [])
+        starts = (self.tokenizer.bos_token_id, next(iter(self.architecture.end), None))
+        first = next(([token] for token in starts if token is not None), [])
         if not first:
             return super().openings(rows)
         return [self.architecture.example({"input_ids": first}, [], f"drawn {n}", False) for n in range(len(rows))]  # type: ignore[attr-defined]
@@ -111,11 +112,11 @@ class TextGeneration(Writing):
         trained = [n % 2 == 1 for n, piece in enumerate(encoded) for _ in piece]
         begin = len(ids) - len(encoded[-1])  # the last answer's
         limit = self.settings.max_length
-        cut = limit is not None and len(ids) > limit
-        if cut and limit is not None:  # the end is what matters: the last answer, and as much before it as fits
+        truncated = limit is not None and len(ids) > limit
+        if truncated and limit is not None:  # the end is what matters: the last answer, and as much before it as fits
             begin = max(1, begin - (len(ids) - limit))
             ids, trained = ids[-limit:], trained[-limit:]
-        return self.architecture.marked({"input_ids": ids[:begin]}, ids, trained, row.key, cut)  # type: ignore[attr-defined]
+        return self.architecture.marked({"input_ids": ids[:begin]}, ids, trained, row.key, truncated)  # type: ignore[attr-defined]
 
     def _turns(self, messages: Sequence[dict[str, str]], turns: Sequence[int]) -> list[str] | None:
         """Text before, in, between … the assistant's turns; None where the template does not just add to what was."""
@@ -132,11 +133,11 @@ class TextGeneration(Writing):
     def _text(self, messages: Sequence[dict[str, str]], *, opened: bool) -> str:
         """A conversation in the model's template; `opened`: up to where the assistant begins."""
         if self.tokenizer.chat_template:
-            made = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opened)
-            return str(made)
+            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opened)
+            return str(text)
         end = self.tokenizer.eos_token or ""
-        said = [f"<|{m['role']}|>\n{m['content']}{end if m['role'] == 'assistant' else ''}\n" for m in messages]
-        text = "".join(said) + ("<|assistant|>\n" if opened else "")
+        parts = [f"<|{m['role']}|>\n{m['content']}{end if m['role'] == 'assistant' else ''}\n" for m in messages]
+        text = "".join(parts) + ("<|assistant|>\n" if opened else "")
         return (self.tokenizer.bos_token or "") + text
 
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
@@ -146,13 +147,3 @@ class TextGeneration(Writing):
         if "messages" in row.fields:
             return [m["content"] for m in row.fields["messages"] if m["role"] == "assistant"][-1]
         return row.fields["completion"]
-
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        hits = [[float(v.split() == g.split()), 1.0] for v, g in zip(values, golds, strict=True)]
-        return np.array(hits).reshape(len(hits), 2)
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        return {"exact_match": sums[..., 0] / np.maximum(sums[..., 1], 1)}
-
-    def row_score(self, value: Any, gold: Any) -> float:
-        return float(value.split() == gold.split())

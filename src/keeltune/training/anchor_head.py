@@ -18,8 +18,9 @@ from typing import Any
 from keeltune.models import loading
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
-from keeltune.tasks.families.masked_lm import Masked
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.families.masked_lm import MaskedLm
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.material import Material
 from keeltune.utils.errors import Problem, UserError
 
@@ -40,7 +41,7 @@ def collate(old: Task, examples: Sequence[Example]) -> dict[str, Any] | None:
 
 def unlabelled(old: Task, example: Example) -> Example:
     """An example of the new task as one of the old head's, which has no label there."""
-    if isinstance(old, Masked):
+    if isinstance(old, MaskedLm):
         return old.of(example)
     count = len(old.settings.labels) if old.settings.multi_label else example.predictions
     return replace(example, targets=[IGNORED] * count, weights=[1.0] * count, count=None)
@@ -72,11 +73,9 @@ def make(
 
 def _load(material: Material, old: Task) -> Any:
     recipe = material.recipe
-    kind = old.auto_models[0] if isinstance(old, Masked) else material.auto_model
-    loaded = loading.load(
-        material.source, kind, old.settings.labels, where=recipe.where("model"), field="model",
-        multi_label=old.settings.multi_label,
-    )  # fmt: skip
+    kind = old.auto_models[0] if isinstance(old, MaskedLm) else material.auto_model
+    head = loading.Head(old.settings.labels, old.settings.multi_label)
+    loaded = loading.load(material.source, kind, head, where=recipe.where("model"), field="model")
     if loaded.fresh:
         found = f"{material.source} without the weights {', '.join(loaded.fresh[:3])}"
         fix = "take a model that was saved with them, or another anchor"

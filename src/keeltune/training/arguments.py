@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from transformers import TrainingArguments
 
+from keeltune.recipe.training_fields import Training
 from keeltune.utils.distributed import leave_group
 
 ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
-"""What several processes without a GPU must say: accelerate takes them for single ones otherwise, and each would train
+"""What several processes without a GPU need: accelerate takes them for single ones otherwise, and each would train
 alone on its share of the rows, with the counts of all."""
 
 
 def training_arguments(
-    folder: Path, *, batch_size: int, accumulation: int, epochs: float, max_steps: int | None, every: int | None,
-    learning_rate: float, seed: int, passed: Mapping[str, Any],
-) -> TrainingArguments:  # fmt: skip
-    """Our fields as the Trainer's; `passed` is what a recipe hands on unchanged. `every`: steps between evaluations,
-    None for each epoch; checkpoints are written there too. Mixed precision is not the Trainer's: the autocast context
-    is ours, around the forward pass alone."""
-    ours: dict[str, Any] = {
+    folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int
+) -> TrainingArguments:
+    """Our fields as the Trainer's, and those that a recipe passes on unchanged.
+
+    `batch_size`: examples of one forward pass on one process, also where the recipe counts tokens. `every`: steps
+    between evaluations, None for each epoch; checkpoints are written there too. `seed`: one, where the recipe has
+    several. Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
+    """
+    passed = training.passed
+    defaults: dict[str, Any] = {
         "weight_decay": 0.01,
         "warmup_steps": 0.1,  # below 1: a share of all steps
         "lr_scheduler_type": "linear",
@@ -42,12 +45,12 @@ def training_arguments(
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=epochs,
-        max_steps=max_steps or -1,
-        learning_rate=learning_rate,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        num_train_epochs=training.epochs or 1,
+        max_steps=training.max_steps or -1,
+        learning_rate=training.learning_rate,
         seed=seed,
-        eval_strategy="no",  # `Cadence` asks for evaluations; the Trainer's own would want a data set of its own kind
+        eval_strategy="no",  # the callback `EvaluateEvery` does; the Trainer's own wants a data set of its kind
         bf16=False,
         fp16=False,
         remove_unused_columns=False,
@@ -57,5 +60,5 @@ def training_arguments(
         accelerator_config={"even_batches": False},
         restore_callback_states_from_checkpoint=True,
         **(ON_CPUS if "RANK" in os.environ and not torch.cuda.is_available() else {}),
-        **{**ours, **passed},
+        **{**defaults, **passed},
     )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from keeltune.tasks.task import Example
+from keeltune.tasks.common.example import Example
 
 JITTER = 0.05
 """Lengths are multiplied by up to 1 + JITTER before sorting, so that a step's company changes from epoch to epoch."""

@@ -29,7 +29,7 @@ class Budget:
 
 
 class Weighted(Protocol):
-    """What dual ascent asks of the trainer: the budget, the weight of its formula, and where it is written down."""
+    """What dual ascent needs of the trainer: the budget, the weight of its formula, and where it is noted."""
 
     budget: Budget | None
     training_totals: TrainingTotals
@@ -59,19 +59,19 @@ class DualAscent(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        budget, training_totals = self.trainer.budget, self.trainer.training_totals
+        budget, totals = self.trainer.budget, self.trainer.training_totals
         if budget is None or (state.global_step % budget.every and state.global_step < state.max_steps):
             return
-        training_totals.rest()
+        totals.stop_timer()
         with self.trainer.averaged():
-            found, weight = budget.measure(), self.trainer.formula.weight
-        if math.isfinite(found):
-            earlier = training_totals.trajectory[-1][1] if training_totals.trajectory else budget.limit
-            now, then = (max(-1.0, min(1.0, value / budget.limit - 1)) for value in (found, earlier))
-            step = self.RATE * now + self.DAMPING * (now - then)
+            measured, weight = budget.measure(), self.trainer.formula.weight
+        if math.isfinite(measured):
+            earlier = totals.trajectory[-1][1] if totals.trajectory else budget.limit
+            violation, before = (max(-1.0, min(1.0, value / budget.limit - 1)) for value in (measured, earlier))
+            step = self.RATE * violation + self.DAMPING * (violation - before)
             weight = min(max(weight * math.exp(step), self.RANGE[0]), self.RANGE[1])
-        training_totals.weight = weight
-        training_totals.trajectory.append([state.global_step, found, weight])
-        asked = control.should_log  # which logging takes back, also what was asked of the step's own line
-        self.trainer.log({budget.kind: found, "weight": weight})
-        control.should_log = asked
+        totals.weight = weight
+        totals.trajectory.append([state.global_step, measured, weight])
+        should_log = control.should_log  # which logging takes back, also for the step's own line
+        self.trainer.log({budget.kind: measured, "weight": weight})
+        control.should_log = should_log

@@ -13,22 +13,24 @@ import torch
 from keeltune.models import initialization, loading, model_files, surgery
 from keeltune.models.lora import add_adapter
 from keeltune.objective.formula import Objective, confidence_weight, find_divergence
-from keeltune.objective.matching.matching import Matching, Unmatched, asking
+from keeltune.objective.matching.matching import Matching, Unmatched, requesting
 from keeltune.objective.references.adapter_off import AdapterOff
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
-from keeltune.recipe.fields import NewModel, Recipe, StudentFrom
-from keeltune.tasks.task import DRAWN, Example, Task, to_device
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel, StudentFrom
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import NOTE_SAMPLE, Example
+from keeltune.tasks.task import Task
 from keeltune.training import anchor_head, teacher_targets
 from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan, Stream
 from keeltune.training.job import ADAPTER_OFF, Job, LazyReference, Prepared, ReferenceSource
+from keeltune.training.matching_terms import matching_terms
 from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.training.reference_choice import budget_examples, choose_reference, load_reference, require_trained_head
-from keeltune.training.regularizers.frozen_embeddings import frozen_embeddings
-from keeltune.training.regularizers.new_top_layers import new_top_layers
-from keeltune.utils import registry
+from keeltune.training.regularization import regularizers_of
 from keeltune.utils.device import autocast as autocast_on
 from keeltune.utils.device import choose_precision, this_device
 from keeltune.utils.distributed import world_size
@@ -54,7 +56,7 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
     student = start(material)
     task.processor = student.processor  # with its padding token
-    task.mark(student.model.config, material.examples["train"])
+    task.annotate(student.model.config, material.examples["train"])
     student.model.to(device)
     live = LazyReference(lambda: load_reference(material, student, autocast, device))
     teacher_targets.write_targets(material, live, autocast, device, display)
@@ -74,19 +76,19 @@ def start(material: Material) -> loading.Loaded:
         student = loading.load(
             material.source,
             material.auto_model,
-            task.settings.labels,
+            loading.Head(
+                task.settings.labels, task.settings.multi_label, material.new_head and task.choices == "labels"
+            ),
             where=recipe.where("model"),
             field="model",
             reads=task.reads,
-            multi_label=task.settings.multi_label,
-            new_head=material.new_head and task.choices == "labels",
         )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(
             student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
         )
-    if count := recipe.training.regularizers.new_top_layers:
-        student = new_top_layers(student, material.auto_model, count, recipe.seed)
+    for regularizer in regularizers_of(recipe):
+        student = regularizer.on_load(student, material.auto_model, recipe.seed)
     return student
 
 
@@ -116,21 +118,13 @@ def build(
             raise UserError(Problem(place, "objective.anchor_head", found, expected, "start with one process"))
         second, reference = anchor_head.make(material, base.student, base.autocast, base.device)
         chosen = ReferenceSource(reference.kind, f"its head: {recipe.objective.anchor_head}")
-    model = base.student.model
-    if lora := recipe.training.lora:
-        model = add_adapter(
-            model,
-            rank=lora.rank,
-            alpha=lora.alpha or 2 * lora.rank,
-            dropout=lora.dropout,
-            modules=lora.target_modules,
-            train_head=task.choices != "tokens",
-        )
+    model = _with_adapter(base.student.model, recipe, task)
     if chosen.kind == ADAPTER_OFF:
         require_trained_head(base.student, recipe.where("method"))
         reference = AdapterOff(model, task.rows, base.autocast, task.forward)
-    if recipe.training.regularizers.freeze_embeddings:
-        base.student = replace(base.student, notes=(*base.student.notes, frozen_embeddings(model)))
+    regularizers = regularizers_of(recipe)
+    notes = [note for regularizer in regularizers if (note := regularizer.on_model(model))]
+    base.student = replace(base.student, notes=(*base.student.notes, *notes))
     half = None if material.source == NEW else model_files.half_precision(material.source, material.config)
     matching = _matching(material, model, reference, base.autocast, base.device)
     return Job(
@@ -149,6 +143,22 @@ def build(
         base.live_reference,
         measured,
         second,
+        regularizers,
+    )
+
+
+def _with_adapter(model: Any, recipe: Recipe, task: Task) -> Any:
+    """The model with the recipe's adapter, or as it is where all weights train."""
+    lora = recipe.training.lora
+    if lora is None:
+        return model
+    return add_adapter(
+        model,
+        rank=lora.rank,
+        alpha=lora.alpha or 2 * lora.rank,
+        dropout=lora.dropout,
+        modules=lora.target_modules,
+        train_head=task.choices != "tokens",
     )
 
 
@@ -161,7 +171,7 @@ def _matching(
 ) -> Matching | None:
     """The recipe's terms beside D, their projections added to the student (which they leave before it is saved)."""
     recipe, task = material.recipe, material.task
-    terms = {registry.find("matching", name)(): weight for name, weight in recipe.objective.matching.items()}
+    terms = matching_terms(recipe)
     if not terms:
         return None
 
@@ -176,7 +186,7 @@ def _matching(
         for model in both:
             model.set_attn_implementation("eager")  # the others do not say where a head looks
         surgery.no_attention_dropout(student)
-    batch = asking(terms, to_device(task.collate(material.main_stream[:PROBED]), device))
+    batch = requesting(terms, to_device(task.collate(material.main_stream[:PROBED]), device))
     student.eval()
     with torch.random.fork_rng(), torch.no_grad(), autocast():
         torch.manual_seed(recipe.seed)
@@ -189,7 +199,7 @@ def _matching(
         if attends:
             student.train()
             noisy = task.forward(student, batch)
-            if not matching.distributed(noisy):
+            if not matching.attentions_sum_to_one(noisy):
                 raise refuse("a student whose attention dropout cannot be switched off", "weights that sum to 1")
     matching.attach(student)
     return matching
@@ -232,7 +242,7 @@ def _plan(material: Material) -> Plan:
     soft = recipe.data.unlabeled_as == "distribution"  # else, at weight 0, the reference has said all that it will
     anchored = recipe.reference_spec() is not None and not recipe.only_writes()
     anchored = anchored and (soft or recipe.weight_spec() != 0)
-    held = {"train": anchored and recipe.holds_target, "source_train": False}
+    held = {"train": anchored and recipe.anchors_target, "source_train": False}
     held |= dict.fromkeys(("source_unlabeled", "generated"), anchored)
 
     def of(split: str) -> list[Example]:
@@ -246,7 +256,7 @@ def _plan(material: Material) -> Plan:
     if share := recipe.generation.on_policy:
         asked = [e for row in material.rows["unlabeled"] or material.rows["train"] for e in
                  material.task.encode_scored(row, labelled=False)]  # fmt: skip
-        drawn = [replace(e, anchored=True, notes={**e.notes, DRAWN: True}) for e in asked]
+        drawn = [replace(e, anchored=True, notes={**e.notes, NOTE_SAMPLE: True}) for e in asked]
         streams.append(Stream("on-policy", drawn, share * step_size))
         collate = _together
     return Plan(

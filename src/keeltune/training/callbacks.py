@@ -1,13 +1,20 @@
-"""What happens between the steps of a training: its ledger, when it is measured, when it ends, what a budget moves."""
+"""What happens between the steps of a training: its totals, when it is evaluated, and the regularisers' own hooks."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+
+from keeltune.training.checkpoints import Stateful, load_states
+from keeltune.training.regularizers.regularizer import Regularizer
+from keeltune.utils.distributed import summed_over_ranks
 
 
 @dataclass
@@ -31,9 +38,9 @@ class TrainingTotals(TrainerCallback, ExportableState):
     stopping: bool = False
 
     def state(self) -> dict[str, Any]:
-        kept = {"epoch": self.epoch, "window": self.window, "work": self.work, "seconds": self.seconds}
-        kept |= {"weight": self.weight, "trajectory": self.trajectory}
-        return {"args": kept, "attributes": {}}
+        stored = {"epoch": self.epoch, "window": self.window, "work": self.work, "seconds": self.seconds}
+        stored |= {"weight": self.weight, "trajectory": self.trajectory}
+        return {"args": stored, "attributes": {}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.process_index:  # a checkpoint has the sums of all ranks, as the first one's
@@ -44,23 +51,47 @@ class TrainingTotals(TrainerCallback, ExportableState):
             self.epoch = [0.0] * 8
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.rest()
+        self.stop_timer()
         if self.stopping:
             control.should_save = control.should_training_stop = True
 
-    def rest(self) -> None:
+    def stop_timer(self) -> None:
         """The step is done: what follows is no training time."""
         if self.started is not None:
             self.seconds += time.perf_counter() - self.started
             self.started = None
 
-    def add(self, values: list[float], places: slice) -> None:
+    def add_sums(self, sums: Sequence[float]) -> None:
+        """Σ CE, Σ D, Σ M and Σ loss of a micro-batch."""
+        self._add(sums, slice(0, 4))
+
+    def add_counts(self, counts: Sequence[float]) -> None:
+        """n_CE, n_D and n_B of a step over all ranks; the step itself is counted too."""
+        self._add([*counts, 1.0], slice(4, 8))
+
+    def _add(self, values: Sequence[float], part: slice) -> None:
         for total in (self.epoch, self.window):
-            total[places] = [a + b for a, b in zip(total[places], values, strict=True)]
+            total[part] = [a + b for a, b in zip(total[part], values, strict=True)]
+
+    def pool(self, device: torch.device, rank: int) -> None:
+        """The first rank takes over what the others have added up: its totals are those that a checkpoint keeps."""
+        for sums in (self.epoch, self.window):
+            total = summed_over_ranks(torch.tensor(sums[:4], dtype=torch.float64), device).tolist()
+            sums[:4] = [0.0] * 4 if rank else total
+
+
+def means(sums: Sequence[float], device: torch.device) -> tuple[float, float, float, float]:
+    """Σ CE / n_CE, Σ D / n_D, Σ M / n_B and the loss of a step, of an `epoch` or `window` of TrainingTotals.
+
+    The sums are pooled over all ranks, as the counts are already.
+    """
+    totals = summed_over_ranks(torch.tensor(sums[:4], dtype=torch.float64), device).tolist()
+    cross_entropy, divergence, matched, loss = (s / n if n else 0.0 for s, n in zip(totals, sums[4:], strict=True))
+    return cross_entropy, divergence, matched, loss
 
 
 class EvaluateEvery(TrainerCallback):
-    """Asks for an evaluation every `every` steps and after the last one; at each epoch's end where `every` is None."""
+    """Evaluates every `every` steps and after the last one; at each epoch's end where `every` is None."""
 
     def __init__(self, every: int | None):
         self.every = every
@@ -72,3 +103,18 @@ class EvaluateEvery(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stopped = control.should_training_stop and state.global_step < state.max_steps  # in the middle of the epoch
         control.should_evaluate |= self.every is None and not stopped
+
+
+class RegularizerHooks(TrainerCallback):
+    """Calls the regularisers after each step, and gives back what a checkpoint has of them when a run goes on."""
+
+    def __init__(self, regularizers: Sequence[Regularizer], stateful: Sequence[Stateful]):
+        self.regularizers, self.stateful = regularizers, stateful
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step:
+            load_states(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.stateful)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for regularizer in self.regularizers:
+            regularizer.on_step_end(state.global_step, state.max_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,14 +13,14 @@ from keeltune.training.preparation.material import Material
 
 
 class Evaluated(Protocol):
-    """What early stopping asks of the trainer."""
+    """What early stopping needs of the trainer."""
 
     def out_of_patience(self, state: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
 class EvaluationSchedule:
-    """How often a run looks at its validation rows, and when that ends it.
+    """How often a run is measured on its validation rows, and when that ends it.
 
     `every`: steps between evaluations, None for each epoch. `patience`: evaluations without a gain after which training
     ends, None for never, and not before step `not_before`. `averages`: what is measured and kept is the mean of the
@@ -30,6 +31,23 @@ class EvaluationSchedule:
     patience: int | None = None
     not_before: int = 0
     averages: bool = False
+
+    def out_of_patience(self, keys: Sequence[tuple[float, float]], step: int) -> bool:
+        """Whether the last `patience` evaluations, of these selection keys, brought no gain, past step `not_before`."""
+        if self.patience is None or step < self.not_before or not keys:
+            return False
+        return len(keys) - 1 - keys.index(max(keys)) >= self.patience
+
+
+def selection_keys(
+    history: Sequence[Mapping[str, float]], prefix: str, metric: str, sign: float
+) -> list[tuple[float, float]]:
+    """(primary metric, −loss) of each evaluation of a training's history: the largest is the best, the first of equals.
+
+    `sign`: −1 where a smaller metric is better.
+    """
+    primary = f"{prefix}_{metric}"
+    return [(sign * entry[primary], -entry[f"{prefix}_loss"]) for entry in history if primary in entry]
 
 
 class EarlyStopped(Exception):
@@ -48,7 +66,7 @@ class EarlyStopping(TrainerCallback):
 
 
 EVALUATIONS = 10
-"""How often a run looks at its validation rows where that is cheap."""
+"""How often a run is measured on its validation rows where that is cheap."""
 
 CHEAP = 0.1
 """The share of training's cost that these evaluations may have; a forward pass is a third of a training step."""
@@ -67,13 +85,13 @@ def evaluation_schedule(material: Material) -> EvaluationSchedule:
     steps = material.steps
     not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
     every = spec.every if isinstance(spec.every, int) else None
-    validation = len(material.examples["validation"][: spec.rows])
+    examples = len(material.examples["validation"][: spec.rows])
     epochs = training.epochs or steps / max(
         1, len(material.main_stream) // (material.batch_size * material.micro_batches)
     )
-    if every is None and validation and not material.task.generates:
+    if every is None and examples and not material.task.generates:
         trained = steps * material.batch_size * material.micro_batches
-        affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / validation))
+        affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / examples))
         if affordable > epochs:
             every = max(1, math.ceil(steps / affordable))
     evaluations = steps / every if every else epochs

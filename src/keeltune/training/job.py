@@ -13,11 +13,13 @@ from keeltune.models import loading
 from keeltune.objective.formula import Objective
 from keeltune.objective.matching.matching import Matching
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan
 from keeltune.training.preparation.compatibility import NEW
 from keeltune.training.preparation.material import OLD, Material
+from keeltune.training.regularizers.regularizer import Regularizer
 
 ADAPTER_OFF = "adapter-off"
 
@@ -41,6 +43,7 @@ class Job:
     live_reference: LazyReference
     budget_examples: Sequence[Example] = ()
     anchor_head: AnchorHead | None = None
+    regularizers: Sequence[Regularizer] = ()
 
     def of(self, split: str, model: Any) -> tuple[Task, Any]:
         """Who answers a split's rows: the source domain's old labels are the second head's, where there is one."""

@@ -17,8 +17,10 @@ import torch
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.task import Example, Prediction, Task, to_device
-from keeltune.tasks.task import answers as answers_of
+from keeltune.tasks.common.batches import answers as answers_of
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.task import Task
 
 
 @torch.inference_mode()

@@ -10,12 +10,13 @@ from typing import Any
 
 from keeltune.data.dataset import subset
 from keeltune.models import loading
-from keeltune.objective.predictions import Shared
+from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference, ToRows
 from keeltune.objective.references.served import Served
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training import anchor_head
 from keeltune.training.cache import capture, cost, identity
 from keeltune.training.job import ADAPTER_OFF, Prepared, ReferenceSource
@@ -34,8 +35,8 @@ def budget_examples(material: Material) -> list[Example]:
     recipe, rule = material.recipe, material.recipe.weight_spec()
     if isinstance(rule, float | int) or rule.max_kl is None:
         return []
-    splits = {"validation": recipe.holds_target, "source_validation": recipe.holds_source}
-    if recipe.holds_generated:
+    splits = {"validation": recipe.anchors_target, "source_validation": recipe.anchors_source}
+    if recipe.anchors_generated:
         drawn = [example for row in material.encoded["generated_validation"] for example in row]
         return [replace(drawn[i], anchored=True) for i in subset(len(drawn), MEASURED)]
     rows = [row for split, held in splits.items() if held for row in material.rows[split]]
@@ -123,11 +124,10 @@ def load_reference(
         loaded = loading.load(
             files.source,
             files.auto_model,
-            files.names,
+            loading.Head(files.names, task.settings.multi_label),
             where=recipe.where("reference"),
             field="reference",
             reads=task.reads,
-            multi_label=task.settings.multi_label,
         )
         require_trained_head(loaded, recipe.where("reference"))
         reader = files.reader or task

@@ -27,11 +27,12 @@ from keeltune.data.dataset import Row, row_key
 from keeltune.models import model_files
 from keeltune.objective.predictions import IGNORED
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.families.text_generation import Writing
-from keeltune.tasks.task import Autocast, Example, by_length
+from keeltune.tasks.common.batches import Autocast, by_length
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.utils.device import in_eval_mode
-from keeltune.utils.files import seal
+from keeltune.utils.files import write_atomically
 
 BATCH, CANDIDATES = 32, 5
 """Rows written at a time, and beams among which an interpolated target is chosen."""
@@ -67,7 +68,7 @@ class TextStore:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(self.identity, sort_keys=True)
         lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
-        seal(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
+        write_atomically(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
         with self.file.open("a", encoding="utf-8") as stream:
 
             def add(texts: Mapping[str, Any]) -> None:
@@ -86,7 +87,7 @@ class SampledTexts(TextStore):
     carry D alone. Source: replay of generated text, Sun, Ho, Lee 2020, LAMOL, https://arxiv.org/abs/1909.03329.
     """
 
-    def __init__(self, recipe: Recipe, task: Writing, source: str):
+    def __init__(self, recipe: Recipe, task: Task, source: str):
         settings = task.settings
         identity = {
             "version": 1,
@@ -112,14 +113,14 @@ class SampledTexts(TextStore):
                 first = hashlib.sha256(f"{self.seed}:{asked[0].key}".encode()).digest()
                 torch.manual_seed(int.from_bytes(first[:7], "big"))
                 with autocast():
-                    found = self.task.drawn_ids(model, asked, device)
+                    found = self.task.sample_ids(model, asked, device)
                 add({example.key: ids for example, ids in zip(asked, found, strict=True)})
                 progress(len(asked))
         made = []
         for example in openings:
             ids = self.texts[example.key]
             content = hashlib.sha256(json.dumps([example.key, ids]).encode()).hexdigest()
-            made.append(replace(self.task.architecture.answered(example, ids), key=content))
+            made.append(replace(self.task.answered(example, ids), key=content))
         return [example for example in made if example.predictions]
 
 
@@ -129,8 +130,8 @@ class TeacherTargets(TextStore):
     `interpolated` texts depend on the data's own target, which their keys hold too.
     """
 
-    def __init__(self, recipe: Recipe, task: Writing, files: ReferenceFiles, interpolated: bool):
-        self.writer: Writing = files.reader or task  # type: ignore[assignment]
+    def __init__(self, recipe: Recipe, task: Task, files: ReferenceFiles, interpolated: bool):
+        self.writer: Task = files.reader or task
         settings = self.writer.settings
         identity = {
             "version": 2,

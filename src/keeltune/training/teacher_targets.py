@@ -10,7 +10,6 @@ from keeltune.models import loading
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
-from keeltune.tasks.families.text_generation import Writing
 from keeltune.training import pseudo_labels
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.training.preparation.material import Material
@@ -40,7 +39,7 @@ def write_targets(
     }
     own = ReferenceFiles(material.source, [], None, None, material.auto_model)
     files = material.references[0] if material.references else own
-    if recipe.reference_spec() is None or not isinstance(task, Writing) or not any(wanted.values()):
+    if recipe.reference_spec() is None or not task.generates or not any(wanted.values()):
         return
     for split, rows in wanted.items():
         if not rows:
@@ -73,14 +72,14 @@ def label(
 ) -> None:
     """The reference's choices as labels of the rows that have none, where the recipe wants them so."""
     recipe, task = material.recipe, material.task
-    if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or isinstance(task, Writing):
+    if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or task.generates:
         return
     for split in (name for name in ("unlabeled", "augmented") if material.rows[name]):
         encoded = material.encoded[split]
         with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
             made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
         material.encoded[split] = made
-        task.mark(student.model.config, [example for row in made for example in row])
+        task.annotate(student.model.config, [example for row in made for example in row])
 
 
 def draw(
@@ -92,13 +91,13 @@ def draw(
 ) -> None:
     """Texts drawn from the source model itself, in the place of a source domain's: one for each training row."""
     recipe, task = material.recipe, material.task
-    if not recipe.holds_generated:
+    if not recipe.anchors_generated:
         return
 
     def refuse(found: str, expected: str, fix: str) -> UserError:
         return UserError(Problem(recipe.where("objective"), "objective.anchor_on", found, expected, fix))
 
-    if not isinstance(task, Writing) or not task.draws:
+    if not task.generates or not task.samples:
         raise refuse(
             "a model that chooses for all frames at once", "one that writes token by token", "anchor on source"
         )

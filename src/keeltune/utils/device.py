@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def choose_precision(asked: str, device: str, world_size: int = 1) -> str:
+def choose_precision(requested: str, device: str, world_size: int = 1) -> str:
     """`fp32` or `bf16`: for `auto`, bf16 where a matrix product of this machine is faster in it, else fp32.
 
     Several processes ask the hardware instead of the clock: all of them must come to the same answer.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if world_size > 1:
         able = torch.cuda.is_bf16_supported(False) if device != "cpu" else _cpu_has_bf16()
         return "bf16" if able else "fp32"
@@ -28,6 +29,7 @@ def choose_precision(asked: str, device: str, world_size: int = 1) -> str:
     return "bf16" if times["bf16"] < 0.8 * times["fp32"] else "fp32"
 
 
+@cache  # once a process: all its runs come to the same answer
 def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: int = 5) -> float:
     """The best of a few timed products [size, size] @ [size, size]; one before them is not counted."""
     a = torch.ones(size, size, dtype=dtype, device=device)

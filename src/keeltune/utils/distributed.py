@@ -1,4 +1,4 @@
-"""Processes that train together: how many, which one speaks, sums over all."""
+"""Processes that train together: how many, which one prints and writes, sums over all."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def leave_group() -> None:
 def summed_over_ranks(values: Tensor, device: Any) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
-    moved = values.to(device)
-    torch.distributed.all_reduce(moved)
-    return moved.cpu()
+    total = values.to(device)
+    torch.distributed.all_reduce(total)
+    return total.cpu()

@@ -1,7 +1,7 @@
 """What went wrong, said so that it can be fixed: where, what was found, what was expected, how to fix it.
 
 Every fault of the recipe, the data or the call is a `Problem`. Checks collect them and raise one `UserError` that
-holds them all, so that a user mends everything in one go. The command prints them and exits with `exit_status`.
+holds them all, so that a user fixes everything in one go. The command prints them and exits with `exit_status`.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class StateRefused(UserError):
 
 
 @contextmanager
-def anew_without(place: Path) -> Iterator[None]:
-    """Within: calls that have neither `--overwrite`, so that a refused state is mended by deleting `place`, nor
+def without_resume_option(folder: Path) -> Iterator[None]:
+    """Within: calls that have neither `--overwrite`, so that a refused state is fixed by deleting `folder`, nor
     `--resume`: the same command goes on."""
     try:
         yield
     except (Stopped, OutOfResources) as error:
         raise type(error)(re.sub("(the same command and )?--resume", "the same command", str(error))) from error
     except StateRefused as error:
-        fix = f"undo the change, or delete {place}"
+        fix = f"undo the change, or delete {folder}"
         raise StateRefused([replace(problem, fix=fix) for problem in error.problems]) from None
 
 

@@ -6,7 +6,6 @@ The standard library alone: no redirect is followed, no proxy variable is read, 
 from __future__ import annotations
 
 import email.utils
-import io
 import ipaddress
 import json
 import os
@@ -19,10 +18,9 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteR
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from keeltune.utils.errors import KeeltuneError, Problem, Stopped, UserError, shown
-
-KEY = "KEELTUNE_REFERENCE_KEY"
-"""The environment variable that holds the server's key. It is read at each request and kept nowhere."""
+from keeltune.utils.bounded_socket import BoundedReader, TooLarge, seconds_left
+from keeltune.utils.errors import KeeltuneError, Problem, Stopped, UserError, visible
+from keeltune.utils.server_address import KEY, plain_url, refused_address
 
 HEADERS = 1 << 20
 
@@ -35,9 +33,6 @@ LONGEST_WAIT = 300.0
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be another one at the next try."""
 
-_METADATA = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200")))
-"""Where clouds hand out a machine's own credentials; the first of them is link-local anyway."""
-
 
 class _NoAnswer(Exception):
     """Nothing usable came, and another try may help; `wait` is what the server asked for, in seconds."""
@@ -45,37 +40,6 @@ class _NoAnswer(Exception):
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
         self.wait = wait
-
-
-class _TooLarge(Exception):
-    """More bytes came than were allowed."""
-
-
-class _Reader(io.RawIOBase):
-    """The reading side of a connected socket: one deadline and one allowance of bytes for all that comes.
-
-    A time-out of a socket starts anew with every byte, so that alone it lets a slow drip go on for ever.
-    """
-
-    def __init__(self, sock: socket.socket, deadline: float, allowed: int):
-        self.sock = sock
-        self.deadline = deadline
-        self.allowed = allowed
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What `HTTPResponse` asks of a socket."""
-        return io.BufferedReader(self, 1 << 16)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self.sock.settimeout(_left(self.deadline))
-        count = self.sock.recv_into(buffer)
-        self.allowed -= count
-        if self.allowed < 0:
-            raise _TooLarge
-        return count
 
 
 class Endpoint:
@@ -91,13 +55,13 @@ class Endpoint:
     The key, where the environment holds one under `KEY`, is sent as `Authorization: Bearer`. No message shows it:
     all that the server wrote passes through `quote`.
 
-    Raises `Stopped` (75) once the retries are used up, `UserError` (2) for an answer that another try would not mend.
+    Raises `Stopped` (75) once the retries are used up, `UserError` (2) for an answer that another try would not change.
     """
 
     def __init__(self, url: str, *, allow_host: str = "", timeout: float = 300.0, retries: int = 5, pause: float = 1.0):
         if timeout <= 0 or retries < 0 or pause < 0:
             raise ValueError(f"found timeout {timeout}, retries {retries}, pause {pause}, expected none negative")
-        self.url = _plain(url)
+        self.url = plain_url(url)
         parts = urlsplit(self.url)
         self.host = cast(str, parts.hostname)
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -119,10 +83,10 @@ class Endpoint:
             except _NoAnswer as failure:
                 wait = max(min(60.0, self.pause * 2 ** min(tries - 1, 16)), failure.wait)
                 if tries > self.retries or wait > LONGEST_WAIT:
-                    asked = f"; it asks to wait {failure.wait:g} s" if failure.wait > LONGEST_WAIT else ""
+                    too_long = f"; it asks to wait {failure.wait:g} s" if failure.wait > LONGEST_WAIT else ""
                     raise Stopped(
-                        f"{self.url}{path} gave no answer: {failure}{asked} (tries: {tries}, {waited:g} s of waiting). "
-                        "Nothing is lost: once the server answers again, the same command goes on from here"
+                        f"{self.url}{path} gave no answer: {failure}{too_long} (tries: {tries}, {waited:g} s of "
+                        "waiting). Nothing is lost: once the server answers again, the same command goes on from here"
                     ) from None
             time.sleep(wait)
             waited += wait
@@ -135,43 +99,28 @@ class Endpoint:
         """What the server wrote, as a message may show it: without the key, cut, control characters made visible."""
         text = value if isinstance(value, str) else repr(value)
         key = _key()
-        return shown(text.replace(key, "(the key)") if key else text, 240).removesuffix(" (text)")
+        return visible(text.replace(key, "(the key)") if key else text, 240)
 
     @cached_property
     def _addresses(self) -> list[tuple[Any, ...]]:
         """What the host resolves to, every address of it allowed."""
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             if error.errno == socket.EAI_AGAIN:
                 raise _NoAnswer(f"the name {self.host} could not be resolved now") from None
             raise self.refusal(f"no address of {self.host}", "a host that resolves", "correct the address") from None
-        for *_, address in found:
-            self._check(ipaddress.ip_address(address[0]))
-        return found
-
-    def _check(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-        address = getattr(address, "ipv4_mapped", None) or address
-        found = f"{self.host} is {address}"
-        if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA:
-            raise self.refusal(
-                f"{found}, a link-local, metadata, multicast or unspecified address",
-                "an address of this machine, or of a host that was allowed",
-                "name the server by an address of its own; this kind is never connected to",
-            )
-        if not address.is_loopback and self.allow_host.lower() != self.host:
-            raise self.refusal(
-                f"{found}, another machine",
-                "an address of this machine (127.0.0.1, ::1, localhost)",
-                f'allow that host by name, allow_host="{self.host}", or forward a local port to it',
-            )
+        for *_, address in addresses:
+            if reason := refused_address(ipaddress.ip_address(address[0]), self.host, self.allow_host):
+                raise self.refusal(*reason)
+        return addresses
 
     def _connect(self, deadline: float) -> socket.socket:
         failure: OSError | None = None
         for family, kind, protocol, _, address in self._addresses:
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(_left(deadline))
+                sock.settimeout(seconds_left(deadline))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # header and body are two writes
                 if self.secure:
@@ -192,11 +141,11 @@ class Endpoint:
             headers["Content-Type"] = "application/json"
         try:
             with closing(self._connect(deadline)) as sock:
-                sock.settimeout(_left(deadline))
+                sock.settimeout(seconds_left(deadline))
                 sender = HTTPConnection(self.host, self.port)
                 sender.sock = sock  # connected here, to the address that was checked
                 sender.request("GET" if data is None else "POST", self.path + path, data, headers)
-                reader = _Reader(sock, deadline, HEADERS)
+                reader = BoundedReader(sock, deadline, HEADERS)
                 response = HTTPResponse(cast(socket.socket, reader))
                 with closing(response):
                     response.begin()
@@ -207,7 +156,7 @@ class Endpoint:
             raise
         except TimeoutError:
             raise _NoAnswer(f"no whole answer within {self.timeout:g} s") from None
-        except (_TooLarge, LineTooLong):
+        except (TooLarge, LineTooLong):
             raise self._too_large(f"more than {HEADERS} bytes of header or {BODY} of body") from None
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, IncompleteRead):
             raise _NoAnswer("the answer was cut off") from None
@@ -284,29 +233,6 @@ class Endpoint:
         return answer
 
 
-def _plain(url: str) -> str:
-    """The url without a last `/` or `/v1`; a faulty one is refused, and not shown where it may hold a secret."""
-    secret = "@" in url or "?" in url
-    found = "an address with a user name, a password or a query (not shown)" if secret else shown(url)
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    clean = url.isascii() and url.isprintable() and " " not in url and "\\" not in url
-    if secret or not host or not clean or parts.scheme not in ("http", "https") or "#" in url:
-        raise UserError(
-            Problem(
-                "",
-                "reference",
-                found,
-                "http://host:port or https://host:port, with a path at most, in ASCII",
-                f"write only the server's address; a key belongs in the environment variable {KEY}",
-            )
-        )
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
 def _key() -> str:
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key):  # http.client would show it in its own error
@@ -314,13 +240,6 @@ def _key() -> str:
             Problem(KEY, "", "characters that no header can carry (not shown)", "visible ASCII", f"set {KEY} again")
         )
     return key
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 def _retry_after(text: str) -> float:

@@ -22,9 +22,9 @@ class Message(str):
     values: dict[str, Any]
 
     def __new__(cls, template: str, **values: Any) -> Message:
-        made = super().__new__(cls, template.format(**values))
-        made.template, made.values = template, values
-        return made
+        message = super().__new__(cls, template.format(**values))
+        message.template, message.values = template, values
+        return message
 
     def __deepcopy__(self, memo: Any) -> Message:
         return self

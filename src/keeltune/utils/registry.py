@@ -5,11 +5,14 @@ file for each thing; the contract and `_helpers.py` are no names. A `-` in a rec
 
 | shelf | contract | what a file holds | named in a recipe by |
 | --- | --- | --- | --- |
+| `architectures` | `architecture.py` | one final `Architecture`, which a family writes texts with | – |
 | `divergences` | `divergence.py` | a function of the file's name | `objective.divergence` |
+| `families` | `tasks/task.py` | one abstract `Task` that tasks derive from | – |
 | `file_formats` | `file_format.py` | one final `FileFormat` | `data.format`, or a file's ending |
 | `matching` | `matching.py` | one final `Term` | `objective.matching` |
+| `metrics` | `metric.py` | one final `Metric` | `evaluation.metrics` |
 | `references` | `reference.py` | one final `Reference` | `reference.from` |
-| `regularizers` | `regularizer.py` | a regulariser | `training.regularizers` |
+| `regularizers` | `regularizer.py` | one final `Regularizer` | `training.regularizers` |
 | `sections` | `section.py` | one final `Section` | (all are on the page), `report.sections` |
 | `tasks` | `task.py` | one final `Task` | `task` |
 
@@ -33,21 +36,35 @@ from keeltune.utils.errors import nearest
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where a shelf's files lie in the package, and what one of them is called; its contract has that name too."""
+    """A shelf.
+
+    folder    where its files lie in the package
+    singular  what one of them is called, and the name of its contract
+    contract  the module of the contract, where it lies elsewhere
+    bases     whether its classes are there to be derived from, and so may be abstract
+    """
 
     folder: str
     singular: str
+    contract: str = ""
+    bases: bool = False
+
+    def module(self, stem: str) -> str:
+        """The module of a file."""
+        return ".".join(["keeltune", *self.folder.split("/"), stem])
 
     @property
-    def contract(self) -> str:
-        """The module of the contract, without its folder."""
-        return self.singular.replace(" ", "_")
+    def contract_module(self) -> str:
+        return self.contract or self.module(self.singular.replace(" ", "_"))
 
 
 SHELVES = {
+    "architectures": Shelf("tasks/architectures", "architecture"),
     "divergences": Shelf("objective/divergences", "divergence"),
+    "families": Shelf("tasks/families", "family", contract="keeltune.tasks.task", bases=True),
     "file_formats": Shelf("data/file_formats", "file format"),
     "matching": Shelf("objective/matching", "matching"),
+    "metrics": Shelf("tasks/metrics", "metric"),
     "references": Shelf("objective/references", "reference"),
     "regularizers": Shelf("training/regularizers", "regularizer"),
     "sections": Shelf("reports/sections", "section"),
@@ -59,9 +76,9 @@ _PACKAGE = Path(__file__).parents[1]
 
 def names(shelf: str) -> list[str]:
     """The names that `shelf` holds, as a recipe writes them; no module is imported."""
-    contract = SHELVES[shelf].contract
-    files = (path.stem for path in (_PACKAGE / SHELVES[shelf].folder).glob("*.py"))
-    return sorted(name.replace("_", "-") for name in files if name != contract and not name.startswith("_"))
+    contract = SHELVES[shelf].contract_module
+    stems = (path.stem for path in (_PACKAGE / SHELVES[shelf].folder).glob("[!_]*.py"))
+    return sorted(stem.replace("_", "-") for stem in stems if SHELVES[shelf].module(stem) != contract)
 
 
 def check(shelf: str, name: str) -> str | None:
@@ -99,19 +116,15 @@ def find(shelf: str, name: str) -> Any:
     if ":" in name:
         return _from_outside(shelf, name)
     stem = name.replace("-", "_")
-    module = _module(shelf, stem)
+    module = import_module(SHELVES[shelf].module(stem))
     if callable(function := vars(module).get(stem)):
         return function
-    contract = _contract(shelf)
-    final = [c for c in _classes(module) if not inspect.isabstract(c) and issubclass(c, contract)]
-    if len(final) != 1:
+    contract, bases = _contract(shelf), SHELVES[shelf].bases
+    found = [c for c in _classes(module) if issubclass(c, contract) and (bases or not inspect.isabstract(c))]
+    if len(found) != 1:
         file = f"keeltune/{SHELVES[shelf].folder}/{stem}.py"
-        raise LookupError(f"{file} must hold exactly one final class, found {len(final)}")
-    return final[0]
-
-
-def _module(shelf: str, stem: str) -> ModuleType:
-    return import_module(".".join(["keeltune", *SHELVES[shelf].folder.split("/"), stem]))
+        raise LookupError(f"{file} must hold exactly one {'' if bases else 'final '}class, found {len(found)}")
+    return found[0]
 
 
 def _classes(module: ModuleType) -> list[type]:
@@ -121,7 +134,7 @@ def _classes(module: ModuleType) -> list[type]:
 
 def _contract(shelf: str) -> type:
     """The abstract class that a shelf's classes derive from; `object` where its contract is a function's signature."""
-    abstract = [c for c in _classes(_module(shelf, SHELVES[shelf].contract)) if inspect.isabstract(c)]
+    abstract = [c for c in _classes(import_module(SHELVES[shelf].contract_module)) if inspect.isabstract(c)]
     return abstract[0] if len(abstract) == 1 else object
 
 

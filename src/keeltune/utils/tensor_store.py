@@ -5,8 +5,8 @@
     shard-00000.json          the digest of a finished shard, until the manifest holds them all
 
 An example's key and the digest of its content are looked up in constant time; its numbers are read from the
-memory-mapped file. A shard is written beside, synced and renamed, so that one of that name is always whole: a writer
-that was killed leaves nothing to mend, and the next one writes the shards that lack. Several processes may write at the
+memory-mapped file. A shard is staged, synced and renamed, so that one of that name is always whole: a writer that was
+killed leaves nothing to repair, and the next one writes the missing shards. Several processes may write at the
 same time, each its own shards or the very same. No pickle is read or written.
 
 Shapes: E examples of a shard, N predictions, k kept choices.
@@ -29,8 +29,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from keeltune.utils.digests import canonical, file_digest
 from keeltune.utils.errors import Problem, StateRefused
-from keeltune.utils.files import canonical, file_digest, refuse_other, seal
+from keeltune.utils.files import write_atomically
+from keeltune.utils.identity import refuse_other
 
 MANIFEST = "manifest.json"
 
@@ -39,7 +41,7 @@ HEAD = "head.json"
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where an example's numbers lie: its shard, the first of its predictions and of its numbers, N, and C."""
 
     shard: int
@@ -66,7 +68,7 @@ class Writer:
                 stale.unlink(missing_ok=True)
         begun = _json_of(folder / HEAD)
         if begun is None:
-            seal(folder / HEAD, canonical(self.head).encode())
+            write_atomically(folder / HEAD, canonical(self.head).encode())
         else:
             refuse_other(folder, begun, self.head, fix)
 
@@ -85,9 +87,9 @@ class Writer:
     def write(self, number: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """One shard, and what is to be known of it: `facts`, with which it enters the manifest."""
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        seal(self.folder / shard_name(number), content)
+        write_atomically(self.folder / shard_name(number), content)
         entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **facts}
-        seal(self._note(number), canonical(entry).encode())
+        write_atomically(self._note(number), canonical(entry).encode())
 
     def finish(self) -> dict[str, Any]:
         """Writes the manifest, when all shards are there, and takes their notes away."""
@@ -96,7 +98,7 @@ class Writer:
             raise FileNotFoundError(f"found no note of {shard_name(entries.index(None))} in {self.folder}")
         manifest = {**self.head, "shards": entries}
         manifest["digest"] = hashlib.sha256(canonical(manifest).encode()).hexdigest()
-        seal(self.folder / MANIFEST, canonical(manifest).encode())
+        write_atomically(self.folder / MANIFEST, canonical(manifest).encode())
         for number in range(self.shards):
             self._note(number).unlink(missing_ok=True)
         (self.folder / HEAD).unlink(missing_ok=True)
@@ -134,25 +136,25 @@ class Store:
             file = self.folder / shard_name(number)
             if not file.is_file():
                 raise self.refused("shards", f"no {file.name}", f"{entry['bytes']} bytes")
-            if (found := file_digest(file)) != entry["sha256"]:
-                raise self.refused("shards", f"{file.name} with the digest {found[:16]}…", f"{entry['sha256'][:16]}…")
+            if (digest := file_digest(file)) != entry["sha256"]:
+                raise self.refused("shards", f"{file.name} with the digest {digest[:16]}…", f"{entry['sha256'][:16]}…")
 
     @cached_property
-    def places(self) -> dict[bytes, Place]:
-        """Each example's place, by the digest of its key."""
-        found: dict[bytes, Place] = {}
+    def _locations(self) -> dict[bytes, Location]:
+        """Each example's location, by the digest of its key."""
+        locations: dict[bytes, Location] = {}
         for number in range(len(self.manifest["shards"])):
             keys, contents = (self._whole(number, name).numpy() for name in ("keys", "contents"))
             counts, widths = (self._whole(number, name).numpy().astype(np.int64) for name in ("counts", "widths"))
             starts, numbers = (np.cumsum(n) - n for n in (counts, counts * widths))
             rows = zip(keys, contents, starts.tolist(), numbers.tolist(), counts.tolist(), widths.tolist(), strict=True)
             for key, content, start, first, count, width in rows:
-                found[key.tobytes()] = Place(number, start, first, count, width, content.tobytes())
-        return found
+                locations[key.tobytes()] = Location(number, start, first, count, width, content.tobytes())
+        return locations
 
-    def place(self, key: str) -> Place | None:
+    def location(self, key: str) -> Location | None:
         """Where the numbers of an example lie; None where they are not there."""
-        return self.places.get(key_digest(key))
+        return self._locations.get(key_digest(key))
 
     def read(self, shard: int, name: str, start: int, count: int) -> Tensor:
         """Entries `start` to `start + count` of a shard's column, from the mapped file."""
@@ -168,7 +170,7 @@ class Store:
         return [safe_open(name, "pt").__enter__() for name in names]
 
 
-def index(
+def key_columns(
     keys: Sequence[str], contents: Sequence[bytes], counts: Sequence[int], widths: Sequence[int]
 ) -> dict[str, Tensor]:
     """The columns of a shard that say whose numbers it holds: E examples in the order of their numbers."""
@@ -194,10 +196,10 @@ def shard_name(number: int) -> str:
 
 def _json_of(file: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _alive(process: int) -> bool:

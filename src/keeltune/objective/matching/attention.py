@@ -10,8 +10,9 @@ class Attention(Term):
     """KL of the teacher's attention and the student's: M_b = mean over layers, heads and real positions t of
     Σ_u r_btu · (log r_btu − log s_btu), where a head at position t attends to position u with r and s.
 
-    The student's layer i of k is held near the teacher's round(i · K / k) of K; where the numbers of heads differ, near
-    the mean of its heads. The student's dropout of attention is switched off, since what it leaves is no distribution.
+    The student's layer i of k is compared with the teacher's round(i · K / k) of K; where the numbers of heads differ,
+    the means over the heads are. The student's dropout of attention is switched off, since what it leaves is no
+    distribution.
 
     Source: MiniLM (https://arxiv.org/abs/2002.10957, eq. 6), on every layer.
     """

@@ -8,7 +8,7 @@ from keeltune.objective.matching.matching import Term
 class HiddenStates(Term):
     """Mean squared difference of hidden states: M_b = mean over layers, positions t and widths h of (s_bth − r_bth)².
 
-    The student's layer i of k is held near the teacher's round(i · K / k) of K, the embeddings near the embeddings.
+    The student's layer i of k is compared with the teacher's round(i · K / k) of K, the embeddings with the embeddings.
     Where the widths differ, a linear map W [H_r, H_s] a layer, s = W h_student, is learned with the student and left
     out of what is saved.
 

@@ -3,13 +3,27 @@
     L = Σ CE / n_CE + weight · Σ D / n_D + Σ_terms w · Σ_b M_b / n_B
 
 M_b compares what the models compute inside, for example b: a mean over its own positions, so that neither padding nor
-the batch's company changes it, and n_B counts the examples of the whole optimizer step, as n_CE and n_D count theirs.
+the other examples of a batch change it, and n_B counts the examples of the whole optimizer step.
+
+A file in this folder with one final class is at once a name of `objective.matching`; outside the package:
+`my_package.my_module:Name`.
+
+    objective: {matching: {cosine: 1.0}}
+
+    class Cosine(Term):
+        output = "hidden_states"
+        projected = True
+
+        @staticmethod
+        def distance(student, reference, real):
+            distance = 1 - torch.cosine_similarity(student, reference, dim=-1)      # [B, T]
+            return (distance * real).sum(-1) / real.sum(-1).clamp_min(1)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -22,13 +36,18 @@ STACKS = ("", "encoder_", "decoder_")
 
 
 class Term(ABC):
-    """One way to compare two models' layers."""
+    """One way to compare two models' layers. A class declares `output` and `projected`, and defines `distance`."""
 
     output: ClassVar[str]
     """The model output that is compared, a tuple with an entry a layer: `hidden_states` or `attentions`."""
 
     projected: ClassVar[bool]
     """Whether a student of another width gets a linear map to the teacher's."""
+
+    def __init_subclass__(cls) -> None:
+        for declared in ("output", "projected"):
+            if not hasattr(cls, declared):
+                raise TypeError(f"{cls.__name__} declares no {declared}; see {__name__}")
 
     @staticmethod
     @abstractmethod
@@ -45,7 +64,7 @@ class Matching(nn.Module):
 
     Args:
         terms: the weight of each term. student, teacher: both models' outputs on one batch, from which the layers are
-            paired and the projections made; `ask` made that batch.
+            paired and the projections made; `requesting` made that batch.
     Raises: Unmatched, where the numbers of positions differ (another tokenizer, other patches), or there are no layers.
     """
 
@@ -54,23 +73,19 @@ class Matching(nn.Module):
         self.terms = dict(terms)
         self.projections = nn.ModuleDict()
         for term in self.terms:
-            found = list(_pairs(term, student, teacher))
-            if not found:
+            pairs = list(_pairs(term, student, teacher))
+            if not pairs:
                 raise Unmatched(f"found no {term.output} in what the two models return, expected those of each layer")
-            for name, ours, theirs in found:
-                if _positions(ours) != _positions(theirs) or not (term.projected or ours.shape[-1] == theirs.shape[-1]):
+            for name, of_student, of_teacher in pairs:
+                width, wanted = of_student.shape[-1], of_teacher.shape[-1]
+                if _positions(of_student) != _positions(of_teacher) or not (term.projected or width == wanted):
                     raise Unmatched(
-                        f"found {name} of {list(ours.shape)} in the student and {list(theirs.shape)} in the teacher, "
-                        "expected as many positions: one tokenizer, patches of one size"
+                        f"found {name} of {list(of_student.shape)} in the student and {list(of_teacher.shape)} in the "
+                        "teacher, expected as many positions: one tokenizer, patches of one size"
                     )
-                if ours.shape[-1] != theirs.shape[-1]:
-                    self.projections[name] = nn.Linear(
-                        ours.shape[-1],
-                        theirs.shape[-1],
-                        bias=False,
-                        device=ours.device,
-                        dtype=full_precision(ours).dtype,
-                    )
+                if width != wanted and name not in self.projections:  # two terms of one output share its maps
+                    dtype = full_precision(of_student).dtype
+                    self.projections[name] = nn.Linear(width, wanted, bias=False, device=of_student.device, dtype=dtype)
 
     def attach(self, student: nn.Module) -> None:
         """Makes the projections parameters of the student, as `student.matching`.
@@ -94,15 +109,14 @@ class Matching(nn.Module):
         self._use.remove()
         del student.matching
 
-    def ask(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch, with the wish that a model return what is compared."""
-        return asking(self.terms, batch)
+    def requesting(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch, with the request that a model return what is compared."""
+        return requesting(self.terms, batch)
 
-    def distributed(self, student: Any) -> bool:
-        """Whether the attentions that are compared sum to 1, as they do not under dropout."""
-        layers = [
-            ours for term in self.terms if term.output == "attentions" for _, ours, _ in _pairs(term, *2 * [student])
-        ]
+    def attentions_sum_to_one(self, student: Any) -> bool:
+        """Whether the attentions that are compared are distributions, as they are not under dropout."""
+        compared = (term for term in self.terms if term.output == "attentions")
+        layers = [layer for term in compared for _, layer, _ in _pairs(term, student, student)]
         return all(torch.allclose(layer.sum(-1), layer.new_ones(()), atol=1e-2) for layer in layers)
 
     def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any]) -> Tensor:
@@ -110,19 +124,19 @@ class Matching(nn.Module):
         total = []
         for term, weight in self.terms.items():
             values = []
-            for name, ours, theirs in _pairs(term, student, teacher):
-                ours, theirs = full_precision(ours), full_precision(theirs.detach())
+            for name, of_student, of_teacher in _pairs(term, student, teacher):
+                of_student, of_teacher = full_precision(of_student), full_precision(of_teacher.detach())
                 if name in self.projections:
-                    ours = self.projections[name](ours)
-                values.append(term.distance(ours, theirs, real(name, ours, batch)))
+                    of_student = self.projections[name](of_student)
+                values.append(term.distance(of_student, of_teacher, real(name, of_student, batch)))
             total.append(weight * torch.stack(values).mean(0).sum())
         return torch.stack(total).sum()
 
 
-def asking(terms: Mapping[Term, float], batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch, with the wish that a model return what the terms compare."""
-    wishes = {f"output_{term.output}": True for term in terms}
-    return {**batch, "inputs": {**batch["inputs"], **wishes}}
+def requesting(terms: Iterable[Term], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch, with the request that a model return what the terms compare."""
+    requests = {f"output_{term.output}": True for term in terms}
+    return {**batch, "inputs": {**batch["inputs"], **requests}}
 
 
 def real(name: str, layer: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -132,7 +146,7 @@ def real(name: str, layer: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """
     length, inputs = _positions(layer), batch["inputs"]
     if name.startswith("decoder_"):
-        mask = inputs.get("decoder_attention_mask", batch.get("places"))
+        mask = inputs.get("decoder_attention_mask", batch.get("predicted"))
     else:
         mask = inputs.get("attention_mask")
         if "counts" in batch and int(batch["counts"].max()) == length and (mask is None or mask.shape[1] != length):
@@ -146,16 +160,16 @@ def real(name: str, layer: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 
 def _pairs(term: Term, student: Any, teacher: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, the student's layer, the teacher's): the student's i of k beside the teacher's round(i · K / k) of K."""
+    """(name, the student's layer, the teacher's): the student's i of k with the teacher's round(i · K / k) of K."""
     for stack in STACKS:
-        ours, theirs = (_layers(outputs, f"{stack}{term.output}") for outputs in (student, teacher))
+        of_student, of_teacher = (_layers(outputs, f"{stack}{term.output}") for outputs in (student, teacher))
         embedded = int(term.output == "hidden_states")  # entry 0 is that of the embeddings
-        k, many = len(ours) - embedded, len(theirs) - embedded
-        if k <= 0 or many <= 0:
+        few, many = len(of_student) - embedded, len(of_teacher) - embedded
+        if few <= 0 or many <= 0:
             continue
-        for i in range(1 - embedded, k + 1):
-            place = round(i * many / k) - 1 + embedded
-            yield f"{stack}{term.output}_{i}", ours[i - 1 + embedded], theirs[place]
+        for i in range(1 - embedded, few + 1):
+            partner = round(i * many / few) - 1 + embedded
+            yield f"{stack}{term.output}_{i}", of_student[i - 1 + embedded], of_teacher[partner]
 
 
 def _layers(outputs: Any, name: str) -> tuple[Tensor, ...]:

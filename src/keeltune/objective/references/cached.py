@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import Rows, Shared, Subset
+from keeltune.objective.derived_predictions import Shared, Subset
+from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Batch, Reference
 from keeltune.objective.stored_predictions import StoredForm
-from keeltune.utils.tensor_store import Place, Store
+from keeltune.utils.tensor_store import Location, Store
 
 
 class Cached(Reference):
@@ -30,7 +31,7 @@ class Cached(Reference):
         counts = [int(count) for count in batch["counts"]]
         places = []
         for key, count in zip(batch["keys"], counts, strict=True):
-            place = self.store.place(key)
+            place = self.store.location(key)
             if place is None:
                 raise KeyError(f"found no distribution of the row {key} in {self.store.folder}, expected one")
             if place.count != count:
@@ -41,7 +42,7 @@ class Cached(Reference):
             return rows
         return Shared(rows, self.kept) if self.form.kind == "hidden" else Subset(rows, self.kept)
 
-    def _columns(self, places: Sequence[Place]) -> dict[str, Tensor]:
+    def _columns(self, places: Sequence[Location]) -> dict[str, Tensor]:
         found = {}
         for name in self.form.reads:
             parts = []

@@ -3,7 +3,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from keeltune.objective.predictions import Mixture, Rows
+from keeltune.objective.derived_predictions import Mixture
+from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Batch, Reference
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from keeltune.objective.predictions import Rows, Tempered
+from keeltune.objective.derived_predictions import Tempered
+from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Autocast, Batch, Forward, Reference, ToRows, call
 
 

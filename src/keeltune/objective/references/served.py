@@ -93,7 +93,7 @@ class Served(Reference):
         self._spelt: dict[int, tuple[str, str]] = {}
 
     def rows(self, batch: Batch) -> Rows:
-        inputs, places = batch["inputs"], batch["places"].tolist()
+        inputs, places = batch["inputs"], batch["predicted"].tolist()
         texts = [
             ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]

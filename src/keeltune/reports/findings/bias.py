@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keeltune.evaluation.overfitting import scale_of
+from keeltune.tasks.metrics import scale_of
 
 WIDE_GAP = 0.1
 """How far the worst group lies below the best one, as a share of the scale, before it is said."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keeltune.recipe.regularizer_fields import find_regularizer, regularizer_names
 from keeltune.utils.messages import Message, joined
 
 METHODS = {
@@ -13,24 +14,24 @@ METHODS = {
     "cross-domain": "The model was trained on the new domain while held near the source-domain model.",
 }
 
-REGULARIZERS = {
-    "layer_decay": "lower learning rates in lower layers ({value} a layer)",
-    "r_drop": "R-Drop ({value})",
-    "weight_average": "averaged weights ({value})",
-    "label_smoothing": "label smoothing ({value})",
-    "fgm": "moved embeddings (FGM, {value})",
-    "new_top_layers": "new top layers ({value})",
-    "freeze_embeddings": "frozen token embeddings",
-}
-"""What a run says of each regulariser that was on."""
-
 
 def findings(result: Mapping[str, Any]) -> list[str]:
     """The method, and the regularisers where there were any."""
-    used = (result["training"] or {}).get("regularizers") or {}
+    training = result["training"] or {}
+    phrases = training.get("regularizer_phrases") or {}
     parts = [
-        Message(REGULARIZERS[name], value=value if isinstance(value, str) else f"{value:g}")
-        for name, value in used.items()
+        _regularizer(name, value, phrases.get(name)) for name, value in (training.get("regularizers") or {}).items()
     ]
     regularized = [Message("Regularised by: {parts}.", parts=joined(parts, ", "))] if parts else []
     return [METHODS[result["method"]], *regularized]
+
+
+def _regularizer(name: str, value: Any, phrase: str | None) -> str:
+    """What a run says of one that was on: as its file on the shelf has it, else as the result does.
+
+    A result of another version may name one that there is no file of; one from outside is not imported for a page.
+    """
+    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
+    if name in regularizer_names():
+        return Message(find_regularizer(name).phrase, value=shown)
+    return phrase or Message("{name} ({value})", name=name, value=shown)

@@ -1,1 +1,1 @@
-"""What applications share: how a kind of head, or a kind of model that writes, is trained, read and scored."""
+"""What applications share, one file each: how a kind of head is trained and read. Tasks derive from these."""

@@ -1,4 +1,4 @@
-"""Masked tokens: what a pretrained encoder knew of language before it got a task's head."""
+"""MaskedLm tokens: what a pretrained encoder knew of language before it got a task's head."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Rows
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.families.padding import pad_tokens
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.metrics.metric import Metric
+from keeltune.tasks.task import Task
 
 SHARE = 0.15
 """The share of a row's tokens that are masked, one at least: BERT's (Devlin et al. 2019,
 https://arxiv.org/abs/1810.04805); all of them become the mask token, as nothing is learnt from the word itself."""
 
 
-class Masked(Task):
+class MaskedLm(Task):
     """The tokens that stand under masks: N = masked tokens, C = V. They carry D alone, so nothing of this is scored.
 
     Which tokens of a row are masked is a function of the seed and the row's key, never of the epoch or the batch.
     """
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForMaskedLM",)
+    answer = "tokens"
+    scored_by: ClassVar[tuple[type[Metric], ...]] = ()
     choices = "tokens"
     seed = 0
 
@@ -46,7 +50,7 @@ class Masked(Task):
             inputs={**example.inputs, "input_ids": masked},
             targets=[IGNORED] * len(chosen),
             weights=[1.0] * len(chosen),
-            places=[place in chosen for place in range(len(ids))],
+            predicted=[place in chosen for place in range(len(ids))],
             count=None,
             others={},
         )
@@ -61,20 +65,11 @@ class Masked(Task):
         return lm_head.rows(outputs, batch)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def reported(self) -> tuple[str, ...]:
         return ("loss",)
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         raise NotImplementedError("masked tokens are made of another task's examples")
 
     def gold(self, row: Row) -> Any:
-        raise NotImplementedError("masked tokens are not scored")
-
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        raise NotImplementedError("masked tokens are not scored")
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        raise NotImplementedError("masked tokens are not scored")
-
-    def row_score(self, value: Any, gold: Any) -> float:
         raise NotImplementedError("masked tokens are not scored")

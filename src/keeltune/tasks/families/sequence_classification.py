@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,18 +12,22 @@ from torch import Tensor
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
-from keeltune.tasks.families.padding import pad_tokens
-from keeltune.tasks.task import Example, Prediction, Task, ratio
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.metrics.classification import Classification
+from keeltune.tasks.metrics.metric import Metric
+from keeltune.tasks.task import Task
 
 
-class Classify(Task):
+class SequenceClassification(Task):
     """One choice among the labels for a row; with `multi_label` a yes/no choice for each of them.
 
     Single label: N = B, C = L. Multi-label: N = B × L, C = 2 (no, yes), whose softmax over (0, z) is the sigmoid.
-    Statistics of a label: how often right, predicted, gold; and one column of rows that are right as a whole.
     """
 
     auto_models = ("AutoModelForSequenceClassification",)
+    answer = "label"
+    scored_by: ClassVar[tuple[type[Metric], ...]] = (Classification,)
     pipeline = "text-classification"
     separate_head = True
     whole_texts = ("text", "text_pair")
@@ -41,8 +45,8 @@ class Classify(Task):
     def setup(self) -> None:
         self.names = list(self.settings.labels)
         self.index = {name: i for i, name in enumerate(self.names)}
-        given = self.settings.class_weights or {}
-        self.label_weights = [float(given.get(name, 1.0)) for name in self.names]
+        weights = self.settings.class_weights or {}
+        self.label_weights = [float(weights.get(name, 1.0)) for name in self.names]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         inputs = self.processor(
@@ -79,42 +83,6 @@ class Classify(Task):
         label = row.fields["label"]
         return sorted(label, key=self.index.__getitem__) if self.settings.multi_label else label
 
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        chosen, right = self._indicators(values), self._indicators(golds)
-        whole = (chosen == right).all(-1, keepdims=True)
-        return np.concatenate([chosen * right, chosen, right, whole, np.ones_like(whole)], axis=-1).astype(np.float64)
-
-    def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        hits, chosen, gold, whole, rows = self._split(sums)
-        f1 = ratio(2 * hits, chosen + gold)
-        # scikit-learn's macro average: over the labels that occur; for label indicators over all
-        counted = np.ones_like(gold, dtype=bool) if self.settings.multi_label else (chosen + gold) > 0
-        values = {
-            "accuracy": ratio(whole, rows),
-            "macro_f1": ratio((f1 * counted).sum(-1), counted.sum(-1)),
-            "micro_f1": ratio(2 * hits.sum(-1), (chosen + gold).sum(-1)),
-            "mcc": _matthews(hits.sum(-1), rows, chosen, gold),
-        }
-        return {name: values[name] for name in self.metrics}
-
-    def details(self, sums: np.ndarray) -> dict[str, Any]:
-        hits, chosen, gold, _, _ = self._split(sums)
-        columns = zip(
-            self.names, ratio(hits, chosen), ratio(hits, gold), ratio(2 * hits, chosen + gold), gold, strict=True
-        )
-        return {
-            "by_label": {
-                name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
-                for name, p, r, f, n in columns
-            }
-        }
-
-    def row_score(self, value: Any, gold: Any) -> float:
-        if not self.settings.multi_label:
-            return float(value == gold)
-        both = len(set(value)) + len(set(gold))
-        return 2 * len(set(value) & set(gold)) / both if both else 1.0
-
     def _targets(self, row: Row) -> tuple[list[int], list[float]]:
         label = row.fields["label"]
         if self.settings.multi_label:
@@ -129,22 +97,3 @@ class Classify(Task):
         if self.settings.multi_label:
             return [name for name, p in zip(self.names, probabilities, strict=True) if p > 0.5]
         return self.names[int(np.argmax(probabilities))]
-
-    def _indicators(self, values: Sequence[Any]) -> np.ndarray:
-        """Which labels each row names: [rows, L] of 0 and 1."""
-        table = np.zeros((len(values), len(self.names)), dtype=bool)
-        for i, value in enumerate(values):
-            for name in value if self.settings.multi_label else [value]:
-                table[i, self.index[name]] = True
-        return table
-
-    def _split(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        n = len(self.names)
-        return sums[..., :n], sums[..., n : 2 * n], sums[..., 2 * n : 3 * n], sums[..., 3 * n], sums[..., 3 * n + 1]
-
-
-def _matthews(hits: np.ndarray, rows: np.ndarray, chosen: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Matthews correlation for any number of labels (Gorodkin 2004), 0 where one side is constant."""
-    covariance = hits * rows - (chosen * gold).sum(-1)
-    spread = (rows**2 - (chosen**2).sum(-1)) * (rows**2 - (gold**2).sum(-1))
-    return ratio(covariance, np.sqrt(np.maximum(spread, 0)))

@@ -15,8 +15,10 @@ from torch.nn.functional import pad
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
-from keeltune.tasks.families.padding import cut_text, pad_tokens
-from keeltune.tasks.task import Example, Prediction, Task, stack
+from keeltune.tasks.common.batches import stack
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.padding import cut_text, pad_tokens
+from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError
 
 OVERLAP = 128
@@ -29,7 +31,7 @@ ROOM = 8
 """The fewest tokens of question and text that a model must be able to read at once."""
 
 
-class Span(Task):
+class SpanExtraction(Task):
     """The first and the last token of an answer: two predictions an example, among the S positions of its tokens.
 
     A text that is too long is read in strides that overlap; each is an example of its own, with the whole question.
@@ -41,11 +43,11 @@ class Span(Task):
     The best span of a stride has the largest log P(start) + log P(end) of those with start ≤ end and at most
     `LONGEST` tokens. Strides are compared by the log-odds against "no answer here",
 
-        merit = log P(start) + log P(end) − log P(no answer), of both ends, = z_start + z_end − z_0 − z'_0
+        score = log P(start) + log P(end) − log P(no answer), of both ends, = z_start + z_end − z_0 − z'_0
 
     as a stride's logits z are known but for a constant, which the softmax of training leaves free: raw logits of two
     strides have no common zero, while position 0 means the same in each. With it the rule for a row without an answer
-    is simple: there is none where no stride prefers a span, merit < 0 in all of them (SQuAD 2.0 at threshold 0).
+    is simple: there is none where no stride prefers a span, score < 0 in all of them (SQuAD 2.0 at threshold 0).
 
     A model that was trained on rows that all have an answer must not say so: in most strides of a long text position 0
     is right, and an unsure model would leave the row empty (MiniLM after 147 steps on 1,000 rows of SQuAD-shifts, 128
@@ -56,6 +58,7 @@ class Span(Task):
     """
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForQuestionAnswering",)
+    answer = "text"
     choices = "positions"
     pipeline = "question-answering"
 
@@ -88,7 +91,7 @@ class Span(Task):
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         text = self.text(row)
-        question, cut = self._question(row)
+        question, truncated = self._question(row)
         strides = self._strides(question, text)
         answers = [(a, b) for a, b in (_stripped(text, *span) for span in self.spans(row)) if b > a] if labelled else []
         targets = [self._targets(answers, starts, ends) for _, starts, ends in strides]
@@ -96,7 +99,7 @@ class Span(Task):
             targets = [(IGNORED, IGNORED)] * len(strides)  # unknown, or in no stride whole
         return [
             Example(
-                inputs, target or (0, 0), (1.0, 1.0), f"{row.key}#{i}", len(inputs["input_ids"]), truncated=cut,
+                inputs, target or (0, 0), (1.0, 1.0), f"{row.key}#{i}", len(inputs["input_ids"]), truncated=truncated,
                 notes={"text": text, "starts": starts, "ends": ends, "answered": bool(answers) if labelled else None},
             )
             for i, ((inputs, starts, ends), target) in enumerate(zip(strides, targets, strict=True))
@@ -118,30 +121,30 @@ class Span(Task):
         limit = self.settings.max_length
         options: dict[str, Any] = {}
         if limit is not None:
-            asked = len(self.tokenizer(question, add_special_tokens=False)["input_ids"])
-            room = limit - self.marks - asked
+            length = len(self.tokenizer(question, add_special_tokens=False)["input_ids"])
+            room = limit - self.marks - length
             options = {"truncation": "only_second", "max_length": limit, "stride": min(OVERLAP, room // 2)}
             options["return_overflowing_tokens"] = True
-        found = self.tokenizer(question, text, return_offsets_mapping=True, **options)
+        encoded = self.tokenizer(question, text, return_offsets_mapping=True, **options)
         parts = []
-        names = [name for name in found if name not in ("offset_mapping", "overflow_to_sample_mapping")]
-        for i, encoding in enumerate(found.encodings):
-            own = [
-                offsets if place == 1 else (0, 0)
-                for offsets, place in zip(encoding.offsets, encoding.sequence_ids, strict=True)
+        names = [name for name in encoded if name not in ("offset_mapping", "overflow_to_sample_mapping")]
+        for i, encoding in enumerate(encoded.encodings):
+            spans = [
+                offsets if text_number == 1 else (0, 0)
+                for offsets, text_number in zip(encoding.offsets, encoding.sequence_ids, strict=True)
             ]
-            inputs = {name: found[name][i] if options else found[name] for name in names}
-            parts.append((inputs, array("l", [a for a, _ in own]), array("l", [b for _, b in own])))
+            inputs = {name: encoded[name][i] if options else encoded[name] for name in names}
+            parts.append((inputs, array("l", [a for a, _ in spans]), array("l", [b for _, b in spans])))
         return parts
 
     @staticmethod
     def _targets(answers: Sequence[tuple[int, int]], starts: array[int], ends: array[int]) -> tuple[int, int] | None:
         """First and last token of the first of the answers that lies whole in a stride; None where none does."""
         first, last = np.asarray(starts), np.asarray(ends)
-        own = np.flatnonzero(last > first)
+        tokens = np.flatnonzero(last > first)
         for a, b in answers:
-            if len(own) and first[own[0]] <= a and b <= last[own[-1]]:
-                start, end = own[last[own] > a], own[first[own] < b]
+            if len(tokens) and first[tokens[0]] <= a and b <= last[tokens[-1]]:
+                start, end = tokens[last[tokens] > a], tokens[first[tokens] < b]
                 if len(start) and len(end) and start[0] <= end[-1]:
                     return int(start[0]), int(end[-1])
         return None
@@ -157,14 +160,14 @@ class Span(Task):
             notices.append(f"{lost} of {len(rows)} answers lie whole in no stride and are not trained on; {fix}")
         return notices
 
-    def mark(self, config: Any, examples: Sequence[Example]) -> None:
+    def annotate(self, config: Any, examples: Sequence[Example]) -> None:
         """Whether a row may be left without an answer: where training rows have none, or the model did so before."""
         labelled = [e.notes["answered"] for e in examples if e.notes["answered"] is not None]
         if labelled:
-            known = bool(getattr(config, "no_answer", False)) or not all(labelled)
-            config.no_answer = known
+            may_be_empty = bool(getattr(config, "no_answer", False)) or not all(labelled)
+            config.no_answer = may_be_empty
             if self.settings.config is not None:
-                self.settings.config.no_answer = known
+                self.settings.config.no_answer = may_be_empty
 
     # batches
 
@@ -186,20 +189,20 @@ class Span(Task):
         table = rows.log_probs(slice(None)).unflatten(0, (-1, 2))  # [B, 2, S]
         losses = nll(rows, batch["targets"], batch["weights"]).unflatten(0, (-1, 2)).sum(-1).tolist()
         counts = ((batch["targets"] != IGNORED) * batch["weights"]).unflatten(0, (-1, 2)).sum(-1).tolist()
-        start, end, score = _best(table[:, 0], table[:, 1], LONGEST)
-        merits = (score - table[:, :, 0].sum(-1)).tolist()
+        start, end, log_probs = _best(table[:, 0], table[:, 1], LONGEST)
+        scores = (log_probs - table[:, :, 0].sum(-1)).tolist()
         answers = []
         spans = zip(batch["notes"], start.tolist(), end.tolist(), strict=True)
-        for (note, first, last), loss, count, merit in zip(spans, losses, counts, merits, strict=True):
+        for (note, first, last), loss, count, score in zip(spans, losses, counts, scores, strict=True):
             a, b = _stripped(note["text"], note["starts"][first], note["ends"][last])
-            answers.append(Prediction(note["text"][a:b], None, loss, count, merit, a))
+            answers.append(Prediction(note["text"][a:b], None, loss, count, score, a))
         return answers
 
     def combine(self, predictions: Sequence[Prediction]) -> Prediction:
-        found = super().combine(predictions)
-        if found.merit < 0 and getattr(self.settings.config, "no_answer", True):
-            return replace(found, value="")
-        return found
+        best = super().combine(predictions)
+        if best.score < 0 and getattr(self.settings.config, "no_answer", True):
+            return replace(best, value="")
+        return best
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import PerSlice, Rows
-from keeltune.tasks.families.architecture import Architecture
-from keeltune.tasks.families.causal import Causal
-from keeltune.tasks.families.ctc import Ctc
-from keeltune.tasks.families.padding import cut_text, pad_tokens
-from keeltune.tasks.families.seq2seq import Seq2Seq
-from keeltune.tasks.task import Autocast, Example, Prediction, Task
+from keeltune.tasks.architectures.architecture import Architecture
+from keeltune.tasks.architectures.causal import Causal
+from keeltune.tasks.architectures.ctc import Ctc
+from keeltune.tasks.architectures.seq2seq import Seq2Seq
+from keeltune.tasks.common.batches import Autocast
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.padding import cut_text, pad_tokens
+from keeltune.tasks.task import Task
 
 T = TypeVar("T")
 
 
-class Writing(Task):
+class TextGeneration(Task):
     """A text is written: summaries, translations, captions, transcripts, answers.
 
     Encoder-decoders read `source`; decoders read a prompt around it (`settings.prompt`, or the task's own) and write
@@ -29,6 +31,7 @@ class Writing(Task):
     """
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
+    answer = "text"
     choices = "tokens"
     generates = True
 
@@ -36,9 +39,14 @@ class Writing(Task):
     """What a decoder reads where the recipe has no prompt; names in braces are columns, `{source}` is the source."""
 
     def setup(self) -> None:
-        kind = Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
-        encodes = getattr(self.settings.config, "is_encoder_decoder", False)
-        self.architecture: Architecture = (Seq2Seq if encodes else kind)(self)
+        self.architecture: Architecture = self.architecture_class(self)
+
+    @property
+    def architecture_class(self) -> type[Architecture]:
+        """What writes the texts of this kind of model (`tasks/architectures/`)."""
+        if getattr(self.settings.config, "is_encoder_decoder", False):
+            return Seq2Seq
+        return Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
 
     # What a task says
 
@@ -55,9 +63,9 @@ class Writing(Task):
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
         limit = self.settings.max_length
-        found = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
-        cut = bool(found.encodings and found.encodings[0].overflowing)
-        return dict(found), len(found["input_ids"]), cut
+        encoded = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
+        truncated = bool(encoded.encodings and encoded.encodings[0].overflowing)
+        return dict(encoded), len(encoded["input_ids"]), truncated
 
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
         """What a decoder reads of a row before an answer of so many tokens, and whether the source was cut to fit."""
@@ -94,7 +102,7 @@ class Writing(Task):
         return [self.architecture.encode(row, self.target(row) if labelled else None)]
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
-        if not isinstance(self.architecture, Causal) or not examples:
+        if not self.architecture.reads_prompt or not examples:
             return []
         trained, tokens = sum(len(e.targets) for e in examples), sum(len(e.inputs["input_ids"]) for e in examples)
         return [f"{trained} of {tokens} tokens ({trained / tokens:.0%}) are trained on; prompts are only read"]
@@ -130,30 +138,30 @@ class Writing(Task):
     def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> PerSlice | None:
         return self.architecture.sliced_cross_entropy(batch)
 
+    def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
+        return self.architecture.losses(rows, batch)
+
     @property
-    def draws(self) -> bool:
-        return type(self.architecture).sample is not Architecture.sample
+    def reads_prompt(self) -> bool:
+        return self.architecture.reads_prompt
+
+    @property
+    def samples(self) -> bool:
+        return self.architecture.samples
 
     # What a model writes, whatever other rows it writes for at the same time
 
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        """The places of the examples that may share a batch: all, where padding changes nothing of what is written."""
+        """The indices of the examples that may share a batch: all, where padding changes nothing of what is written."""
         return [list(range(len(examples)))]
 
-    def draw(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
-        texts = self.drawn_ids(model, examples, device)
-        return [self.architecture.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
-
-    def drawn_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        """Token ids that the model draws for each example, from torch's random state."""
+    def sample_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         return self._by_group(model, examples, device, lambda part: self.architecture.sample(model, part, device))
 
-    def openings(self, rows: Sequence[Row]) -> list[Example]:
-        """What a source model draws texts from where nothing of its own domain is at hand: the inputs of these rows."""
-        return [example for row in rows for example in self.encode_scored(row, labelled=False)]
+    def answered(self, example: Example, ids: Sequence[int]) -> Example:
+        return self.architecture.answered(example, ids)
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        """The `count` best texts that the model writes for each example, the likeliest first."""
         return self._by_group(
             model, examples, device, lambda part: self.architecture.candidates(model, part, device, count)
         )
@@ -169,7 +177,7 @@ class Writing(Task):
         self, model: Any, examples: Sequence[Example], device: str, run: Callable[[Sequence[Example]], Sequence[T]]
     ) -> list[T]:
         """What `run` makes of each group, in the order of the examples."""
-        found: dict[int, T] = {}
-        for places in self.groups(model, examples, device):
-            found |= dict(zip(places, run([examples[i] for i in places]), strict=True))
-        return [found[i] for i in range(len(examples))]
+        results: dict[int, T] = {}
+        for group in self.groups(model, examples, device):
+            results |= dict(zip(group, run([examples[i] for i in group]), strict=True))
+        return [results[i] for i in range(len(examples))]

@@ -25,19 +25,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import Projected, Rows, Shared
+from keeltune.objective.derived_predictions import Shared
+from keeltune.objective.predictions import Projected, Rows
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.reference import Autocast, Reference
 from keeltune.objective.references.served import Served
 from keeltune.objective.stored_predictions import Full, Hidden, StoredForm, TopK
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.task import Example, Task, to_device
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.cache.identity import VERSION, Wanted, choices_of, shared_of
 from keeltune.training.cache.stored_head import HEAD_FILE, Head
 from keeltune.training.preparation.material import Material
 from keeltune.utils import files, tensor_store
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import OutOfResources, Problem, StateRefused, UserError
+from keeltune.utils.identity import refuse_other
 from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import Store, Writer
 
@@ -73,16 +77,16 @@ def found(want: Wanted) -> Store | None:
         return None
     store = Store(want.folder, want.fix)
     manifest = store.manifest
-    files.refuse_other(want.folder, manifest["identity"], want.identity, want.fix)
+    refuse_other(want.folder, manifest["identity"], want.identity, want.fix)
     form = manifest["form"]
     asked = {n: v for n, v in want.asked.items() if n in ("k", "temperature") and form["name"] == "top-k"}
     asked |= {"name": want.asked["form"]} if want.asked["form"] != "auto" else {}
     asked |= {"dtype": want.asked["dtype"]} if want.asked["dtype"] != "auto" else {}
     stored = {name: form.get(name) for name in asked}
-    files.refuse_other(want.folder, {"form": stored}, {"form": asked}, want.fix)
+    refuse_other(want.folder, {"form": stored}, {"form": asked}, want.fix)
     store.verify()
     for example in want.examples:
-        there = store.place(example.key)
+        there = store.location(example.key)
         if there is None or there.content != want.contents[example.key]:
             what = "no answer to" if there is None else "another encoding of"
             raise store.refused("data", f"{what} the row {example.key[:16]}…", "an answer to each row as it is read")
@@ -134,7 +138,7 @@ def capture(want: Wanted, material: Material, reference: Reference, device: str,
     )
     rank, world = int(os.environ.get("RANK", "0")), world_size()
     if head is not None and rank == 0:
-        files.seal(want.folder / HEAD_FILE, head.content)
+        files.write_atomically(want.folder / HEAD_FILE, head.content)
     missing = writer.missing()
     mine = [number for number in missing if number % world == rank]
     with display.bar("the reference answers", sum(len(parts[number]) for number in mine)) as advance:
@@ -189,7 +193,7 @@ def shard_of(
         facts["mass"] = float((1 - tensors["tail"].double().exp()).sum())
     own = [contents[e.key] for e in examples]
     return {
-        **tensor_store.index([e.key for e in examples], own, counts, widths_of(task, examples, choices)),
+        **tensor_store.key_columns([e.key for e in examples], own, counts, widths_of(task, examples, choices)),
         **tensors,
     }, facts
 
@@ -251,7 +255,7 @@ def hidden_form(
     """The form `hidden` for this reference and its head; None where the head cannot be kept apart."""
     form = Hidden(0, dtype or torch.float32)
     rows = answers(sample[:BATCH], task, reference, form, device)
-    if not isinstance(rows, Projected) or not isinstance(rows.head, lm_head.Applied):
+    if not isinstance(rows, Projected) or not isinstance(rows.head, lm_head.AppliedHead):
         return None, None
     head = Head.of(rows.head)
     if head is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from keeltune.objective.references.reference import Reference
 from keeltune.objective.stored_predictions import Full, StoredForm
-from keeltune.tasks.families.causal import Causal
-from keeltune.tasks.task import DRAWN, Example, to_device
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import NOTE_SAMPLE, Example
 from keeltune.training.cache.capture import BATCH, SAMPLE, bytes_of, free_bytes, hidden_form, spread
 from keeltune.training.cache.identity import EXACT, choices_of, place
 from keeltune.training.preparation.compatibility import NEW
@@ -63,7 +63,7 @@ def seconds_a_byte(folder: Path) -> float:
     file, content = there / f".staging-{os.getpid()}-speed", b"\0" * 2**22
     start = time.perf_counter()
     try:
-        files.seal(file, content)
+        files.write_atomically(file, content)
         file.read_bytes()
     finally:
         with suppress(OSError):
@@ -73,14 +73,13 @@ def seconds_a_byte(folder: Path) -> float:
 
 def fits(material: Material, examples: Iterable[Example]) -> str | None:
     """Why the reference's answers cannot be cached at all; None where they can."""
-    if any(DRAWN in example.notes for example in examples):
+    if any(NOTE_SAMPLE in example.notes for example in examples):
         return "texts that the student draws are other ones in every step"
     if material.recipe.objective.matching:
         return "matching compares the layers of both models"
     if material.source == NEW and material.reference_is_start:
         return "a new model"
-    spec, form = material.recipe.reference_spec(), getattr(material.task, "form", None)
-    of_text = isinstance(form, Causal) and material.task.reads == "text"
-    if spec is not None and spec.origin == "served" and not of_text:
+    spec, task = material.recipe.reference_spec(), material.task
+    if spec is not None and spec.origin == "served" and not (task.reads_prompt and task.reads == "text"):
         return "a server answers to a decoder's text alone"
     return None

@@ -16,9 +16,9 @@ import numpy as np
 
 from keeltune.data.media import Decoded
 from keeltune.models import processors, tokenizer_match
-from keeltune.tasks.task import Example
+from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
-from keeltune.utils.files import canonical, digest_of, file_digest
+from keeltune.utils.digests import canonical, digest_of, file_digest
 
 VERSION = 1
 
@@ -107,7 +107,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "data": {
             name: rows_digest(material, name)
             for name in ("train", "unlabeled", "augmented", "source_unlabeled")
-            if material.rows.get(name) and (name != "train" or recipe.holds_target)
+            if material.rows.get(name) and (name != "train" or recipe.anchors_target)
         },
     }
 
@@ -131,7 +131,7 @@ def _digest_or_none(text: Any) -> str | None:
 
 def content_of(example: Example) -> bytes:
     """A digest of what the reference reads of an example and where it predicts, in each of its encodings."""
-    parts = [np.packbits(np.asarray(example.places, dtype=bool)).tobytes(), str(example.predictions).encode()]
+    parts = [np.packbits(np.asarray(example.predicted, dtype=bool)).tobytes(), str(example.predictions).encode()]
     for reader in (example, *(example.others[name] for name in sorted(example.others))):
         for name in sorted(reader.inputs):
             value = reader.inputs[name]

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from keeltune.tasks.families.lm_head import Applied
-from keeltune.utils import files
+from keeltune.tasks.common.lm_head import AppliedHead
+from keeltune.utils.digests import file_digest
 from keeltune.utils.tensor_store import Store
 
 HEAD_FILE = "head.safetensors"
@@ -37,9 +37,9 @@ class Head:
     steps: list[tuple[str, float | Tensor | None]]
 
     @classmethod
-    def of(cls, applied: Applied) -> Head | None:
+    def of(cls, applied: AppliedHead) -> Head | None:
         """The head that a model was seen to apply; None where it is no linear map with elementwise steps behind it."""
-        module, steps = applied.head, applied.behind.program()
+        module, steps = applied.head, applied.after_head.program()
         if not isinstance(module, torch.nn.Linear) or steps is None or any(name not in STEPS for name, _ in steps):
             return None
         bias = None if module.bias is None else module.bias.detach()
@@ -67,7 +67,7 @@ class Head:
     @classmethod
     def load(cls, store: Store, device: str) -> Head:
         facts, file = store.manifest["head"], store.folder / HEAD_FILE
-        if not file.is_file() or files.file_digest(file) != facts["sha256"]:
+        if not file.is_file() or file_digest(file) != facts["sha256"]:
             raise store.refused("head", f"{file.name} that is not there or has another digest", facts["sha256"][:16])
         tensors = load_file(file, device=device)
         steps = [(name, tensors[f"step_{n}"] if stored else value)

@@ -15,7 +15,8 @@ from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.models import loading, processors, tokenizer_match
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.task import Settings, Task
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.lengths import reading_length
 from keeltune.utils.errors import Problem, UserError, shown
 

@@ -8,7 +8,9 @@ from functools import partial
 from keeltune.data.dataset import Row
 from keeltune.data.row_problems import RowProblem
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.task import Example, Fault, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.material import LEARNT, OLD, SCORED
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.messages import Message

@@ -7,7 +7,8 @@ from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.task import Example, Task
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem

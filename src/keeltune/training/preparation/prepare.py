@@ -17,15 +17,19 @@ from keeltune.data.row_problems import is_row_problem
 from keeltune.data.term_lists import read_terms
 from keeltune.models import initialization, loading, model_files, processors, surgery
 from keeltune.models.lora import adapter_problem
-from keeltune.recipe.fields import NewModel, Recipe, StudentFrom
-from keeltune.tasks.families.masked_lm import Masked
-from keeltune.tasks.task import Example, Settings, Task
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel, StudentFrom
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.families.masked_lm import MaskedLm
+from keeltune.tasks.task import Task
+from keeltune.training.matching_terms import matching_problems
 from keeltune.training.preparation.compatibility import NEW, check_student_head, compatible_references
 from keeltune.training.preparation.encoding import encode_row, encode_splits, truncation_warning
 from keeltune.training.preparation.lengths import reading_length, writing_length
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.splits import emptied_splits, read_splits, require_enough_rows, task_columns
-from keeltune.training.regularizers.compatibility import regularizer_problems as unfit_regularizers
+from keeltune.training.regularization import regularizer_problems
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, UserError, shown
 
@@ -112,6 +116,8 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
         (recipe.languages.source, recipe.languages.target) if recipe.languages else None,
         recipe.generation.beams,
         recipe.generation.max_new_tokens,
+        tuple(recipe.evaluation.metrics),
+        recipe.evaluation.metric,
     )
     if isinstance(recipe.model, StudentFrom):
         place = recipe.where("model.layers")
@@ -124,7 +130,7 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
     files, companions = compatible_references(recipe, [] if own else teachers, processor, settings, task_class, rows)
     notices += [each.notice for each in files if each.notice]
     task = task_class(processor, settings, companions)
-    problems += [*task_problems(task, recipe), *unfit_regularizers(recipe, task)]
+    problems += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
     old = _old_head(recipe, task_class, processor, settings, head, source) if second != "task" else None
     encoded, faulty = encode_splits(task, rows, old)
     (skipped if recipe.data.bad_rows == "skip" else problems).extend(faulty)
@@ -136,7 +142,7 @@ def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None)
         said = "rows without a target, in which this task predicts nothing"
         wanted = "what this version has: without a teacher no one writes the targets"
         problems.append(Problem(recipe.where("data.unlabeled"), "data.unlabeled", said, wanted, "leave it out"))
-    if recipe.generation.on_policy and not task.draws:
+    if recipe.generation.on_policy and not task.samples:
         place, wanted = recipe.where("generation"), "a model that writes token by token"
         said = f"{auto_model}, which chooses for all frames at once"
         problems.append(Problem(place, "generation.on_policy", said, wanted, "leave it out"))
@@ -231,7 +237,8 @@ def without_targets(encoded: Sequence[Sequence[Example]]) -> bool:
 
 def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
     """What the task, now that its model is known, cannot do with the recipe."""
-    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in task.recipe_faults()]
+    faults = [*task.scoring.faults(), *task.recipe_faults()]
+    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in faults]
 
 
 def _old_head(
@@ -245,7 +252,7 @@ def _old_head(
             fix = "fine-tune it on the source domain first, or write anchor_head: masked-lm"
             raise UserError(Problem(place, "objective.anchor_head", found, expected, fix))
         return task_class(processor, replace(settings, labels=head, class_weights=None))
-    masked = Masked(processor, replace(settings, labels=[]))
+    masked = MaskedLm(processor, replace(settings, labels=[]))
     if missing := loading.untrained_head(source, settings.config, masked.auto_models[0]):
         found, expected = f"{shown(source)} without {', '.join(missing[:3])}", "a pretrained head of masked tokens"
         raise UserError(Problem(place, "objective.anchor_head", found, expected, "write anchor_head: source"))

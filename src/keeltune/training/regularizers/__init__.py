@@ -1,1 +1,1 @@
-"""Regularisers: optional changes of how a student is trained, each off unless a recipe asks; one file each."""
+"""Regularisers: optional changes of how a student is trained, each off unless a recipe names it; one file each."""

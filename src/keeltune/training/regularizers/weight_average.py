@@ -1,76 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch import Tensor
 
-from keeltune.objective.predictions import full_precision
+from keeltune.recipe.field_types import AsNumber, Auto, AutoOrKind, Share
+from keeltune.recipe.fields import Recipe
+from keeltune.tasks.task import Task
+from keeltune.training.checkpoint_averaging import MeanWeights
+from keeltune.training.regularizers.regularizer import Refusal, Regularizer
 
-
-class Average(TrainerCallback):
-    """θ̄ ← θ̄ + share · (θ − θ̄) at each `move`, of the weights that train, in float32 at least.
-
-    `file`: its name in a checkpoint's folder, from which it is read again when a run goes on.
-    """
-
-    def __init__(self, model: nn.Module, file: str):
-        self.model, self.file = model, file
-        self.average: dict[str, Tensor] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stored = Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.file
-        if state.global_step and stored.is_file():
-            held = load_file(stored)
-            self.average = {name: held[name].to(self.place_of(weight)) for name, weight in self._trained()}
-
-    def place_of(self, weight: Tensor) -> torch.device:
-        """The device on which a weight's average lies."""
-        return weight.device
-
-    @torch.no_grad()
-    def move(self, share: float) -> None:
-        """A step towards the weights; the first one is all the way."""
-        for name, weight in self._trained():
-            new = full_precision(weight.detach().to(self.place_of(weight)))
-            old = self.average.get(name, new)
-            self.average[name] = old + share * (new - old)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within: the model holds the average; after it, the very weights that it had."""
-        own = {name: weight.data for name, weight in self._trained()}
-        self.settle()
-        try:
-            yield
-        finally:
-            for name, weight in self._trained():
-                weight.data = own[name]
-
-    def settle(self) -> None:
-        """Leaves the average in the model; before the first move there is none."""
-        for name, weight in self._trained():
-            if name in self.average:
-                weight.data = self.average[name].to(weight.device, weight.dtype, copy=True)
-
-    def save(self, folder: Path) -> None:
-        """Beside a checkpoint's weights."""
-        save_file({name: value.cpu().contiguous() for name, value in self.average.items()}, folder / self.file)
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
-
-
-MOST = 0.999
+LARGEST = 0.999
 """The largest β that `auto` takes."""
 
 
-class WeightAverage(Average):
+class WeightAverage(Regularizer):
     """A running average of the weights, which is what is measured, kept and saved in their place.
 
         θ̄_t = Σ_i β^(t−i) · θ_i / Σ_i β^(t−i),      i = 1 … t optimizer steps,      auto: β = 1 − 1 / (0.1 · steps)
@@ -83,14 +28,38 @@ class WeightAverage(Average):
     https://arxiv.org/abs/1703.01780.
     """
 
-    def __init__(self, model: nn.Module, decay: float | Literal["auto"] = "auto"):
-        super().__init__(model, "weight_average.safetensors")
-        self.decay = decay
+    parameter = Annotated[Auto | AsNumber[Share], AutoOrKind]
+    description = (
+        "β of a running average of the weights, θ̄ = Σ β^(t−i) θ_i / Σ β^(t−i), which is what is measured "
+        "and kept (arXiv:1703.01780). auto: 1 − 1 / (0.1 · steps), at most 0.999."
+    )
+    phrase = "averaged weights ({value})"
+    copies = 1
+
+    def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
+        """It has a meaning for whatever trains."""
+        return iter(())
+
+    def on_train_begin(self) -> None:
+        self.average = MeanWeights(self.model)
+
+    def on_step_end(self, step: int, steps: int) -> None:
+        beta = self.beta(steps)
+        self.average.move((1 - beta) / (1 - beta**step))  # the share of the newest weights; 1 in the first step
+
+    def on_evaluate(self) -> None:
+        self.average.use()
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.average.mean
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.average.load(state)
+
+    def reported(self, steps: int) -> float:
+        """The β that `auto` stands for."""
+        return self.beta(steps)
 
     def beta(self, steps: int) -> float:
         """β of a run of so many steps."""
-        return min(MOST, max(0.0, 1 - 1 / (0.1 * steps))) if self.decay == "auto" else self.decay
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        beta, t = self.beta(state.max_steps), state.global_step
-        self.move((1 - beta) / (1 - beta**t))  # the share of the newest weights; 1 in the first step
+        return min(LARGEST, max(0.0, 1 - 1 / (0.1 * steps))) if self.value == "auto" else self.value

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from keeltune.tasks.task import stack
+from keeltune.tasks.common.batches import stack
 
 
 def pad_tokens(tokenizer: Any, inputs: Sequence[Mapping[str, Any]], *, left: bool | None = None) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 Of a batch's [B, T] positions only some are predictions: prompts and padding are not. A forward pre-hook on the head
 hands it those positions only, inside the model's own `forward`: no model code, no wrapper passed by, value and gradient
 unchanged. Where N × V numbers are many, the hook keeps the head's input and lets two positions pass; the head is then
-applied slice by slice (`rows.Projected`). What a model does behind its head (a bias, a cap, a scale) is noted at those
+applied slice by slice (`rows.Projected`). What a model does after its head (a bias, a cap, a scale) is noted at those
 two and done again to every slice. Where that does not give the model's own logits, the model is run whole, and said so
 once.
 """
@@ -28,7 +28,7 @@ LARGE = SLICE
 
 _log = logging.getLogger(__name__)
 
-_uncuttable: WeakSet[Any] = WeakSet()
+_not_sliceable: WeakSet[Any] = WeakSet()
 """Models whose logits are not made of their head's output position by position."""
 
 
@@ -47,39 +47,39 @@ def forward(
     groups: Sequence[Sequence[int]] | None = None,
     run: Callable[[], Sequence[Any]] | None = None,
 ) -> Any:
-    """`model(**batch["inputs"])`, its head applied to `batch["places"]` [B, T] bool alone: `Selected`.
+    """`model(**batch["inputs"])`, its head applied to `batch["predicted"]` [B, T] bool alone: `Selected`.
 
     `large` (default `LARGE`) is the N × V from which the head is applied in slices. A model without output embeddings,
     or whose head does not see [B, T] positions, is run as it is and its outputs are returned. Positions that a model
     puts before the text (those of a picture) are no predictions. Where rows must not share a forward pass, `groups`
-    are their places in the batch, and `run` gives the model's outputs for each group.
+    are their indices in the batch, and `run` gives the model's outputs for each group.
     """
     large = LARGE if large is None else large
     inner = getattr(model, "module", model)
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     if head is None:
         return model(**batch["inputs"]) if run is None else run()
-    places: Tensor = batch["places"]
-    parts = [places] if groups is None else [places[list(group)] for group in groups]
+    predicted: Tensor = batch["predicted"]
+    parts = [predicted] if groups is None else [predicted[list(group)] for group in groups]
     width = len(head.weight) if hasattr(head, "weight") else head.out_features  # a resized tied head keeps the latter
-    n = int(places.sum())
-    sliced = n > 1 and n * width > large and inner not in _uncuttable
+    n = int(predicted.sum())
+    sliced = n > 1 and n * width > large and inner not in _not_sliceable
     seen: list[Tensor] = []
-    behind = Behind()
+    after_head = AfterHead()
 
     def select(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden, part = arguments[0], parts[min(len(seen), len(parts) - 1)]
         if hidden.dim() != 3 or len(hidden) != len(part) or hidden.shape[1] < part.shape[1]:
             return None
-        chosen = hidden[_behind(part, hidden)]
+        chosen = hidden[_aligned(part, hidden)]
         seen.append(chosen)
         return ((chosen[:2] if sliced else chosen)[None], *arguments[1:])
 
     handles = [head.register_forward_pre_hook(select)]
     if sliced:
-        handles.append(head.register_forward_hook(lambda module, arguments, output: behind.begin(output)))
+        handles.append(head.register_forward_hook(lambda module, arguments, output: after_head.begin(output)))
     try:
-        with behind if sliced else nullcontext():
+        with after_head if sliced else nullcontext():
             outputs = [model(**batch["inputs"])] if run is None else run()
     finally:
         for handle in handles:
@@ -88,78 +88,78 @@ def forward(
         return outputs[0] if run is None else outputs
     logits: list[Tensor] = [output.logits for output in outputs]  # [1, n, V] each, or [1, 2, V]
     if not sliced:
-        return Selected(Dense(_by_row([each[0] for each in logits], parts, groups)), outputs)
+        return Selected(Dense(_by_row([group[0] for group in logits], parts, groups)), outputs)
     longest = max(range(len(seen)), key=lambda i: len(seen[i]))
-    if not behind.ends(longest, logits[longest]):
-        _uncuttable.add(inner)
+    if not after_head.ends(longest, logits[longest]):
+        _not_sliceable.add(inner)
         _log.warning("%s mixes its head's output: the head is not applied in slices", type(inner).__name__)
         return forward(model, batch, large, groups, run)
     hidden = _by_row(seen, parts, groups)
-    for each in logits:  # in the graph with nothing taken of them, as DDP wants each parameter used in the forward pass
-        hidden = hidden + each[..., :0].sum().to(hidden.dtype)
-    return Selected(Projected(hidden, Applied(head, behind, logits[0]), logits[0].shape[-1]), outputs)
+    for group in logits:  # in the graph, though nothing is taken of them: DDP wants each parameter used in the forward
+        hidden = hidden + group[..., :0].sum().to(hidden.dtype)
+    return Selected(Projected(hidden, AppliedHead(head, after_head, logits[0]), logits[0].shape[-1]), outputs)
 
 
 @contextmanager
 def sliced_from(numbers: int) -> Iterator[None]:
     """Inside, heads are applied in slices from so many numbers of [N, V] on: from 0, rows keep their head's input."""
     global LARGE
-    before, LARGE = LARGE, numbers
+    previous, LARGE = LARGE, numbers
     try:
         yield
     finally:
-        LARGE = before
+        LARGE = previous
 
 
-class Applied:
-    """A head with what its model does behind it, in the autocast that it ran in: slices are read outside of it."""
+class AppliedHead:
+    """A head with what its model does after it, in the autocast that it ran in: slices are read outside of it."""
 
-    def __init__(self, head: Any, behind: Behind, like: Tensor):
-        self.head, self.behind, self.kind = head, behind, like.device.type
+    def __init__(self, head: Any, after_head: AfterHead, like: Tensor):
+        self.head, self.after_head, self.kind = head, after_head, like.device.type
         on = torch.is_autocast_enabled(self.kind)
         self.dtype = torch.get_autocast_dtype(self.kind) if on else None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         within = nullcontext() if self.dtype is None else torch.autocast(self.kind, dtype=self.dtype)
         with within:
-            return self.behind(self.head(hidden[None]))[0]
+            return self.after_head(self.head(hidden[None]))[0]
 
 
-class Behind(TorchFunctionMode):
-    """What a model does behind its head: the torch functions that its output goes through, noted and done again."""
+class AfterHead(TorchFunctionMode):
+    """What a model does after its head: the torch functions that its output goes through, noted and done again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[tuple[Any, Any, Any, Any]] = []
         self.starts: list[tuple[Tensor, Tensor]] = []  # the head's outputs, and what they held then
-        self.made: dict[int, Tensor] = {}  # all that came of them, by id; held, so that no id is used twice
+        self.derived: dict[int, Tensor] = {}  # all that came of them, by id; referenced, so that no id is used twice
         self.start = self.end = torch.empty(0)
 
     def begin(self, output: Tensor) -> None:
         """`output` [1, m, V] is the head's; from here on it is followed."""
         self.starts.append((output, output.detach().clone()))
-        self.made[id(output)] = output
+        self.derived[id(output)] = output
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        followed = any(id(t) in self.made for t in _tensors((args, kwargs)))
+        followed = any(id(t) in self.derived for t in _tensors((args, kwargs)))
         if followed and (result is None or any(True for _ in _tensors(result))):  # None: an assignment
             self.steps.append((func, args, kwargs, result))
-            self.made |= {id(t): t for t in _tensors(result)}
+            self.derived |= {id(t): t for t in _tensors(result)}
         return result
 
     def ends(self, number: int, logits: Tensor) -> bool:
         """Whether the head's output of that number becomes `logits` position by position: the last one alone does."""
         if number >= len(self.starts):
             return False
-        self.start, held = self.starts[number]
-        last = [t for t in reversed(self.made.values()) if t.shape == logits.shape and torch.equal(t, logits)]
+        self.start, values = self.starts[number]
+        last = [t for t in reversed(self.derived.values()) if t.shape == logits.shape and torch.equal(t, logits)]
         if not last:
             return False
         self.end = last[0]
         with torch.no_grad():
-            alone = self(held[:, -1:])
+            alone = self(values[:, -1:])
         return alone.shape == logits[:, -1:].shape and torch.allclose(alone, logits[:, -1:], rtol=1e-5, atol=1e-6)
 
     def program(self) -> list[tuple[str, float | Tensor | None]] | None:
@@ -220,22 +220,22 @@ def _replaced(value: Any, now: Mapping[int, Tensor]) -> Any:
     return value
 
 
-def _by_row(found: Sequence[Tensor], parts: Sequence[Tensor], groups: Sequence[Sequence[int]] | None) -> Tensor:
-    """What was found for each group's predictions [n, …], one after the other as the batch's rows are: [N, …]."""
+def _by_row(results: Sequence[Tensor], parts: Sequence[Tensor], groups: Sequence[Sequence[int]] | None) -> Tensor:
+    """The results for each group's predictions [n, …], one after the other as the batch's rows are: [N, …]."""
     if groups is None:
-        return found[0]
-    device = found[0].device
+        return results[0]
+    device = results[0].device
     rows = [torch.tensor(g, device=device).repeat_interleave(p.sum(1)) for g, p in zip(groups, parts, strict=True)]
-    return torch.cat(list(found))[torch.cat(rows).argsort(stable=True)]
+    return torch.cat(list(results))[torch.cat(rows).argsort(stable=True)]
 
 
 def rows(outputs: Any, batch: Mapping[str, Any]) -> Rows:
     """The predictions in a model's outputs: selected already, or picked from logits [B, T, V]."""
     if isinstance(outputs, Selected):
         return outputs.rows
-    return Dense(outputs.logits[_behind(batch["places"], outputs.logits)])
+    return Dense(outputs.logits[_aligned(batch["predicted"], outputs.logits)])
 
 
-def _behind(places: Tensor, seen: Tensor) -> Tensor:
-    """`places` [B, T] among the positions of `seen` [B, K + T, …], of which the first K are before the text."""
-    return torch.nn.functional.pad(places, (seen.shape[1] - places.shape[1], 0), value=False)
+def _aligned(predicted: Tensor, seen: Tensor) -> Tensor:
+    """`predicted` [B, T] among the positions of `seen` [B, K + T, …], of which the first K are before the text."""
+    return torch.nn.functional.pad(predicted, (seen.shape[1] - predicted.shape[1], 0), value=False)

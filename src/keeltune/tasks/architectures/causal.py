@@ -8,8 +8,9 @@ from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.families.architecture import DRAWN, Architecture, several
-from keeltune.tasks.task import Example, to_device
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
 
 
 class Causal(Architecture):
@@ -19,13 +20,15 @@ class Causal(Architecture):
     prompt is never trained on.
     """
 
+    reads_prompt = True
+
     def encode(self, row: Row, target: str | None) -> Example:
         answer: list[int] = []
-        cut = False
+        answer_cut = False
         if target is not None:
-            answer, cut = self.answer_ids(target)
-        prompt, short = self.task.prompt_inputs(row, len(answer))
-        return self.example(prompt, answer, row.key, cut or short)
+            answer, answer_cut = self.answer_ids(target)
+        prompt, prompt_cut = self.task.prompt_inputs(row, len(answer))
+        return self.example(prompt, answer, row.key, answer_cut or prompt_cut)
 
     def example(self, prompt: dict[str, Any], answer: Sequence[int], key: str, truncated: bool) -> Example:
         """`prompt` (input ids, and pictures or sound beside them) and the answer's tokens behind it."""
@@ -36,10 +39,12 @@ class Causal(Architecture):
         self, prompt: dict[str, Any], ids: Sequence[int], trained: Sequence[bool], key: str, truncated: bool
     ) -> Example:
         """A sequence of which the tokens marked `trained` are predicted; `prompt` is what generation starts from."""
-        targets = [i for i, own in zip(ids[1:], trained[1:], strict=True) if own]
-        behind = len(ids) - len(prompt["input_ids"])
+        targets = [i for i, learnt in zip(ids[1:], trained[1:], strict=True) if learnt]
+        answer = len(ids) - len(prompt["input_ids"])
         longer = {
-            name: self.task.lengthened(name, own, behind) for name, own in prompt.items() if isinstance(own, list)
+            name: self.task.lengthened(name, values, answer)
+            for name, values in prompt.items()
+            if isinstance(values, list)
         }
         return Example(
             {**prompt, **longer, "input_ids": list(ids), "attention_mask": [1] * len(ids)},
@@ -47,7 +52,7 @@ class Causal(Architecture):
             [1.0] * len(targets),
             key,
             len(ids),
-            places=[*trained[1:], False],
+            predicted=[*trained[1:], False],
             truncated=truncated,
             notes={"prompt": {**prompt, "attention_mask": [1] * len(prompt["input_ids"])}},
         )
@@ -61,17 +66,17 @@ class Causal(Architecture):
         return ids, False
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        ids = self._generated(model, examples, device, **several(count, self.task.settings.beams))
+        ids = self._generated(model, examples, device, **beam_options(count, self.task.settings.beams))
         return self.texts(ids, count)
 
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [self.until_the_end(line) for line in self._generated(model, examples, device, **DRAWN)]
+        return [self.until_the_end(line) for line in self._generated(model, examples, device, **SAMPLING)]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         prompt = example.notes["prompt"]
-        made = self.example({k: v for k, v in prompt.items() if k != "attention_mask"}, ids, example.key, False)
-        return replace(example, inputs=made.inputs, targets=[IGNORED] * len(ids), weights=made.weights,
-                       places=made.places, length=made.length)  # fmt: skip
+        longer = self.example({k: v for k, v in prompt.items() if k != "attention_mask"}, ids, example.key, False)
+        return replace(example, inputs=longer.inputs, targets=[IGNORED] * len(ids), weights=longer.weights,
+                       predicted=longer.predicted, length=longer.length)  # fmt: skip
 
     def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
         batch = to_device(self.task.pad([e.notes["prompt"] for e in examples], left=True), device)

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows
-from keeltune.tasks.families.architecture import Architecture
-from keeltune.tasks.task import Autocast, Example, Prediction, to_device
+from keeltune.tasks.architectures.architecture import Architecture
+from keeltune.tasks.common.batches import Autocast, to_device
+from keeltune.tasks.common.example import Example, Prediction
 
 
 class Ctc(Architecture):
@@ -25,8 +26,14 @@ class Ctc(Architecture):
     Source: Graves et al. 2006, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
     """
 
+    framewise = True
+
+    @property
+    def samples(self) -> bool:
+        return False
+
     def encode(self, row: Row, target: str | None) -> Example:
-        inputs, frames, cut = self.task.source_inputs(row)
+        inputs, frames, truncated = self.task.source_inputs(row)
         labels = [] if target is None else list(self.task.tokenizer(target, add_special_tokens=False)["input_ids"])
         return Example(
             inputs,
@@ -34,9 +41,9 @@ class Ctc(Architecture):
             [1.0] * len(labels),
             row.key,
             frames,
-            places=[True] * frames,
+            predicted=[True] * frames,
             count=frames,
-            truncated=cut,
+            truncated=truncated,
             notes={"labels": labels},
         )
 
@@ -62,19 +69,19 @@ class Ctc(Architecture):
         return model(**batch["inputs"])
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
-        places = batch["places"]
-        return Dense(outputs.logits[:, : places.shape[1]][places])
+        predicted = batch["predicted"]
+        return Dense(outputs.logits[:, : predicted.shape[1]][predicted])
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
-        return self.each(rows, batch).sum()
+        return self.loss_per_example(rows, batch).sum()
 
     def sliced_cross_entropy(self, batch: Mapping[str, Any]) -> None:
         return None
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
-        return [float(value) for value in self.each(rows, batch).detach()]
+        return [float(value) for value in self.loss_per_example(rows, batch).detach()]
 
-    def each(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
+    def loss_per_example(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         """−log P(y|x) of each example [B] in nats; 0 for one without labels."""
         log_probs = rows.log_probs(slice(None))  # [N, C]
         counts = batch["counts"]
@@ -98,8 +105,8 @@ class Ctc(Architecture):
         with autocast():
             outputs = self.task.forward(model, batch)
         rows = self.rows(outputs, batch)
-        found = zip(self.spelt(rows, batch), self.losses(rows, batch), examples, strict=True)
-        return [Prediction(text, None, loss, example.labelled) for text, loss, example in found]
+        answers = zip(self.spelt(rows, batch), self.losses(rows, batch), examples, strict=True)
+        return [Prediction(text, None, loss, example.labelled) for text, loss, example in answers]
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         batch = to_device(self.task.collate(examples), device)
@@ -117,9 +124,9 @@ class Ctc(Architecture):
         options = self._unmerged
         if options is None:  # the tokenizer does both
             return str(self.task.tokenizer.decode(list(ids))).strip()
-        kept = [i for n, i in enumerate(ids) if (n == 0 or ids[n - 1] != i) and i != self.blank]
+        merged = [i for n, i in enumerate(ids) if (n == 0 or ids[n - 1] != i) and i != self.blank]
         decode = self.task.tokenizer.decode
-        return str(decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False, **options)).strip()
+        return str(decode(merged, skip_special_tokens=True, clean_up_tokenization_spaces=False, **options)).strip()
 
     @cached_property
     def _unmerged(self) -> dict[str, Any] | None:

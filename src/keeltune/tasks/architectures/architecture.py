@@ -9,19 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, nll, sliced_cross_entropy
-from keeltune.tasks.families import lm_head
-from keeltune.tasks.task import Autocast, Example, Prediction, Settings, labelled_and_anchored, to_device
+from keeltune.tasks.common import lm_head
+from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, to_device
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.settings import Settings
 
 
 class TextTask(Protocol):
-    """What an architecture asks of the task whose texts it writes (`text_generation.Writing`)."""
+    """What an architecture asks of the task whose texts it writes (`text_generation.TextGeneration`)."""
 
     settings: Settings
 
@@ -46,6 +48,17 @@ class TextTask(Protocol):
 class Architecture(ABC):
     """One kind of model that writes."""
 
+    reads_prompt: ClassVar[bool] = False
+    """Whether prompt and answer are one sequence, of which the prompt is only read."""
+
+    framewise: ClassVar[bool] = False
+    """Whether each frame of the input is a prediction, and a text is any alignment to them."""
+
+    @property
+    def blank(self) -> int | None:
+        """The choice "no letter" of a frame; None where there is none."""
+        return None
+
     def __init__(self, task: TextTask):
         self.task = task
 
@@ -53,8 +66,8 @@ class Architecture(ABC):
     def end(self) -> list[int]:
         """The token that ends a text, as a list: empty where the tokenizer has none. BERT's kind ends with [SEP]."""
         tokenizer = self.task.tokenizer
-        found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-        return [] if found is None else [found]
+        token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        return [] if token is None else [token]
 
     @abstractmethod
     def encode(self, row: Row, target: str | None) -> Example:
@@ -81,16 +94,21 @@ class Architecture(ABC):
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""
-        each = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
-        return [part.sum().item() for part in each]
+        parts = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
+        return [part.sum().item() for part in parts]
 
     @abstractmethod
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         """The `count` best texts that the model writes for each example, the likeliest first."""
 
+    @property
+    def samples(self) -> bool:
+        """Whether texts can be sampled from such a model."""
+        return True
+
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        """Token ids drawn from the model, one text an example, its end among them; torch's random state draws them."""
-        raise NotImplementedError(f"{type(self).__name__} draws no text")
+        """Token ids sampled from the model, one text an example, its end among them, from torch's random state."""
+        raise NotImplementedError(f"{type(self).__name__} samples no text")
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         """The example with `ids` as its text: as many predictions, and no label, so that it carries D alone."""
@@ -104,14 +122,14 @@ class Architecture(ABC):
         """What was written, up to its end and with it; the padding behind it is left out."""
         end = next(iter(self.end), None)
         pad = self.task.tokenizer.pad_token_id
-        kept: list[int] = []
+        written: list[int] = []
         for i in ids:
-            kept.append(int(i))
+            written.append(int(i))
             if i == end:
                 break
-        while end is not None and kept and kept[-1] == pad != end:
-            kept.pop()
-        return kept
+        while end is not None and written and written[-1] == pad != end:
+            written.pop()
+        return written
 
     def predict(
         self, model: Any, examples: Sequence[Example], device: str, autocast: Autocast = nullcontext
@@ -163,10 +181,10 @@ class Architecture(ABC):
         return str(self.task.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def several(count: int, beams: int) -> dict[str, int]:
+def beam_options(count: int, beams: int) -> dict[str, int]:
     """Options of generation for `count` texts a row: as many beams at least."""
     return {} if count == 1 else {"num_return_sequences": count, "num_beams": max(count, beams)}
 
 
-DRAWN: dict[str, Any] = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-"""Options of generation that draw from the model's own distribution, nothing cut off or sharpened."""
+SAMPLING: dict[str, Any] = {"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""Options of generation that sample from the model's own distribution, nothing cut off or sharpened."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.families.architecture import DRAWN, Architecture, several
-from keeltune.tasks.task import Example, to_device
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
 
 
 class Seq2Seq(Architecture):
@@ -20,11 +21,11 @@ class Seq2Seq(Architecture):
     """
 
     def encode(self, row: Row, target: str | None) -> Example:
-        inputs, length, cut = self.task.source_inputs(row)
+        inputs, length, truncated = self.task.source_inputs(row)
         labels: list[int] = []
         if target is not None:
-            labels, short = self.target_ids(target)
-            cut = cut or short
+            labels, target_cut = self.target_ids(target)
+            truncated = truncated or target_cut
         shifted = [self.start, *labels[:-1]]
         return Example(
             {**inputs, "decoder_input_ids": shifted},
@@ -32,8 +33,8 @@ class Seq2Seq(Architecture):
             [1.0] * len(labels),
             row.key,
             length + len(labels),
-            places=[True] * len(labels) or [False],
-            truncated=cut,
+            predicted=[True] * len(labels) or [False],
+            truncated=truncated,
         )
 
     @property
@@ -42,9 +43,9 @@ class Seq2Seq(Architecture):
         config, tokenizer = self.task.settings.config, self.task.tokenizer
         inner = getattr(config, "decoder", None)
         language = self.task.target_language_id()
-        found = [getattr(c, "decoder_start_token_id", None) for c in (config, inner) if c is not None]
+        configured = [getattr(c, "decoder_start_token_id", None) for c in (config, inner) if c is not None]
         others = [language, tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id]
-        return int(next(i for i in [*found, *others] if i is not None))
+        return int(next(i for i in [*configured, *others] if i is not None))
 
     def target_ids(self, text: str) -> tuple[list[int], bool]:
         """The tokens of a target as the tokenizer writes targets, with its end; cut to `target_max_length`."""
@@ -59,11 +60,11 @@ class Seq2Seq(Architecture):
         return ids, False
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        ids = self._generated(model, examples, device, **several(count, self.task.settings.beams))
+        ids = self._generated(model, examples, device, **beam_options(count, self.task.settings.beams))
         return self.texts(ids, count)
 
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [self.until_the_end(line[1:]) for line in self._generated(model, examples, device, **DRAWN)]
+        return [self.until_the_end(line[1:]) for line in self._generated(model, examples, device, **SAMPLING)]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         shifted = [self.start, *ids[:-1]]
@@ -73,7 +74,7 @@ class Seq2Seq(Architecture):
             inputs={**example.inputs, "decoder_input_ids": shifted},
             targets=[IGNORED] * len(ids),
             weights=[1.0] * len(ids),
-            places=[True] * len(ids) or [False],
+            predicted=[True] * len(ids) or [False],
             length=source + len(ids),
         )
 

@@ -1,0 +1,32 @@
+"""`keeltune compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from keeltune.reports import comparison_page
+from keeltune.runs import comparison
+from keeltune.utils.files import write_text
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run folders; the first is the baseline.")],
+    output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("compare.html"),
+    language: Annotated[str | None, typer.Option(help="en or zh; without it the runs' own, if they agree.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the comparison, as JSON, on stdout.")] = False,
+) -> None:
+    """Several runs of one task in one table and one picture: target against source, with paired tests."""
+    compared = comparison.compare(runs, language)
+    write_text(output, comparison_page.page(compared))
+    if as_json:
+        print(json.dumps(compared, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console.print(comparison_page.table(compared))
+    console.print(f"page: {escape(str(output))}", soft_wrap=True)

@@ -1,0 +1,37 @@
+"""`keeltune curve`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune.advisor import learning_curve
+from keeltune.cli.app import Overrides, RecipeFile
+from keeltune.recipe import load
+
+
+def curve(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    share: Annotated[list[float] | None, typer.Option("--share", help="A share of the rows; several times.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the result, as JSON, on stdout.")] = False,
+) -> None:
+    """Would more rows help? Train on shares of the rows and predict the score of twice as many."""
+    loaded = load(recipe, overrides or [])
+    card = learning_curve.curve(loaded, share or learning_curve.SHARES)
+    if as_json:
+        print(json.dumps(card, allow_nan=False))
+        return
+    table = Table("training rows", card["metric"], "95 % interval")
+    for point in card["points"]:
+        low, high = point["interval"]
+        table.add_row(str(point["rows"]), f"{point['value']:.4f}", f"{low:.4f} to {high:.4f}")
+    console = Console()
+    console.print(table)
+    console.print(card["verdict"])
+    console.print(f"page: {escape(str(loaded.path(loaded.output) / 'curve.html'))}", soft_wrap=True)

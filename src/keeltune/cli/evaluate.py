@@ -1,0 +1,32 @@
+"""`keeltune evaluate`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
+from keeltune.runs import inference
+
+
+def evaluate(
+    model: ModelOrRun,
+    data: Annotated[str, typer.Option("--data", help="Labelled rows: a file, a folder or hub:NAME.")],
+    task: TaskName = None,
+    column: ColumnNames = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the result, as JSON, on stdout.")] = False,
+) -> None:
+    """Score a model on labelled rows, with 95 % intervals."""
+    result = inference.evaluate(model, data, task=task, columns=column_names(column))
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    table = Table("metric", "value", "95 % interval", title=f"{result['rows']} rows")
+    for name, value in result["metrics"].items():
+        low, high = result["intervals"][name]
+        table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+    Console().print(table)

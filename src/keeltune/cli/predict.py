@@ -1,0 +1,27 @@
+"""`keeltune predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
+from keeltune.runs import inference
+
+
+def predict(
+    model: ModelOrRun,
+    input_file: Annotated[str, typer.Option("--input", help="Rows to predict: a file, a folder or hub:NAME.")],
+    output_file: Annotated[Path, typer.Option("--output", help="A .jsonl, .csv or .tsv file.")],
+    task: TaskName = None,
+    column: ColumnNames = None,
+    calibrated: Annotated[bool, typer.Option(help="Probabilities at the temperature that the run fitted.")] = False,
+) -> None:
+    """Write each input row with its prediction and probabilities."""
+    names = column_names(column)
+    table = inference.predict(model, input_file, output_file, task=task, columns=names, calibrated=calibrated)
+    Console(stderr=True).print(f"{len(table)} rows written to {escape(str(output_file))}")

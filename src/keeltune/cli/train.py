@@ -1,0 +1,47 @@
+"""`keeltune train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeltune.cli.app import Overrides, RecipeFile
+from keeltune.recipe import load
+from keeltune.runs import run
+from keeltune.utils.distributed import is_main_process
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `output`.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run from `output` first.")] = False,
+) -> None:
+    """Train, evaluate, and write the run folder with its report."""
+    finished = run.train(load(recipe, overrides or []), resume=resume, overwrite=overwrite)
+    if is_main_process():
+        console = Console()
+        console.print(_table(finished.result))
+        console.print(f"report: {escape(str(finished.folder / 'report.html'))}", soft_wrap=True)
+        console.print(f"model:  {escape(str(finished.model))}", soft_wrap=True)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    """Each split's scores before and after, with the interval."""
+    table = Table("split", "metric", "before", "after", "95 % interval")
+    metrics, intervals = result["metrics"], result["intervals"]
+    for split in ("validation", "test", "source"):
+        both = split == "source"
+        after = metrics[split]["after"] if both else metrics[split]
+        before = (metrics[split]["before"] if both else metrics["before"][split]) or {}
+        ranges = (intervals[split]["after"] if both else intervals[split]) or {}
+        for name, value in (after or {}).items():
+            if isinstance(value, float):
+                low, high = ranges[name]
+                earlier = f"{before[name]:.4f}" if name in before else "–"
+                table.add_row(split, name, earlier, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+    return table

@@ -1,0 +1,50 @@
+"""The fields of `evaluation`: when the student is measured while it trains, and how rows are grouped."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from keeltune.recipe.field_types import AsNumber, Auto, AutoOrKind, Declared, Text
+
+
+class Evaluation(Declared):
+    """When the student is measured while it trains."""
+
+    every: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] = Field(
+        default="auto",
+        description="Steps; auto: each epoch, or ten times a run where that costs less than a tenth of the training.",
+    )
+    rows: PositiveInt | None = Field(
+        default=None,
+        description="Validation rows to measure on while training; null: all, or 200 where text is written.",
+    )
+    patience: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] | None = Field(
+        default="auto",
+        description="Evaluations without a gain before training stops early; null: never; auto: 5, and not before 40 % "
+        "of the steps.",
+    )
+    metric: Text | None = Field(
+        default=None,
+        description="The metric by which the best weights are chosen and training stops early, reported first; null: "
+        "the task's primary one. Any that the run reports, loss and perplexity among them.",
+    )
+    metrics: list[Text] = Field(
+        default_factory=list,
+        description="Metrics that are reported besides the task's: names of `keeltune/tasks/metrics/`, or "
+        "my_package.my_module:Name.",
+    )
+    clusters: Text | None = Field(
+        default=None,
+        description="A column of the data, such as speaker: rows of one value are resampled together, which is honest "
+        "where they are alike.",
+    )
+    slices: list[Text] | None = Field(
+        default=None, description="Columns whose values are scored as groups; null: all that hold few values."
+    )
+    terms: Text | None = Field(
+        default=None,
+        description="A file of terms that are exchanged in test rows to see whether answers change; null: the one that "
+        "comes with keeltune (gender, names, origin, religion; English and Chinese).",
+    )

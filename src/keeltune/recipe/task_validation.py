@@ -1,0 +1,55 @@
+"""What a recipe may say for its task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.generation_fields import Generation
+from keeltune.utils import registry
+from keeltune.utils.errors import Problem, nearest
+
+
+def task_faults(recipe: Recipe) -> Iterator[Problem]:
+    """An unknown task, and fields of text, of languages and of several labels for a task without these."""
+    built, task = registry.names("tasks"), recipe.task
+    if ":" not in task and task not in built:
+        expected = f"one of: {', '.join(built)}; or my_package.my_module:MyTask"
+        fix = f"choose one of them{nearest(task, built)}"
+        yield recipe.problem("task", expected=expected, fix=fix)
+    used = {
+        "generation": recipe.generation != Generation(),
+        "target_max_length": recipe.target_max_length is not None,
+        "prompt": recipe.prompt is not None,
+        "languages": recipe.languages is not None,
+    }
+    for field in (field for field, is_set in used.items() if is_set and ":" not in task):
+        if not task_allows(recipe, "generates"):
+            yield recipe.problem(field, expected=f"no {field}: {task} writes no text", fix="leave it out")
+        elif field == "languages" and not task_allows(recipe, "accepts_languages"):
+            yield recipe.problem(field, expected=f"no languages: {task} has one language", fix="leave it out")
+    if recipe.method == "fine-tuning":
+        of_reference = {"targets": recipe.generation.targets != "data", "on_policy": recipe.generation.on_policy > 0}
+        for field, is_set in of_reference.items():
+            if is_set:
+                expected = f"no {field}: fine-tuning has no reference to write texts or to score them"
+                yield recipe.problem(f"generation.{field}", expected=expected, fix="choose method: distillation")
+    elif recipe.method == "cross-domain" and recipe.generation.targets != "data":
+        expected = "data: what the source model would write of the new domain is what it knew before"
+        yield recipe.problem("generation.targets", expected=expected, fix="choose method: distillation")
+    if recipe.data.multi_label and not task_allows(recipe, "accepts_multi_label"):
+        fix = "write task: text-classification, or leave multi_label out"
+        yield recipe.problem("data.multi_label", expected=f"false: {task} gives a row one label", fix=fix)
+
+
+def task_allows(recipe: Recipe, attribute: str) -> bool:
+    """Whether the recipe's task has a property of its class: `generates`, `accepts_languages`, ….
+
+    The task's file is imported for it (and torch with it), so it is asked only of a recipe that uses the field
+    concerned. Not for a task from outside the package, which is imported once the recipe is sound: it is let pass.
+    """
+    if ":" in recipe.task:
+        return True
+    if registry.check("tasks", recipe.task):
+        return False
+    return bool(getattr(registry.find("tasks", recipe.task), attribute))

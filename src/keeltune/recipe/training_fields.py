@@ -1,0 +1,94 @@
+"""The fields of `training`: how long, how fast, in which precision, of which weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from keeltune.recipe.field_types import AsList, AsNumber, AsText, ByKind, Declared, Section, Seed, Share, Text
+from keeltune.recipe.regularizer_fields import Regularizers
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Lora(Declared):
+    """Low-rank adapters (PEFT) in place of all weights. `lora: {}` means the defaults."""
+
+    rank: PositiveInt = Field(default=16, description="Rank of each adapter.")
+    alpha: PositiveFloat | None = Field(default=None, description="Scale of the update; null: twice the rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Dropout on an adapter's input.")
+    target_modules: Annotated[AsText | AsList[Text], ByKind] = Field(
+        default="all-linear", description="The modules that get an adapter: all-linear, a pattern, or a list of names."
+    )
+
+
+class Training(Declared):
+    """How to train. Fields that are not declared here are passed to transformers.TrainingArguments, checked first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    epochs: PositiveInt | None = Field(
+        default=3,
+        description="Passes over `train` (over `unlabeled` if there is none); null where `max_steps` is given.",
+    )
+    max_steps: PositiveInt | None = Field(default=None, description="Optimizer steps, in place of `epochs`.")
+    learning_rate: PositiveFloat = Field(
+        default=5e-5,
+        description="AdamW's peak; weight decay 0.01, 10 % warm-up, linear decay and clip 1.0 unless given.",
+    )
+    batch_size: PositiveInt | None = Field(
+        default=32,
+        description="Labelled rows of one forward pass on one process; null where `tokens_per_batch` is given.",
+    )
+    tokens_per_batch: PositiveInt | None = Field(
+        default=None, description="Tokens of one forward pass on average, in place of `batch_size`."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(default=1, description="Forward passes of one optimizer step.")
+    precision: Precision = Field(
+        default="auto",
+        description="bf16: float32 weights under autocast. auto: bf16 where this machine is faster in it.",
+    )
+    lora: Lora | None = Field(default=None, description="{rank: 16, ...}: train low-rank adapters; null: all weights.")
+    l2_sp: PositiveFloat | None = Field(
+        default=None,
+        description="λ of λ/2 · ‖θ − θ₀‖², the squared distance from the weights before training, added to the loss.",
+    )
+    regularizers: Section[Regularizers] = Field(
+        default_factory=Regularizers,
+        description="Options against overfitting, all off by default: names of `keeltune/training/regularizers/`, or "
+        "my_package.my_module:Name, each with its value.",
+    )
+    interpolate: Annotated[AsNumber[Share] | AsText, ByKind] | None = Field(
+        default="auto",
+        description="The weights start + γ · (tuned − start), which cost no training. auto: where the source domain "
+        "has validation rows, their scores along the way; recommended: and the recommended γ is kept; a number: that "
+        "γ is kept; null: none are looked at.",
+    )
+    seed: Annotated[AsNumber[Seed] | AsList[Seed], ByKind] = Field(
+        default=0, description="One seed, or a list: one run each."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_measure(cls, values: Any) -> Any:
+        """`max_steps` takes the place of the default of `epochs`, and `tokens_per_batch` that of `batch_size`."""
+        if isinstance(values, dict):
+            for usual, other in (("epochs", "max_steps"), ("batch_size", "tokens_per_batch")):
+                if values.get(other) is not None:
+                    values = {usual: None, **values}
+        return values
+
+    @property
+    def all_regularizers(self) -> dict[str, Any]:
+        """Those that are on, with their values; `l2_sp` is a field of its own too."""
+        return self.regularizers.used | ({} if self.l2_sp is None else {"l2_sp": self.l2_sp})
+
+    def regularizer_field(self, name: str) -> str:
+        """The dotted field of the recipe that has a regulariser on."""
+        return f"training.{name}" if name not in self.regularizers.used else f"training.regularizers.{name}"
+
+    @property
+    def passed(self) -> dict[str, Any]:
+        """The fields that are passed to transformers.TrainingArguments."""
+        return dict(self.model_extra or {})

@@ -1,0 +1,147 @@
+"""A trained model that is ready to predict: of a run of ours, with what its recipe says, or a bare model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from keeltune import recipe
+from keeltune.data import reading
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.data.labels import known_names
+from keeltune.data.sources import DataSource
+from keeltune.models import loading, model_files
+from keeltune.recipe.evaluation_fields import Evaluation
+from keeltune.recipe.fields import Recipe
+from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.task import Task
+from keeltune.training.preparation.lengths import reading_length, writing_length
+from keeltune.training.preparation.prepare import find_task
+from keeltune.training.preparation.splits import task_columns
+from keeltune.utils import registry
+from keeltune.utils.device import this_device
+from keeltune.utils.errors import Problem, UserError
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to predict, with what its run says of its data."""
+
+    model: Any
+    task: Task
+    columns: list[Column]
+    mapping: dict[str, str]
+    label_map: Mapping[Any, Any] | None
+    clusters: str | None
+    device: str
+
+
+@loading.quiet_transformers()
+def open_model(
+    model: str | Path, task: str | None, evaluation: Evaluation | None = None, *, outside: bool = False
+) -> OpenedModel:
+    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given.
+
+    `evaluation` names the metrics, None: the run's recipe does. `outside`: also those of other packages, which are
+    imported only where a recipe that the user named asks for them.
+    """
+    folder, where = Path(model), str(model)
+    past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    name = _task_name(task, past, where)
+    task_class = find_task(name, where, "--task")
+    stored = _load(task_class, name, where)
+    scored_by = evaluation or (past.evaluation if past else Evaluation())
+    settings = replace(
+        _settings(past, task_class, stored, where),
+        metrics=tuple(metric for metric in scored_by.metrics if outside or ":" not in metric),
+        metric=scored_by.metric,
+    )
+    device = this_device()
+    labels = past.data.labels if past else None
+    return OpenedModel(
+        stored.loaded.model.to(device),
+        task_class(stored.loaded.processor, settings),
+        task_columns(task_class, stored.multi_label),
+        dict(past.data.columns) if past else {},
+        labels if isinstance(labels, dict) else None,
+        past.evaluation.clusters if past else None,
+        device,
+    )
+
+
+def _task_name(task: str | None, past: Recipe | None, where: str) -> str:
+    """The task that the caller names, else the run's own."""
+    name = task or (past.task if past else None)
+    if name is None:
+        expected = f"the task that it was trained for: {', '.join(registry.names('tasks'))}"
+        raise UserError(Problem(where, "--task", "a bare model folder", expected, "add --task TASK"))
+    return name
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A loaded model with what its folder says of it; `names`: of its labels, where its task chooses among labels."""
+
+    loaded: loading.Loaded
+    config: Any
+    auto_model: str
+    names: list[str]
+    multi_label: bool
+
+
+def _load(task_class: type[Task], name: str, where: str) -> _Stored:
+    """The model with its trained head; UserError where it has none."""
+    source = model_files.locate(where, Path, where, "model")
+    config = loading.read_config(source, where, "model")
+    multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+    auto_model = loading.pick(task_class.auto_models, config, where, "model")
+    names = (loading.head_names(config) or []) if task_class.choices == "labels" else []
+    head = loading.Head(names, multi_label)
+    loaded = loading.load(source, auto_model, head, where=where, field="model", reads=task_class.reads)
+    if loaded.fresh:
+        found, expected = f"no trained head: {', '.join(loaded.fresh)} would be random", f"a model trained for {name}"
+        raise UserError(Problem(where, "model", found, expected, "train it first: keeltune train RECIPE.yaml"))
+    return _Stored(loaded, config, auto_model, names, multi_label)
+
+
+def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, where: str) -> Settings:
+    """What the model and its run's recipe say of how rows are read and answered."""
+    config, auto_model, names = stored.config, stored.auto_model, stored.names
+    most = past.max_length if past else None
+    length = reading_length(most, config, stored.loaded.processor, task_class, auto_model, where)
+    return Settings(
+        labels=known_names(names, [str(i) for i in range(len(names))]) or names,
+        max_length=length,
+        multi_label=stored.multi_label,
+        config=stored.loaded.model.config,
+        auto_model=auto_model,
+        target_max_length=writing_length(past.target_max_length if past else None, config, length),
+        prompt=past.prompt if past else None,
+        languages=(past.languages.source, past.languages.target) if past and past.languages else None,
+        beams=past.generation.beams if past else 1,
+        max_new_tokens=past.generation.max_new_tokens if past else 64,
+    )
+
+
+def tasks_of(folder: Path, *, outside: bool = False) -> dict[str, Task]:
+    """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own.
+
+    `outside`: with its recipe's metrics of other packages.
+    """
+    past, old = recipe.load(folder / "recipe.yaml"), folder / "source_model"
+    task = open_model(folder, None, outside=outside).task
+    source = open_model(old, past.task, past.evaluation, outside=outside).task if old.is_dir() else task
+    return {"target": task, "source": source}
+
+
+def read_rows(
+    opened: OpenedModel, file: str, columns: Sequence[Column], mapping: Mapping[str, str] | None
+) -> tuple[list[Row], list[Problem]]:
+    """A file's rows under our column names, as the run's recipe and `mapping` (our name -> the file's) name them."""
+    inputs = {column.name for column in columns}
+    known = {ours: theirs for ours, theirs in opened.mapping.items() if ours in inputs}
+    source = DataSource(file, where="the call", split="test")
+    return reading.read(source, columns, {**known, **(mapping or {})})

@@ -1,0 +1,1 @@
+"""What the tasks, families and architectures share: examples, settings, batches, vocabulary heads."""

@@ -1,0 +1,114 @@
+"""Examples in batches: padded tensors, batches of similar length, and answers in the order of the rows.
+
+Shapes: B examples of a batch, N predictions, S tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from keeltune.objective.predictions import IGNORED
+from keeltune.tasks.common.example import Example, Prediction
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+T = TypeVar("T")
+
+
+def labelled_and_anchored(batch: Mapping[str, Any]) -> tuple[float, float]:
+    """n_CE and n_D of a batch: the weights of its labelled targets, and its anchored predictions."""
+    labelled = ((batch["targets"] != IGNORED) * batch["weights"]).sum()
+    return float(labelled), float(batch["anchored"].sum())
+
+
+def collated(examples: Sequence[Example], pad: Callable[[Sequence[Mapping[str, Any]]], Any]) -> dict[str, Any]:
+    """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, the others.
+
+    `predicted` [B, T] bool marks the output positions that are the N predictions, row by row. `work` is what the
+    forward pass reads: tokens, and slots (tokens and padding). `encoded` is what the examples say of n_CE and N, for
+    the self-test. `pad` makes a model's tensors of inputs of uneven length.
+    """
+    counts = torch.tensor([e.predictions for e in examples])
+    batch: dict[str, Any] = {
+        "inputs": pad([e.inputs for e in examples]),
+        "targets": torch.tensor([t for e in examples for t in e.targets], dtype=torch.long),
+        "weights": torch.tensor([w for e in examples for w in e.weights], dtype=torch.float32),
+        "anchored": torch.tensor([e.anchored for e in examples]).repeat_interleave(counts),
+        "counts": counts,
+        "keys": [e.key for e in examples],
+        "notes": [e.notes for e in examples],
+        "encoded": [sum(e.labelled for e in examples), sum(e.predictions for e in examples)],
+        "work": [sum(e.length for e in examples), len(examples) * max(e.length for e in examples)],
+    }
+    if any(e.predicted for e in examples):
+        batch["predicted"] = stack([e.predicted for e in examples], fill=False)
+    return batch
+
+
+def stack(rows: Sequence[Sequence[Any]], *, fill: Any, left: bool = False) -> Tensor:
+    """Sequences of uneven length as one tensor [B, longest], padded with `fill` at the right (or the left)."""
+    tensors = [torch.as_tensor(row) for row in rows]
+    longest = max(len(row) for row in tensors)
+    dtype = torch.bool if isinstance(fill, bool) else tensors[0].dtype
+    table = torch.full((len(rows), longest, *tensors[0].shape[1:]), fill, dtype=dtype)
+    for i, row in enumerate(tensors):
+        start = longest - len(row) if left else 0
+        table[i, start : start + len(row)] = row
+    return table
+
+
+def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
+    """A batch with its tensors, also the nested ones, on `device`."""
+    on_device: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Mapping):
+            on_device[name] = to_device(value, device)
+        else:
+            on_device[name] = value.to(device) if isinstance(value, Tensor) else value
+    return on_device
+
+
+def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
+    """Indices of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
+    order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+class Combines(Protocol):
+    """A task, as far as it makes one answer to a row of those to its examples."""
+
+    def combine(self, predictions: Sequence[Prediction]) -> Prediction: ...
+
+
+def answers(
+    task: Combines,
+    encoded: Sequence[Sequence[Example]],
+    predict: Callable[[list[Example]], Sequence[Prediction]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Prediction]:
+    """The answer to each row, in their order; `predict` is called with batches of examples."""
+    examples = [e for row in encoded for e in row]
+    predictions = iter(in_batches(examples, predict, batch_size=batch_size, progress=progress))
+    return [task.combine([next(predictions) for _ in row]) for row in encoded]
+
+
+def in_batches(
+    examples: Sequence[Example],
+    function: Callable[[list[Example]], Sequence[T]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[T]:
+    """What `function` returns of each example, in their order; it is called with batches of similar length."""
+    results: dict[int, T] = {}
+    for indices in by_length(examples, batch_size):
+        results |= zip(indices, function([examples[i] for i in indices]), strict=True)
+        progress(len(indices))
+    return [results[index] for index in range(len(examples))]

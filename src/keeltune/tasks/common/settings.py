@@ -1,0 +1,38 @@
+"""What a task is built with besides its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The recipe's choices, and what the model says of itself.
+
+    labels             the names of the choices, in the order of the head's outputs; none where choices are tokens
+    max_length         the most tokens that are read; None: all
+    class_weights      what the cross-entropy of a label is multiplied by
+    config             the model's configuration
+    auto_model         the `transformers` class that loads the model
+    target_max_length  the most tokens of a text that is learnt
+    prompt             what a decoder reads around the source; None: the task's own
+    languages          of source and target, as the tokenizer names them
+    metrics            the recipe's metrics besides the task's (`evaluation.metrics`)
+    metric             the score that chooses the best weights (`evaluation.metric`); None: the task's primary one
+    """
+
+    labels: Sequence[str] = ()
+    max_length: int | None = None
+    multi_label: bool = False
+    class_weights: Mapping[str, float] | None = None
+    config: Any = None
+    auto_model: str = ""
+    target_max_length: int | None = None
+    prompt: str | None = None
+    languages: tuple[str, str] | None = None
+    beams: int = 1
+    max_new_tokens: int = 64
+    metrics: Sequence[str] = ()
+    metric: str | None = None
