@@ -16,17 +16,12 @@ import gzip
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 NUMBERS = HERE / "assets" / "methods.json"
-Place: TypeAlias = tuple[float, float, str]
-Box: TypeAlias = tuple[float, float, float, float]
-Line: TypeAlias = tuple[float, float, float, float]
-
 SPLITS = ("train", "test")
 SEEDS = [0, 1, 2]
 
@@ -122,13 +117,22 @@ COLOURS = {
     "cross-domain-on-films": "#00876c",
     "distillation": "#a3508a",
 }
-SIZE, SMALL_SIZE = 14, 13
-"""Of a label's first and second line."""
+STARTS = {"distillation": "cross-domain-on-films"}
+"""Whose layers a run starts from, if not the source model's."""
+
+PLACES = {
+    "source-model": (10, -26, "start"),
+    "fine-tuning": (12, 22, "start"),
+    "cross-domain": (10, 66, "start"),
+    "cross-domain-on-films": (26, 12, "start"),
+    "distillation": (13, -23, "start"),
+}
+"""Where a label stands beside its point: right, down, and which of its ends is there."""
 
 WORDS = {
     "en": {
         "title": "Learning 100 airline tweets without forgetting films",
-        "below": "MiniLM, mean of three seeds; bars are 95 % intervals over test rows and seeds",
+        "below": "MiniLM, three seeds: new / old domain; bars are 95 % over test rows and seeds",
         "x": "new domain: accuracy on airline tweets, %",
         "y": "old domain: accuracy on film reviews, %",
         "source-model": ("source model", "as it was before"),
@@ -139,7 +143,7 @@ WORDS = {
     },
     "zh-CN": {
         "title": "学会 100 条航空推文，不忘影评",
-        "below": "MiniLM，三个种子的均值；误差线是测试数据与种子的 95 % 区间",
+        "below": "MiniLM，三个种子：新领域 / 旧领域；误差线是测试数据与种子的 95 % 区间",
         "x": "新领域：航空推文准确率（%）",
         "y": "旧领域：影评准确率（%）",
         "source-model": ("源模型", "训练之前"),
@@ -165,7 +169,8 @@ class Scale:
 
 def draw(points: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any]) -> str:
     """The picture as SVG: text as text, on a white card, so that it reads on a light and on a dark page."""
-    x = Scale([v for p in points.values() for v in p["target"]], LEFT, RIGHT, 2)
+    targets = [v for p in points.values() for v in p["target"]]
+    x = Scale([*targets, max(targets) + 2], LEFT, RIGHT, 2)  # room for labels at the right
     y = Scale([v for p in points.values() for v in p["source"]], BOTTOM, TOP, 5)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="14" '
@@ -188,113 +193,21 @@ def draw(points: Mapping[str, Mapping[str, Any]], words: Mapping[str, Any]) -> s
     middle = (TOP + BOTTOM) / 2
     along = text(26, middle, words["y"] + "  →", INK, anchor="middle", size=15)
     parts.append(f'<g transform="rotate(-90 26 {middle})">{along}</g>')
-    start = points["source-model"]
-    for name, point in points.items():
-        if name != "source-model":
-            parts.append(
-                arrow(x(start["target"][0]), y(start["source"][0]), x(point["target"][0]), y(point["source"][0]))
-            )
+    at = {name: (x(point["target"][0]), y(point["source"][0])) for name, point in points.items()}
+    ways = [(*at[STARTS.get(name, "source-model")], *at[name]) for name in points if name != "source-model"]
+    parts += [arrow(*way) for way in ways]
     for name, point in points.items():
         colour, (across, down) = COLOURS[name], ((x(point["target"][0]), y(point["source"][0])))
         parts.append(line(x(point["target"][1]), down, x(point["target"][2]), down, colour, 1.6, 0.55))
         parts.append(line(across, y(point["source"][1]), across, y(point["source"][2]), colour, 1.6, 0.55))
         parts.append(f'<circle cx="{across}" cy="{down}" r="7" fill="{colour}" stroke="#fff" stroke-width="2"/>')
-    labels = {}
     for name, point in points.items():
+        right, below, anchor = PLACES[name]
+        across, down = at[name][0] + right, at[name][1] + below
         head = f"{words[name][0]}  {point['target'][0]:.1f} / {point['source'][0]:.1f}"
-        labels[name] = Label(x(point["target"][0]), y(point["source"][0]), head, words[name][1])
-    lines_there = [
-        part for name, point in points.items()
-        for part in (
-            (x(point["target"][1]), y(point["source"][0]), x(point["target"][2]), y(point["source"][0])),
-            (x(point["target"][0]), y(point["source"][1]), x(point["target"][0]), y(point["source"][2])),
-            (x(start["target"][0]), y(start["source"][0]), x(point["target"][0]), y(point["source"][0])),
-        )
-    ]  # fmt: skip
-    for name, (across, down, anchor) in arranged(labels, lines_there).items():
-        label = labels[name]
-        parts.append(text(across, down, label.head, COLOURS[name], anchor=anchor, size=SIZE, weight=600, halo=True))
-        parts.append(text(across, down + 17, label.rest, QUIET, anchor=anchor, size=SMALL_SIZE, halo=True))
+        parts.append(text(across, down, head, COLOURS[name], anchor=anchor, weight=600, halo=True))
+        parts.append(text(across, down + 17, words[name][1], QUIET, anchor=anchor, size=13, halo=True))
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-@dataclass(frozen=True)
-class Label:
-    """Two lines of text that belong to the point (x, y)."""
-
-    x: float
-    y: float
-    head: str
-    rest: str
-
-    @property
-    def width(self) -> float:
-        return max(width_of(self.head, SIZE * 1.08), width_of(self.rest, SMALL_SIZE))
-
-    def box(self, place: Place) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom at a place."""
-        x, y, anchor = place
-        left = {"start": x, "middle": x - self.width / 2, "end": x - self.width}[anchor]
-        return left, y - SIZE, left + self.width, y + 21
-
-    def places(self) -> list[Place]:
-        """Where it may stand: beside its point, above and below it, near before far."""
-        found: list[Place] = []
-        for far in (10, 18, 28, 42, 60):
-            for below in (-far - 17, far + 6, -far - 2):
-                found += [(self.x + 10, self.y + below, "start"), (self.x - 10, self.y + below, "end")]
-            found += [(self.x + far + 4, self.y - 4, "start"), (self.x - far - 4, self.y - 4, "end")]
-            found += [(self.x, self.y - far - 21, "middle"), (self.x, self.y + far + 14, "middle")]
-        return found
-
-
-def width_of(words: str, size: float) -> float:
-    """About: a Latin letter is half as wide as it is high, a Chinese one is square."""
-    return size * sum(1.0 if ord(letter) > 0x2E80 else 0.56 for letter in words)
-
-
-def arranged(labels: Mapping[str, Label], lines_there: Sequence[Line]) -> dict[str, Place]:
-    """A place for each label: off the others, the points and the edge, across few lines, nearest to its own point.
-
-    Each label in turn takes its best place among the others', three times over.
-    """
-    taken = {name: label.places()[0] for name, label in labels.items()}
-
-    def cost(name: str, rank: int, place: Place) -> float:
-        left, top, right, bottom = box = labels[name].box(place)
-        outside = (
-            max(0, LEFT + 4 - left) + max(0, right - WIDTH + 12) + max(0, TOP - 8 - top) + max(0, bottom - BOTTOM + 4)
-        )
-        others = sum(overlap(box, labels[o].box(taken[o])) for o in labels if o != name)
-        ways = {o: away(box, label.x, label.y) for o, label in labels.items()}
-        nearer = sum(way < ways[name] + 8 for o, way in ways.items() if o != name)
-        points = sum(way < 9 for way in ways.values())
-        crossed = sum(crosses(line, box) for line in lines_there)
-        return 50 * outside + 5 * others + 2000 * points + 400 * nearer + 60 * crossed + 3 * rank
-
-    for _ in range(3):
-        for name, label in labels.items():
-            ranked = enumerate(label.places())
-            taken[name] = min(ranked, key=lambda entry: cost(name, *entry))[1]
-    return taken
-
-
-def away(box: Box, x: float, y: float) -> float:
-    """How far a point is from a box."""
-    return (max(box[0] - x, 0, x - box[2]) ** 2 + max(box[1] - y, 0, y - box[3]) ** 2) ** 0.5
-
-
-def overlap(a: Box, b: Box) -> float:
-    """The area that two boxes share."""
-    across, down = min(a[2], b[2]) - max(a[0], b[0]) + 6, min(a[3], b[3]) - max(a[1], b[1]) + 4
-    return across * down if across > 0 and down > 0 else 0.0
-
-
-def crosses(line: Line, box: Box) -> bool:
-    """Whether one of 50 points of a line lies in a box."""
-    x1, y1, x2, y2 = line
-    steps = [i / 49 for i in range(50)]
-    return any(box[0] < x1 + t * (x2 - x1) < box[2] and box[1] < y1 + t * (y2 - y1) < box[3] for t in steps)
 
 
 def text(
