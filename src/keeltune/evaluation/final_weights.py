@@ -15,8 +15,8 @@ from keeltune.evaluation.interpolation import Interpolation as WeightPath
 from keeltune.evaluation.interpolation import largest_within, sweep
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.references.model import Model
-from keeltune.training import build
 from keeltune.training.job import Job
+from keeltune.training.student import initial_student
 from keeltune.utils.progress import Display
 
 # ----------------------------------------------------------------------------------------------------- after training
@@ -83,7 +83,7 @@ def interpolation_entry(
 def _start_weights(job: Job) -> dict[str, Tensor]:
     """The weights before training, read once more; nothing in them is drawn."""
     with torch.random.fork_rng():
-        return dict(build.start(job.material).model.state_dict())
+        return dict(initial_student(job.material).model.state_dict())
 
 
 def _source_model(job: Job, path: WeightPath) -> Model:

@@ -15,7 +15,7 @@ from keeltune.evaluation.scores import WRITTEN, Scores
 from keeltune.evaluation.scores import score as scored
 from keeltune.objective.predictions import IGNORED
 from keeltune.training.job import Job
-from keeltune.training.preparation.encoding import encode_rows
+from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.utils.files import read_lines
 
 LATE = 5

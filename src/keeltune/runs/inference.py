@@ -16,7 +16,7 @@ from keeltune.evaluation.scores import score
 from keeltune.runs import prediction_file, run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
 from keeltune.tasks.common.example import Prediction
-from keeltune.training.preparation.encoding import encode_rows
+from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import sound_rows
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display

@@ -19,7 +19,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.lengths import reading_length, writing_length
-from keeltune.training.preparation.prepare import find_task
+from keeltune.training.preparation.reading import find_task
 from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
 from keeltune.utils.device import this_device
