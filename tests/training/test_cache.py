@@ -434,7 +434,7 @@ def test_the_head_is_kept_with_what_is_behind_it(architecture, steps):
     config = transformers.AutoConfig.for_model(architecture, **sizes)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     ids = torch.randint(5, 300, (2, 6))
-    batch = {"inputs": {"input_ids": ids}, "places": torch.ones(2, 6, dtype=torch.bool)}
+    batch = {"inputs": {"input_ids": ids}, "predicted": torch.ones(2, 6, dtype=torch.bool)}
     with torch.no_grad(), lm_head.sliced_from(0):
         rows = lm_head.forward(model, batch).rows
         logits = model(ids).logits.flatten(0, 1)
