@@ -265,7 +265,7 @@ def _holm(lines: Sequence[dict[str, Any]]) -> None:
 def _pareto(lines: Sequence[dict[str, Any]], sign: float) -> None:
     """Marks the runs that no other one equals in one domain and beats in the other."""
     points = [[sign * line[d]["value"] for d in DOMAINS if line[d]] for line in lines]
-    for line, own in zip(lines, points, strict=True):
+    for line, point in zip(lines, points, strict=True):
         line["pareto"] = not any(
-            all(x >= y for x, y in zip(other, own, strict=True)) and other != own for other in points
+            all(x >= y for x, y in zip(other, point, strict=True)) and other != point for other in points
         )
