@@ -19,8 +19,8 @@ demo: setup
 
 # checks first, then the fast tests, then the slow ones: the sooner something fails, the better
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not realdata"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or realdata" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not realdata"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or realdata" -rs
 
 check: setup
 	$(BIN)/ruff check .

@@ -104,6 +104,7 @@ def test_the_values_are_the_models_own(client, model):
                 expected = model(torch.tensor([text[: t + 1]])).logits[0, -1].double().log_softmax(-1)
             values, top = expected.topk(5)
             assert ids[t].tolist() == top.tolist()
+            # the sums over V are float64's on both sides; left are the logits, |z| ≤ 30, each of some roundings of 2⁻²⁰
             np.testing.assert_allclose(log_probs[t], values.numpy(), rtol=0, atol=1e-5)
     assert max(ids.max() for ids, _ in answers if ids.size) > 2**17
 
