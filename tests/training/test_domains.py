@@ -625,7 +625,7 @@ def test_the_front():
 
 
 def test_a_plane_keeps_names_as_text():
-    picture = charts.plane([charts.Place("<b>", (0.1, 0.0, 0.2), (0.5, 0.4, 0.6))], "x", "y")
+    picture = charts.plane([charts.NamedPoint("<b>", (0.1, 0.0, 0.2), (0.5, 0.4, 0.6))], "x", "y")
     assert "&lt;b&gt;" in picture
     assert "<b>" not in picture
 
