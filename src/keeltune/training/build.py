@@ -50,14 +50,14 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     task.processor = student.processor  # with its padding token
     task.annotate(student.model.config, material.examples["train"])
     student.model.to(device)
-    live = LazyReference(
+    reference = LazyReference(
         lambda: reference_loading.load_models(material, student, autocast, device),
         lambda models: live_reference(recipe, reference_loading.context_of(material, models, autocast, device)),
     )
-    teacher_targets.write_targets(material, live, autocast, device, display)
-    teacher_targets.label(material, live, student, device, display)
-    teacher_targets.sample(material, live, autocast, device, display)
-    return Prepared(student, live, training_plan(material), precision, autocast, device)
+    teacher_targets.write_targets(material, reference, autocast, device, display)
+    teacher_targets.label(material, reference, student, device, display)
+    teacher_targets.sample(material, reference, autocast, device, display)
+    return Prepared(student, reference, training_plan(material), precision, autocast, device)
 
 
 def build(

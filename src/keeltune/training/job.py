@@ -54,12 +54,14 @@ class Job:
     def budget(self) -> tuple[str | None, float | None]:
         """The recipe's budget, `max_kl` or `max_source_drop`, and its limit."""
         rule = self.material.recipe.weight_spec()
-        held = {} if isinstance(rule, float | int) else {"max_kl": rule.max_kl, "max_source_drop": rule.max_source_drop}
-        return next(((kind, limit) for kind, limit in held.items() if limit is not None), (None, None))
+        if isinstance(rule, float | int):
+            return None, None
+        limits = {"max_kl": rule.max_kl, "max_source_drop": rule.max_source_drop}
+        return next(((kind, limit) for kind, limit in limits.items() if limit is not None), (None, None))
 
     @property
     def starts_known(self) -> bool:
-        """Whether the weights before training can be read again: none of them were drawn."""
+        """Whether the weights before training can be read again: none of them are random."""
         return not self.student.fresh and self.material.source != NEW
 
 

@@ -178,8 +178,8 @@ def _filled_if_it_pays(
 
 def not_cacheable(material: Material, reason: str) -> UserError:
     """Why no cache can stand for this recipe's reference."""
-    place, fix = material.recipe.where("reference"), "write from: online"
-    return UserError(Problem(place, "reference.from", reason, "answers that stay the same from epoch to epoch", fix))
+    where, fix = material.recipe.where("reference"), "write from: online"
+    return UserError(Problem(where, "reference.from", reason, "answers that stay the same from epoch to epoch", fix))
 
 
 def uncached_class(recipe: Recipe) -> str | None:

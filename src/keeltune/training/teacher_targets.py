@@ -16,7 +16,9 @@ from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
 
 
-def write_targets(material: Material, live: LazyReference, autocast: Autocast, device: str, display: Display) -> None:
+def write_targets(
+    material: Material, reference: LazyReference, autocast: Autocast, device: str, display: Display
+) -> None:
     """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack."""
     recipe, task = material.recipe, material.task
     writer = recipe.generation.targets
@@ -41,16 +43,16 @@ def write_targets(material: Material, live: LazyReference, autocast: Autocast, d
             fix = "start once with one process (it may be stopped when training begins), then with several"
             raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, fix))
         if missing:
-            teacher = _writing_model(material, live)
+            teacher = _writing_model(material, reference)
             with display.bar(f"the teacher writes {split}", missing) as advance:
                 targets.write(teacher.model, rows, device, autocast, advance)
         learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
         material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
 
 
-def _writing_model(material: Material, live: LazyReference) -> Model:
+def _writing_model(material: Material, reference: LazyReference) -> Model:
     """The model that writes: the reference's, of several the first."""
-    if models := live.models():
+    if models := reference.models():
         return models[0]
     recipe, spec = material.recipe, material.recipe.reference_spec()
     found = f"from: {spec.origin if spec else None}, which reads no model"
@@ -58,7 +60,7 @@ def _writing_model(material: Material, live: LazyReference) -> Model:
     raise UserError(Problem(recipe.where("reference"), "reference.from", found, expected, fix))
 
 
-def label(material: Material, live: LazyReference, student: loading.Loaded, device: str, display: Display) -> None:
+def label(material: Material, reference: LazyReference, student: loading.Loaded, device: str, display: Display) -> None:
     """The reference's choices as labels of the rows that have none, where the recipe wants them so."""
     recipe, task = material.recipe, material.task
     if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or task.generates:
@@ -67,13 +69,13 @@ def label(material: Material, live: LazyReference, student: loading.Loaded, devi
         encoded = material.encoded[split]
         with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
             labelled = pseudo_labels.labelled(
-                task, live(), material.rows[split], encoded, device=device, progress=advance
+                task, reference(), material.rows[split], encoded, device=device, progress=advance
             )
         material.encoded[split] = labelled
         task.annotate(student.model.config, [example for row in labelled for example in row])
 
 
-def sample(material: Material, live: LazyReference, autocast: Autocast, device: str, display: Display) -> None:
+def sample(material: Material, reference: LazyReference, autocast: Autocast, device: str, display: Display) -> None:
     """Texts sampled from the source model itself, in the place of a source domain's: one for each training row."""
     recipe, task = material.recipe, material.task
     if not recipe.anchors_generated:
@@ -90,7 +92,7 @@ def sample(material: Material, live: LazyReference, autocast: Autocast, device: 
         raise refuse("several processes", "one, which draws the texts", "start with one process")
     source = material.references[0].source if material.references else material.source
     texts, openings = SampledTexts(recipe, task, source), task.openings(material.rows["train"])
-    teacher = _writing_model(material, live)
+    teacher = _writing_model(material, reference)
     with display.bar("the source model draws texts", len(openings)) as advance:
         examples = [[example] for example in texts.sample(teacher.model, openings, device, autocast, advance)]
     share = max(1, len(examples) // 10)  # not trained on: a budget of divergence is measured there

@@ -76,10 +76,10 @@ def _require_room(folder: Path, needed: float) -> None:
         )
 
 
-def _wait(ready: Callable[[], bool], what: str, every: float = 0.2) -> None:
+def _wait(ready: Callable[[], bool], what: str, interval: float = 0.2) -> None:
     """Until it is so; a process that died is the launcher's to notice, which ends the others."""
     start = time.monotonic()
     while not ready():
-        time.sleep(every)
+        time.sleep(interval)
         if time.monotonic() - start > 3600:
             raise StateRefused(Problem("the cache", "shards", f"none of {what} for an hour", what, "start it again"))

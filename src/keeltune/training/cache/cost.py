@@ -25,33 +25,33 @@ WORTH = 5.0
 
 
 def worth(
-    material: Material, every: Sequence[Example], reference: Reference, device: str, passes: float
+    material: Material, examples: Sequence[Example], reference: Reference, device: str, passes: float
 ) -> tuple[bool, str]:
     """Whether a cache saves time, measured here: `passes` forward passes of an example online, or one and reading.
 
-    `every`: all examples, each once, the shortest first. Only exact forms count, so that the choice never changes what
+    `examples`: all, each once, the shortest first. Only exact forms count, so that the choice never changes what
     is trained.
     """
-    task, examples, folder = material.task, spread(every, SAMPLE), cache_folder(material)
+    task, sample, folder = material.task, spread(examples, SAMPLE), cache_folder(material)
     start = time.perf_counter()
-    for first in range(0, len(examples), BATCH):
-        reference.rows(to_device(task.collate(examples[first : first + BATCH]), device))
-    seconds = (time.perf_counter() - start) / len(examples)
-    saved = (passes - len(every)) * seconds
+    for first in range(0, len(sample), BATCH):
+        reference.rows(to_device(task.collate(sample[first : first + BATCH]), device))
+    seconds = (time.perf_counter() - start) / len(sample)
+    saved = (passes - len(examples)) * seconds
     if saved < WORTH:
         return False, f"online: a cache would save {max(0.0, saved):.0f} s of forward passes"
     source = AnswerSource(task, reference, choices_of(material), device)
-    form: StoredForm | None = Full() if source.choices <= EXACT else hidden_form(examples, source, None)[0]
+    form: StoredForm | None = Full() if source.choices <= EXACT else hidden_form(sample, source, None)[0]
     if form is None:
         return False, "online: no exact form fits its head, and from: auto keeps no other"
-    total = bytes_of(task, form, every, source.choices)
+    total = bytes_of(task, form, examples, source.choices)
     free = free_bytes(folder)
     if total > free / 2:
         return False, f"online: a cache would take {total / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"
-    disk = total * (1 + passes / len(every)) * seconds_a_byte(folder)
+    disk = total * (1 + passes / len(examples)) * seconds_a_byte(folder)
     measured = (
-        f"{passes:.0f} answers online take about {passes * seconds:.0f} s; a cache {len(every) * seconds:.0f} s once "
-        f"and {disk:.1f} s for {total / 2**20:.0f} MiB"
+        f"{passes:.0f} answers online take about {passes * seconds:.0f} s; a cache {len(examples) * seconds:.0f} s "
+        f"once and {disk:.1f} s for {total / 2**20:.0f} MiB"
     )
     return (True, f"cached: {measured}") if disk < 0.9 * saved else (False, f"online: {measured}")
 

@@ -34,11 +34,11 @@ def find_finished(request: CacheRequest) -> Store | None:
     manifest = store.manifest
     refuse_other(request.folder, manifest["identity"], request.identity, request.fix)
     form = manifest["form"]
-    wanted = {n: v for n, v in request.form.items() if n in ("k", "temperature") and form["name"] == "top-k"}
-    wanted |= {"name": request.form["form"]} if request.form["form"] != "auto" else {}
-    wanted |= {"dtype": request.form["dtype"]} if request.form["dtype"] != "auto" else {}
-    stored = {name: form.get(name) for name in wanted}
-    refuse_other(request.folder, {"form": stored}, {"form": wanted}, request.fix)
+    requested = {n: v for n, v in request.form.items() if n in ("k", "temperature") and form["name"] == "top-k"}
+    requested |= {"name": request.form["form"]} if request.form["form"] != "auto" else {}
+    requested |= {"dtype": request.form["dtype"]} if request.form["dtype"] != "auto" else {}
+    stored = {name: form.get(name) for name in requested}
+    refuse_other(request.folder, {"form": stored}, {"form": requested}, request.fix)
     store.verify()
     for example in request.examples:
         location = store.location(example.key)

@@ -1,4 +1,4 @@
-"""In which form a reference's answers are cached: the one that is asked for, or the one that measured sizes choose."""
+"""In which form a reference's answers are cached: the one that is requested, or the one that measured sizes choose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def choose_form(request: CacheRequest, material: Material, source: AnswerSource) -> tuple[StoredForm, str, Head | None]:
-    """The form that is asked for, or the one that the measured sizes choose, with the reason; and the head to keep."""
+    """The form that is requested, or the one that the measured sizes choose, with the reason; and the head to keep."""
     name, choices = request.form["form"], source.choices
     dtype = DTYPES.get(request.form["dtype"])
     if name == "full":

@@ -49,7 +49,7 @@ def cache_request(material: Material, precision: str, examples: Iterable[Example
     """The cache of these examples under this recipe; `examples` are all that training will meet."""
     recipe, spec = material.recipe, material.recipe.reference_spec()
     assert spec is not None
-    every = ordered(examples)
+    unique = ordered(examples)
     form = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
     choices = choices_of(material)
     if "server" in spec.needs:
@@ -57,12 +57,12 @@ def cache_request(material: Material, precision: str, examples: Iterable[Example
     elif spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
         form = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
     identity = identity_of(material, precision)
-    contents = {example.key: content_of(example) for example in every}
+    contents = {example.key: content_of(example) for example in unique}
     listing = "".join(sorted(f"{key} {content.hex()}" for key, content in contents.items()))
     identity["examples"] = hashlib.sha256(listing.encode()).hexdigest()  # two sets of rows are two caches
     name = hashlib.sha256(canonical([identity, form]).encode()).hexdigest()[:16]
     folder = cache_folder(material) if spec.cache else cache_folder(material) / name
-    return CacheRequest(identity, form, folder, every, contents, f"keeltune cache {recipe.where()}")
+    return CacheRequest(identity, form, folder, unique, contents, f"keeltune cache {recipe.where()}")
 
 
 def ordered(examples: Iterable[Example]) -> list[Example]:

@@ -34,7 +34,7 @@ SHARD_EXAMPLES, SHARDS, SHARD_BYTES = 256, 256, 2**27
 
 @dataclass(frozen=True)
 class AnswerSource:
-    """Whose answers are captured: a reference, asked through the student's task on a device, among C choices."""
+    """Whose answers are captured: a reference, evaluated through the student's task on a device, among C choices."""
 
     task: Task
     reference: Reference

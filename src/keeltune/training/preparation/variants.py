@@ -1,4 +1,4 @@
-"""Variants of texts, on which the reference alone is asked: which tasks have them, and how they join the rows."""
+"""Variants of texts, on which only the divergence is computed: which tasks have them, and how they join the rows."""
 
 from __future__ import annotations
 
