@@ -22,7 +22,8 @@ FILE = Path(__file__).with_name("losses.json")
 TERMS = ("loss", "cross_entropy", "divergence")
 MODELS = [
     ("text-classification", "bert"), ("sentiment-analysis", "gpt2"), ("semantic-role-labeling", "bert"),
-    ("question-answering", "roberta"), ("translation", "marian"), ("summarization", "bart"), ("text-generation", "llama"),
+    ("question-answering", "roberta"), ("translation", "marian"), ("summarization", "bart"),
+    ("text-generation", "llama"),
     ("image-captioning", "vit gpt2"), ("speech-recognition", "wav2vec2"), ("speech-recognition", "whisper"),
 ]  # fmt: skip
 CELLS = [(task, architecture, method) for task, architecture in MODELS for method in METHODS]
