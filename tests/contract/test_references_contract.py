@@ -264,11 +264,21 @@ def test_it_labels_rows_ahead_of_training(given):
 def test_what_a_class_cannot_do_is_refused(given, reference, field, expected):
     folder, values = given
     with pytest.raises(UserError) as caught:
-        recipe.from_dict({**values, "reference": reference, "output": "out"}, folder)
+        prepare.prepare(recipe.from_dict({**values, "reference": reference, "output": "out"}, folder))
     assert [p.field for p in caught.value.problems] == [field]
     assert expected in str(caught.value)
     if reference["from"] == "onlin":
         assert '"online"' in str(caught.value) or "online" in caught.value.problems[0].fix
+
+
+def test_a_recipe_is_read_without_importing_what_it_names(given):
+    """It may be that of somebody's run folder; the class is imported when the recipe is trained."""
+    folder, values = given
+    name = "my_package.my_references:Uniform"
+    sys.modules.pop("my_package.my_references", None)
+    made = recipe.from_dict({**values, "reference": {"from": name}, "output": "out"}, folder)
+    assert "my_package.my_references" not in sys.modules
+    assert made.reference_spec().origin == name
 
 
 def test_a_class_whose_answers_have_no_identity_is_not_cached(given):

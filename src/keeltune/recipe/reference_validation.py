@@ -18,8 +18,24 @@ READ = frozenset({"models", "server"})
 
 
 def anchor_faults(recipe: Recipe) -> Iterator[Problem]:
-    """The second term of distillation and cross-domain fine-tuning: its reference and its weight."""
+    """The second term of distillation and cross-domain fine-tuning: its reference and its weight.
+
+    A class from outside the package is not imported here, as a recipe may come from a run folder: `class_faults`.
+    """
     reference = recipe.reference_spec()
+    if reference is None or ":" not in reference.origin:
+        yield from _faults_of(recipe, reference)
+    yield from weight_faults(recipe)
+
+
+def class_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The faults of a reference from outside the package, whose class is imported for it; checked before training."""
+    reference = recipe.reference_spec()
+    if reference is not None and ":" in reference.origin:
+        yield from _faults_of(recipe, reference)
+
+
+def _faults_of(recipe: Recipe, reference: ReferenceSpec | None) -> Iterator[Problem]:
     if reference is not None and reference.origin not in RULES and registry.fault("references", reference.origin):
         yield _unknown_reference(recipe, reference.origin)
         return
@@ -27,7 +43,6 @@ def anchor_faults(recipe: Recipe) -> Iterator[Problem]:
         yield recipe.problem("reference", expected="a teacher: distillation needs one", fix="add reference: TEACHER")
     if isinstance(recipe.reference, ReferenceSpec):
         yield from _reference_faults(recipe, recipe.reference)
-    yield from weight_faults(recipe)
 
 
 def _unknown_reference(recipe: Recipe, name: str) -> Problem:

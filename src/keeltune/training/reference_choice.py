@@ -130,8 +130,11 @@ def choose_reference(
 
 
 def _requested(spec: ReferenceSpec, decided: ReferenceSource | None) -> str:
-    """What the recipe names; for auto, what an earlier start chose; online where a caller wants no cache."""
-    if decided is not None and (spec.origin == "auto" or decided.kind == "online"):
+    """What the recipe names; for auto, what an earlier start chose; online where a caller wants no cache.
+
+    What a run folder says names no class from outside the package: that is the recipe's to do.
+    """
+    if decided is not None and (spec.origin == "auto" or decided.kind == "online") and ":" not in decided.kind:
         return decided.kind
     return spec.origin
 

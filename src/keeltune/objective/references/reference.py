@@ -16,7 +16,7 @@ A file of this folder with one class is at once a value of a recipe's `reference
         def rows(self, batch: Batch) -> Rows:
             return Dense(torch.zeros(len(batch["targets"]), self.choices, device=batch["targets"].device))
 
-`tests/objective/test_references_contract.py` holds every file of the folder to this page.
+`tests/contract/test_references_contract.py` holds every file of the folder to this page.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from keeltune.data.dataset import Row
 from keeltune.models import initialization, loading, model_files, processors
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
+from keeltune.recipe.reference_validation import class_faults
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.problem_log import ProblemLog
@@ -52,6 +53,8 @@ class Reading:
 def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None]) -> Reading:
     """Finds the models and reads rows, configurations and processors; what fails goes to `log`."""
     task_class = find_task(recipe.task, recipe.where("task"))
+    if problems := list(class_faults(recipe)):
+        raise UserError(problems)
     columns = task_columns(task_class, recipe.data.multi_label)
     if recipe.data.augment and (reason := why_no_variants(task_class)):
         where, expected = recipe.where("data.augment"), f"no variants of texts for {recipe.task}: {reason}"
