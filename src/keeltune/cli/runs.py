@@ -24,7 +24,9 @@ def runs(
         print(json.dumps(listed, allow_nan=False))
         return
     folded = [Column(name, overflow="fold") for name in ("run", "identity")]
-    table = Table(folded[0], "method", "status", "score", "95 % interval", "seeds", "looks", "finished", folded[1])
+    table = Table(
+        folded[0], "method", "status", "score", "95 % interval", "seeds", "test scored", "finished", folded[1]
+    )
     for run in listed:
         score = f"{run['split']} {run['metric']} {run['value']:.4f}" if run["split"] else "–"
         interval = f"{run['interval'][0]:.4f} to {run['interval'][1]:.4f}" if run["interval"] else "–"

@@ -57,7 +57,9 @@ def evaluate(
     if run := run_folder.finished(Path(model)):
         looks = test_set_looks.look(run.folder, by="evaluate", fingerprint=dataset.fingerprint(rows), rows=len(rows))
         if looks > 1:
-            display.say(f"look {looks} at these rows with this run: what was chosen by them they cannot judge")
+            display.say(
+                f"these rows were scored {looks} times with this run: they cannot judge what was chosen by them"
+            )
     return {
         "metrics": scores.metrics,
         "intervals": {name: list(pair) for name, pair in scores.intervals.items()},
