@@ -22,8 +22,8 @@ demo: setup ## the three methods side by side, on made data, ending in one table
 
 # checks first, then the fast tests, then the slow ones: the sooner something fails, the better
 test: check ## checks and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not realdata"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or realdata" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not realdata"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or realdata" -rs
 
 check: setup ## format, lint, types, architecture: a minute
 	$(BIN)/ruff check .

@@ -39,15 +39,14 @@ from safetensors.torch import load_file
 from keeltune import recipe
 from keeltune.cli import cache, demo
 from keeltune.objective.predictions import Projected, slices
-from keeltune.recipe.training_fields import Training
 from keeltune.runs import run, run_folder
 from keeltune.training import build
 from keeltune.training.arguments import training_arguments
 from keeltune.training.cache import identity
-from keeltune.training.cache.capture import BATCH, answers, chosen, cut, shard_of
+from keeltune.training.cache.form_choice import choose_form
+from keeltune.training.cache.shards import BATCH, AnswerSource, answers, in_shards, shard_of
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
-from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import files, tensor_store
 from keeltune.utils.files import read_lines
@@ -134,10 +133,12 @@ def seconds(job: Job, start: dict[str, torch.Tensor], folder: Path) -> float:
     """Training's own seconds, from the same weights each time."""
     job.model.load_state_dict(start, strict=False)
     spec = job.material.recipe.training
-    length = {"epochs": 1} if spec.max_steps is None else {"max_steps": spec.max_steps}
-    training = Training(**length, learning_rate=1e-5, save_strategy="no")
-    arguments = training_arguments(folder, training, batch_size=job.material.batch_size, every=None, seed=0)
-    trainer = KeelTrainer(job.model, arguments, job.plan, step_loss(job))
+    arguments = training_arguments(
+        folder, batch_size=job.material.batch_size, accumulation=1, epochs=1, max_steps=spec.max_steps, every=None,
+        learning_rate=1e-5, seed=0, passed={"save_strategy": "no"},
+    )  # fmt: skip
+    trainer = KeelTrainer(job.model, arguments, job.plan, task=job.material.task, objective=job.objective,
+                          reference=job.reference, autocast=job.autocast)  # fmt: skip
     trainer.train()
     return trainer.training_totals.seconds
 
@@ -163,7 +164,7 @@ def epochs(name: str, out: Path, rounds: int) -> None:
                 times[arm].append(spent)
     for arm, spent in times.items():
         ratios = [mine / plain for mine, plain in zip(spent, times["plain"], strict=True)]
-        stored = jobs[arm].origin.cache
+        stored = jobs[arm].reference_source.cache
         said = "–" if stored is None else f"{stored['bytes_per_prediction']:.0f}"
         print(f"| {name} | {arm} | {statistics.median(spent):.2f} | {statistics.median(ratios):.3f} "
               f"({min(ratios):.3f}–{max(ratios):.3f}) | {said} | {jobs[arm].precision} |", flush=True)  # fmt: skip
@@ -179,23 +180,23 @@ def capture(name: str, out: Path, rounds: int) -> None:
         job.material.recipe = recipe.from_dict(
             {**job.material.recipe.model_dump(by_alias=True, exclude_unset=True),
              "reference": {"model": model_of(name, out), "from": "cached", **how}}, out)  # fmt: skip
-        want = identity.wanted(job.material, job.precision, job.plan.anchored_examples())
-        form, *_ = chosen(want, job.material, job.reference, job.device)
-        parts = cut(want.examples, task, form, identity.choices_of(job.material))
+        request = identity.cache_request(job.material, job.precision, job.plan.anchored_examples())
+        source = AnswerSource(task, job.reference, identity.choices_of(job.material), job.device)
+        form, *_ = choose_form(request, job.material, source)
+        parts = in_shards(request.examples, task, form, source.choices)
         times: dict[str, list[float]] = {"bare": [], "capture": []}
         for number in range(rounds + 1):
             begun = time.perf_counter()
             for part in parts:
                 for first in range(0, len(part), BATCH):
-                    rows = answers(part[first : first + BATCH], task, job.reference, form, job.device)
+                    rows = answers(part[first : first + BATCH], source, form)
                     for some in slices(rows) if isinstance(rows, Projected) and form.kind != "hidden" else ():
                         with torch.no_grad():
                             rows.head(rows.hidden[some])
             bare = time.perf_counter() - begun
             begun = time.perf_counter()
             for place, part in enumerate(parts):
-                tensors, _ = shard_of(part, want.contents, task, job.reference, form,
-                                                identity.choices_of(job.material), job.device)  # fmt: skip
+                tensors, _ = shard_of(part, request.contents, source, form)
                 files.write_atomically(out / tensor_store.shard_name(place), tensor_store.save(tensors))
             if number:
                 times["bare"].append(bare)

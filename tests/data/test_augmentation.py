@@ -19,6 +19,7 @@ from keeltune.training import build
 from keeltune.training.batch_plan import Plan
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
+from keeltune.training.preparation.variants import why_no_variants
 from keeltune.utils import registry
 from keeltune.utils.errors import UserError
 from keeltune.utils.text import apart, word_places
@@ -146,7 +147,7 @@ def test_both_texts_of_a_pair_are_varied_apart():
 
 
 def test_other_tasks_are_refused_with_the_reason():
-    reasons = {name: prepare.refusal(registry.find("tasks", name)) for name in registry.names("tasks")}
+    reasons = {name: why_no_variants(registry.find("tasks", name)) for name in registry.names("tasks")}
     allowed = {name for name, reason in reasons.items() if reason is None}
     assert allowed == {"text-classification", "sentiment-analysis"}
     assert "label of its own" in reasons["semantic-role-labeling"]

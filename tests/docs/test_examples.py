@@ -55,7 +55,7 @@ SMALL = {
 """The architecture of the small model that each task's recipes are run with."""
 
 
-@pytest.mark.slow  # trains
+@pytest.mark.slow  # a training for each recipe of the examples
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_trains(path, tmp_path):
     from keeltune.runs import run

@@ -129,10 +129,10 @@ def test_flips_are_counted_with_wilsons_interval():
     assert counterfactual.flips([], [])["flip_rate"] is None
 
 
-def test_telling_words_are_those_of_one_label():
+def test_predictive_words_are_those_of_one_label():
     texts = ["zq film"] * 38 + ["the film"] * 62 + ["zq film"] * 2 + ["the film"] * 98
     labels = ["x"] * 100 + ["y"] * 100
-    (found,) = counterfactual.telling_words(texts, labels)
+    (found,) = counterfactual.predictive_words(texts, labels)
     assert (found.word, found.label, found.rows) == ("zq", "x", 40)
     assert found.share == pytest.approx(0.95)
     assert counterfactual.without("A ZQ film, zq.", "zq") == "A film, ."

@@ -30,11 +30,12 @@ from keeltune.objective import derived_predictions, divergences, formula, predic
 from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Coarse, Dense
+from keeltune.objective.references.adapter_off import AdapterOff
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
 from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.common.example import Example
-from keeltune.training import batch_plan, build, reference_choice, self_test, trainer
+from keeltune.training import batch_plan, build, reference_loading, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity
 from keeltune.training.preparation import compatibility, prepare
@@ -392,7 +393,7 @@ def best_in_a_checkpoint(original, self):
 
 def the_next_places(original, self, places):
     """The answers of the next rows in the file, whatever rows are asked for."""
-    every = list(self.store.places.values())
+    every = list(self.store._locations.values())
     TAKEN.extend(places)
     return original(self, [every[(len(TAKEN) + i) % len(every)] for i in range(len(places))])
 
@@ -448,7 +449,7 @@ TRAPS = [
     Trap(5, "rows of no token cut, not renormalised", around(
          derived_predictions, "subset", lambda original, log_probs, kept: log_probs[:, kept]), shared_by_hand, CLOSE),
     Trap(5, "labels paired by their place", around(
-         reference_choice, "reordered", lambda original, task, order: task.rows),
+         reference_loading, "reordered", lambda original, task, order: task.rows),
          references_that_are_equal_agree, "order of labels: "),
     Trap(6, "as many tokens taken for the same tokens", around(
          compatibility, "_same_encoding", lambda original, a, b, probes:
@@ -503,7 +504,7 @@ TRAPS = [
     Trap(16, "the reference gets the token ids alone", around(Model, "rows", token_ids_alone),
          every_input, "assert False"),
     Trap(17, "LoRA with a null reference", lambda patch: patch.setattr(
-         build, "AdapterOff", lambda *a, **how: None),
+         AdapterOff, "build", lambda context: None),
          partial(test_run.test_lora, method="cross-domain"), "assert 0.0 > 0"),
     Trap(17, "an adapter that does not start at zero", lambda patch: patch.setattr(
          peft, "LoraConfig", partial(peft.LoraConfig, init_lora_weights=False)),

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from keeltune import recipe
 from keeltune.cli.demo_data import make_reviews
 from keeltune.runs import result, run, run_folder
+from keeltune.training import build
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import device, distributed
+from keeltune.utils import distributed
 from keeltune.utils.errors import StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
 from tests.helpers import processes
@@ -168,11 +169,11 @@ def test_the_precision_is_chosen_once(spec, tmp_path, monkeypatch):
     """Timed again on a busy machine, `auto` may come out otherwise."""
     spec["training"] |= {"precision": "auto"}
     with monkeypatch.context() as patch:
-        patch.setattr(device, "choose_precision", lambda *asked: "bf16")
+        patch.setattr(build, "choose_precision", lambda *asked: "bf16")
         kill_at(patch, 7)
         with pytest.raises(Killed):
             train(spec, tmp_path, "killed")
-    monkeypatch.setattr(device, "choose_precision", lambda *asked: "fp32")
+    monkeypatch.setattr(build, "choose_precision", lambda *asked: "fp32")
     assert train(spec, tmp_path, "killed", resume=True).result["training"]["precision"] == "bf16"
 
 

@@ -22,7 +22,7 @@ import torch
 
 from keeltune import recipe
 from keeltune.training import build
-from keeltune.training.cache import capture, identity
+from keeltune.training.cache import capture, finished, identity, shards
 from keeltune.training.preparation import prepare
 from keeltune.utils import tensor_store
 from keeltune.utils.progress import Display
@@ -33,11 +33,11 @@ QUIET = Display(quiet=True)
 class Trials:
     def __init__(self, file: str, folder: str, log: str):
         torch.set_num_threads(1)
-        capture.SHARD_EXAMPLES = 8
+        shards.SHARD_EXAMPLES = 8
         self.folder, self.log = Path(folder), Path(log)
         self.material = prepare.prepare(recipe.load(file))
         self.base = build.prepared(self.material, QUIET)
-        self.want = identity.wanted(self.material, self.base.precision, self.base.plan.anchored_examples())
+        self.want = identity.cache_request(self.material, self.base.precision, self.base.plan.anchored_examples())
         self.reference = self.base.live_reference()
         self.shim = ctypes.CDLL(None)
         begun = time.perf_counter()
@@ -64,7 +64,7 @@ class Trials:
         status = os.waitstatus_to_exitcode(os.waitpid(self.capture(), 0)[1])
         if status != 0:
             return f"exit status {status}"
-        store = capture.found(self.want)
+        store = finished.find_finished(self.want)
         assert store is not None
         left = [p.name for p in self.folder.iterdir() if p.name.startswith(".staging")]
         return f"left {left}" if left else str(store.manifest["digest"])

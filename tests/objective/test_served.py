@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from keeltune.objective import prompt_logprobs
 from keeltune.objective.references import served
 from keeltune.objective.references.served import Served
 from keeltune.utils import http_client
@@ -67,7 +68,11 @@ def client(port):
 
     def make(fault: str, k: int = 5, model: str = NAME, **options) -> Served:
         options = {"vocabulary": VOCABULARY, "timeout": 20.0, "pause": 0.0, **options}
-        return Served(f"http://127.0.0.1:{port}/{fault}/{next(names)}-{time.monotonic_ns()}", model, k, **options)
+        connection = {
+            name: options.pop(name) for name in ("timeout", "pause", "retries", "allow_host") & options.keys()
+        }
+        url = f"http://127.0.0.1:{port}/{fault}/{next(names)}-{time.monotonic_ns()}"
+        return Served(Endpoint(url, **connection), model, k, **options)
 
     return make
 
@@ -99,6 +104,7 @@ def test_the_values_are_the_models_own(client, model):
                 expected = model(torch.tensor([text[: t + 1]])).logits[0, -1].double().log_softmax(-1)
             values, top = expected.topk(5)
             assert ids[t].tolist() == top.tolist()
+            # the sums over V are float64's on both sides; left are the logits, |z| ≤ 30, each of some roundings of 2⁻²⁰
             np.testing.assert_allclose(log_probs[t], values.numpy(), rtol=0, atol=1e-5)
     assert max(ids.max() for ids, _ in answers if ids.size) > 2**17
 
@@ -152,7 +158,7 @@ def test_the_identity_is_the_teachers_and_not_the_requests(client, monkeypatch):
     assert replaced.identity() == first
     for _ in range(3):
         replaced.top([[1, 2]])
-    again = Served(replaced.endpoint.url, NAME, 5)
+    again = Served(Endpoint(replaced.endpoint.url), NAME, 5)
     assert again.identity()["probe"] != first["probe"]
 
 
@@ -209,7 +215,7 @@ def test_a_server_that_is_not_there(waits):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    refused(Stopped, 75, "Connection refused", lambda: Served(url, NAME, 5, retries=2).identity())
+    refused(Stopped, 75, "Connection refused", lambda: Served(Endpoint(url, retries=2), NAME, 5).identity())
     assert waits == [1.0, 2.0]
 
 
@@ -416,7 +422,7 @@ def test_an_address_in_other_clothes_is_still_that_address(host):
 
 def test_a_name_is_resolved_once(client, port, monkeypatch):
     asked = resolver(monkeypatch, "127.0.0.1", "169.254.169.254")
-    teacher = Served(f"http://teacher.example:{port}/ok/rebound", NAME, 5)
+    teacher = Served(Endpoint(f"http://teacher.example:{port}/ok/rebound"), NAME, 5)
     teacher.top([[1, 2]])
     teacher.top([[1, 2]])
     assert asked == ["teacher.example"]
@@ -499,4 +505,4 @@ def test_a_server_that_writes_its_tokens_otherwise_has_another_tokenizer(client)
 @pytest.mark.parametrize(("shown", "bare"), [("Ġthe", "the"), ("▁the", "the"), (" the", "the"), ("##ing", "ing"),
                                              ("\ufffd", ""), ("Ä", ""), (None, ""), (7, ""), ("\n", "")])  # fmt: skip
 def test_spaces_and_their_marks_are_not_compared(shown, bare):
-    assert served._bare(shown) == bare
+    assert prompt_logprobs._plain(shown) == bare

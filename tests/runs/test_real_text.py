@@ -34,7 +34,8 @@ def test_sentiment_is_learned_and_the_anchor_forgets_less(real_data, minilm, tmp
     assert source["metrics"]["test"]["accuracy"] > 0.80  # chance is 0.5
     assert source["metrics"]["before"]["test"] is None  # the head was new
 
-    new = {"train": head(tweets / "train.jsonl", tmp_path / "tweets.jsonl", 600), "test": str(tweets / "test.jsonl")}
+    new = {"train": head(tweets / "train.jsonl", tmp_path / "tweets.jsonl", 600)}
+    new["test"] = head(tweets / "test.jsonl", tmp_path / "tweets-test.jsonl", 500)
     new["source"] = {"test": data["test"]}
     anchored = train("anchored", method="cross-domain", model="films", data=new)
     metrics = anchored["metrics"]

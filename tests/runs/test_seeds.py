@@ -212,14 +212,14 @@ def test_every_look_at_the_test_rows_is_counted(tiny, data, capsys):
     done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), data), display=QUIET)
     for file in ("validation", "test", "test"):
         kt.evaluate(done.folder, data / f"{file}.jsonl")
-    assert "look 3 at these rows" in capsys.readouterr().err
+    assert "these rows were scored 3 times" in capsys.readouterr().err
     kt.evaluate(done.model, data / "test.jsonl", task="sentiment-analysis")
     assert [look["by"] for look in read_lines(done.folder / "looks.jsonl")] == ["train", *["evaluate"] * 3]
     assert [one["looks"] for one in history.runs(data)] == [3]  # at the test rows, not at those of validation
     with (done.folder / "looks.jsonl").open("a") as cut:
         cut.write('{"when": "20')  # a disk that was full
     kt.evaluate(done.folder, data / "test.jsonl")
-    assert "look 4 at these rows" in capsys.readouterr().err
+    assert "these rows were scored 4 times" in capsys.readouterr().err
     values = spec_of("fine-tuning", tiny("bert"))  # who trains anew after a look has looked
     run.train(recipe.from_dict(values, data), overwrite=True, display=QUIET)
     assert [one["looks"] for one in history.runs(data)] == [5]

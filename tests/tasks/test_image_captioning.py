@@ -30,7 +30,7 @@ from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.image_captioning import ImageCaptioning
 from keeltune.tasks.metrics.caption_bleu import words
 from keeltune.training import build
-from keeltune.training.preparation import compatibility, prepare
+from keeltune.training.preparation import head_compatibility, prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers import captioners, families
@@ -659,7 +659,7 @@ def test_a_teacher_that_reads_smaller_pictures_gets_its_own(tmp_path):
     assert batch["inputs"]["pixel_values"].shape[-1] == 32
     assert batch["reference_0"]["inputs"]["pixel_values"].shape[-1] == 16
     assert kt.train(recipe.from_dict(given, tmp_path), display=QUIET).result["status"] == "completed"
-    assert compatibility.NEW == "a new model"
+    assert head_compatibility.NEW == "a new model"
 
 
 # Bad pictures (FAULTS.md I1 to I7), and those that only look bad

@@ -24,7 +24,7 @@ from keeltune.tasks.common.example import Prediction
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.sentiment_analysis import SentimentAnalysis
 from keeltune.tasks.text_classification import TextClassification
-from keeltune.training.preparation import encoding
+from keeltune.training.preparation import row_encoding
 from keeltune.utils.errors import Problem, UserError
 from tests.helpers.models import WORDS, word_tokenizer
 
@@ -215,7 +215,7 @@ def test_companions_give_a_reference_ids_of_its_own():
     theirs = word_tokenizer(words=WORDS[::-1])
     task = make(["a", "b"], companions={"reference_0": make(["a", "b"], tokenizer=theirs)})
     rows = [row(text, "a") for text in TEXTS]
-    examples = [e for r in rows for e in encoding.encode_row(task, r, "train")]
+    examples = [e for r in rows for e in row_encoding.encode_row(task, r, "train")]
     batch = task.collate(examples)
     expected = theirs(TEXTS, padding=True, return_tensors="pt")
     assert all(torch.equal(batch["reference_0"]["inputs"][name], value) for name, value in expected.items())

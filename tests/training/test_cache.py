@@ -25,8 +25,8 @@ from keeltune.objective.references.cached import Cached
 from keeltune.objective.stored_predictions import Full, Hidden, TopK
 from keeltune.recipe import fields
 from keeltune.tasks.common import lm_head
-from keeltune.training import build, reference_choice
-from keeltune.training.cache import capture, cost, identity, stored_head
+from keeltune.training import build, reference_loading
+from keeltune.training.cache import capture, cost, finished, form_choice, identity, shards, stored_head
 from keeltune.training.preparation import prepare
 from keeltune.utils import registry, tensor_store
 from keeltune.utils.errors import OutOfResources, StateRefused, Stopped, UserError
@@ -157,11 +157,13 @@ def test_what_the_teacher_writes_is_cached_as_it_was_written(tmp_path):
 def test_training_does_not_load_the_teacher_again(tmp_path, given, monkeypatch):
     filled(given, tmp_path)
     loads: list[str] = []
-    original = reference_choice.load_reference
-    monkeypatch.setattr(reference_choice, "load_reference", lambda *args: loads.append("loaded") or original(*args))
+    original = reference_loading.load_models
+    monkeypatch.setattr(reference_loading, "load_models", lambda *args: loads.append("loaded") or original(*args))
     first = train(given, tmp_path)
     second = train(given, tmp_path, output="second", training__seed=3)  # two runs share one cache
     assert loads == []
+    train(given, tmp_path, output="third", reference__from="online", reference__cache=None)
+    assert loads == ["loaded"]
     assert first.result["reference"]["cache"]["digest"] == second.result["reference"]["cache"]["digest"]
 
 
@@ -183,12 +185,12 @@ def test_order_seed_batch_and_file_change_nothing(tmp_path, given):
 
 
 def precompute_in_small_shards(file: str) -> None:
-    capture.SHARD_EXAMPLES = 8
+    shards.SHARD_EXAMPLES = 8
     cache.precompute(recipe.load(file))
 
 
 def test_several_processes_write_the_same_cache(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 8)
+    monkeypatch.setattr(shards, "SHARD_EXAMPLES", 8)
     digest = filled(given, tmp_path)["digest"]
     values = {**given, "reference": {**given["reference"], "cache": "shared"}}
     (tmp_path / "r.yaml").write_text(json.dumps(values))
@@ -264,22 +266,22 @@ def test_every_flipped_bit_is_found(tmp_path, given):
         broken[place] ^= 1 << dice.randrange(8)
         file.write_bytes(broken)
         with pytest.raises(StateRefused) as refused:
-            capture.found(want)
+            finished.find_finished(want)
         (problem,) = refused.value.problems
         assert problem.field == ("digest" if file.name == tensor_store.MANIFEST else "shards")
         assert file.name in problem.found
         file.write_bytes(sound)
-    assert capture.found(want) is not None
+    assert finished.find_finished(want) is not None
     shard = tmp_path / "kept" / tensor_store.shard_name(0)
     shard.rename(tmp_path / "gone")
     with pytest.raises(StateRefused, match="no shard-00000"):
         train(given, tmp_path)
 
 
-def wanted(given: dict, folder: Path) -> identity.Wanted:
+def wanted(given: dict, folder: Path) -> identity.CacheRequest:
     material = prepare.prepare(made(given, folder))
     base = build.prepared(material, QUIET)
-    return identity.wanted(material, base.precision, base.plan.anchored_examples())
+    return identity.cache_request(material, base.precision, base.plan.anchored_examples())
 
 
 def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):
@@ -288,7 +290,9 @@ def test_a_row_that_is_read_otherwise_is_refused(tmp_path, given):
     want = wanted(given, tmp_path)
     other = {**want.contents, want.examples[3].key: bytes(32)}
     with pytest.raises(StateRefused, match="another encoding of the row"):
-        capture.found(identity.Wanted(want.identity, want.asked, want.folder, want.examples, other, want.command))
+        finished.find_finished(
+            identity.CacheRequest(want.identity, want.form, want.folder, want.examples, other, want.command)
+        )
 
 
 def test_pictures_are_part_of_what_was_answered(tmp_path):
@@ -306,9 +310,9 @@ def test_pictures_are_part_of_what_was_answered(tmp_path):
 
 
 def test_a_full_disk_ends_clearly_and_nothing_is_lost(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 8)
+    monkeypatch.setattr(shards, "SHARD_EXAMPLES", 8)
     digest = filled(given, tmp_path)["digest"]
-    capture.remove(tmp_path / "kept")
+    finished.remove(tmp_path / "kept")
     syncs: list[int] = []
     real = os.fsync
 
@@ -445,13 +449,12 @@ def test_the_sizes_choose_the_form(tmp_path, monkeypatch):
     values = spec_of(tmp_path, "translation", "marian", "distillation")
     values |= {"reference": {"model": "teacher", "from": "cached"}, "output": "out"}
     assert filled(values, tmp_path)["form"]["name"] == "full"
-    for module in (capture, identity):
-        monkeypatch.setattr(module, "EXACT", 10)
-    monkeypatch.setattr(capture, "MASS", 0.0)
+    monkeypatch.setattr(identity, "EXACT", 10)
+    monkeypatch.setattr(form_choice, "MASS", 0.0)
     top = filled(values, tmp_path, reference__k=16)
     assert (top["form"]["name"], top["form"]["k"]) == ("top-k", 16)
     assert 0 < top["mass_kept"] < 1
-    monkeypatch.setattr(capture, "MASS", 1.1)
+    monkeypatch.setattr(form_choice, "MASS", 1.1)
     hidden = filled(values, tmp_path, reference__k=17)
     assert hidden["form"]["name"] == "hidden"
     assert hidden["divergence"] < 1e-6
@@ -468,7 +471,7 @@ def test_auto_takes_a_cache_where_it_saves_time_and_keeps_its_choice(tmp_path, g
     assert not (tmp_path / ".cache").exists()
     monkeypatch.setattr(cost, "WORTH", -1e9)
     monkeypatch.setattr(cost, "seconds_a_byte", lambda folder: 0.0)
-    monkeypatch.setattr(capture.time, "perf_counter", iter(range(10**9)).__next__)
+    monkeypatch.setattr(cost.time, "perf_counter", iter(range(10**9)).__next__)
     whole = train(auto, tmp_path, output="whole", training__save_steps=3)
     assert whole.result["reference"]["kind"] == "cached"
     assert "once" in whole.result["reference"]["reason"]
@@ -487,9 +490,9 @@ def test_a_run_goes_on_with_the_answers_it_began_with(tmp_path, given, monkeypat
         kill_at(patch, 4)
         with pytest.raises(Killed):
             train(values, tmp_path, training__save_steps=3)
-    capture.remove(tmp_path / "kept")
-    monkeypatch.setattr(capture, "BATCH", 3)
-    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 5)  # another file with the same answers, all but the last digits
+    finished.remove(tmp_path / "kept")
+    monkeypatch.setattr(shards, "BATCH", 3)
+    monkeypatch.setattr(shards, "SHARD_EXAMPLES", 5)  # another file with the same answers, all but the last digits
     with pytest.raises(StateRefused, match=r"digest\n.* in the run"):
         kt.train(made(values, tmp_path, training__save_steps=3), display=QUIET, resume=True)
 
@@ -612,7 +615,7 @@ def test_a_served_teacher_fills_the_cache_and_training_does_not_wait_for_it(tmp_
 
 def test_a_server_that_goes_away_is_waited_for_and_then_left_with_all_that_is_done(tmp_path, served, monkeypatch):
     values, process = served
-    monkeypatch.setattr(capture, "SHARD_EXAMPLES", 2)
+    monkeypatch.setattr(shards, "SHARD_EXAMPLES", 2)
     monkeypatch.setattr("keeltune.utils.http_client.time.sleep", lambda seconds: None)
     original, shards_of = capture.shard_of, []
 

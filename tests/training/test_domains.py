@@ -36,6 +36,7 @@ from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers.domains import spec
+from tests.helpers.families import by_turns
 from tests.helpers.interruption import copy_at
 from tests.helpers.models import BODY, word_tokenizer
 from tests.helpers.pages import check_chinese, check_page
@@ -625,7 +626,7 @@ def test_the_front():
 
 
 def test_a_plane_keeps_names_as_text():
-    picture = charts.plane([charts.Place("<b>", (0.1, 0.0, 0.2), (0.5, 0.4, 0.6))], "x", "y")
+    picture = charts.plane([charts.NamedPoint("<b>", (0.1, 0.0, 0.2), (0.5, 0.4, 0.6))], "x", "y")
     assert "&lt;b&gt;" in picture
     assert "<b>" not in picture
 
@@ -650,8 +651,9 @@ def without_dropout(model):
     return model
 
 
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta"])
-@pytest.mark.parametrize("anchor_on", ["target", "source"])
+@pytest.mark.parametrize(
+    ("architecture", "anchor_on"), by_turns([("bert",), ("distilbert",), ("roberta",)], ["target", "source"])
+)
 def test_the_old_head_is_held_beside_a_new_one(tiny, data, architecture, anchor_on):
     known = without_dropout(
         old_model(tiny, data, architecture, epochs=6, rate=2e-3).model

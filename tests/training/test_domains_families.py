@@ -11,6 +11,7 @@ from keeltune.runs import comparison, run
 from keeltune.utils.progress import Display
 from tests.helpers import captioners, readers, speakers, taggers, writers
 from tests.helpers.domains import spec as of_texts
+from tests.helpers.families import by_turns
 from tests.helpers.runs import lines, make_data, reviews, train, write_rows
 
 QUIET = Display(quiet=True)
@@ -44,8 +45,7 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize(("family", "asked"), by_turns([(family,) for family in FAMILIES], list(ASKED)))
 def test_a_run_of_two_domains(tmp_path, family, asked):
     how = ASKED[asked]
     values = two_domains(FAMILIES[family](tmp_path), **how)

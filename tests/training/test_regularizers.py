@@ -33,6 +33,7 @@ from keeltune.training.regularizers.label_smoothing import LabelSmoothing
 from keeltune.training.regularizers.layer_decay import LayerDecay
 from keeltune.training.regularizers.r_drop import RDrop
 from keeltune.training.regularizers.weight_average import WeightAverage
+from keeltune.training.student import initial_student
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
@@ -528,10 +529,10 @@ def test_new_layers_are_the_models_own_draw_and_the_rest_is_as_it_was(spec, tmp_
     given = {**spec, "output": "out", "training": {**spec["training"], "regularizers": {"new_top_layers": 1}}}
     made = prepare.prepare(recipe.from_dict(given, tmp_path))
     before = torch.random.get_rng_state()
-    student = build.start(made)
+    student = initial_student(made)
     assert torch.equal(before, torch.random.get_rng_state())
     plain = AutoModelForSequenceClassification.from_pretrained(spec["model"]).state_dict()
-    again = build.start(made).model.state_dict()
+    again = initial_student(made).model.state_dict()
     changed = {name for name, value in student.model.state_dict().items() if not torch.equal(value, plain[name])}
     assert {name.split(".layer.1.")[0] for name in changed} == {"bert.encoder", "bert.pooler.dense.weight"}
     assert set(student.fresh) >= changed

@@ -197,7 +197,7 @@ def large(tiny, choices: int, spread: float):
 def test_a_large_vocabulary_and_a_student_that_is_nearly_uniform_pass(tiny, monkeypatch, name, lanes, choices):
     """Whatever the order in which the machine sums: D from uniform is 0.004 here, V · u is 0.004 and more."""
     if lanes is not None:
-        monkeypatch.setattr(predictions, "_log_softmax", summed_in_lanes(lanes))
+        monkeypatch.setattr(predictions, "log_softmax", summed_in_lanes(lanes))
     model, task, reference, batch = large(tiny, choices, 0.09)
     self_test(model, task, Objective(name, weight=0.3), reference, batch)
 
@@ -217,11 +217,11 @@ def test_probabilities_that_do_not_sum_to_1_are_seen(tiny, monkeypatch, choices)
     model, task, reference, batch = large(tiny, choices, 3.0)
     exact = model.logits.detach().log_softmax(-1).double().logsumexp(-1).abs().max().item()
     assert exact <= mass_rounding(choices) < math.log(choices)
-    log_softmax = predictions._log_softmax
+    log_softmax = predictions.log_softmax
     wrong = [lambda logits: logits, lambda logits: logits.log_softmax(-1).bfloat16()]
     for spoilt in wrong[: 2 if choices <= 1000 else 1]:  # over many choices the roundings of bf16 cancel in the sum
         monkeypatch.setattr(
-            predictions, "_log_softmax", lambda z, t, f=spoilt: f(z) if z.dtype == torch.float32 else log_softmax(z, t)
+            predictions, "log_softmax", lambda z, t, f=spoilt: f(z) if z.dtype == torch.float32 else log_softmax(z, t)
         )
         with pytest.raises(AssertionError, match="sum of the student's probabilities"):
             self_test(model, task, Objective(), reference, batch)

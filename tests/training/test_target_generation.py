@@ -167,7 +167,7 @@ def test_drawn_texts_are_the_students_own_and_carry_d_alone(architecture):
     batch = task.collate(drawn[:1])
     with torch.no_grad():
         p = task.rows(task.forward(model, batch), batch).log_probs(slice(0, 1))[0].exp()
-    place = drawn[0].places.index(True) + 1
+    place = drawn[0].predicted.index(True) + 1
     name = "decoder_input_ids" if "decoder_input_ids" in example.inputs else "input_ids"
     longer = [e for e in drawn if e.predictions > 1]
     first = torch.tensor([e.inputs[name][place] for e in longer])

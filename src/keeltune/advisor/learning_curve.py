@@ -114,15 +114,15 @@ def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     metric, sign = task.metrics[0], task.primary_sign
     scale = scale_of(metric) or 1.0
     best = 0.0 if sign < 0 else scale
-    rows = np.array([run.result["data"]["train"]["rows"] for run in runs], dtype=float)
-    values = np.array([run.result["metrics"][split][metric] for run in runs])
-    drawn = np.stack([_drawn(task, run, split, metric) for run in runs])
+    rows = np.array([trained.result["data"]["train"]["rows"] for trained in runs], dtype=float)
+    values = np.array([trained.result["metrics"][split][metric] for trained in runs])
+    resampled = np.stack([_resampled(task, trained, split, metric) for trained in runs])
     card: dict[str, Any] = {
         "metric": metric,
         "split": split,
         "points": [
-            {"share": share, "rows": int(n), "value": float(v), "interval": list(bootstrap.interval(d))}
-            for share, n, v, d in zip(shares, rows, values, drawn, strict=True)
+            {"share": share, "rows": int(n), "value": float(value), "interval": list(bootstrap.interval(draws))}
+            for share, n, value, draws in zip(shares, rows, values, resampled, strict=True)
         ],
     }
     errors = [[sign * (best - end) for end in point["interval"]] for point in card["points"]]
@@ -130,16 +130,18 @@ def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
         return card | {"fit": None, "twice": None, "verdict": Message("nothing can be predicted: {why}", why=why)}
     fitted = fit(rows, sign * (best - values))
     twice = 2 * float(rows[-1])
-    noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, drawn.shape[1]))
-    moved = (sign * (best - drawn) + noise[:-1]).T
-    there = np.array([best - sign * fit(rows, each).at(twice) for each in moved]) + noise[-1]
-    there = np.clip(there, 0.0, scale if sign > 0 else None)  # the scatter reaches beyond what a score can be
+    noise = np.random.default_rng(2).normal(scale=fitted.scatter, size=(len(rows) + 1, resampled.shape[1]))
+    scattered = (sign * (best - resampled) + noise[:-1]).T
+    predicted = (
+        np.array([best - sign * fit(rows, errors_of_draw).at(twice) for errors_of_draw in scattered]) + noise[-1]
+    )
+    predicted = np.clip(predicted, 0.0, scale if sign > 0 else None)  # the scatter reaches beyond what a score can be
 
     def clean(number: float) -> float:
         return 0.0 if abs(number) < ROUNDING * scale else float(number)
 
-    low, high = map(clean, bootstrap.interval(there))
-    gains = sorted(clean(sign * end) for end in bootstrap.interval(there - drawn[-1]))
+    low, high = map(clean, bootstrap.interval(predicted))
+    gains = sorted(clean(sign * end) for end in bootstrap.interval(predicted - resampled[-1]))
     value = clean(best - sign * fitted.at(twice))
     gain = clean(sign * (value - values[-1]))
     return card | {
@@ -149,11 +151,14 @@ def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _drawn(task: Task, run: Run, split: str, metric: str) -> np.ndarray:
+def _resampled(task: Task, trained: Run, split: str, metric: str) -> np.ndarray:
     """The run's score on each draw of rows (or clusters), and of seeds where it has several."""
-    lines = [read_lines(part / "predictions" / f"{split}.jsonl") for part in run.parts]
+    lines = [read_lines(part / "predictions" / f"{split}.jsonl") for part in trained.parts]
     return seed_bootstrap.over_seeds(
-        [seed_bootstrap.draws(task, seed_bootstrap.clustered(task, each), RESAMPLES)[metric] for each in lines]
+        [
+            seed_bootstrap.draws(task, seed_bootstrap.clustered(task, seed_lines), RESAMPLES)[metric]
+            for seed_lines in lines
+        ]
     )
 
 
@@ -175,14 +180,14 @@ def constant(task: Task, runs: Sequence[Run], split: str, metric: str) -> float:
     scale = scale_of(metric)
     if scale is None:
         return math.inf
-    files = [part / "predictions" / f"{split}.jsonl" for run in runs for part in run.parts]
+    files = [part / "predictions" / f"{split}.jsonl" for trained in runs for part in trained.parts]
     answers = Counter(json.dumps(line["prediction"]) for file in files for line in read_lines(file))
-    rows, found = read_lines(files[-1]), [scale]
+    rows, errors = read_lines(files[-1]), [scale]
     for answer, _ in answers.most_common(CONSTANTS):
         table = scores.table_of(task, [{**row, "prediction": json.loads(answer)} for row in rows])
         score = scores.scores_of(task, table, intervals=False).metrics[metric]
-        found.append(score if task.primary_sign < 0 else scale - score)
-    return min(found)
+        errors.append(score if task.primary_sign < 0 else scale - score)
+    return min(errors)
 
 
 @dataclass(frozen=True)
@@ -214,11 +219,11 @@ def fit(rows: np.ndarray, errors: np.ndarray) -> Power:
 def verdict(metric: str, gain: float, low: float, high: float, rows: int, scale: float) -> Message:
     """In words; a gain below a hundredth of the scale is called small. More is better, also of an error rate."""
     template = "{rows} rows, twice as many, would better {metric} by {gain:+.3g} ({low:+.3g} to {high:+.3g})"
-    said = Message(template, rows=rows, metric=metric, gain=gain, low=low, high=high)
+    forecast = Message(template, rows=rows, metric=metric, gain=gain, low=low, high=high)
     if low > 0 and gain > 0.01 * scale:
-        return Message("more rows would help: {said}", said=said)
+        return Message("more rows would help: {said}", said=forecast)
     if low > 0:
-        return Message("more rows would help a little: {said}", said=said)
+        return Message("more rows would help a little: {said}", said=forecast)
     if high > 0.01 * scale:
-        return Message("whether more rows would help is not clear: {said}", said=said)
-    return Message("more rows would not help: {said}", said=said)
+        return Message("whether more rows would help is not clear: {said}", said=forecast)
+    return Message("more rows would not help: {said}", said=forecast)

@@ -66,11 +66,11 @@ def compared(arm: Scored, plain: Scored, weight: float, share: float = 1.0) -> d
     that a pilot has a `share` of the steps.
     """
     pairs = zip(arm.draws(weight), plain.draws(weight), strict=True)
-    drawn = over_seeds([ours - theirs for ours, theirs in pairs])
+    resampled = over_seeds([of_arm - of_plain for of_arm, of_plain in pairs])
     gain = arm.value(weight) - plain.value(weight)
     luck = LUCK if len(arm.targets) < PAIRS else 0.0
-    se = math.hypot(float(drawn.std()), luck, SHORT * (1 - share))
-    return {"gain": gain, "interval": list(bootstrap.interval(drawn)), "se": se, "p_better": _above_zero(gain, se)}
+    se = math.hypot(float(resampled.std()), luck, SHORT * (1 - share))
+    return {"gain": gain, "interval": list(bootstrap.interval(resampled)), "se": se, "p_better": _above_zero(gain, se)}
 
 
 def _above_zero(mean: float, sd: float) -> float:
@@ -134,8 +134,13 @@ def decided(lines: Sequence[Mapping[str, Any]], order: Sequence[str], plain: str
     reason = Message(template, arm=Message(best["arm"]), p=p)
     if plain_out:
         reason = joined([reason, Message("; plain fine-tuning loses too much of the old domain")])
-    own = simplest["against_plain"]
-    return {"arm": simplest["arm"], "p_better": own and own["p_better"], "sure": False, "reason": reason}
+    against_plain = simplest["against_plain"]
+    return {
+        "arm": simplest["arm"],
+        "p_better": against_plain and against_plain["p_better"],
+        "sure": False,
+        "reason": reason,
+    }
 
 
 def turning_points(lines: Sequence[Mapping[str, Any]], chosen: str, weight: float) -> list[tuple[str, float]]:
@@ -143,15 +148,15 @@ def turning_points(lines: Sequence[Mapping[str, Any]], chosen: str, weight: floa
 
     (1 − w) ΔT + w ΔS = 0 at w = ΔT / (ΔT − ΔS), Δ the chosen arm's score minus the other's; those of 0 < w < 1.
     """
-    mine = next(line for line in lines if line["arm"] == chosen)
-    found = []
+    chosen_line = next(line for line in lines if line["arm"] == chosen)
+    points = []
     for other in (line for line in lines if line["arm"] != chosen):
-        if mine["source"] is None or other["source"] is None:
+        if chosen_line["source"] is None or other["source"] is None:
             continue
-        target, source = mine["target"] - other["target"], mine["source"] - other["source"]
+        target, source = chosen_line["target"] - other["target"], chosen_line["source"] - other["source"]
         if target * source < 0:
             turning = target / (target - source)
             gains = turning > weight if source < 0 else turning < weight
             if gains:
-                found.append((str(other["arm"]), turning))
-    return found
+                points.append((str(other["arm"]), turning))
+    return points

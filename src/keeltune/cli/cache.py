@@ -13,13 +13,18 @@ from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.evaluation import divergence
 from keeltune.models import loading
 from keeltune.objective.formula import Objective
+from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.reference import Autocast, Reference
 from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
 from keeltune.training import build, reference_choice
-from keeltune.training.cache import capture, cost, identity
-from keeltune.training.cache.capture import SAMPLE, opened, spread
-from keeltune.training.cache.identity import Wanted
+from keeltune.training.budget_examples import budget_examples
+from keeltune.training.cache import cost, identity
+from keeltune.training.cache.capture import capture
+from keeltune.training.cache.finished import cache_facts, find_finished, open_answers, remove
+from keeltune.training.cache.form_choice import SAMPLE
+from keeltune.training.cache.identity import CacheRequest
+from keeltune.training.cache.shards import spread
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
 from keeltune.utils.distributed import is_main_process
@@ -61,23 +66,23 @@ def precompute(
     display = display or Display(quiet=not is_main_process())
     material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
     base = build.prepared(material, display)
-    examples = [*base.plan.anchored_examples(), *reference_choice.budget_examples(material)]
-    if reason := cost.fits(material, examples):
+    examples = [*base.plan.anchored_examples(), *budget_examples(material)]
+    if reason := reference_choice.uncached_class(recipe) or cost.fits(material, examples):
         raise reference_choice.not_cacheable(material, reason)
-    want = identity.wanted(material, base.precision, examples)
+    request = identity.cache_request(material, base.precision, examples)
     if overwrite and is_main_process():
-        capture.remove(want.folder)
-    store = capture.found(want)
+        remove(request.folder)
+    store = find_finished(request)
     if store is None and verify:
-        raise StateRefused(Problem(str(want.folder), "reference.cache", "no finished cache", "one", want.command))
+        raise StateRefused(Problem(str(request.folder), "reference.cache", "no finished cache", "one", request.command))
     if store is None:
-        store = capture.capture(want, material, base.live_reference(), base.device, display)
+        store = capture(request, material, base.live_reference(), base.device, display)
         store.verify()
     lost, sampled = None, 0
     if "served" not in store.manifest:  # a server's answers are as coarse as what is kept of them
         objective, live = build.objective(recipe), base.live_reference()
-        lost, sampled = divergence_to_live(store, want, material, live, objective, base.device, base.autocast)
-    return {**capture.facts(store), "divergence": lost, "sampled": sampled}
+        lost, sampled = divergence_to_live(store, request, material, live, objective, base.device, base.autocast)
+    return {**cache_facts(store), "divergence": lost, "sampled": sampled}
 
 
 def _print(facts: dict[str, Any], console: Console) -> None:
@@ -98,7 +103,7 @@ def _print(facts: dict[str, Any], console: Console) -> None:
 
 def divergence_to_live(
     store: Store,
-    want: Wanted,
+    request: CacheRequest,
     material: Material,
     live: Reference,
     objective: Objective,
@@ -106,6 +111,7 @@ def divergence_to_live(
     autocast: Autocast,
 ) -> tuple[float, int]:
     """D(cached ‖ live) in nats a prediction on a sample, and on how many predictions: what a cache loses."""
-    cached = opened(store, material, device, autocast)
-    examples = spread(want.examples, SAMPLE)
+    answers = open_answers(store, material, device, autocast)
+    cached = Cached(answers.store, answers.form, device, answers.shared)
+    examples = spread(request.examples, SAMPLE)
     return divergence.between(material.task, objective, live.rows, cached, examples, device=device)

@@ -94,8 +94,8 @@ def write(
         rows = iter(make_reviews(domain, sum(splits.values()), seed))
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for split, size in splits.items():
-            kept = ("text",) if split == "unlabeled" else ("text", "label")
-            lines = (json.dumps({key: row[key] for key in kept}) + "\n" for row in islice(rows, size))
+            columns = ("text",) if split == "unlabeled" else ("text", "label")
+            lines = (json.dumps({key: row[key] for key in columns}) + "\n" for row in islice(rows, size))
             (folder / domain / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
 
 

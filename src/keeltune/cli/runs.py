@@ -19,13 +19,15 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="Only the list, as JSON, on stdout.")] = False,
 ) -> None:
     """The runs in a folder: method, score with its interval, date, identity. Any is made again by its recipe.yaml."""
-    found = history.runs(folder)
+    listed = history.runs(folder)
     if as_json:
-        print(json.dumps(found, allow_nan=False))
+        print(json.dumps(listed, allow_nan=False))
         return
     folded = [Column(name, overflow="fold") for name in ("run", "identity")]
-    table = Table(folded[0], "method", "status", "score", "95 % interval", "seeds", "looks", "finished", folded[1])
-    for run in found:
+    table = Table(
+        folded[0], "method", "status", "score", "95 % interval", "seeds", "test scored", "finished", folded[1]
+    )
+    for run in listed:
         score = f"{run['split']} {run['metric']} {run['value']:.4f}" if run["split"] else "–"
         interval = f"{run['interval'][0]:.4f} to {run['interval'][1]:.4f}" if run["interval"] else "–"
         path = Path(run["folder"])

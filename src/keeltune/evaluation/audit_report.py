@@ -40,8 +40,8 @@ def audit_report(material: Material) -> dict[str, Any]:
 
 
 def _warning(problem: Problem) -> dict[str, str]:
-    named = {name: getattr(problem, name) for name in ("where", "field", "found", "expected")}
-    return {**named, "mend": problem.fix, "kind": problem.kind}
+    fields = {name: getattr(problem, name) for name in ("where", "field", "found", "expected")}
+    return {**fields, "mend": problem.fix, "kind": problem.kind}
 
 
 def of_split(
@@ -67,9 +67,9 @@ def of_split(
 
 def label_counts(task: Task, rows: Sequence[Row]) -> dict[str, int]:
     """How many rows have each label, in the order of the model's outputs; labels that it does not know come last."""
-    found = Counter(label for row in rows for label in set(task.labels_of(row)))
-    known = [name for name in task.settings.labels if name in found]
-    return {name: found[name] for name in [*known, *sorted(set(found) - set(known))]}
+    counts = Counter(label for row in rows for label in set(task.labels_of(row)))
+    known = [name for name in task.settings.labels if name in counts]
+    return {name: counts[name] for name in [*known, *sorted(set(counts) - set(known))]}
 
 
 def _reader(material: Material, split: str) -> Task:

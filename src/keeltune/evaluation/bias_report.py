@@ -23,7 +23,7 @@ from keeltune.training.job import Job
 from keeltune.utils.files import read_lines
 
 ROWS = 500
-"""Rows with a term, or with a telling word, that are answered once more at most."""
+"""Rows with a term, or with a predictive word, that are answered once more at most."""
 
 EXAMPLES = 5
 """Answers that changed, shown as examples."""
@@ -51,7 +51,7 @@ def report(
     chosen = None
     fields = [name for name in task.whole_texts if any(isinstance(row.fields.get(name), str) for row in rows)]
     if fields:
-        texts, train = (_texts(each, fields) for each in (rows, [*material.rows["train"], *material.rows["unlabeled"]]))
+        texts, train = _texts(rows, fields), _texts([*material.rows["train"], *material.rows["unlabeled"]], fields)
         if thirds := slices.by_thirds(slices.rarity(texts, train), slices.WORDS):
             columns[slices.other_group("words", columns)] = thirds
     if task.choices == "labels" and all(isinstance(line["gold"], str) for line in lines):
@@ -59,8 +59,8 @@ def report(
         columns["label"] = chosen
     clusters = numbers_of(rows, material.recipe.evaluation.clusters)
 
-    def groups(table: np.ndarray, told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        choices = None if chosen is None else ([line["prediction"] for line in told], chosen)
+    def groups(table: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        choices = None if chosen is None else ([line["prediction"] for line in predictions], chosen)
         return slices.report(task, table, columns, clusters, choices)
 
     start, earlier = before[split], folder / "predictions" / "before"
@@ -90,32 +90,32 @@ def _exchanged(
 ) -> dict[str, Any] | None:
     """What becomes of the answers where a term stands for another."""
     recipe = job.material.recipe
-    given = recipe.evaluation.terms
-    file = term_lists.BUILT_IN if given is None else recipe.path(given)
+    terms_file = recipe.evaluation.terms
+    file = term_lists.BUILT_IN if terms_file is None else recipe.path(terms_file)
     terms = term_lists.read_terms(file, recipe.where("evaluation.terms"), "evaluation.terms")
-    made: list[tuple[int, Row, str]] = []
-    for place, row in enumerate(rows):
+    exchanged: list[tuple[int, Row, str]] = []
+    for index, row in enumerate(rows):
         kind = terms.kind_of(_texts([row], fields)[0])
         if kind is not None:
-            made.append((place, _changed(row, fields, partial(terms.variant, kind=kind)), kind))
-    made = [made[i] for i in dataset.subset(len(made), ROWS)]
-    if not made:
+            exchanged.append((index, _changed(row, fields, partial(terms.variant, kind=kind)), kind))
+    exchanged = [exchanged[i] for i in dataset.subset(len(exchanged), ROWS)]
+    if not exchanged:
         return None
-    before, after = [lines[place] for place, _, _ in made], _answers(job, model, [row for _, row, _ in made])
+    before, after = [lines[index] for index, _, _ in exchanged], _answers(job, model, [row for _, row, _ in exchanged])
     by_kind = {}
-    for kind in sorted(Counter(kind for _, _, kind in made)):
-        places = [i for i, (_, _, other) in enumerate(made) if other == kind]
-        by_kind[kind] = counterfactual.flips([before[i] for i in places], [after[i] for i in places])
-    flipped = [i for i in range(len(made)) if before[i]["prediction"] != after[i]["prediction"]]
+    for kind in sorted(Counter(kind for _, _, kind in exchanged)):
+        indices = [i for i, (_, _, other) in enumerate(exchanged) if other == kind]
+        by_kind[kind] = counterfactual.flips([before[i] for i in indices], [after[i] for i in indices])
+    flipped = [i for i in range(len(exchanged)) if before[i]["prediction"] != after[i]["prediction"]]
     return {
-        "terms": "built in" if given is None else given,
+        "terms": "built in" if terms_file is None else terms_file,
         **counterfactual.flips(before, after),
         "by_kind": by_kind,
         "examples": [
             {
                 "row": before[i]["row"],
-                "text": _texts([rows[made[i][0]]], fields)[0],
-                "changed": _texts([made[i][1]], fields)[0],
+                "text": _texts([rows[exchanged[i][0]]], fields)[0],
+                "changed": _texts([exchanged[i][1]], fields)[0],
                 "before": before[i]["prediction"],
                 "after": after[i]["prediction"],
             }
@@ -129,24 +129,23 @@ def _words(
 ) -> list[dict[str, Any]]:
     """The words that give a label away in the training rows, and how far the model hangs on them."""
     train = [row for row in job.material.rows["train"] if isinstance(row.fields.get("label"), str)]
-    telling = counterfactual.telling_words(_texts(train, fields), [row.fields["label"] for row in train])
+    candidates = counterfactual.predictive_words(_texts(train, fields), [row.fields["label"] for row in train])
     texts = [set(counterfactual.words_of(text)) for text in _texts(rows, fields)]
-    found = []
-    for one in telling:
-        having = [i for i, words in enumerate(texts) if one.word in words]
-        chosen = [having[i] for i in dataset.subset(len(having), ROWS)]
-        bare = [
-            _changed(rows[i], fields, lambda text, word=one.word: counterfactual.without(text, word)) for i in chosen
-        ]
-        against = [lines[i]["score"] for i in having if lines[i]["gold"] != one.label]
-        found.append(
+    words = []
+    for candidate in candidates:
+        with_word = [i for i, row_words in enumerate(texts) if candidate.word in row_words]
+        chosen = [with_word[i] for i in dataset.subset(len(with_word), ROWS)]
+        remove = partial(counterfactual.without, word=candidate.word)
+        without_word = [_changed(rows[i], fields, remove) for i in chosen]
+        against = [lines[i]["score"] for i in with_word if lines[i]["gold"] != candidate.label]
+        words.append(
             {
-                **asdict(one),
-                "removed": counterfactual.flips([lines[i] for i in chosen], _answers(job, model, bare)),
+                **asdict(candidate),
+                "removed": counterfactual.flips([lines[i] for i in chosen], _answers(job, model, without_word)),
                 "against": {"rows": len(against), "value": sum(against) / len(against) if against else None},
             }
         )
-    return found
+    return words
 
 
 def _answers(job: Job, model: Any, rows: Sequence[Row]) -> list[dict[str, Any]]:

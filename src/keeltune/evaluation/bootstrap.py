@@ -24,8 +24,8 @@ def bootstrap(
     """
     statistics = summed(statistics, clusters)
     rows = len(statistics)
-    drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
-    return drawn.astype(np.float64) @ statistics
+    counts = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
+    return counts.astype(np.float64) @ statistics
 
 
 def summed(statistics: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:

@@ -15,10 +15,7 @@ from keeltune.training.job import Job
 from keeltune.utils.errors import Problem, UserError
 
 UPDATES = 25
-"""How often a budget's weight is moved in a training."""
-
-
-# ---------------------------------------------------------------------------------------------------- while it trains
+"""How often a budget's weight is adjusted in a training."""
 
 
 def budget(job: Job, before: Mapping[str, Scores | None]) -> Budget | None:
@@ -27,12 +24,12 @@ def budget(job: Job, before: Mapping[str, Scores | None]) -> Budget | None:
     recipe = job.material.recipe
     if kind == "max_source_drop" and before["source_validation"] is None:
         found, expected = "a head that is new, so that there is no source score to fall from", "max_kl, or a number"
-        place = recipe.where("objective.weight")
-        raise UserError(Problem(place, "objective.weight", found, expected, "write {max_kl: 0.05}, say"))
+        where = recipe.where("objective.weight")
+        raise UserError(Problem(where, "objective.weight", found, expected, "write {max_kl: 0.05}, say"))
     if recipe.training.interpolate not in (None, "auto") and not job.starts_known:
         found, expected = "weights that are drawn at random before training", "a start that knows this task"
-        place = recipe.where("training.interpolate")
-        raise UserError(Problem(place, "training.interpolate", found, expected, "leave it out"))
+        where = recipe.where("training.interpolate")
+        raise UserError(Problem(where, "training.interpolate", found, expected, "leave it out"))
     if kind is None or limit is None:
         return None
     measured = measured_budget(job, before)
@@ -48,27 +45,27 @@ def measured_budget(job: Job, before: Mapping[str, Scores | None]) -> Measured:
     task = job.material.task
     if kind == "max_kl":
 
-        def moved(model: Any, reference: Model | None) -> float:
-            held = reference or job.reference
-            assert held is not None
+        def divergence_from(model: Any, reference: Model | None) -> float:
+            anchor = reference or job.reference
+            assert anchor is not None
             objective = replace(job.objective, per_label=False)
             reader, student = (
                 (task, model) if job.anchor_head is None else (job.anchor_head.task, job.anchor_head.model)
             )
-            found, _ = divergence.divergence(
-                reader, objective, student, held, job.budget_examples, device=job.device, autocast=job.autocast
+            value, _ = divergence.divergence(
+                reader, objective, student, anchor, job.budget_examples, device=job.device, autocast=job.autocast
             )
-            return found
+            return value
 
-        return moved
-    first = before["source_validation"]
-    assert first is not None
-    places = sampled_indices(job, "source_validation")
-    clusters = clusters_of(job, "source_validation", places)
+        return divergence_from
+    start = before["source_validation"]
+    assert start is not None
+    indices = sampled_indices(job, "source_validation")
+    clusters = clusters_of(job, "source_validation", indices)
 
-    def fallen(model: Any, reference: Model | None) -> float:
-        now = split_scores.scored(job, model, "source_validation", places)
+    def drop_since(model: Any, reference: Model | None) -> float:
+        after = split_scores.scored(job, model, "source_validation", indices)
         task, _ = job.of("source_validation", model)
-        return drop(task, first.table[places], now.table, task.metrics[0], clusters)["upper"]
+        return drop(task, start.table[indices], after.table, task.metrics[0], clusters)["upper"]
 
-    return fallen
+    return drop_since

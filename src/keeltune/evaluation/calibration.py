@@ -91,17 +91,17 @@ def of_lines(
     else:
         targets = torch.tensor([names.index(line["gold"]) for line in known])
     log_probs = probabilities.clamp_min(1e-38).log()
-    found = calibration(log_probs, targets)
-    assert found is not None
-    after = found.ece_after if fit else None
-    temperature = found.temperature if fit else temperature
+    measured = calibration(log_probs, targets)
+    assert measured is not None
+    after = measured.ece_after if fit else None
+    temperature = measured.temperature if fit else temperature
     if not fit and temperature is not None:
         after = expected_error(Dense(log_probs).log_probs(slice(None), temperature), targets)
     return {
-        "predictions": found.predictions,
-        "ece": found.ece,
+        "predictions": measured.predictions,
+        "ece": measured.ece,
         "ece_by_chance": error_by_chance(log_probs),
-        "brier": found.brier,
+        "brier": measured.brier,
         "temperature": temperature,
         "ece_after": after,
         "bins": reliability(log_probs, targets),
@@ -110,10 +110,10 @@ def of_lines(
 
 def error_by_chance(log_probs: Tensor) -> float:
     """The mean calibration error where the labels are drawn from the probabilities themselves."""
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     probabilities = log_probs.double().exp()
-    labels = [torch.multinomial(probabilities, 1, generator=drawn)[:, 0] for _ in range(CHANCE_DRAWS)]
-    return sum(expected_error(log_probs, each) for each in labels) / CHANCE_DRAWS
+    labels = [torch.multinomial(probabilities, 1, generator=generator)[:, 0] for _ in range(CHANCE_DRAWS)]
+    return sum(expected_error(log_probs, sample) for sample in labels) / CHANCE_DRAWS
 
 
 def reliability(log_probs: Tensor, targets: Tensor) -> list[list[float]]:
@@ -131,8 +131,8 @@ def tempered(probabilities: Mapping[str, float], temperature: float, *, several:
     """One row's probabilities at a temperature, softmax(log p / T); `several`: of a yes/no choice for each name."""
     p = torch.tensor(list(probabilities.values()), dtype=torch.float64)
     logs = (torch.stack([1 - p, p], -1) if several else p).clamp_min(1e-38).log()
-    found = (logs / temperature).softmax(-1)
-    return dict(zip(probabilities, (found[:, 1] if several else found).tolist(), strict=True))
+    changed = (logs / temperature).softmax(-1)
+    return dict(zip(probabilities, (changed[:, 1] if several else changed).tolist(), strict=True))
 
 
 def expected_error(log_probs: Tensor, targets: Tensor, bins: int = BINS) -> float:

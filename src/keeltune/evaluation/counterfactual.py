@@ -16,17 +16,17 @@ from scipy.stats import binomtest
 
 from keeltune.data.term_lists import whole_word
 
-TELLING = 0.9
+PREDICTIVE = 0.9
 """The share of a word's training rows that one label must have for the word to give it away."""
 
 ENOUGH = 20
-"""Training rows that a telling word must be in."""
+"""Training rows that a predictive word must be in."""
 
 UNLIKELY = 5.0
 """Standard errors that its label must be commoner in its rows than in all."""
 
-TOLD = 5
-"""Telling words that are looked at."""
+LISTED = 5
+"""Predictive words that are looked at."""
 
 
 def flips(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,12 +36,12 @@ def flips(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]
     mean of |Δp| of what was answered before (of several labels: of the one that moved most).
     """
     flipped = sum(a["prediction"] != b["prediction"] for a, b in zip(before, after, strict=True))
-    moved = [_moved(a, b) for a, b in zip(before, after, strict=True)]
+    changes = [_probability_change(a, b) for a, b in zip(before, after, strict=True)]
     return {
-        "rows": len(moved),
+        "rows": len(changes),
         "flips": flipped,
-        **rate(flipped, len(moved)),
-        "mean_change": sum(moved) / len(moved) if moved else None,
+        **rate(flipped, len(changes)),
+        "mean_change": sum(changes) / len(changes) if changes else None,
     }
 
 
@@ -53,7 +53,7 @@ def rate(count: int, rows: int) -> dict[str, Any]:
     return {"flip_rate": count / rows, "interval": [float(low), float(high)]}
 
 
-def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
+def _probability_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
     old, new = before["probabilities"], after["probabilities"]
     if isinstance(before["prediction"], str):
         return abs(old[before["prediction"]] - new[before["prediction"]])
@@ -61,7 +61,7 @@ def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Telling:
+class PredictiveWord:
     """A word that nearly only one label's training rows have."""
 
     word: str
@@ -70,10 +70,11 @@ class Telling:
     share: float
 
 
-def telling_words(texts: Sequence[str], labels: Sequence[str]) -> list[Telling]:
+def predictive_words(texts: Sequence[str], labels: Sequence[str]) -> list[PredictiveWord]:
     """The words that give a label away most clearly: planted ones, leaks of the source, or honest ones.
 
-    Of n rows with a word k have the label of frequency f: k / n ≥ `TELLING` and (k − nf) / √(nf(1 − f)) > `UNLIKELY`.
+    Of n rows with a word k have the label of frequency f: k / n ≥ `PREDICTIVE` and
+    (k − nf) / √(nf(1 − f)) > `UNLIKELY`.
     Whether a word should decide is for the user to say.
     """
     frequency = {label: n / len(labels) for label, n in Counter(labels).items()}
@@ -81,17 +82,17 @@ def telling_words(texts: Sequence[str], labels: Sequence[str]) -> list[Telling]:
     for text, label in zip(texts, labels, strict=True):
         for word in set(words_of(text)):
             seen[word][label] += 1
-    found = []
+    ranked = []
     for word, counts in seen.items():
         rows = counts.total()
         (label, k), *_ = counts.most_common(1)
         f = frequency[label]
-        if rows < ENOUGH or k < TELLING * rows or f >= 1:
+        if rows < ENOUGH or k < PREDICTIVE * rows or f >= 1:
             continue
         surprise = (k - rows * f) / math.sqrt(rows * f * (1 - f))
         if surprise > UNLIKELY:
-            found.append((surprise, Telling(word, label, rows, k / rows)))
-    return [telling for _, telling in sorted(found, key=lambda pair: (-pair[0], pair[1].word))[:TOLD]]
+            ranked.append((surprise, PredictiveWord(word, label, rows, k / rows)))
+    return [word for _, word in sorted(ranked, key=lambda pair: (-pair[0], pair[1].word))[:LISTED]]
 
 
 def words_of(text: str) -> list[str]:

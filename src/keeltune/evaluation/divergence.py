@@ -52,8 +52,8 @@ def between(
 ) -> tuple[float, int]:
     """The same, with the distributions that `answers` gives for a batch: of a model, or of another reference."""
     total, predictions = 0.0, 0
-    for places in by_length(examples, BATCH):
-        batch = to_device(task.collate([replace(examples[i], anchored=True) for i in places]), device)
+    for indices in by_length(examples, BATCH):
+        batch = to_device(task.collate([replace(examples[i], anchored=True) for i in indices]), device)
         rows = answers(batch)
         if len(rows):
             total += float(objective.total(rows, reference.rows(batch)))

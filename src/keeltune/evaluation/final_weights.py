@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from keeltune.evaluation.budget_measure import measured_budget
-from keeltune.evaluation.interpolation import Interpolation as WeightPath
-from keeltune.evaluation.interpolation import largest_within, sweep
+from keeltune.evaluation.interpolation import Interpolation, largest_within, sweep
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.references.model import Model
-from keeltune.training import build
 from keeltune.training.job import Job
+from keeltune.training.student import initial_student
 from keeltune.utils.progress import Display
-
-# ----------------------------------------------------------------------------------------------------- after training
 
 
 @dataclass
@@ -35,58 +32,55 @@ class FinalWeights:
 def choose_weights(job: Job, model: Any, before: Mapping[str, Scores | None], display: Display) -> FinalWeights:
     """Moves the model to the point of the path that the recipe asks for; a budget that is overdrawn is kept there."""
     recipe, material = job.material.recipe, job.material
-    asked, (kind, limit) = recipe.training.interpolate, job.budget
+    requested, (kind, limit) = recipe.training.interpolate, job.budget
     two = bool(material.rows["validation"] and material.rows["source_validation"])
     reports = bool(material.rows["source"] or material.rows["source_validation"])
-    moves = isinstance(asked, float) or (asked is not None and two)
+    moves = isinstance(requested, float) or (requested is not None and two)
     if not (kind or reports or moves):
         return FinalWeights()
     if not job.starts_known:
         return FinalWeights(measured=measured_budget(job, before)(model, None) if kind else None)
-    path = WeightPath(model, _start_weights(job))
-    found = FinalWeights(source=_source_model(job, path))
+    path = Interpolation(model, _start_weights(job))
+    final = FinalWeights(source=_source_model(job, path))
     if moves and two:
-        found.interpolation = sweep(job, path, display)
+        final.interpolation = sweep(job, path, display)
     if kind is not None and limit is not None:
-        measured, anchor = measured_budget(job, before), found.source if material.reference_is_start else None
-        if (
-            kind != "max_kl" or material.reference_is_start
-        ):  # from another reference the start may be farther than the end
-            found.share = largest_within(path, lambda: measured(model, anchor) <= limit)
-        found.measured = measured(model, anchor)
-    elif isinstance(asked, float):
-        found.share = asked
-    elif asked == "recommended" and found.interpolation is not None:
-        found.share = found.interpolation["recommended"]
-    path.go(found.share)
-    if found.interpolation is None and found.share != 1 and not kind:
-        found.interpolation = {"metric": material.task.metrics[0], "points": [], "recommended": None, "reason": None,
+        measured, anchor = measured_budget(job, before), final.source if material.reference_is_start else None
+        # from another reference the start may be farther than the end
+        if kind != "max_kl" or material.reference_is_start:
+            final.share = largest_within(path, lambda: measured(model, anchor) <= limit)
+        final.measured = measured(model, anchor)
+    elif isinstance(requested, float):
+        final.share = requested
+    elif requested == "recommended" and final.interpolation is not None:
+        final.share = final.interpolation["recommended"]
+    path.go(final.share)
+    if final.interpolation is None and final.share != 1 and not kind:
+        final.interpolation = {"metric": material.task.metrics[0], "points": [], "recommended": None, "reason": None,
                                "rows": {"target": 0, "source": 0}}  # fmt: skip
-    if found.interpolation is not None:
-        found.interpolation["kept"] = found.share
-    return found
+    if final.interpolation is not None:
+        final.interpolation["kept"] = final.share
+    return final
 
 
-def interpolation_entry(
-    job: Job, trajectory: Sequence[Sequence[float]], settled: FinalWeights
-) -> dict[str, Any] | None:
+def budget_entry(job: Job, trajectory: Sequence[Sequence[float]], final: FinalWeights) -> dict[str, Any] | None:
     """What `result.json` reports as `budget`: {"kind", "limit", "measured" (of the weights that are kept), "held",
     "share" (of the way from the start), "trajectory": [[step, measured, weight]]}; None without one."""
     kind, limit = job.budget
     if kind is None or limit is None:
         return None
-    held = settled.measured is not None and settled.measured <= limit
-    moved = {"measured": settled.measured, "held": held, "share": settled.share}
-    return {"kind": kind, "limit": limit, **moved, "trajectory": [list(entry) for entry in trajectory]}
+    holds = final.measured is not None and final.measured <= limit
+    outcome = {"measured": final.measured, "held": holds, "share": final.share}
+    return {"kind": kind, "limit": limit, **outcome, "trajectory": [list(entry) for entry in trajectory]}
 
 
 def _start_weights(job: Job) -> dict[str, Tensor]:
     """The weights before training, read once more; nothing in them is drawn."""
     with torch.random.fork_rng():
-        return dict(build.start(job.material).model.state_dict())
+        return dict(initial_student(job.material).model.state_dict())
 
 
-def _source_model(job: Job, path: WeightPath) -> Model:
+def _source_model(job: Job, path: Interpolation) -> Model:
     """The model as it was before training, beside the one that was trained."""
     path.go(0.0)
     source = copy.deepcopy(path.model)

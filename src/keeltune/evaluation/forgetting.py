@@ -42,13 +42,13 @@ def change(
     `lengths` are the examples' [rows], for slices of short and long rows.
     """
     groups = numbers_of(rows, clusters)
-    drawn = scores.differences(task, after.table, before.table, groups)
+    resampled = scores.differences(task, after.table, before.table, groups)
     metrics = {
         name: {
             "before": before.metrics[name],
             "after": value,
             "change": value - before.metrics[name],
-            "interval": list(bootstrap.interval(drawn[name])),
+            "interval": list(bootstrap.interval(resampled[name])),
         }
         for name, value in after.metrics.items()
     }
@@ -122,21 +122,21 @@ def _slices(
 ) -> dict[str, Any]:
     """The change in each value of each further column of a few values, and in short, medium and long rows."""
     columns = slices.columns_of(task, rows, lengths)
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for name, values in columns.items():
-        found[name] = {}
+        changes[name] = {}
         for value in sorted(set(values)):
-            places = [i for i, other in enumerate(values) if other == value]
-            a, b = before[places], after[places]
+            indices = [i for i, other in enumerate(values) if other == value]
+            a, b = before[indices], after[indices]
             old, new = (scores.scores_of(task, table, intervals=False).metrics[metric] for table in (a, b))
-            own = None if groups is None else np.unique(groups[places], return_inverse=True)[1]
-            wide = slices.enough(len(places), own)
-            drawn = scores.differences(task, b, a, own)[metric] if wide else None
-            found[name][value] = {
-                "rows": len(places),
+            group_clusters = None if groups is None else np.unique(groups[indices], return_inverse=True)[1]
+            enough = slices.enough(len(indices), group_clusters)
+            resampled = scores.differences(task, b, a, group_clusters)[metric] if enough else None
+            changes[name][value] = {
+                "rows": len(indices),
                 "before": old,
                 "after": new,
                 "change": new - old,
-                "interval": None if drawn is None else list(bootstrap.interval(drawn)),
+                "interval": None if resampled is None else list(bootstrap.interval(resampled)),
             }
-    return found
+    return changes

@@ -1,11 +1,5 @@
-"""What a run with two domains does beside training: it holds a budget, looks between its start and its end, and says
-what was forgotten.
-
-    veto        before: the labels that the reference would overrule at this weight
-    Budget      while it trains: what is measured on held-out rows, against its limit; the trainer moves the weight
-    settle      after: the point of the weight path that is kept
-    forgetting  after: both domains before and after, row by row, and how far the weights' answers have moved
-"""
+"""What a run with two domains reports as `forgetting`: both domains before and after training, row by row, how far the
+model's answers have moved from its start's, and how far the domains lie apart."""
 
 from __future__ import annotations
 
@@ -30,8 +24,11 @@ from keeltune.training.job import Job
 from keeltune.utils.device import in_eval_mode
 from keeltune.utils.files import read_lines
 
-MOVED = 500
+COMPARED = 500
 """Rows of a domain on which the models' answers, and the domains themselves, are compared at most."""
+
+SOURCE_SPLITS = ("source_unlabeled", "source_train", "source", "source_validation")
+"""Where inputs of the old domain are, the most of them first."""
 
 TEXTS = ("text", "text_pair", "context", "document", "source", "prompt")
 """Columns that are read, by whose words domains are told apart."""
@@ -43,7 +40,7 @@ def forgetting(
     folder: Path,
     before: Mapping[str, Scores | None],
     after: Mapping[str, Scores | None],
-    settled: FinalWeights,
+    final: FinalWeights,
 ) -> dict[str, Any] | None:
     """What `result.json` reports as `forgetting`; None where no rows of a source domain are named.
 
@@ -56,16 +53,16 @@ def forgetting(
         return None
     target = "test" if material.rows["test"] else "validation"
     splits = {"source": "source", "control": "source_validation", "target": target}
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name, split in splits.items():
         old, new = before[split], after[split]
         if old is None or new is None:
-            found[name] = None
+            report[name] = None
             continue
-        lines = tuple(read_lines(place / f"{split}.jsonl") for place in (folder / "before", folder))
+        lines = tuple(read_lines(part / f"{split}.jsonl") for part in (folder / "before", folder))
         lengths = [sum(e.length for e in row) for row in material.encoded[split]]
         clusters = material.recipe.evaluation.clusters
-        made = changes.change(
+        change = changes.change(
             job.of(split, model)[0],
             material.rows[split],
             old,
@@ -74,51 +71,48 @@ def forgetting(
             lengths=lengths,
             clusters=clusters,
         )
-        found[name] = {"split": split, **made}
+        report[name] = {"split": split, **change}
     domain = "source" if material.rows["source"] else "source_validation"
-    found["divergence"] = {
-        name: _moved(job, model, settled.source, split) for name, split in (("source", domain), ("target", target))
+    report["divergence"] = {
+        name: _divergences(job, model, final.source, split) for name, split in (("source", domain), ("target", target))
     }
-    found["gap"] = gap(job, settled.source)
-    return found
+    report["gap"] = gap(job, final.source)
+    return report
 
 
-def _moved(job: Job, model: Any, source: Model | None, split: str) -> dict[str, Any] | None:
+def _divergences(job: Job, model: Any, source: Model | None, split: str) -> dict[str, Any] | None:
     """KL(θ ‖ ψ) and KL(ψ ‖ θ) on a split's rows, ψ the model before training."""
     examples = _sample(job, split)
     if source is None or not examples:
         return None
-    found: dict[str, Any] = {}
+    divergences: dict[str, Any] = {}
     for name in ("reverse-kl", "forward-kl"):
-        value, found["predictions"] = divergence.divergence(
+        value, divergences["predictions"] = divergence.divergence(
             job.material.task, Objective(name), model, source, examples, device=job.device, autocast=job.autocast
         )
-        found[name.replace("-", "_")] = value
-    return found
+        divergences[name.replace("-", "_")] = value
+    return divergences
 
 
 def _sample(job: Job, split: str) -> list[Example]:
     encoded = job.material.encoded[split]
-    return [example for i in dataset.subset(len(encoded), MOVED) for example in encoded[i]]
-
-
-# ------------------------------------------------------------------------------------------------------- how far apart
+    return [example for i in dataset.subset(len(encoded), COMPARED) for example in encoded[i]]
 
 
 def gap(job: Job, source: Model | None) -> dict[str, Any] | None:
     """How far the target is from the source: {"words", "features"}, each from 0 (the same) to 2; null where unknown."""
     material = job.material
-    old = next((s for s in ("source_unlabeled", "source_train", "source", "source_validation") if material.rows[s]), "")
-    if not old:
+    source_split = next((split for split in SOURCE_SPLITS if material.rows[split]), None)
+    if source_split is None:
         return None
-    splits = (old, "train" if material.rows["train"] else "unlabeled")
-    chosen = [[material.rows[s][i] for i in dataset.subset(len(material.rows[s]), MOVED)] for s in splits]
+    splits = (source_split, "train" if material.rows["train"] else "unlabeled")
+    chosen = [[material.rows[s][i] for i in dataset.subset(len(material.rows[s]), COMPARED)] for s in splits]
     texts = [_texts(rows, {column.name for column in material.task.columns if not column.label}) for rows in chosen]
-    read = None
+    by_features = None
     if source is not None:
-        seen = [_features(job, source.model, _sample(job, split)) for split in splits]
-        read = domain_shift.features(seen[0], seen[1]) if seen[0] is not None and seen[1] is not None else None
-    return {"words": domain_shift.words(*texts) if all(texts) else None, "features": read}
+        old, new = (_features(job, source.model, _sample(job, split)) for split in splits)
+        by_features = None if old is None or new is None else domain_shift.features(old, new)
+    return {"words": domain_shift.words(*texts) if all(texts) else None, "features": by_features}
 
 
 def _texts(rows: Sequence[Row], read: set[str]) -> list[str]:
@@ -133,13 +127,13 @@ def _texts(rows: Sequence[Row], read: set[str]) -> list[str]:
 @torch.inference_mode()
 def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray | None:
     """The mean of a model's last hidden states over each example's positions, [examples, H]; None if it shows none."""
-    task, found = job.material.task, dict[int, np.ndarray]()
+    task, means_of = job.material.task, dict[int, np.ndarray]()
     with in_eval_mode(model):
-        for places in by_length(examples, divergence.BATCH):
-            batch = to_device(task.collate([examples[i] for i in places]), job.device)
-            asked = {**batch, "inputs": {**batch["inputs"], "output_hidden_states": True}}
+        for indices in by_length(examples, divergence.BATCH):
+            batch = to_device(task.collate([examples[i] for i in indices]), job.device)
+            with_states = {**batch, "inputs": {**batch["inputs"], "output_hidden_states": True}}
             with job.autocast():
-                outputs = task.forward(model, asked)
+                outputs = task.forward(model, with_states)
             calls = getattr(outputs, "outputs", [outputs])  # of a vocabulary head: each forward pass by itself
             states = getattr(calls[0], "encoder_last_hidden_state", None) if len(calls) == 1 else None
             if states is None and len(calls) == 1:
@@ -150,5 +144,5 @@ def _features(job: Job, model: Any, examples: Sequence[Example]) -> np.ndarray |
             fits = mask is not None and mask.shape == states.shape[:2]
             weight = mask[..., None].to(states.dtype) if fits else torch.ones_like(states[..., :1])
             means = (states * weight).sum(1) / weight.sum(1).clamp_min(1)
-            found |= dict(zip(places, means.float().cpu().numpy(), strict=True))
-    return np.stack([found[i] for i in range(len(examples))])
+            means_of |= dict(zip(indices, means.float().cpu().numpy(), strict=True))
+    return np.stack([means_of[i] for i in range(len(examples))])

@@ -62,8 +62,8 @@ def drop(
     """
     sign = 1.0 if metric in task.lower_is_better else -1.0
     a, b = (scores.scores_of(task, table, intervals=False).metrics[metric] for table in (after, before))
-    drawn = sign * scores.differences(task, after, before, clusters)[metric]
-    return {"value": sign * (a - b), "upper": float(np.percentile(drawn, UPPER))}
+    resampled = sign * scores.differences(task, after, before, clusters)[metric]
+    return {"value": sign * (a - b), "upper": float(np.percentile(resampled, UPPER))}
 
 
 def sweep(job: Job, path: Interpolation, display: Display) -> dict[str, Any]:
@@ -73,20 +73,20 @@ def sweep(job: Job, path: Interpolation, display: Display) -> dict[str, Any]:
     "recommended", "reason", "rows": {"target", "source"}}
     """
     task = job.material.task
-    places = {split: sampled_indices(job, split) for split in ("validation", "source_validation")}
+    indices = {split: sampled_indices(job, split) for split in ("validation", "source_validation")}
     tables: list[dict[str, Scores]] = []
     with display.bar("between start and end", len(SHARES)) as advance:
         for share in SHARES:
             path.go(share)
             tables.append(
-                {split: split_scores.scored(job, path.model, split, chosen) for split, chosen in places.items()}
+                {split: split_scores.scored(job, path.model, split, chosen) for split, chosen in indices.items()}
             )
             advance(1)
     path.go(1.0)
     metric = task.metrics[0]
     kind, limit = job.budget
     limit = limit if kind == "max_source_drop" else None
-    clusters = clusters_of(job, "source_validation", places["source_validation"])
+    clusters = clusters_of(job, "source_validation", indices["source_validation"])
     old, _ = job.of("source_validation", path.model)
     points = [
         {
@@ -100,7 +100,7 @@ def sweep(job: Job, path: Interpolation, display: Display) -> dict[str, Any]:
         for share, at in zip(SHARES, tables, strict=True)
     ]
     share, reason = recommended(points, metric, task.primary_sign, limit)
-    counts = {"target": len(places["validation"]), "source": len(places["source_validation"])}
+    counts = {"target": len(indices["validation"]), "source": len(indices["source_validation"])}
     return {"metric": metric, "points": points, "recommended": share, "reason": reason, "rows": counts}
 
 
@@ -112,8 +112,8 @@ def recommended(
     Of equal points the one nearer to the tuned weights.
     """
     if max_drop is not None:
-        kept = [p for p in points if p["share"] == 0 or p["source_drop"]["upper"] <= max_drop]
-        best = max(kept, key=lambda p: (sign * p["target"][metric], p["share"]))
+        within = [p for p in points if p["share"] == 0 or p["source_drop"]["upper"] <= max_drop]
+        best = max(within, key=lambda p: (sign * p["target"][metric], p["share"]))
         template = "the best {metric} on the target whose source drop stays below {limit:g}"
         return best["share"], Message(template, metric=metric, limit=max_drop)
     best = max(points, key=lambda p: (sign * (p["target"][metric] + p["source"][metric]), p["share"]))
@@ -143,7 +143,7 @@ def sampled_indices(job: Job, split: str) -> list[int]:
     return dataset.subset(len(job.material.rows[split]), limit)
 
 
-def clusters_of(job: Job, split: str, places: Sequence[int]) -> np.ndarray | None:
+def clusters_of(job: Job, split: str, indices: Sequence[int]) -> np.ndarray | None:
     """The clusters of some rows of a split; None where all rows stand alone."""
-    rows = [job.material.rows[split][i] for i in places]
+    rows = [job.material.rows[split][i] for i in indices]
     return numbers_of(rows, job.material.recipe.evaluation.clusters)

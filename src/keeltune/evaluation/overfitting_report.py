@@ -15,7 +15,7 @@ from keeltune.evaluation.scores import WRITTEN, Scores
 from keeltune.evaluation.scores import score as scored
 from keeltune.objective.predictions import IGNORED
 from keeltune.training.job import Job
-from keeltune.training.preparation.encoding import encode_rows
+from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.utils.files import read_lines
 
 LATE = 5
@@ -43,10 +43,10 @@ def overfitting_report(
     fitted = calibration.of_lines(lines["validation"])
     temperature = fitted["temperature"] if fitted else None
     tested = calibration.of_lines(lines["test"], temperature, fit=False)
-    moved = (forgetting or {}).get("divergence", {}).get("target")
-    drifted = overfitting.drift(moved["reverse_kl"]) if moved else None
+    shift = (forgetting or {}).get("divergence", {}).get("target")
+    drift = overfitting.drift(shift["reverse_kl"]) if shift else None
     return {
-        "overfitting": overfitting.report([*_signals(job, model, after, log, lines["validation"], fitted), drifted]),
+        "overfitting": overfitting.report([*_signals(job, model, after, log, lines["validation"], fitted), drift]),
         "calibration": {"validation": fitted, "test": tested} if fitted or tested else None,
     }
 
@@ -61,8 +61,8 @@ def _signals(
 ) -> list[overfitting.Signal | None]:
     material, task = job.material, job.material.task
     metric, sign = task.metrics[0], task.primary_sign
-    judged = [entry for entry in log if "eval_loss" in entry]
-    losses, scores = ([entry[f"eval_{name}"] for entry in judged] for name in ("loss", metric))
+    evaluations = [entry for entry in log if "eval_loss" in entry]
+    losses, scores = ([entry[f"eval_{name}"] for entry in evaluations] for name in ("loss", metric))
     signals: list[overfitting.Signal | None] = []
     explained = None
     logged = [entry["cross_entropy"] for entry in log if "cross_entropy" in entry][-LATE:]
@@ -70,22 +70,24 @@ def _signals(
     if task.choices == "labels" and not task.settings.multi_label and not task.settings.class_weights:
         learnt = [target for e in material.examples["train"] for target in e.targets if target != IGNORED]
         counts, _ = overfitting.commonest([str(target) for target in learnt])
-        if trained is not None and (found := overfitting.nothing_learnt(trained, counts, material.steps)):
-            signals.append(found)
-            explained = 1 - found.value
+        if trained is not None and (signal := overfitting.nothing_learnt(trained, counts, material.steps)):
+            signals.append(signal)
+            explained = 1 - signal.value
     validation = after["validation"]
     if validation is not None and material.rows["train"]:
         train = _on_training_rows(job, model)
         value = validation.metrics[metric]
         if train is not None:
-            fell = max(sign * (score - scores[-1]) for score in scores) if scores else 0.0
-            signals.append(overfitting.gap(train.metrics[metric], value, metric, sign, fell=fell))
+            drop = max(sign * (score - scores[-1]) for score in scores) if scores else 0.0
+            signals.append(overfitting.gap(train.metrics[metric], value, metric, sign, fell=drop))
         if metric == "accuracy" and explained is not None:
             _, chance = overfitting.commonest([json.dumps(task.gold(row)) for row in material.rows["validation"]])
             signals.append(overfitting.by_chance(value, validation.intervals[metric][0], chance, explained, metric))
         inputs = partial(_inputs, {column.name for column in task.columns if not column.label})
-        seen, held = ([inputs(row.fields) for row in material.rows[split]] for split in ("train", "validation"))
-        signals.append(overfitting.shared(held, seen))
+        learnt_rows, other_rows = (
+            [inputs(row.fields) for row in material.rows[split]] for split in ("train", "validation")
+        )
+        signals.append(overfitting.shared(other_rows, learnt_rows))
     signals.append(overfitting.rising(losses, scores, sign))
     signals.append(overfitting.confident_errors(lines))
     if fitted is not None:
@@ -96,8 +98,8 @@ def _signals(
 
 def _inputs(names: set[str], fields: Mapping[str, Any]) -> dict[str, str]:
     """A row's inputs as texts."""
-    given = {name: fields[name] for name in names & fields.keys()}
-    return {name: _text(value) for name, value in given.items()}
+    inputs = {name: fields[name] for name in names & fields.keys()}
+    return {name: _text(value) for name, value in inputs.items()}
 
 
 def _text(value: Any) -> str:
@@ -110,9 +112,9 @@ def _text(value: Any) -> str:
 def _on_training_rows(job: Job, model: Any) -> Scores | None:
     """The scores on some of the training rows, as an evaluation reads them."""
     task, rows = job.material.task, job.material.rows["train"]
-    places = dataset.subset(len(rows), WRITTEN // 2 if task.generates else ROWS)
-    kept, encoded, _ = encode_rows(task, [rows[i] for i in places], task.encode_scored)
-    if not kept:
+    indices = dataset.subset(len(rows), WRITTEN // 2 if task.generates else ROWS)
+    sound, encoded, _ = encode_rows(task, [rows[i] for i in indices], task.encode_scored)
+    if not sound:
         return None
     answers = prediction.predict(model, task, encoded, device=job.device, autocast=job.autocast)
-    return scored(task, answers, kept, intervals=False)
+    return scored(task, answers, sound, intervals=False)

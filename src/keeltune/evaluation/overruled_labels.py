@@ -58,20 +58,20 @@ def veto(ratios: Tensor, weight: float, divergence: str, temperature: float = 1.
 
     Reverse KL's rule is the same at any temperature, forward KL's is known at 1.
     """
-    known = divergence == "reverse-kl" or (divergence == "forward-kl" and temperature == 1)
-    if not known or not len(ratios):
+    has_rule = divergence == "reverse-kl" or (divergence == "forward-kl" and temperature == 1)
+    if not has_rule or not len(ratios):
         return None
     bar = _bar(weight, divergence)
     highest = float(torch.quantile(ratios, 1 - TOLERATED, interpolation="higher"))
-    kept = None
+    weight_kept = None
     if highest > 0:
-        kept = 2 / highest if divergence == "reverse-kl" else 1 / math.tanh(highest / 2)
+        weight_kept = 2 / highest if divergence == "reverse-kl" else 1 / math.tanh(highest / 2)
     return Veto(
         len(ratios),
         float((ratios > 0).double().mean()),
         float((ratios > bar).double().mean()),
         None if math.isinf(bar) else 1 / (1 + math.exp(-bar)),
-        kept,
+        weight_kept,
     )
 
 
@@ -84,9 +84,6 @@ def _bar(weight: float, divergence: str) -> float:
 
 LOOKED_AT = 500
 """Training rows on which the veto is counted at most."""
-
-
-# ---------------------------------------------------------------------------------------------------- before training
 
 
 @torch.inference_mode()
@@ -102,11 +99,11 @@ def veto_report(job: Job) -> dict[str, Any] | None:
     coarse = job.reference_source.cache is not None and job.reference_source.cache["form"]["name"] == "top-k"
     if job.reference is None or coarse or shared_of(material) is not None or job.anchor_head is not None:
         return None
-    held = [example for example in job.plan.examples if example.anchored and example.labelled]
-    examples = [held[i] for i in dataset.subset(len(held), LOOKED_AT)]
+    anchored = [example for example in job.plan.examples if example.anchored and example.labelled]
+    examples = [anchored[i] for i in dataset.subset(len(anchored), LOOKED_AT)]
     ratios = []
-    for places in by_length(examples, divergence.BATCH):
-        batch = to_device(task.collate([examples[i] for i in places]), job.device)
+    for indices in by_length(examples, divergence.BATCH):
+        batch = to_device(task.collate([examples[i] for i in indices]), job.device)
         if task.sliced_cross_entropy(batch) is None:  # CTC: a frame has no label of its own
             return None
         rows = job.reference.rows(batch)
@@ -116,5 +113,5 @@ def veto_report(job: Job) -> dict[str, Any] | None:
         return None
     weight = job.objective.weight
     objective = material.recipe.objective
-    found = veto(torch.cat(ratios), weight, objective.divergence_name, objective.temperature)
-    return None if found is None else {**asdict(found), "weight": weight}
+    report = veto(torch.cat(ratios), weight, objective.divergence_name, objective.temperature)
+    return None if report is None else {**asdict(report), "weight": weight}

@@ -32,9 +32,9 @@ def predict(
 
     `encoded` holds the examples of each row. `progress` is called with the number of examples of each finished batch.
     """
-    ask = partial(task.predict, model, device=device, autocast=autocast)
+    predict_batch = partial(task.predict, model, device=device, autocast=autocast)
     with in_eval_mode(model):
-        return answers(task, encoded, ask, batch_size=batch_size, progress=progress)
+        return answers(task, encoded, predict_batch, batch_size=batch_size, progress=progress)
 
 
 def prediction_rows(

@@ -63,29 +63,29 @@ def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True, clusters
     metrics = {name: float(value) for name, value in metrics_of(task, sums).items()}
     ranges: dict[str, tuple[float, float]] = {}
     if intervals:
-        drawn = metrics_of(task, bootstrap(table, clusters=clusters))
-        ranges = {name: interval(values) for name, values in drawn.items()}
+        resampled = metrics_of(task, bootstrap(table, clusters=clusters))
+        ranges = {name: interval(values) for name, values in resampled.items()}
     return Scores(metrics, ranges, task.details(sums[:-2]) if table.shape[1] > 2 else {}, table)
 
 
 def gain(
-    task: Task, ours: np.ndarray, theirs: np.ndarray, metric: str, clusters: np.ndarray | None = None
+    task: Task, table: np.ndarray, baseline: np.ndarray, metric: str, clusters: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """The 95 % interval of how much better `ours` is than `theirs`, in the metric's unit; below 0 it is worse."""
-    drawn = differences(task, ours, theirs, clusters)[metric]
-    return interval(-drawn if metric in task.lower_is_better else drawn)
+    """The 95 % interval of how much better `table` is than `baseline`, in the metric's unit; below 0 it is worse."""
+    resampled = differences(task, table, baseline, clusters)[metric]
+    return interval(-resampled if metric in task.lower_is_better else resampled)
 
 
 def differences(
-    task: Task, ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None = None
+    task: Task, table: np.ndarray, baseline: np.ndarray, clusters: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Each metric of `ours` minus that of `theirs`, for each draw of the bootstrap: {name: [resamples]}.
+    """Each metric of `table` minus that of `baseline`, for each draw of the bootstrap: {name: [resamples]}.
 
     Both are tables [rows, K + 2] of the same rows, and each draw takes the same rows of both: what is hard for both
     does not widen an interval.
     """
-    drawn = bootstrap(np.concatenate([ours, theirs], axis=1), clusters=clusters)
-    a, b = (metrics_of(task, part) for part in np.split(drawn, [ours.shape[1]], axis=1))
+    resampled = bootstrap(np.concatenate([table, baseline], axis=1), clusters=clusters)
+    a, b = (metrics_of(task, part) for part in np.split(resampled, [table.shape[1]], axis=1))
     return {name: a[name] - b[name] for name in a}
 
 

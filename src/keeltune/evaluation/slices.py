@@ -39,16 +39,17 @@ WORDS = ("common words", "mixed", "rare words")
 
 
 def columns_of(
-    task: Task, rows: Sequence[Row], lengths: Sequence[int], asked: Sequence[str] | None = None
+    task: Task, rows: Sequence[Row], lengths: Sequence[int], requested: Sequence[str] | None = None
 ) -> dict[str, list[str]]:
     """The groups that rows fall into: {column: [value a row]}, and `length` by thirds of the examples' lengths.
 
-    `asked`: the columns to use, whatever they hold; None for those that hold few values.
+    `requested`: the columns to use, whatever they hold; None for those that hold few values.
     """
     known = {column.name for column in task.columns}
-    names = sorted({name for row in rows for name in row.fields if name not in known}) if asked is None else asked
-    further = {name: [row.fields.get(name) for row in rows] for name in names}
-    columns = {n: [str(v) for v in values] for n, values in further.items() if asked is not None or _few(values)}
+    further = sorted({name for row in rows for name in row.fields if name not in known})
+    names = further if requested is None else requested
+    values_of = {name: [row.fields.get(name) for row in rows] for name in names}
+    columns = {n: [str(v) for v in values] for n, values in values_of.items() if requested is not None or _few(values)}
     if thirds := by_thirds(lengths, THIRDS):
         columns[other_group("length", columns)] = thirds
     return columns
@@ -77,11 +78,11 @@ def rarity(texts: Sequence[str], train: Sequence[str]) -> list[float]:
     """How rare a text's words are in the training rows: their mean −log frequency, one occurrence more each."""
     counts = Counter(word for text in train for word in words_of(text))
     total = counts.total() + len(counts) + 1
-    found = []
+    rarities = []
     for text in texts:
         words = words_of(text)
-        found.append(sum(-math.log((counts[w] + 1) / total) for w in words) / max(1, len(words)))
-    return found
+        rarities.append(sum(-math.log((counts[w] + 1) / total) for w in words) / max(1, len(words)))
+    return rarities
 
 
 def report(
@@ -98,30 +99,30 @@ def report(
     small, null where there are fewer than two. `choices`: predicted and right label of each row, for equalised odds.
     """
     metric, sign = task.metrics[0], task.primary_sign
-    found: dict[str, Any] = {}
+    columns_report: dict[str, Any] = {}
     for name, values in columns.items():
         groups, large = {}, dict[str, float]()
         for value in sorted(set(values)):
-            places = [i for i, other in enumerate(values) if other == value]
-            own = None if clusters is None else np.unique(clusters[places], return_inverse=True)[1]
-            wide = enough(len(places), own)
-            scores = scores_of(task, table[places], intervals=wide, clusters=own)
+            indices = [i for i, other in enumerate(values) if other == value]
+            group_clusters = None if clusters is None else np.unique(clusters[indices], return_inverse=True)[1]
+            has_interval = enough(len(indices), group_clusters)
+            scores = scores_of(task, table[indices], intervals=has_interval, clusters=group_clusters)
             groups[value] = {
-                "rows": len(places),
+                "rows": len(indices),
                 "value": scores.metrics[metric],
-                "interval": list(scores.intervals[metric]) if wide else None,
-                "small": len(places) < SMALL,
+                "interval": list(scores.intervals[metric]) if has_interval else None,
+                "small": len(indices) < SMALL,
             }
-            if len(places) >= SMALL:
+            if len(indices) >= SMALL:
                 large[value] = sign * scores.metrics[metric]
         several = len(large) >= FEW
-        found[name] = {
+        columns_report[name] = {
             "groups": groups,
             "worst": min(large, key=large.__getitem__) if several else None,
             "gap": max(large.values()) - min(large.values()) if several else None,
             **(equalised_odds(*choices, values, clusters) if choices and name != "label" else NO_ODDS),
         }
-    return found
+    return columns_report
 
 
 def enough(rows: int, clusters: np.ndarray | None) -> bool:
@@ -148,13 +149,13 @@ def equalised_odds(
     if len(large) < FEW:
         return NO_ODDS
     of_group, of_label = ({name: i for i, name in enumerate(names)} for names in (large, labels))
-    kept = [i for i, group in enumerate(groups) if group in of_group]
+    indices = [i for i, group in enumerate(groups) if group in of_group]
     shape = (len(large), len(labels), len(labels))
     cells = np.ravel_multi_index(
         (
-            [of_group[groups[i]] for i in kept],
-            [of_label[right[i]] for i in kept],
-            [of_label[predicted[i]] for i in kept],
+            [of_group[groups[i]] for i in indices],
+            [of_label[right[i]] for i in indices],
+            [of_label[predicted[i]] for i in indices],
         ),
         shape,
     )
@@ -166,15 +167,15 @@ def equalised_odds(
     if len(labels) <= COUNTED:
         if clusters is None:  # rows of one cell are alike: how many of each are drawn is all that counts
             rows = np.random.default_rng(0)
-            drawn = rows.multinomial(len(kept), counts / len(kept), size=bootstrap.RESAMPLES)
+            resampled = rows.multinomial(len(indices), counts / len(indices), size=bootstrap.RESAMPLES)
         else:
-            own = np.unique(clusters[kept], return_inverse=True)[1]
-            table = np.zeros((own.max() + 1, math.prod(shape)))
-            np.add.at(table, (own, cells), 1.0)
-            drawn = bootstrap.bootstrap(table)
-        drawn = _widest(drawn.reshape(-1, *shape))
-        drawn = drawn[~np.isnan(drawn)]
-        interval = list(bootstrap.interval(np.clip(drawn - drawn.mean() + value, 0.0, 1.0)))
+            cluster_numbers = np.unique(clusters[indices], return_inverse=True)[1]
+            table = np.zeros((cluster_numbers.max() + 1, math.prod(shape)))
+            np.add.at(table, (cluster_numbers, cells), 1.0)
+            resampled = bootstrap.bootstrap(table)
+        resampled = _widest(resampled.reshape(-1, *shape))
+        resampled = resampled[~np.isnan(resampled)]
+        interval = list(bootstrap.interval(np.clip(resampled - resampled.mean() + value, 0.0, 1.0)))
     return {"equalised_odds": float(value), "equalised_odds_interval": interval}
 
 
@@ -184,12 +185,12 @@ def _widest(counts: np.ndarray) -> np.ndarray:
     right = counts.sum(3)
     hits = np.diagonal(counts, axis1=2, axis2=3)
     rows = right.sum(-1, keepdims=True)
-    found = []
+    gaps = []
     for part, whole in ((hits, right), (chosen - hits, rows - right)):  # true and false positives
         rate = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole >= BARE)
         known = (~np.isnan(rate)).sum(1) >= FEW
         highest = np.where(np.isnan(rate), -np.inf, rate).max(1)
         lowest = np.where(np.isnan(rate), np.inf, rate).min(1)
-        found.append(np.where(known, highest - lowest, -np.inf).max(-1))
-    widest = np.maximum(*found)
+        gaps.append(np.where(known, highest - lowest, -np.inf).max(-1))
+    widest = np.maximum(*gaps)
     return np.where(np.isinf(widest), np.nan, widest)

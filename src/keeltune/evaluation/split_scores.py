@@ -22,10 +22,10 @@ from keeltune.utils.progress import Display
 
 def before(job: Job, folder: Path, display: Display) -> dict[str, scores.Scores | None]:
     """The model as it was before training, scored; nothing where its head is new."""
-    known: tuple[str, ...] = () if job.student.fresh else SCORED
-    known = OLD if job.anchor_head is not None else known  # the old head answers its own rows, whatever is new
-    place = folder / "predictions" / "before"
-    return {split: score(job, job.model, split, place, display) if split in known else None for split in SCORED}
+    splits: tuple[str, ...] = () if job.student.fresh else SCORED
+    splits = OLD if job.anchor_head is not None else splits  # the old head answers its own rows, whatever is new
+    predictions = folder / "predictions" / "before"
+    return {split: score(job, job.model, split, predictions, display) if split in splits else None for split in SCORED}
 
 
 def score(job: Job, model: Any, split: str, folder: Path, display: Display) -> scores.Scores | None:
@@ -44,17 +44,17 @@ def score(job: Job, model: Any, split: str, folder: Path, display: Display) -> s
 
 
 def predict(
-    job: Job, model: Any, split: str, display: Display, *, places: Sequence[int] | None = None, fast: bool = False
+    job: Job, model: Any, split: str, display: Display, *, indices: Sequence[int] | None = None, fast: bool = False
 ) -> list[Prediction]:
     """A split's predictions; several processes share the rows."""
     encoded = job.material.encoded[split]
-    encoded = encoded if places is None else [encoded[i] for i in places]
+    encoded = encoded if indices is None else [encoded[i] for i in indices]
     rank, world = int(os.environ.get("RANK", "0")), distributed.world_size()
-    mine = encoded[rank::world]
+    own_share = encoded[rank::world]
     task, model = job.of(split, model)
     options = {"autocast": job.autocast} if fast else {}
-    with display.bar(f"scoring {split}", sum(map(len, mine))) as advance:
-        answers = prediction.predict(model, task, mine, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
+    with display.bar(f"scoring {split}", sum(map(len, own_share))) as advance:
+        answers = prediction.predict(model, task, own_share, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
     if world == 1:
         return answers
     shares: list[list[Prediction]] = [[] for _ in range(world)]
@@ -62,10 +62,10 @@ def predict(
     return [shares[i % world][i // world] for i in range(len(encoded))]
 
 
-def scored(job: Job, model: Any, split: str, places: Sequence[int]) -> scores.Scores:
+def scored(job: Job, model: Any, split: str, indices: Sequence[int]) -> scores.Scores:
     """A model's scores on some rows of a split, in the training's precision, without intervals."""
-    answers = predict(job, model, split, Display(quiet=True), places=places, fast=True)
-    rows = [job.material.rows[split][i] for i in places]
+    answers = predict(job, model, split, Display(quiet=True), indices=indices, fast=True)
+    rows = [job.material.rows[split][i] for i in indices]
     task, _ = job.of(split, model)
     return scores.score(task, answers, rows, intervals=False)
 
@@ -74,9 +74,9 @@ def validator(job: Job) -> Callable[[], dict[str, float]]:
     """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
     rows = job.material.rows["validation"]
     limit = job.material.recipe.evaluation.rows or (scores.WRITTEN if job.material.task.generates else None)
-    places = dataset.subset(len(rows), limit)
+    indices = dataset.subset(len(rows), limit)
 
     def validate() -> dict[str, float]:
-        return scored(job, job.model, "validation", places).metrics
+        return scored(job, job.model, "validation", indices).metrics
 
     return validate

@@ -68,24 +68,24 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
         or job.reference_source.kind not in ("model", "ensemble", "cached")
     ):
         return None
-    places = dataset.subset(len(rows), WRITTEN if task.generates else ROWS)
+    indices = dataset.subset(len(rows), WRITTEN if task.generates else ROWS)
     names = [files.source for files in job.material.references] or [job.material.source]
     clusters = recipe.evaluation.clusters
     temperatures = spec.temperatures(len(names))
-    answers = _heard(job, places, display)
-    rows = [rows[i] for i in places]
-    own = numbers_of(rows, clusters)
-    student = None if start is None else scores_of(task, start.table[places], clusters=own)
+    answers = _cached_answers(job, indices, display)
+    rows = [rows[i] for i in indices]
+    numbers = numbers_of(rows, clusters)
+    student = None if start is None else scores_of(task, start.table[indices], clusters=numbers)
     floor = _floor(task, rows) if answers[0][0][0].probabilities is not None else None  # a label or a set of them
     verdicts = []
     for number, (predictions, measured) in enumerate(answers):
         scores = score(task, predictions, rows, clusters=clusters)
         average = number == len(names)
         if average and task.generates:
-            scores = scores_of(task, scores.table[:, -2:], clusters=own)
+            scores = scores_of(task, scores.table[:, -2:], clusters=numbers)
         table, metric = scores.table, next(iter(scores.metrics))
-        over_start = student and gain(task, table, student.table[:, -table.shape[1] :], metric, own)
-        over_floor = floor and gain(task, table, floor[1].table, metric, own)
+        over_start = student and gain(task, table, student.table[:, -table.shape[1] :], metric, numbers)
+        over_floor = floor and gain(task, table, floor[1].table, metric, numbers)
         verdicts.append(
             {
                 "model": None if average else names[number],
@@ -108,29 +108,30 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     }
 
 
-Heard = list[tuple[list[Prediction], dict[str, Any] | None]]
+TeacherAnswers = list[tuple[list[Prediction], dict[str, Any] | None]]
 """Answers to the rows and their calibration: of each teacher, then of their average."""
 
 
-def _heard(job: Job, places: Sequence[int], display: Display) -> Heard:
-    """The teachers' answers; beside a cache they are kept, so that no later run needs the teachers for them."""
+def _cached_answers(job: Job, indices: Sequence[int], display: Display) -> TeacherAnswers:
+    """The teachers' answers; beside a cache they are stored, so that no later run needs the teachers for them."""
     rows = job.material.rows["validation"]
     if job.reference_source.kind != "cached":
         assert job.reference is not None
-        return _answers(job, job.reference, places, display)
+        return _answers(job, job.reference, indices, display)
     assert job.reference_source.cache is not None
     settings, task = job.material.recipe.generation, job.material.task
     written = [settings.beams, settings.max_new_tokens] if task.generates else []
-    asked = json.dumps([*(rows[i].key for i in places), *written])
-    name = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    request = json.dumps([*(rows[i].key for i in indices), *written])
+    name = hashlib.sha256(request.encode()).hexdigest()[:16]
     file = Path(job.reference_source.cache["folder"]) / f"gate-{name}.json"
     with suppress(OSError, ValueError, TypeError):
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return [([Prediction(**answer) for answer in given], measured) for given, measured in kept]
-    found = _answers(job, job.live_reference(), places, display)
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return [([Prediction(**answer) for answer in predictions], measured) for predictions, measured in stored]
+    answers = _answers(job, job.live_reference(), indices, display)
     job.live_reference.drop()
-    write_atomically(file, json.dumps([[[asdict(a) for a in given], measured] for given, measured in found]).encode())
-    return found
+    stored = [[[asdict(answer) for answer in predictions], measured] for predictions, measured in answers]
+    write_atomically(file, json.dumps(stored).encode())
+    return answers
 
 
 def _in_full_precision(teacher: Model) -> Model:
@@ -145,51 +146,51 @@ def _lists(scores: Scores) -> dict[str, list[float]]:
 
 
 @torch.inference_mode()
-def _answers(job: Job, reference: Reference, places: Sequence[int], display: Display) -> Heard:
+def _answers(job: Job, reference: Reference, indices: Sequence[int], display: Display) -> TeacherAnswers:
     members = reference.members if isinstance(reference, Ensemble) else [reference]
     teachers = [_in_full_precision(member) for member in members if isinstance(member, Model)]
     weights = reference.log_weights if isinstance(reference, Ensemble) else []
-    task, kept, rows = job.material.task, job.material.encoded["validation"], job.material.rows["validation"]
-    encoded = [task.encode_for_all(rows[i], scored=True) if task.companions else kept[i] for i in places]
+    task, stored, rows = job.material.task, job.material.encoded["validation"], job.material.rows["validation"]
+    encoded = [task.encode_for_all(rows[i], scored=True) if task.companions else stored[i] for i in indices]
     examples = [replace(example, anchored=True) for row in encoded for example in row]
     tables: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(teachers) + bool(weights))]
 
-    def ask(asked: list[Example]) -> list[tuple[Prediction, ...]]:
-        batch = to_device(task.collate(asked), job.device)
-        heard: list[Rows] = [teacher.rows(batch) for teacher in teachers]
+    def ask(asked_examples: list[Example]) -> list[tuple[Prediction, ...]]:
+        batch = to_device(task.collate(asked_examples), job.device)
+        outputs: list[Rows] = [teacher.rows(batch) for teacher in teachers]
         if weights:
-            heard.append(Mixture(list(heard), weights))
+            outputs.append(Mixture(list(outputs), weights))
         if task.choices == "labels":
             known = batch["anchored"] & (batch["targets"] != IGNORED)  # a teacher may read less than the student does
-            for table, said in zip(tables, heard, strict=True):
-                table.append((said.log_probs(slice(None))[known].cpu(), batch["targets"][known].cpu()))
-        return list(zip(*_decoded(task, teachers, heard, batch, asked, job.device), strict=True))
+            for table, output in zip(tables, outputs, strict=True):
+                table.append((output.log_probs(slice(None))[known].cpu(), batch["targets"][known].cpu()))
+        return list(zip(*_decoded(task, teachers, outputs, batch, asked_examples, job.device), strict=True))
 
     with display.bar("scoring the teacher", len(examples)) as advance:
-        each = iter(in_batches(examples, ask, progress=advance))
-    by_row = [[next(each) for _ in row] for row in encoded]
-    found = []
-    for voice, table in enumerate(tables):
+        answers = iter(in_batches(examples, ask, progress=advance))
+    by_row = [[next(answers) for _ in row] for row in encoded]
+    by_member = []
+    for member, table in enumerate(tables):
         measured = calibration(*(torch.cat(part) for part in zip(*table, strict=True))) if table else None
-        predictions = [task.combine([parts[voice] for parts in row]) for row in by_row]
-        found.append((predictions, None if measured is None else asdict(measured)))
-    return found
+        predictions = [task.combine([parts[member] for parts in row]) for row in by_row]
+        by_member.append((predictions, None if measured is None else asdict(measured)))
+    return by_member
 
 
 def _decoded(
     task: Task,
     teachers: Sequence[Model],
-    heard: Sequence[Rows],
+    outputs: Sequence[Rows],
     batch: Mapping[str, Any],
     examples: Sequence[Example],
     device: str,
 ) -> list[list[Prediction]]:
-    """The answers in what was heard of each teacher, and of their average: it has a loss where they write, no text."""
+    """The answers in the outputs of each teacher, and of their average: it has a loss where they write, no text."""
     if not task.generates:
-        return [task.decode(rows, batch) for rows in heard]
+        return [task.decode(rows, batch) for rows in outputs]
     texts = [_written(task, teacher, examples, device) for teacher in teachers]
-    texts += [[""] * len(examples)] * (len(heard) - len(texts))
-    losses = [task.losses(rows, batch) for rows in heard]
+    texts += [[""] * len(examples)] * (len(outputs) - len(texts))
+    losses = [task.losses(rows, batch) for rows in outputs]
     return [
         [Prediction(t, None, loss, e.labelled) for t, loss, e in zip(*both, examples, strict=True)]
         for both in zip(texts, losses, strict=True)

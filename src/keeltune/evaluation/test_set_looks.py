@@ -19,21 +19,21 @@ def look(folder: Path, *, by: str, fingerprint: str, rows: int) -> int:
 
     A folder that cannot be written to keeps no count; the look is counted from what it holds.
     """
-    known = [*looks_of(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
+    looks = [*looks_of(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
     with suppress(OSError):
-        write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in known))
-    return sum(one["fingerprint"] == fingerprint for one in known)
+        write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in looks))
+    return sum(other["fingerprint"] == fingerprint for other in looks)
 
 
 def looks_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a folder's count; one that was cut, by a full disk, say, is passed over."""
-    found = []
+    looks = []
     with suppress(OSError):
         for line in (folder / LOOKS).read_bytes().split(b"\n"):
             with suppress(ValueError):
-                if isinstance(one := json.loads(line), dict) and "fingerprint" in one:
-                    found.append(one)
-    return found
+                if isinstance(entry := json.loads(line), dict) and "fingerprint" in entry:
+                    looks.append(entry)
+    return looks
 
 
 def looks_at_test(folder: Path, result: Mapping[str, Any]) -> int:

@@ -66,8 +66,8 @@ class Full(StoredForm):
 
     def write(self, rows: Rows, counts: Sequence[int], widths: Sequence[int]) -> dict[str, Tensor]:
         table = torch.cat([rows.log_probs(part).to(self.dtype).cpu() for part in slices(rows)])
-        own = [block[:, :width].flatten() for block, width in zip(table.split(list(counts)), widths, strict=True)]
-        return {"log_probs": torch.cat(own)}
+        blocks = [block[:, :width].flatten() for block, width in zip(table.split(list(counts)), widths, strict=True)]
+        return {"log_probs": torch.cat(blocks)}
 
     def read(self, columns: Mapping[str, Tensor], counts: Sequence[int], widths: Sequence[int]) -> Rows:
         numbers, widest = columns["log_probs"].float(), max(widths)
@@ -84,7 +84,7 @@ class Full(StoredForm):
 
 @dataclass(frozen=True)
 class TopK(StoredForm):
-    """The k likeliest choices and the mass of all others, at one temperature: `rows.Coarse`.
+    """The k likeliest choices and the mass of all others, at one temperature: `predictions.Coarse`.
 
     Ids are 4 bytes wide where 2 do not hold them: no vocabulary is too large. The k + 1 outcomes are normalised when
     they are read, which takes the rounding of the stored numbers back and nothing else: all k and the tail are there.

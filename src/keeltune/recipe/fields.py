@@ -18,7 +18,7 @@ from keeltune.recipe.field_types import AsList, AsMapping, AsText, ByKind, Decla
 from keeltune.recipe.generation_fields import Generation, Languages
 from keeltune.recipe.model_fields import Model, NewModel, StudentFrom
 from keeltune.recipe.objective_fields import ObjectiveSpec, WeightRule
-from keeltune.recipe.reference_fields import ReferenceSpec
+from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.recipe.regularizer_fields import describe_regularizers
 from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import Document
@@ -196,6 +196,7 @@ def json_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema(by_alias=True)
     schema["properties"]["task"]["examples"] = registry.names("tasks")
     schema["$defs"]["Data"]["properties"]["format"]["examples"] = registry.names("file_formats")
+    schema["$defs"]["ReferenceSpec"]["properties"]["from"]["examples"] = [*RULES, *registry.names("references")]
     of_objective = schema["$defs"]["ObjectiveSpec"]["properties"]
     of_objective["divergence"]["examples"] = registry.names("divergences")
     describe_regularizers(schema["$defs"])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from keeltune.recipe.field_types import AsList, AsNumber, AsText, ByKind, Declared, Each, Text
+from keeltune.utils import registry
+
+RULES = ("auto", "online")
+"""What `from` may say besides the name of a reference: rules that choose one of those that answer by the models."""
+
+MODELS = frozenset({"models"})
 
 
 class ReferenceSpec(Declared):
@@ -15,12 +21,13 @@ class ReferenceSpec(Declared):
     model: Annotated[AsText | AsList[Text], ByKind] | None = Field(
         default=None, description="A folder or hub id, or a list of them (their probabilities are averaged)."
     )
-    origin: Literal["auto", "online", "cached", "adapter-off", "served"] = Field(
+    origin: Text = Field(
         default="auto",
         alias="from",
         description="Where its answers come from: online, beside the student; cached, computed once, ahead of "
         "training; served, computed once by a server; adapter-off: the student without its adapter; auto: what "
-        "measured costs choose, without changing what is trained.",
+        "measured costs choose, without changing what is trained; or any name of `keeltune/objective/references/`, or "
+        "my_package.my_module:Name.",
     )
     weight: list[PositiveFloat] | None = Field(
         default=None, description="The weight of each of several models in their average; null: all alike."
@@ -50,6 +57,14 @@ class ReferenceSpec(Declared):
         default="auto",
         description="How a cached number is kept; auto: float32 (top-k: float16; hidden: as the model has it).",
     )
+
+    @property
+    def needs(self) -> frozenset[Any]:
+        """What its answers are made of: `Reference.needs` of the class that `from` names.
+
+        The class is imported for it (and torch with it); the rules need the models and nothing is imported.
+        """
+        return MODELS if self.origin in RULES else registry.find("references", self.origin).needs
 
     def temperatures(self, count: int) -> list[float]:
         """The temperature of each of `count` models."""

@@ -6,18 +6,52 @@ from collections.abc import Iterator
 
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.objective_validation import weight_faults
-from keeltune.recipe.reference_fields import ReferenceSpec
-from keeltune.utils.errors import Problem
+from keeltune.recipe.reference_fields import RULES, ReferenceSpec
+from keeltune.utils import registry
+from keeltune.utils.errors import Problem, nearest
+
+CAPTURED = frozenset({"cache", "server"})
+"""Needs of a reference whose answers are captured ahead of training."""
+
+READ = frozenset({"models", "server"})
+"""Needs of a reference that `reference.model` names."""
 
 
 def anchor_faults(recipe: Recipe) -> Iterator[Problem]:
-    """The second term of distillation and cross-domain fine-tuning: its reference and its weight."""
+    """The second term of distillation and cross-domain fine-tuning: its reference and its weight.
+
+    A class from outside the package is not imported here, as a recipe may come from a run folder: `class_faults`.
+    """
     reference = recipe.reference_spec()
-    if recipe.method == "distillation" and (reference is None or reference.model is None):
+    if reference is None or ":" not in reference.origin:
+        yield from _faults_of(recipe, reference)
+    yield from weight_faults(recipe)
+
+
+def class_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The faults of a reference from outside the package, whose class is imported for it; checked before training."""
+    reference = recipe.reference_spec()
+    if reference is not None and ":" in reference.origin:
+        yield from _faults_of(recipe, reference)
+
+
+def _faults_of(recipe: Recipe, reference: ReferenceSpec | None) -> Iterator[Problem]:
+    if reference is not None and reference.origin not in RULES and registry.fault("references", reference.origin):
+        yield _unknown_reference(recipe, reference.origin)
+        return
+    if recipe.method == "distillation" and (reference is None or (reference.model is None and reference.needs & READ)):
         yield recipe.problem("reference", expected="a teacher: distillation needs one", fix="add reference: TEACHER")
     if isinstance(recipe.reference, ReferenceSpec):
         yield from _reference_faults(recipe, recipe.reference)
-    yield from weight_faults(recipe)
+
+
+def _unknown_reference(recipe: Recipe, name: str) -> Problem:
+    known = sorted([*RULES, *registry.names("references")])
+    expected = f"one of: {', '.join(known)}; or my_package.my_module:Name"
+    reason = registry.fault("references", name) if ":" in name else None
+    return recipe.problem(
+        "reference.from", expected=expected, fix=reason or f"choose one of them{nearest(name, known)}"
+    )
 
 
 def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem]:
@@ -38,14 +72,15 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
         yield recipe.problem(
             "reference.from", expected=expected, fix="add training.lora: {rank: 16}, or write from: auto"
         )
-    if reference.origin in ("online", "adapter-off"):
+    if reference.origin != "auto" and not reference.needs & CAPTURED:
         defaults = ReferenceSpec()
         for name in ("cache", "form", "k", "dtype"):
             if getattr(reference, name) != getattr(defaults, name):
                 expected, fix = f"no {name}: from: {reference.origin} caches nothing", "write from: cached"
                 yield recipe.problem(f"reference.{name}", expected=expected, fix=fix)
     yield from _served_faults(recipe, reference)
-    if reference.origin in ("cached", "served"):
+    yield from _class_faults(recipe, reference)
+    if reference.needs & CAPTURED:
         reasons = {
             "generation.on_policy": recipe.generation.on_policy > 0 and "texts that the student draws are always new",
             "objective.matching": bool(recipe.objective.matching) and "matching compares the layers of both models",
@@ -63,9 +98,35 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
         yield recipe.problem("reference.dtype", expected=expected, fix="write form: hidden with it, or dtype: auto")
 
 
+def _class_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem]:
+    """What a class of the shelf, or of one's own, has no use for, by what it needs."""
+    origin, needs = reference.origin, reference.needs
+    if origin == "model" and len(recipe.reference_models()) > 1:
+        fix = "name one, or write from: ensemble"
+        yield recipe.problem("reference.model", expected="one model: several are an ensemble", fix=fix)
+    if "models" not in needs and "server" not in needs:
+        for name in ("weight", "temperature"):
+            if getattr(reference, name) is not None:
+                expected = f"no {name}: from: {origin} reads no models"
+                yield recipe.problem(f"reference.{name}", expected=expected, fix="leave it out")
+        reasons = {
+            "generation.targets": recipe.generation.targets != "data" and "data: there is no model that writes them",
+            "objective.anchor_on": recipe.anchors_generated and "target, source or both: there is no model that writes",
+            "data.unlabeled_as": "student" in needs and recipe.data.unlabeled_as != "distribution"
+            and "distribution: there is no model that labels them ahead of training",
+        }  # fmt: skip
+        for field, expectation in reasons.items():
+            if expectation:
+                expected = f"{expectation} (from: {origin} reads no models)"
+                yield recipe.problem(field, expected=expected, fix="leave it out, or write from: online")
+    if recipe.objective.matching and not (needs & CAPTURED or origin in (*RULES, "model", "adapter-off")):
+        expected = f"no matching with from: {origin}: it compares the layers of one loaded model"
+        yield recipe.problem("objective.matching", expected=expected, fix="leave it out, or write from: online")
+
+
 def _served_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem]:
     """What a server can be asked for: the likeliest tokens of a decoder's text, of one model, at temperature 1."""
-    if reference.origin != "served":
+    if "server" not in reference.needs:
         for name in ("url", "allow_host"):
             if getattr(reference, name) is not None:
                 fix = "write from: served"

@@ -37,10 +37,10 @@ def picture(card: dict[str, Any], say: Translator) -> str:
 
 def table(card: dict[str, Any]) -> Table:
     """The arms for a terminal, the best first."""
-    made = Table("arm", "steps", "seeds", "target", "source", "gain over plain", "P(better)")
+    rows = Table("arm", "steps", "seeds", "target", "source", "gain over plain", "P(better)")
     for line in card["arms"]:
         against = line["against_plain"]
-        made.add_row(
+        rows.add_row(
             escape(line["arm"]) + ("" if line["within"] else " (loses too much)"),
             f"{line['rung']:.0%}",
             str(line["seeds"]),
@@ -49,7 +49,7 @@ def table(card: dict[str, Any]) -> Table:
             "–" if not against else f"{against['gain']:+.4f} ({_range(against['interval'], '+.4f')})",
             "–" if not against else f"{against['p_better']:.2f}",
         )
-    return made
+    return rows
 
 
 def _range(pair: Sequence[float], form: str) -> str:

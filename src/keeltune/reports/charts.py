@@ -52,8 +52,8 @@ def ranges(bars: Sequence[Range], x_label: str) -> str:
     parts = [f'<line class="axis" x1="200" y1="{axis}" x2="{WIDTH - 70}" y2="{axis}"/>']
     for value, anchor in ((low, "start"), (high, "end")):
         parts.append(f'<text x="{x_of(value):.1f}" y="{axis + 16}" text-anchor="{anchor}">{value:.3g}</text>')
-    said = escape(short(x_label, 80))  # below the numbers, which a long one would cover
-    parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{axis + 34}" text-anchor="middle">{said}</text>')
+    label = escape(short(x_label, 80))  # below the numbers, which a long one would cover
+    parts.append(f'<text x="{(WIDTH + 130) / 2}" y="{axis + 34}" text-anchor="middle">{label}</text>')
     for number, (name, value, left, right) in enumerate(bars):
         y = 20 + 30 * number
         parts.append(f'<text x="190" y="{y + 4}" text-anchor="end">{escape(short(name))}</text>')
@@ -70,10 +70,10 @@ def ranges(bars: Sequence[Range], x_label: str) -> str:
 def short(name: str, letters: int = 28) -> str:
     """A name that fits beside its bar; letters of ideographic width count twice."""
     width = 0
-    for place, letter in enumerate(name):
+    for index, letter in enumerate(name):
         width += 2 if ord(letter) > 0x2E7F else 1
         if width > letters:
-            return name[: place - 1] + "…"
+            return name[: index - 1] + "…"
     return name
 
 
@@ -83,14 +83,14 @@ def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -
     left, step = 150, (WIDTH - 150) / len(columns)
     height = 34 * len(names) + 24
     parts = []
-    for place, (column, counts) in enumerate(columns.items()):
-        x = left + place * step
-        parts.append(f'<text class="t{place % 4}" x="{x:.1f}" y="14">{escape(short(column, int(step / 7)))}</text>')
+    for number, (column, counts) in enumerate(columns.items()):
+        x = left + number * step
+        parts.append(f'<text class="t{number % 4}" x="{x:.1f}" y="14">{escape(short(column, int(step / 7)))}</text>')
         for line, name in enumerate(names):
             y, share = 24 + 34 * line, counts.get(name, 0) / whole[column]
             parts.append(f'<text x="{x:.1f}" y="{y + 12}">{counts.get(name, 0)} · {100 * share:.3g} %</text>')
             end = x + share * (step - 12)
-            parts.append(f'<line class="s{place % 4} bar" x1="{x:.1f}" y1="{y + 21}" x2="{end:.1f}" y2="{y + 21}"/>')
+            parts.append(f'<line class="s{number % 4} bar" x1="{x:.1f}" y1="{y + 21}" x2="{end:.1f}" y2="{y + 21}"/>')
     for line, name in enumerate(names):
         parts.append(f'<text x="{left - 10}" y="{36 + 34 * line}" text-anchor="end">{escape(short(name, 20))}</text>')
     return _svg("".join(parts), ", ".join(columns), height)
@@ -172,15 +172,15 @@ def _apart(heights: Sequence[float], top: float, bottom: float, gap: float = 14.
     """The labels' heights, moved until none covers another and all lie within the picture, in the same order."""
     gap = min(gap, (bottom - top) / max(1, len(heights) - 1))
     order = sorted(range(len(heights)), key=lambda i: heights[i])
-    moved, least = list(heights), top
+    apart, least = list(heights), top
     for i in order:
-        moved[i] = least = max(least, heights[i])
+        apart[i] = least = max(least, heights[i])
         least += gap
     most = bottom
     for i in reversed(order):
-        moved[i] = most = min(most, moved[i])
+        apart[i] = most = min(most, apart[i])
         most -= gap
-    return moved
+    return apart
 
 
 def _axes(x_label: str, y_label: str, height: int = HEIGHT) -> str:

@@ -33,8 +33,8 @@ class Translator:
         message = Message(text, **values) if values else text
         if not isinstance(message, Message):
             return self.table.get(str(message), str(message))
-        said = {name: self._value(name, value) for name, value in message.values.items()}
-        return self.table.get(message.template, message.template).format(**said)
+        values = {name: self._value(name, value) for name, value in message.values.items()}
+        return self.table.get(message.template, message.template).format(**values)
 
     def _value(self, name: str, value: Any) -> Any:
         if isinstance(value, Message):

@@ -54,8 +54,8 @@ def _sections(run: FinishedRun, further: Sequence[str], pages: Environment) -> I
         except Exception as error:
             if section.__module__.startswith("keeltune."):
                 raise
-            said = run.say("The section {name} failed: {error}.", name=section.__name__, error=repr(error))
-            html = Markup("<p>{}</p>").format(said)
+            sentence = run.say("The section {name} failed: {error}.", name=section.__name__, error=repr(error))
+            html = Markup("<p>{}</p>").format(sentence)
         if html is not None:
             yield html
 

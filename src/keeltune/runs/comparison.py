@@ -45,7 +45,7 @@ class Side:
 
 
 def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str, Any]:
-    """The comparison as plain data; the first run is the one that the others are held against.
+    """The comparison as plain data; the first run is the baseline of the others.
 
     `language`: that of the page, `en` or `zh`; None: the runs' own where they agree, else English.
     {"task", "language", "metric", "higher_is_better", "baseline", "runs": [{"name", "folder", "method", "anchor",
@@ -58,32 +58,36 @@ def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str
         raise UserError(
             Problem("the call", "--language", shown(language), " or ".join(languages()), "name one of them")
         )
-    found = [_finished(Path(folder)) for folder in runs]
-    _comparable(found)
-    recipes = [recipe.load(one.folder / "recipe.yaml") for one in found]
-    spoken = {made.report.language for made in recipes}
-    tasks = opened_model.tasks_of(found[0].parts[0])
-    domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for one in found for f in _predictions(one, s))}
-    sides = {d: [_side(tasks[d], _predictions(one, s)) for one in found] for d, s in domains.items()}
-    sides = {domain: _drawn_alike(each) for domain, each in sides.items()}
+    finished = [_finished(Path(folder)) for folder in runs]
+    _comparable(finished)
+    recipes = [recipe.load(run.folder / "recipe.yaml") for run in finished]
+    page_languages = {loaded.report.language for loaded in recipes}
+    tasks = opened_model.tasks_of(finished[0].parts[0])
+    domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for run in finished for f in _predictions(run, s))}
+    sides = {d: [_side(tasks[d], _predictions(run, s)) for run in finished] for d, s in domains.items()}
+    sides = {domain: _with_same_clusters(of_domain) for domain, of_domain in sides.items()}
     metric = tasks["target"].metrics[0]
-    names, lines = _names([one.folder for one in found]), []
-    for place, one in enumerate(found):
-        scores = {d: _score(tasks[d], each[place], metric) for d, each in sides.items()}
-        changes = {d: against(tasks[d], each[place], each[0], metric) for d, each in sides.items()} if place else None
-        lines.append(_line(names[place], one, recipes[place], {"target": None, "source": None, **scores}, changes))
+    names, lines = _names([run.folder for run in finished]), []
+    for index, run in enumerate(finished):
+        scores = {d: _score(tasks[d], of_domain[index], metric) for d, of_domain in sides.items()}
+        changes = (
+            {d: against(tasks[d], of_domain[index], of_domain[0], metric) for d, of_domain in sides.items()}
+            if index
+            else None
+        )
+        lines.append(_line(names[index], run, recipes[index], {"target": None, "source": None, **scores}, changes))
     _holm(lines)
     higher = metric not in tasks["target"].lower_is_better
     _pareto(lines, 1.0 if higher else -1.0)
     return {
-        "task": found[0].result["task"],
-        "language": language or (spoken.pop() if len(spoken) == 1 else "en"),
+        "task": finished[0].result["task"],
+        "language": language or (page_languages.pop() if len(page_languages) == 1 else "en"),
         "metric": metric,
         "higher_is_better": higher,
         "baseline": lines[0]["name"],
         "clusters": recipes[0].evaluation.clusters,
         "runs": lines,
-        "groups": _groups(found),
+        "groups": _groups(finished),
     }
 
 
@@ -93,41 +97,44 @@ def _groups(runs: Sequence[run_folder.Run]) -> dict[str, Any]:
     {"slices": {column: {value: {"rows", "values": [score a run], "small"}}}, "gap": {column: [best − worst a run]},
     "equalised_odds": the same, "flip_rate": [a run] or null, "ece": [a run] or null}; of several seeds the best one's.
     """
-    parts = [run_folder.finished(one.parts[one.best]) or one for one in runs]
-    found = [part.result.get("bias") for part in parts]
-    known = [one for one in found if one]
-    made: dict[str, Any] = {"slices": {}, "gap": {}, "equalised_odds": {}, "flip_rate": None, "ece": None}
-    if len(known) == len(runs):
-        for column in known[0]["slices"]:
-            if not all(column in one["slices"] for one in known):
-                continue
-            groups = [one["slices"][column]["groups"] for one in known]
-            made["slices"][column] = {
-                value: {"rows": g["rows"], "values": [each[value]["value"] for each in groups], "small": g["small"]}
-                for value, g in groups[0].items()
-                if all(value in each for each in groups)
-            }
-            for name in ("gap", "equalised_odds"):
-                values = [one["slices"][column][name] for one in known]
-                if all(value is not None for value in values):
-                    made[name][column] = values
-        if all(one["counterfactual"] for one in known):
-            made["flip_rate"] = [one["counterfactual"]["flip_rate"] for one in known]
-    calibrated = [(part.result.get("calibration") or {}).get("test") for part in parts]
-    if all(calibrated):
-        made["ece"] = [one["ece"] for one in calibrated if one]
-    return made
+    parts = [run_folder.finished(run.parts[run.best]) or run for run in runs]
+    reports = [report for part in parts if (report := part.result.get("bias"))]
+    compared: dict[str, Any] = {"slices": {}, "gap": {}, "equalised_odds": {}, "flip_rate": None, "ece": None}
+    if len(reports) == len(runs):
+        for column in reports[0]["slices"]:
+            if all(column in report["slices"] for report in reports):
+                _add_column(compared, column, [report["slices"][column] for report in reports])
+        if all(report["counterfactual"] for report in reports):
+            compared["flip_rate"] = [report["counterfactual"]["flip_rate"] for report in reports]
+    calibrations = [(part.result.get("calibration") or {}).get("test") for part in parts]
+    if all(calibrations):
+        compared["ece"] = [calibration["ece"] for calibration in calibrations if calibration]
+    return compared
 
 
-def _predictions(one: run_folder.Run, split: str) -> list[Path]:
-    return [part / "predictions" / f"{split}.jsonl" for part in one.parts]
+def _add_column(compared: dict[str, Any], column: str, slices: Sequence[Mapping[str, Any]]) -> None:
+    """One column's groups of rows, of all runs."""
+    groups = [of_run["groups"] for of_run in slices]
+    compared["slices"][column] = {
+        value: {"rows": group["rows"], "values": [of_run[value]["value"] for of_run in groups], "small": group["small"]}
+        for value, group in groups[0].items()
+        if all(value in of_run for of_run in groups)
+    }
+    for name in ("gap", "equalised_odds"):
+        values = [of_run[name] for of_run in slices]
+        if all(value is not None for value in values):
+            compared[name][column] = values
+
+
+def _predictions(run: run_folder.Run, split: str) -> list[Path]:
+    return [part / "predictions" / f"{split}.jsonl" for part in run.parts]
 
 
 def _finished(folder: Path) -> run_folder.Run:
-    done = run_folder.finished(folder)
-    if done is None or not (folder / "recipe.yaml").is_file():
+    run = run_folder.finished(folder)
+    if run is None or not (folder / "recipe.yaml").is_file():
         raise UserError(Problem(str(folder), "RUN", "no finished run", "a run folder", "name one, or finish it first"))
-    return done
+    return run
 
 
 def _comparable(runs: Sequence[run_folder.Run]) -> None:
@@ -139,22 +146,21 @@ def _comparable(runs: Sequence[run_folder.Run]) -> None:
             found, expected = other.result["task"], f"{first.result['task']}, the task of {first.folder}"
             problems.append(Problem(str(other.folder), "task", found, expected, "compare runs of one task"))
         for name in ("model", "source_model"):
-            ours, theirs = (_labels(r.parts[0] / name) for r in (first, other))
-            if ours != theirs:
+            expected_labels, labels = (_labels(run.parts[0] / name) for run in (first, other))
+            if labels != expected_labels:
+                expected = f"{expected_labels}, those of {first.folder}"
                 problems.append(
-                    Problem(str(other.folder), name, f"the labels {theirs}", f"{ours}, those of {first.folder}",
+                    Problem(str(other.folder), name, f"the labels {labels}", expected,
                             "compare runs with the same labels")
                 )  # fmt: skip
         for split in DOMAINS.values():
-            ours, theirs = (r.result["data"][split] for r in (first, other))
-            if ours and theirs and ours["fingerprint"] != theirs["fingerprint"]:
-                found, expected = (
-                    f"{theirs['rows']} other rows in {split}",
-                    f"the {ours['rows']} rows of {first.folder}",
-                )
+            expected_rows, rows = (run.result["data"][split] for run in (first, other))
+            if expected_rows and rows and rows["fingerprint"] != expected_rows["fingerprint"]:
+                found = f"{rows['rows']} other rows in {split}"
+                expected = f"the {expected_rows['rows']} rows of {first.folder}"
                 problems.append(Problem(str(other.folder), split, found, expected, "score both on the same rows"))
-    for one in (one for one in runs if not one.result["data"]["test"]):
-        problems.append(Problem(str(one.folder), "test", "nothing", "test rows to compare on", "add data.test"))
+    for run in (run for run in runs if not run.result["data"]["test"]):
+        problems.append(Problem(str(run.folder), "test", "nothing", "test rows to compare on", "add data.test"))
     if problems:
         raise UserError(problems)
 
@@ -173,48 +179,48 @@ def _side(task: Task, files: Sequence[Path]) -> Side:
     return Side(scores, [table_of(task, rows) for rows in seeds], clusters)
 
 
-def _drawn_alike(sides: Sequence[Side]) -> list[Side]:
+def _with_same_clusters(sides: Sequence[Side]) -> list[Side]:
     """The same rows in the clusters that one of the runs names, so that a draw takes the same ones of all."""
     clusters = next((side.clusters for side in sides if side.clusters is not None), None)
     return [replace(side, clusters=clusters) for side in sides]
 
 
 def _value(task: Task, side: Side, metric: str) -> float:
-    each = [scores_of(task, table, intervals=False).metrics[metric] for table in side.tables]
-    return float(np.mean(each))
+    values = [scores_of(task, table, intervals=False).metrics[metric] for table in side.tables]
+    return float(np.mean(values))
 
 
-def _drawn(task: Task, side: Side, metric: str) -> np.ndarray:
+def _resampled(task: Task, side: Side, metric: str) -> np.ndarray:
     """The metric on each draw of rows; the same draws for every side of the same rows."""
-    each = [bootstrap.bootstrap(table, clusters=side.clusters) for table in side.tables]
-    return np.mean([metrics_of(task, sums)[metric] for sums in each], axis=0)
+    resampled = [bootstrap.bootstrap(table, clusters=side.clusters) for table in side.tables]
+    return np.mean([metrics_of(task, sums)[metric] for sums in resampled], axis=0)
 
 
 def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
-    interval = bootstrap.interval(_drawn(task, side, metric))
+    interval = bootstrap.interval(_resampled(task, side, metric))
     return {"value": _value(task, side, metric), "interval": list(interval), "rows": len(side.scores)}
 
 
-def against(task: Task, ours: Side, theirs: Side, metric: str) -> dict[str, Any]:
-    """The change from `theirs` to `ours`, and how likely one as large is where there is none.
+def against(task: Task, side: Side, baseline: Side, metric: str) -> dict[str, Any]:
+    """The change from `baseline` to `side`, and how likely one as large is where there is none.
 
     McNemar's test where rows stand alone, are right or wrong, and the metric is the share of right ones.
     """
-    drawn = _drawn(task, ours, metric) - _drawn(task, theirs, metric)
-    pairs = list(zip(ours.scores, theirs.scores, strict=True))
-    share = all(math.isclose(_value(task, side, metric), float(np.mean(side.scores))) for side in (ours, theirs))
-    if share and ours.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
+    resampled = _resampled(task, side, metric) - _resampled(task, baseline, metric)
+    pairs = list(zip(side.scores, baseline.scores, strict=True))
+    share = all(math.isclose(_value(task, one, metric), float(np.mean(one.scores))) for one in (side, baseline))
+    if share and side.clusters is None and all(score in (0, 1) for pair in pairs for score in pair):
         won, lost = (sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
         p = mcnemar(lost, won)
     else:
-        p = _two_sided(drawn)
-    change = _value(task, ours, metric) - _value(task, theirs, metric)
-    return {"change": change, "interval": list(bootstrap.interval(drawn)), "p": p}
+        p = _two_sided(resampled)
+    change = _value(task, side, metric) - _value(task, baseline, metric)
+    return {"change": change, "interval": list(bootstrap.interval(resampled)), "p": p}
 
 
-def _two_sided(drawn: np.ndarray) -> float:
+def _two_sided(resampled: np.ndarray) -> float:
     """Twice the smaller share of draws on one side of 0, with one draw more, so that it is never 0."""
-    sides = [(np.sum(drawn <= 0) + 1) / (len(drawn) + 1), (np.sum(drawn >= 0) + 1) / (len(drawn) + 1)]
+    sides = [(np.sum(resampled <= 0) + 1) / (len(resampled) + 1), (np.sum(resampled >= 0) + 1) / (len(resampled) + 1)]
     return float(min(1.0, 2 * min(sides)))
 
 
@@ -229,37 +235,37 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _line(
-    name: str, one: run_folder.Run, made: fields.Recipe, scores: Mapping[str, Any], against: Mapping[str, Any] | None
+    name: str, run: run_folder.Run, loaded: fields.Recipe, scores: Mapping[str, Any], against: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    objective = one.result["objective"]
+    objective = run.result["objective"]
     return {
         "name": name,
-        "folder": str(one.folder),
-        "method": one.result["method"],
-        "anchor": made.objective.anchor_on if objective["weight"] is not None else None,
+        "folder": str(run.folder),
+        "method": run.result["method"],
+        "anchor": loaded.objective.anchor_on if objective["weight"] is not None else None,
         "weight": objective["weight"],
-        "share": (one.result["budget"] or {}).get("share", (one.result["interpolation"] or {}).get("kept", 1.0)),
+        "share": (run.result["budget"] or {}).get("share", (run.result["interpolation"] or {}).get("kept", 1.0)),
         **scores,
         "against": against,
-        "seconds": one.result["training"]["seconds"],
-        "interpolation": one.result["interpolation"],
+        "seconds": run.result["training"]["seconds"],
+        "interpolation": run.result["interpolation"],
     }
 
 
 def _holm(lines: Sequence[dict[str, Any]]) -> None:
     """Holm 1979: the k-th smallest p of m times m − k + 1, never below an earlier one, at most 1; for each domain."""
     for domain in DOMAINS:
-        compared = [line["against"][domain] for line in lines if line["against"] and domain in line["against"]]
+        changes = [line["against"][domain] for line in lines if line["against"] and domain in line["against"]]
         highest = 0.0
-        for place, one in enumerate(sorted(compared, key=lambda each: each["p"])):
-            highest = max(highest, min(1.0, one["p"] * (len(compared) - place)))
-            one["p_holm"] = highest
+        for rank, change in enumerate(sorted(changes, key=lambda change: change["p"])):
+            highest = max(highest, min(1.0, change["p"] * (len(changes) - rank)))
+            change["p_holm"] = highest
 
 
 def _pareto(lines: Sequence[dict[str, Any]], sign: float) -> None:
     """Marks the runs that no other one equals in one domain and beats in the other."""
     points = [[sign * line[d]["value"] for d in DOMAINS if line[d]] for line in lines]
-    for line, mine in zip(lines, points, strict=True):
+    for line, point in zip(lines, points, strict=True):
         line["pareto"] = not any(
-            all(x >= y for x, y in zip(other, mine, strict=True)) and other != mine for other in points
+            all(x >= y for x, y in zip(other, point, strict=True)) and other != point for other in points
         )

@@ -44,7 +44,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
     after = {split: split_scores.score(job, model, split, folder / "predictions", display) for split in SCORED}
     result = results.completed(job, trainer, start.scores, after, start.teacher) | {
         "veto": start.overruled,
-        "budget": final_weights.interpolation_entry(job, trainer.training_totals.trajectory, final),
+        "budget": final_weights.budget_entry(job, trainer.training_totals.trajectory, final),
         "interpolation": final.interpolation,
     }
     if is_main_process():

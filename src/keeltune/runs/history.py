@@ -29,8 +29,8 @@ def runs(folder: Path) -> list[dict[str, Any]]:
         raise UserError(
             Problem(str(folder), "FOLDER", "no such folder", "a folder with runs in it", "correct the path")
         )
-    found = [_run(path.parent) for path in _results(folder)]
-    return sorted(found, key=lambda run: run["finished"] or "", reverse=True)
+    rows = [_run(path.parent) for path in _results(folder)]
+    return sorted(rows, key=lambda run: run["finished"] or "", reverse=True)
 
 
 def _results(folder: Path) -> Iterator[Path]:

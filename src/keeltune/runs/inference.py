@@ -16,7 +16,7 @@ from keeltune.evaluation.scores import score
 from keeltune.runs import prediction_file, run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
 from keeltune.tasks.common.example import Prediction
-from keeltune.training.preparation.encoding import encode_rows
+from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import sound_rows
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
@@ -57,7 +57,9 @@ def evaluate(
     if run := run_folder.finished(Path(model)):
         looks = test_set_looks.look(run.folder, by="evaluate", fingerprint=dataset.fingerprint(rows), rows=len(rows))
         if looks > 1:
-            display.say(f"look {looks} at these rows with this run: what was chosen by them they cannot judge")
+            display.say(
+                f"these rows were scored {looks} times with this run: they cannot judge what was chosen by them"
+            )
     return {
         "metrics": scores.metrics,
         "intervals": {name: list(pair) for name, pair in scores.intervals.items()},

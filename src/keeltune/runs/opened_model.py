@@ -19,7 +19,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.lengths import reading_length, writing_length
-from keeltune.training.preparation.prepare import find_task
+from keeltune.training.preparation.reading import find_task
 from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
 from keeltune.utils.device import this_device
@@ -142,6 +142,6 @@ def read_rows(
 ) -> tuple[list[Row], list[Problem]]:
     """A file's rows under our column names, as the run's recipe and `mapping` (our name -> the file's) name them."""
     inputs = {column.name for column in columns}
-    known = {ours: theirs for ours, theirs in opened.mapping.items() if ours in inputs}
+    known = {name: file_name for name, file_name in opened.mapping.items() if name in inputs}
     source = DataSource(file, where="the call", split="test")
     return reading.read(source, columns, {**known, **(mapping or {})})

@@ -12,6 +12,7 @@ from keeltune.evaluation.scores import Scores
 from keeltune.runs.environment import environment, peak_memory
 from keeltune.training.callbacks import means
 from keeltune.training.job import Job
+from keeltune.training.reference_choice import model_names
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.distributed import world_size
 from keeltune.utils.version import __version__
@@ -48,7 +49,7 @@ def completed(
         "objective": _objective(job, trainer),
         "reference": {
             "kind": job.reference_source.kind,
-            "models": _reference_models(job) if recipe.reference_spec() is not None else [],
+            "models": model_names(job.material),
             "cache": job.reference_source.cache,
             "reason": job.reference_source.reason,
             "gate": teacher,
@@ -112,13 +113,6 @@ def _regularizers(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
     }
     phrases = {r.name: r.phrase.format(value=values[r.name]) for r in regularizers if ":" in r.name}
     return ({"regularizers": values} if values else {}) | ({"regularizer_phrases": phrases} if phrases else {})
-
-
-def _reference_models(job: Job) -> list[str]:
-    spec = job.material.recipe.reference_spec()
-    if spec is not None and spec.origin == "served":
-        return [str(spec.model)]
-    return [files.source for files in job.material.references] or [job.material.source]
 
 
 def empty() -> dict[str, Any]:

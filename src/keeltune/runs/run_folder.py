@@ -132,14 +132,14 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
     if resume and overwrite:
         raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start over")
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    if not there.is_dir():
-        raise refuse(f"{there}, which is a file", "name another folder in `output`")
-    if not os.access(there, os.W_OK):
-        raise refuse(f"no permission to write to {there}", "name a folder that you may write to")
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not existing.is_dir():
+        raise refuse(f"{existing}, which is a file", "name another folder in `output`")
+    if not os.access(existing, os.W_OK):
+        raise refuse(f"no permission to write to {existing}", "name a folder that you may write to")
     used = folder.is_dir() and any(path.name != test_set_looks.LOOKS for path in folder.iterdir())
-    ours = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))
-    if used and overwrite and not ours:
+    is_run = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))
+    if used and overwrite and not is_run:
         raise refuse("files that no run wrote", "name another folder; --overwrite only removes runs of keeltune")
     if used and not (resume or overwrite):
         raise refuse(

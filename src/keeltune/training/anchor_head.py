@@ -33,17 +33,18 @@ class AnchorHead:
     model: Any
 
 
-def collate(old: Task, examples: Sequence[Example]) -> dict[str, Any] | None:
+def collate(anchor_task: Task, examples: Sequence[Example]) -> dict[str, Any] | None:
     """The anchored examples as the second head reads them; None where there is none."""
-    held = [unlabelled(old, example) for example in examples if example.anchored]
-    return old.collate(held) if held else None
+    anchored = [unlabelled(anchor_task, example) for example in examples if example.anchored]
+    return anchor_task.collate(anchored) if anchored else None
 
 
-def unlabelled(old: Task, example: Example) -> Example:
+def unlabelled(anchor_task: Task, example: Example) -> Example:
     """An example of the new task as one of the old head's, which has no label there."""
-    if isinstance(old, MaskedLm):
-        return old.of(example)
-    count = len(old.settings.labels) if old.settings.multi_label else example.predictions
+    if isinstance(anchor_task, MaskedLm):
+        return anchor_task.of(example)
+    settings = anchor_task.settings
+    count = len(settings.labels) if settings.multi_label else example.predictions
     return replace(example, targets=[IGNORED] * count, weights=[1.0] * count, count=None)
 
 
@@ -51,31 +52,31 @@ def make(
     material: Material, student: loading.Loaded, autocast: Callable[[], AbstractContextManager[Any]], device: str
 ) -> tuple[AnchorHead, Model]:
     """The second head on the student's body, and the reference: the same head on the source model's body."""
-    old = material.anchor_task
-    assert old is not None
-    ours, theirs = (_load(material, old) for _ in range(2))
-    body = student.model.base_model_prefix
-    if not hasattr(student.model, body) or not hasattr(ours, ours.base_model_prefix):
-        place = material.recipe.where("objective")
+    task = material.anchor_task
+    assert task is not None
+    head, reference_model = (_load(material, task) for _ in range(2))
+    prefix = student.model.base_model_prefix
+    if not hasattr(student.model, prefix) or not hasattr(head, head.base_model_prefix):
+        where = material.recipe.where("objective")
         found, expected = f"{type(student.model).__name__}, whose body stands in no module", "a body and a head apart"
-        raise UserError(Problem(place, "objective.anchor_head", found, expected, "take another architecture"))
-    shared = getattr(student.model, body)
-    setattr(ours, ours.base_model_prefix, shared)
-    ours.tie_weights()  # a decoder of masked tokens to the embeddings of this body
-    trained = {id(weight) for weight in shared.parameters()}
-    for weight in ours.parameters():
+        raise UserError(Problem(where, "objective.anchor_head", found, expected, "take another architecture"))
+    body = getattr(student.model, prefix)
+    setattr(head, head.base_model_prefix, body)
+    head.tie_weights()  # a decoder of masked tokens to the embeddings of this body
+    trained = {id(weight) for weight in body.parameters()}
+    for weight in head.parameters():
         weight.requires_grad_(id(weight) in trained)
-    for name, child in ours.named_children():
-        child.train(name == ours.base_model_prefix and student.model.training)
-    reference = Model(theirs.to(device), old.rows, autocast, forward=old.forward)
-    return AnchorHead(old, ours.to(device)), reference
+    for name, child in head.named_children():
+        child.train(name == head.base_model_prefix and student.model.training)
+    reference = Model(reference_model.to(device), task.rows, autocast, forward=task.forward)
+    return AnchorHead(task, head.to(device)), reference
 
 
-def _load(material: Material, old: Task) -> Any:
-    recipe = material.recipe
-    kind = old.auto_models[0] if isinstance(old, MaskedLm) else material.auto_model
-    head = loading.Head(old.settings.labels, old.settings.multi_label)
-    loaded = loading.load(material.source, kind, head, where=recipe.where("model"), field="model")
+def _load(material: Material, task: Task) -> Any:
+    recipe, settings = material.recipe, task.settings
+    auto_model = task.auto_models[0] if isinstance(task, MaskedLm) else material.auto_model
+    head = loading.Head(settings.labels, settings.multi_label)
+    loaded = loading.load(material.source, auto_model, head, where=recipe.where("model"), field="model")
     if loaded.fresh:
         found = f"{material.source} without the weights {', '.join(loaded.fresh[:3])}"
         fix = "take a model that was saved with them, or another anchor"

@@ -1,6 +1,6 @@
 """The epoch's plan: whole optimizer steps first, then their micro-batches.
 
-A step is a set of rows of similar length. It is chosen before anyone asks how many micro-batches or ranks will share
+A step is a set of rows of similar length. It is chosen before it is known how many micro-batches or ranks will share
 it, so the same rows meet in a step however it is cut: 4 rows, 2 × 2 accumulated and 2 ranks × 2 are the same step.
 Order is a function of (seed, epoch), the other streams' order of that and (stream, round): nothing depends on a global
 random state, and a resumed run meets the rows that the uninterrupted one would have met.
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from keeltune.tasks.common.example import Example
 
 JITTER = 0.05
-"""Lengths are multiplied by up to 1 + JITTER before sorting, so that a step's company changes from epoch to epoch."""
+"""Lengths are multiplied by up to 1 + JITTER before sorting, so that each epoch puts other rows into a step."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,16 @@ class Plan(Dataset[Any]):
 
     @property
     def anchored_per_step(self) -> float:
-        """Examples of a step, on average, on which the reference is asked."""
+        """Examples of a step, on average, on which the reference is evaluated."""
         streams = [(self.examples, float(self.step_size)), *((s.examples, s.per_step) for s in self.streams)]
         return sum(rows * sum(e.anchored or self.whole for e in examples) / len(examples) for examples, rows in streams)
 
     def anchored_examples(self) -> list[Example]:
-        """All examples on which training will ever ask the reference, each once a stream."""
+        """All examples on which training will ever evaluate the reference, each once a stream."""
         streams = [self.examples, *(stream.examples for stream in self.streams)]
-        every = [example for examples in streams for example in examples]
-        held = [example for example in every if example.anchored]
-        return every if held and self.whole else held
+        examples = [example for stream in streams for example in stream]
+        anchored = [example for example in examples if example.anchored]
+        return examples if anchored and self.whole else anchored
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -97,23 +97,24 @@ class Plan(Dataset[Any]):
         return self.steps * self.micro_batches
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        step, cut = divmod(item, self.micro_batches)
-        return self.collate(self.micro_batch(self.epoch, step, cut))
+        step, index = divmod(item, self.micro_batches)
+        return self.collate(self.micro_batch(self.epoch, step, index))
 
-    def micro_batch(self, epoch: int, step: int, cut: int) -> list[Example]:
-        """The examples of micro-batch `cut` of `step` (from 0) of `epoch`: the epoch's own, then each stream's."""
-        rows = [self.examples[i] for i in np.array_split(self._epoch_order(epoch)[step], self.micro_batches)[cut]]
+    def micro_batch(self, epoch: int, step: int, index: int) -> list[Example]:
+        """The examples of micro-batch `index` of `step` (from 0) of `epoch`: the epoch's own, then each stream's."""
+        rows = [self.examples[i] for i in np.array_split(self._epoch_order(epoch)[step], self.micro_batches)[index]]
         for number, stream in enumerate(self.streams):
-            positions = np.array_split(self._positions(stream, epoch * self.steps + step + 1), self.micro_batches)[cut]
+            positions = self._positions(stream, epoch * self.steps + step + 1)
+            positions = np.array_split(positions, self.micro_batches)[index]
             rows += [self._at(number, int(position)) for position in positions]
         return rows
 
     def _epoch_order(self, epoch: int) -> list[np.ndarray]:
         if epoch not in self._orders:
-            self._orders = {epoch: self._drawn(epoch)}
+            self._orders = {epoch: self._steps(epoch)}
         return self._orders[epoch]
 
-    def _drawn(self, epoch: int) -> list[np.ndarray]:
+    def _steps(self, epoch: int) -> list[np.ndarray]:
         return steps_of_similar_length(self._lengths, self.step_size, np.random.default_rng([self.seed, 0, epoch]))
 
     @staticmethod
@@ -123,8 +124,8 @@ class Plan(Dataset[Any]):
 
     def _at(self, number: int, position: int) -> Example:
         examples = self.streams[number].examples
-        round_number, place = divmod(position, len(examples))
-        return examples[self._stream_round(number, round_number)[place]]
+        round_number, index = divmod(position, len(examples))
+        return examples[self._stream_round(number, round_number)[index]]
 
     def _stream_round(self, number: int, round_number: int) -> np.ndarray:
         key = (number, round_number)
@@ -133,29 +134,31 @@ class Plan(Dataset[Any]):
             lengths = np.array([example.length for example in stream.examples])
             random = np.random.default_rng([self.seed, 1, *stream.name.encode(), round_number])
             order = np.empty(len(lengths), dtype=int)
-            order[np.argsort(self._company(stream, round_number), kind="stable")] = _by_length(lengths, random)
+            order[np.argsort(self._mean_step_lengths(stream, round_number), kind="stable")] = _by_length(
+                lengths, random
+            )
             earlier = {k: v for k, v in self._rounds.items() if k[0] != number or k[1] == round_number - 1}
             self._rounds = {**earlier, key: order}  # a step may reach from one round into the next
         return self._rounds[key]
 
-    def _company(self, stream: Stream, round_number: int) -> np.ndarray:
-        """For each place in a round, the mean length of the labelled rows in the step that takes it."""
+    def _mean_step_lengths(self, stream: Stream, round_number: int) -> np.ndarray:
+        """For each position of a round, the mean length of the labelled rows in the step that takes it."""
         rows, share = len(stream.examples), stream.per_step
         start = round_number * rows
         step = max(1, int(start / share) - 1)
-        found: list[float] = []
-        while len(found) < rows:
+        means: list[float] = []
+        while len(means) < rows:
             positions = self._positions(stream, step)
             inside = int(((positions >= start) & (positions < start + rows)).sum())
             if inside:
-                epoch, place = divmod(step - 1, self.steps)
-                found += [self._mean_lengths(epoch)[place]] * inside
+                epoch, index = divmod(step - 1, self.steps)
+                means += [self._mean_lengths(epoch)[index]] * inside
             step += 1
-        return np.array(found)
+        return np.array(means)
 
     def _mean_lengths(self, epoch: int) -> np.ndarray:
         if epoch not in self._means:
-            self._means = {epoch: np.array([self._lengths[rows].mean() for rows in self._drawn(epoch)])}
+            self._means = {epoch: np.array([self._lengths[rows].mean() for rows in self._steps(epoch)])}
         return self._means[epoch]
 
 
@@ -166,5 +169,5 @@ def steps_of_similar_length(lengths: np.ndarray, size: int, random: np.random.Ge
 
 
 def _by_length(lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Places from the shortest row to the longest, those of nearly the same length in random order."""
+    """Indices from the shortest row to the longest, those of nearly the same length in random order."""
     return np.argsort(lengths * random.uniform(1.0, 1.0 + JITTER, len(lengths)), kind="stable")

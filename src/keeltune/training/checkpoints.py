@@ -31,7 +31,7 @@ from keeltune.data import dataset
 from keeltune.models import model_files
 from keeltune.recipe.fields import Recipe
 from keeltune.training.job import Job, ReferenceSource
-from keeltune.training.preparation.compatibility import NEW
+from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown

@@ -17,11 +17,10 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.batch_plan import Plan
-from keeltune.training.preparation.compatibility import NEW
+from keeltune.training.lazy_reference import LazyReference
+from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import OLD, Material
 from keeltune.training.regularizers.regularizer import Regularizer
-
-ADAPTER_OFF = "adapter-off"
 
 
 @dataclass
@@ -55,12 +54,14 @@ class Job:
     def budget(self) -> tuple[str | None, float | None]:
         """The recipe's budget, `max_kl` or `max_source_drop`, and its limit."""
         rule = self.material.recipe.weight_spec()
-        held = {} if isinstance(rule, float | int) else {"max_kl": rule.max_kl, "max_source_drop": rule.max_source_drop}
-        return next(((kind, limit) for kind, limit in held.items() if limit is not None), (None, None))
+        if isinstance(rule, float | int):
+            return None, None
+        limits = {"max_kl": rule.max_kl, "max_source_drop": rule.max_source_drop}
+        return next(((kind, limit) for kind, limit in limits.items() if limit is not None), (None, None))
 
     @property
     def starts_known(self) -> bool:
-        """Whether the weights before training can be read again: none of them were drawn."""
+        """Whether the weights before training can be read again: none of them are random."""
         return not self.student.fresh and self.material.source != NEW
 
 
@@ -71,24 +72,6 @@ class ReferenceSource:
     kind: str = "none"
     reason: str | None = None
     cache: dict[str, Any] | None = None
-
-
-class LazyReference:
-    """The reference as loaded models: made when someone first asks, and let go when nobody needs it any more."""
-
-    def __init__(self, make: Callable[[], Reference | None]):
-        self._make, self._made = make, False
-        self._reference: Reference | None = None
-
-    def __call__(self) -> Reference:
-        if not self._made:
-            with torch.random.fork_rng():  # training starts from the same random state, whoever was loaded before
-                self._reference, self._made = self._make(), True
-        assert self._reference is not None
-        return self._reference
-
-    def drop(self) -> None:
-        self._reference, self._made = None, False
 
 
 @dataclass

@@ -33,27 +33,29 @@ def labelled(
     device: str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[list[Example]]:
-    """The rows' examples with the reference's answer as their label; for tasks that write, see `written`.
+    """The rows' examples with the reference's answer as their label; for tasks that write, see `target_generation`.
 
     The answer is what prediction would say: the likeliest label, a yes above ½, the likeliest legal tags, the best span
     of all strides. `encoded` holds each row's examples without labels. A prediction that the reference does not make (a
     word that it cut off) stays without a label.
     """
 
-    def ask(examples: Sequence[Example]) -> list[Prediction]:
+    def predict(examples: Sequence[Example]) -> list[Prediction]:
         batch = to_device(task.collate(examples), device)
         return task.decode(reference.rows(batch), batch)
 
-    answers = answers_of(task, encoded, ask, progress=progress)
-    made = [task.encode(task.labelled_by(row, answer)) for row, answer in zip(rows, answers, strict=True)]
+    answers = answers_of(task, encoded, predict, progress=progress)
+    relabelled = [task.encode(task.labelled_by(row, answer)) for row, answer in zip(rows, answers, strict=True)]
     return [
-        [_with_label(task, *pair) for pair in zip(old, new, strict=True)]
-        for old, new in zip(encoded, made, strict=True)
+        [_with_label(task, *pair) for pair in zip(examples, labelled_examples, strict=True)]
+        for examples, labelled_examples in zip(encoded, relabelled, strict=True)
     ]
 
 
-def _with_label(task: Task, example: Example, made: Example) -> Example:
-    """`example` with the targets of `made`, the same row read with its new label."""
-    read = task.collate([replace(example, anchored=True)])["anchored"].tolist() if task.companions else None
-    targets = made.targets if read is None else [t if r else IGNORED for t, r in zip(made.targets, read, strict=True)]
-    return replace(example, targets=targets, weights=made.weights, notes=made.notes)
+def _with_label(task: Task, example: Example, labelled_example: Example) -> Example:
+    """`example` with the targets of the same row encoded with its new label."""
+    targets = labelled_example.targets
+    if task.companions:
+        predicted = task.collate([replace(example, anchored=True)])["anchored"].tolist()
+        targets = [target if p else IGNORED for target, p in zip(targets, predicted, strict=True)]
+    return replace(example, targets=targets, weights=labelled_example.weights, notes=labelled_example.notes)

@@ -1,161 +1,195 @@
-"""Which reference a run is held near, and how its rows are put in the student's order."""
+"""Which reference a run is held near: decided here alone, from the recipe's `reference` to what answers in training.
+
+    reference.from   what answers
+    auto             what costs least and changes nothing: a finished cache, a cache that pays, the student without its
+                     adapter, else the models
+    online           the models that `reference.model` names: `model`, or `ensemble` where there are several
+    NAME             the class in that file of `objective/references/`, or my_package.my_module:Name
+
+What a class needs (`Reference.needs`) says what the run prepares for it: models, a cache, the student.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from keeltune.data.dataset import subset
-from keeltune.models import loading
-from keeltune.objective.derived_predictions import Shared
+from keeltune.models import model_files
+from keeltune.objective.references.adapter_off import AdapterOff
+from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
-from keeltune.objective.references.reference import Reference, ToRows
-from keeltune.objective.references.served import Served
+from keeltune.objective.references.reference import Need, Reference, ReferenceContext
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.tasks.common.example import Example
-from keeltune.tasks.task import Task
-from keeltune.training import anchor_head
-from keeltune.training.cache import capture, cost, identity
-from keeltune.training.job import ADAPTER_OFF, Prepared, ReferenceSource
-from keeltune.training.preparation.compatibility import no_trained_head
+from keeltune.training.cache import cost, identity
+from keeltune.training.cache.capture import capture
+from keeltune.training.cache.finished import cache_facts, find_finished, open_answers
+from keeltune.training.cache.identity import CacheRequest
+from keeltune.training.job import Prepared, ReferenceSource
 from keeltune.training.preparation.material import Material
+from keeltune.training.reference_loading import context_of
+from keeltune.utils import registry
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
+from keeltune.utils.tensor_store import Store
 
-MEASURED = 500
-"""Held-out rows at most on which a budget of divergence is measured."""
+AHEAD: frozenset[Need] = frozenset({"cache", "server"})
+"""Needs of a reference whose answers are captured ahead of training."""
 
 
-def budget_examples(material: Material) -> list[Example]:
-    """The rows on which a budget of divergence is measured, as the reference reads them: none is trained on."""
-    recipe, rule = material.recipe, material.recipe.weight_spec()
-    if isinstance(rule, float | int) or rule.max_kl is None:
+def named_models(recipe: Recipe) -> list[str]:
+    """Where the models lie that are read as the reference; none where `reference.from` needs none, or none is named."""
+    spec = recipe.reference_spec()
+    if spec is None or spec.model is None or "models" not in spec.needs:
         return []
-    splits = {"validation": recipe.anchors_target, "source_validation": recipe.anchors_source}
-    if recipe.anchors_generated:
-        drawn = [example for row in material.encoded["generated_validation"] for example in row]
-        return [replace(drawn[i], anchored=True) for i in subset(len(drawn), MEASURED)]
-    rows = [row for split, held in splits.items() if held for row in material.rows[split]]
-    chosen = [rows[i] for i in subset(len(rows), MEASURED)]
-    if material.anchor_task is not None:
-        encoded = [
-            anchor_head.unlabelled(material.anchor_task, e)
-            for row in chosen
-            for e in material.task.encode_scored(row, labelled=False)
-        ]
-        return [replace(example, anchored=True) for example in encoded]
-    encoded = [e for row in chosen for e in material.task.encode_for_all(row, scored=True)]
-    return [replace(example, anchored=True) for example in encoded]
+    names = [spec.model] if isinstance(spec.model, str) else spec.model
+    return [model_files.locate(name, recipe.path, recipe.where("reference"), "reference") for name in names]
+
+
+def is_start(recipe: Recipe, models: Sequence[str], student: str) -> bool:
+    """Whether the reference is the student as it was before training: no model is named, or the very same one.
+
+    `models`: what `named_models` returned; `student`: where the student's weights lie.
+    """
+    spec = recipe.reference_spec()
+    if spec is None or "models" not in spec.needs:
+        return False
+    return not models or (isinstance(recipe.model, str) and list(models) == [student])
+
+
+def model_names(material: Material) -> list[str]:
+    """The models of the reference as `result.json` lists them."""
+    spec = material.recipe.reference_spec()
+    if spec is None:
+        return []
+    if "models" not in spec.needs:
+        return [spec.model] if isinstance(spec.model, str) else list(spec.model or ())
+    return [files.source for files in material.references] or [material.source]
+
+
+def live_reference(recipe: Recipe, context: ReferenceContext) -> Reference:
+    """What answers before training, and in it where nothing is cached: a class by itself, or the models."""
+    spec = recipe.reference_spec()
+    assert spec is not None
+    if spec.origin not in RULES and not spec.needs & {"student", "cache"}:
+        return _class_of(spec.origin).build(context)
+    several = isinstance(spec.model, list) and len(spec.model) > 1
+    return (Ensemble if several else Model).build(context)
+
+
+@dataclass(frozen=True)
+class ReferenceChoice:
+    """What answers in training: `reference`, or what `of_student` builds when the student is complete; or nothing."""
+
+    source: ReferenceSource
+    reference: Reference | None = None
+    of_student: type[Reference] | None = None
 
 
 def choose_reference(
-    material: Material, base: Prepared, examples: Sequence[Example], decided: ReferenceSource | None, display: Display
-) -> tuple[Reference | None, ReferenceSource]:
-    """The reference, from where the recipe says, or from where it costs least and changes nothing."""
+    material: Material,
+    start: Prepared,
+    examples: Sequence[Example],
+    decided: ReferenceSource | None,
+    display: Display,
+) -> ReferenceChoice:
+    """The reference that the recipe names; for `from: auto` the one that costs least and changes nothing.
+
+    `examples`: all on which it will be evaluated. `decided`: what an earlier start of the run chose.
+    """
     spec = material.recipe.reference_spec()
     if spec is None or material.recipe.only_writes():
-        return None, ReferenceSource()
-    asked, reason = (decided.kind, decided.reason) if decided is not None else (spec.origin, None)
-    switchable = material.recipe.training.lora is not None and material.reference_is_start and spec.temperature is None
-    if asked == ADAPTER_OFF:
-        base.live_reference.drop()
-        return None, ReferenceSource(ADAPTER_OFF, reason)
+        return ReferenceChoice(ReferenceSource())
+    requested = _requested(spec, decided)
+    needs: frozenset[Need] = frozenset({"models"}) if requested in RULES else _class_of(requested).needs
+    reason = None if decided is None else decided.reason
+    if "student" in needs:
+        return _of_student(_class_of(requested), start, reason)
     unfit = cost.fits(material, examples) if examples else "nothing is held near it"
-    if unfit is not None and asked in ("cached", "served"):
+    ahead = bool(needs & AHEAD)
+    if ahead and unfit is not None:
         raise not_cacheable(material, unfit)
-    if asked in ("auto", "cached", "served") and unfit is None:
-        want = store = None
-        if asked != "auto" or identity.place(material).is_dir():  # else nothing is hashed that no one may need
-            want = identity.wanted(material, base.precision, examples)
-            store = capture.found(want)
-        pays = asked != "auto" or store is not None
-        if not pays and not switchable and world_size() == 1:
-            passes, every = material.steps * base.plan.anchored_per_step, identity.ordered(examples)
-            pays, reason = cost.worth(material, every, base.live_reference(), base.device, passes)
-        if pays:
-            if store is None:
-                want = want or identity.wanted(material, base.precision, examples)
-                store = capture.capture(want, material, base.live_reference(), base.device, display)
-            base.live_reference.drop()
-            kept = capture.opened(store, material, base.device, base.autocast)
-            return kept, ReferenceSource(kept.kind, reason, capture.facts(store))
-    if switchable and asked == "auto":
-        base.live_reference.drop()  # a copy that drew texts, perhaps
-        return None, ReferenceSource(ADAPTER_OFF, reason)
-    reference = base.live_reference()
-    return reference, ReferenceSource(reference.kind, reason or unfit)
+    switchable = material.recipe.training.lora is not None and material.reference_is_start and spec.temperature is None
+    if unfit is None and ahead:
+        request = identity.cache_request(material, start.precision, examples)
+        store = find_finished(request)
+        if store is None:
+            store = capture(request, material, start.live_reference(), start.device, display)
+        return _cached(material, start, store, _class_of(requested).kind, reason)
+    if unfit is None and requested == "auto":
+        store, reason = _filled_if_it_pays(material, start, examples, switchable, display)
+        if store is not None:
+            return _cached(material, start, store, Cached.kind, reason)
+    if switchable and requested == "auto":
+        return _of_student(AdapterOff, start, reason)
+    reference = start.live_reference()
+    return ReferenceChoice(ReferenceSource(reference.kind, reason or unfit), reference)
+
+
+def _requested(spec: ReferenceSpec, decided: ReferenceSource | None) -> str:
+    """What the recipe names; for auto, what an earlier start chose; online where a caller wants no cache.
+
+    What a run folder says names no class from outside the package: that is the recipe's to do.
+    """
+    if decided is not None and (spec.origin == "auto" or decided.kind == "online") and ":" not in decided.kind:
+        return decided.kind
+    return spec.origin
+
+
+def _class_of(name: str) -> type[Reference]:
+    reference_class: type[Reference] = registry.find("references", name)
+    return reference_class
+
+
+def _of_student(reference_class: type[Reference], start: Prepared, reason: str | None) -> ReferenceChoice:
+    start.live_reference.drop()  # a copy that labelled rows or wrote texts, perhaps
+    return ReferenceChoice(ReferenceSource(reference_class.kind, reason), of_student=reference_class)
+
+
+def _cached(material: Material, start: Prepared, store: Store, kind: str, reason: str | None) -> ReferenceChoice:
+    start.live_reference.drop()
+    context = context_of(material, start.live_reference.models, start.autocast, start.device)
+    answers = open_answers(store, material, start.device, start.autocast)
+    cached = Cached.build(replace(context, cache=lambda: replace(answers, kind=kind)))
+    return ReferenceChoice(ReferenceSource(kind, reason, cache_facts(store)), cached)
+
+
+def _filled_if_it_pays(
+    material: Material, start: Prepared, examples: Sequence[Example], switchable: bool, display: Display
+) -> tuple[Store | None, str | None]:
+    """A finished cache, or one that is filled here as that saves time, with the reason; or None.
+
+    `switchable`: a student with an adapter gives its start for nothing.
+    """
+    request: CacheRequest | None = None
+    if identity.cache_folder(material).is_dir():  # else nothing is hashed that no one may need
+        request = identity.cache_request(material, start.precision, examples)
+        if (store := find_finished(request)) is not None:
+            return store, None
+    if switchable or world_size() > 1:
+        return None, None
+    passes, unique = material.steps * start.plan.anchored_per_step, identity.ordered(examples)
+    pays, reason = cost.worth(material, unique, start.live_reference(), start.device, passes)
+    if not pays:
+        return None, reason
+    request = request or identity.cache_request(material, start.precision, examples)
+    return capture(request, material, start.live_reference(), start.device, display), reason
 
 
 def not_cacheable(material: Material, reason: str) -> UserError:
     """Why no cache can stand for this recipe's reference."""
-    place, fix = material.recipe.where("reference"), "write from: online"
-    return UserError(Problem(place, "reference.from", reason, "answers that stay the same from epoch to epoch", fix))
+    where, fix = material.recipe.where("reference"), "write from: online"
+    return UserError(Problem(where, "reference.from", reason, "answers that stay the same from epoch to epoch", fix))
 
 
-def load_reference(
-    material: Material, student: loading.Loaded, autocast: Callable[[], AbstractContextManager[Any]], device: str
-) -> Reference | None:
-    recipe, task = material.recipe, material.task
+def uncached_class(recipe: Recipe) -> str | None:
+    """Why `keeltune cache` cannot fill a cache ahead of this reference; None where it can."""
     spec = recipe.reference_spec()
-    if spec is None:
+    if spec is None or spec.origin in RULES or _class_of(spec.origin) in (Model, Ensemble):
         return None
-    if spec.origin == "served":
-        assert isinstance(spec.model, str) and spec.url is not None
-        choices = identity.choices_of(material)
-        tokenizer = task.tokenizer
-        return Served(
-            spec.url,
-            spec.model,
-            min(spec.k, choices),
-            vocabulary=choices,
-            spell=lambda i: str(tokenizer.decode([i], clean_up_tokenization_spaces=False)),
-            allow_host=spec.allow_host or "",
-        )
-    if material.reference_is_start:
-        require_trained_head(student, recipe.where("method"))
-        own, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)
-        return Model(own, task.rows, autocast, forward=task.forward, temperature=temperature)
-    members = []
-    for files, temperature in zip(material.references, spec.temperatures(len(material.references)), strict=True):
-        loaded = loading.load(
-            files.source,
-            files.auto_model,
-            loading.Head(files.names, task.settings.multi_label),
-            where=recipe.where("reference"),
-            field="reference",
-            reads=task.reads,
-        )
-        require_trained_head(loaded, recipe.where("reference"))
-        reader = files.reader or task
-        if files.reader is not None:
-            reader.processor = loaded.processor
-        order = [files.names.index(name) for name in task.settings.labels]
-        to_rows = on_shared_ids(reordered(reader, order), files.shared, device)
-        forward = reader.forward
-        members.append(Model(loaded.model.to(device), to_rows, autocast, files.companion, forward, temperature))
-    return members[0] if len(members) == 1 else Ensemble(members, spec.weight)
-
-
-def reordered(task: Task, order: list[int]) -> ToRows:
-    """The task's `rows`, for a model that lists the labels in another order."""
-    if order == sorted(order):
-        return task.rows
-    return lambda outputs, batch: task.rows(outputs, batch, order)
-
-
-def on_shared_ids(to_rows: ToRows, ids: Sequence[int] | None, device: str) -> ToRows:
-    """`to_rows` of a reference that is compared with the student on these token ids alone."""
-    if ids is None:
-        return to_rows
-    kept = capture.kept_choices(ids, device)
-    assert kept is not None
-    return lambda outputs, batch: Shared(to_rows(outputs, batch), kept)
-
-
-def require_trained_head(loaded: loading.Loaded, where: str) -> None:
-    if loaded.fresh:
-        raise UserError(no_trained_head(loaded.source, loaded.fresh, where))
+    if spec.needs & AHEAD or spec.needs >= {"models", "student"}:  # before training the models answer
+        return None
+    return f"{spec.origin}, whose answers have no identity by which a cache could be told from another"

@@ -43,8 +43,8 @@ class TextStore:
 
     def __init__(self, recipe: Recipe, identity: dict[str, Any], name: str):
         self.identity = identity
-        place = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        self.file = recipe.folder / ".cache" / place / name
+        folder = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.file = recipe.folder / ".cache" / folder / name
         self.texts: dict[str, Any] = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -53,14 +53,14 @@ class TextStore:
         first, *lines = self.file.read_text(encoding="utf-8").split("\n")  # a text may hold U+2028
         if first != json.dumps(self.identity, sort_keys=True):
             return {}
-        found = {}
+        texts = {}
         for line in lines:
             try:
                 entry = json.loads(line)
             except ValueError:  # the last line of a run that was killed
                 continue
-            found[entry["key"]] = entry["text"]
-        return found
+            texts[entry["key"]] = entry["text"]
+        return texts
 
     @contextmanager
     def adding(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
@@ -81,10 +81,10 @@ class TextStore:
 
 
 class SampledTexts(TextStore):
-    """Texts that the source model draws from itself, as token ids: what stands for a source domain that is not at hand.
+    """Texts sampled from the source model itself, as token ids: what stands for a source domain that is not at hand.
 
-    A decoder of text draws from nothing, its first token alone; other models draw an answer to each row's input. They
-    carry D alone. Source: replay of generated text, Sun, Ho, Lee 2020, LAMOL, https://arxiv.org/abs/1909.03329.
+    A decoder of text samples from nothing, its first token alone; other models sample an answer to each row's input.
+    They carry D alone. Source: replay of generated text, Sun, Ho, Lee 2020, LAMOL, https://arxiv.org/abs/1909.03329.
     """
 
     def __init__(self, recipe: Recipe, task: Task, source: str):
@@ -102,26 +102,26 @@ class SampledTexts(TextStore):
         super().__init__(recipe, identity, "drawn.jsonl")
         self.task, self.seed = task, recipe.seed
 
-    def draw(
+    def sample(
         self, model: Any, openings: Sequence[Example], device: str, autocast: Autocast, progress: Callable[[int], None]
     ) -> list[Example]:
-        """The openings with what is drawn behind them; ids that are in the file are not drawn again."""
+        """The openings with what is sampled behind them; ids that are in the file are not sampled again."""
         missing = [example for example in openings if example.key not in self.texts]
         with self.adding() as add, in_eval_mode(model), torch.inference_mode(), torch.random.fork_rng():
-            for places in by_length(missing, BATCH):
-                asked = [missing[i] for i in places]
-                first = hashlib.sha256(f"{self.seed}:{asked[0].key}".encode()).digest()
+            for indices in by_length(missing, BATCH):
+                batch = [missing[i] for i in indices]
+                first = hashlib.sha256(f"{self.seed}:{batch[0].key}".encode()).digest()
                 torch.manual_seed(int.from_bytes(first[:7], "big"))
                 with autocast():
-                    found = self.task.sample_ids(model, asked, device)
-                add({example.key: ids for example, ids in zip(asked, found, strict=True)})
-                progress(len(asked))
-        made = []
+                    sampled = self.task.sample_ids(model, batch, device)
+                add({example.key: ids for example, ids in zip(batch, sampled, strict=True)})
+                progress(len(batch))
+        examples = []
         for example in openings:
             ids = self.texts[example.key]
             content = hashlib.sha256(json.dumps([example.key, ids]).encode()).hexdigest()
-            made.append(replace(self.task.answered(example, ids), key=content))
-        return [example for example in made if example.predictions]
+            examples.append(replace(self.task.answered(example, ids), key=content))
+        return [example for example in examples if example.predictions]
 
 
 class TeacherTargets(TextStore):
@@ -157,13 +157,13 @@ class TeacherTargets(TextStore):
         missing = list(unique.items())
         examples = [self.writer.encode_scored(row, labelled=False)[0] for _, row in missing]
         with self.adding() as add, in_eval_mode(model), torch.inference_mode():
-            for places in by_length(examples, BATCH):
+            for indices in by_length(examples, BATCH):
                 with autocast():
                     count = CANDIDATES if self.interpolated else 1
-                    found = self.writer.candidates(model, [examples[i] for i in places], device, count)
-                asked = [missing[place] for place in places]
-                add({key: self._chosen(texts, row) for (key, row), texts in zip(asked, found, strict=True)})
-                progress(len(places))
+                    candidates = self.writer.candidates(model, [examples[i] for i in indices], device, count)
+                batch = [missing[i] for i in indices]
+                add({key: self._chosen(texts, row) for (key, row), texts in zip(batch, candidates, strict=True)})
+                progress(len(indices))
 
     def _chosen(self, texts: Sequence[str], row: Row) -> str:
         if not self.interpolated:
@@ -188,8 +188,8 @@ class TeacherTargets(TextStore):
         examples: list[Example] = []
         for row in rows:
             answered = self._answered(row)
-            made = self.task.encode_for_all(answered)
-            if not learnt or any(True for _ in self.task.row_faults(answered, made)):
-                made = [replace(e, targets=[IGNORED] * len(e.targets)) for e in made]
-            examples += made
+            encoded = self.task.encode_for_all(answered)
+            if not learnt or any(True for _ in self.task.row_faults(answered, encoded)):
+                encoded = [replace(e, targets=[IGNORED] * len(e.targets)) for e in encoded]
+            examples += encoded
         return examples

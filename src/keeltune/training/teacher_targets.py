@@ -1,19 +1,15 @@
-"""What the reference does ahead of training: it writes texts, gives labels, draws texts of its own."""
+"""What the reference does ahead of training: it writes texts, gives labels, samples texts of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
-
 from keeltune.models import loading
-from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
-from keeltune.objective.references.reference import Reference
+from keeltune.objective.references.reference import Autocast
 from keeltune.training import pseudo_labels
+from keeltune.training.lazy_reference import LazyReference
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.training.preparation.material import Material
-from keeltune.training.preparation.prepare import needs_text, without_targets
+from keeltune.training.preparation.task_checks import needs_text, without_targets
 from keeltune.training.target_generation import SampledTexts, TeacherTargets
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem, UserError
@@ -21,55 +17,50 @@ from keeltune.utils.progress import Display
 
 
 def write_targets(
-    material: Material,
-    live: Callable[[], Reference],
-    autocast: Callable[[], AbstractContextManager[Any]],
-    device: str,
-    display: Display,
+    material: Material, reference: LazyReference, autocast: Autocast, device: str, display: Display
 ) -> None:
     """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack."""
     recipe, task = material.recipe, material.task
-    origin = recipe.generation.targets
-    unwritten = needs_text(recipe, task, material.encoded["unlabeled"])
-    mute = task.generates and without_targets(material.encoded["source_unlabeled"])
-    wanted = {
-        "unlabeled": material.rows["unlabeled"] if unwritten else [],
-        "source_unlabeled": material.rows["source_unlabeled"] if mute else [],
-        "train": material.rows["train"] if origin != "data" else [],
+    writer = recipe.generation.targets
+    unlabeled = needs_text(recipe, task, material.encoded["unlabeled"])
+    source = task.generates and without_targets(material.encoded["source_unlabeled"])
+    unwritten = {
+        "unlabeled": material.rows["unlabeled"] if unlabeled else [],
+        "source_unlabeled": material.rows["source_unlabeled"] if source else [],
+        "train": material.rows["train"] if writer != "data" else [],
     }
-    own = ReferenceFiles(material.source, [], None, None, material.auto_model)
-    files = material.references[0] if material.references else own
-    if recipe.reference_spec() is None or not task.generates or not any(wanted.values()):
+    if recipe.reference_spec() is None or not task.generates:
         return
-    for split, rows in wanted.items():
+    start = ReferenceFiles(material.source, [], None, None, material.auto_model)
+    files = material.references[0] if material.references else start
+    for split, rows in unwritten.items():
         if not rows:
             continue
-        interpolated = split == "train" and origin == "interpolated"
-        targets = TeacherTargets(recipe, task, files, interpolated)
+        targets = TeacherTargets(recipe, task, files, split == "train" and writer == "interpolated")
         missing = len({targets.key(row) for row in rows} - targets.texts.keys())
         if missing and world_size() > 1:
             found, expected = f"{missing} texts of {split} that the teacher has not written", "all of them in its file"
             fix = "start once with one process (it may be stopped when training begins), then with several"
             raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, fix))
         if missing:
-            teacher = _writer(live)
+            teacher = _writing_model(material, reference)
             with display.bar(f"the teacher writes {split}", missing) as advance:
                 targets.write(teacher.model, rows, device, autocast, advance)
         learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
         material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
 
 
-def _writer(live: Callable[[], Reference]) -> Model:
-    """Who writes: the reference's model, of several the first."""
-    reference = live()
-    teacher = reference.members[0] if isinstance(reference, Ensemble) else reference
-    assert isinstance(teacher, Model)
-    return teacher
+def _writing_model(material: Material, reference: LazyReference) -> Model:
+    """The model that writes: the reference's, of several the first."""
+    if models := reference.models():
+        return models[0]
+    recipe, spec = material.recipe, material.recipe.reference_spec()
+    found = f"from: {spec.origin if spec else None}, which reads no model"
+    expected, fix = "a model that writes the texts that these rows lack", "write from: online, or give them their texts"
+    raise UserError(Problem(recipe.where("reference"), "reference.from", found, expected, fix))
 
 
-def label(
-    material: Material, live: Callable[[], Reference], student: loading.Loaded, device: str, display: Display
-) -> None:
+def label(material: Material, reference: LazyReference, student: loading.Loaded, device: str, display: Display) -> None:
     """The reference's choices as labels of the rows that have none, where the recipe wants them so."""
     recipe, task = material.recipe, material.task
     if recipe.data.unlabeled_as == "distribution" or recipe.reference_spec() is None or task.generates:
@@ -77,19 +68,15 @@ def label(
     for split in (name for name in ("unlabeled", "augmented") if material.rows[name]):
         encoded = material.encoded[split]
         with display.bar(f"the reference labels {split}", sum(map(len, encoded))) as advance:
-            made = pseudo_labels.labelled(task, live(), material.rows[split], encoded, device=device, progress=advance)
-        material.encoded[split] = made
-        task.annotate(student.model.config, [example for row in made for example in row])
+            labelled = pseudo_labels.labelled(
+                task, reference(), material.rows[split], encoded, device=device, progress=advance
+            )
+        material.encoded[split] = labelled
+        task.annotate(student.model.config, [example for row in labelled for example in row])
 
 
-def draw(
-    material: Material,
-    live: Callable[[], Reference],
-    autocast: Callable[[], AbstractContextManager[Any]],
-    device: str,
-    display: Display,
-) -> None:
-    """Texts drawn from the source model itself, in the place of a source domain's: one for each training row."""
+def sample(material: Material, reference: LazyReference, autocast: Autocast, device: str, display: Display) -> None:
+    """Texts sampled from the source model itself, in the place of a source domain's: one for each training row."""
     recipe, task = material.recipe, material.task
     if not recipe.anchors_generated:
         return
@@ -104,8 +91,9 @@ def draw(
     if world_size() > 1:
         raise refuse("several processes", "one, which draws the texts", "start with one process")
     source = material.references[0].source if material.references else material.source
-    drawn, openings, teacher = SampledTexts(recipe, task, source), task.openings(material.rows["train"]), _writer(live)
+    texts, openings = SampledTexts(recipe, task, source), task.openings(material.rows["train"])
+    teacher = _writing_model(material, reference)
     with display.bar("the source model draws texts", len(openings)) as advance:
-        made = [[example] for example in drawn.draw(teacher.model, openings, device, autocast, advance)]
-    share = max(1, len(made) // 10)  # not trained on: a budget of divergence is measured there
-    material.encoded |= {"generated": made[share:], "generated_validation": made[:share]}
+        examples = [[example] for example in texts.sample(teacher.model, openings, device, autocast, advance)]
+    share = max(1, len(examples) // 10)  # not trained on: a budget of divergence is measured there
+    material.encoded |= {"generated": examples[share:], "generated_validation": examples[:share]}

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+LONG = 0.3
+"""Seconds of timing after which another product tells nothing new: bf16 without hardware takes half a second each."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -31,14 +34,17 @@ def choose_precision(requested: str, device: str, world_size: int = 1) -> str:
 
 @cache  # once a process: all its runs come to the same answer
 def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: int = 5) -> float:
-    """The best of a few timed products [size, size] @ [size, size]; one before them is not counted."""
+    """The best of a few timed products [size, size] @ [size, size], fewer where they take long; one before them is not
+    counted."""
     a = torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
+    best, begun = float("inf"), time.perf_counter()
     for repeat in range(repeats + 1):
         start = time.perf_counter()
         (a @ a)[0, 0].item()
         if repeat:
             best = min(best, time.perf_counter() - start)
+            if time.perf_counter() - begun > LONG:
+                break
     return best
 
 

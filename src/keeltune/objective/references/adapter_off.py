@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from keeltune.objective.predictions import Rows
-from keeltune.objective.references.reference import Autocast, Batch, Forward, Reference, ToRows, call
+from keeltune.objective.references.reference import (
+    Autocast,
+    Batch,
+    Forward,
+    Need,
+    Reference,
+    ReferenceContext,
+    ToRows,
+    call,
+)
 from keeltune.utils.device import in_eval_mode
 
 
@@ -19,12 +28,17 @@ class AdapterOff(Reference):
     """
 
     kind = "adapter-off"
+    needs: ClassVar[frozenset[Need]] = frozenset({"models", "student"})
 
     def __init__(self, model: Any, to_rows: ToRows, autocast: Autocast = nullcontext, forward: Forward = call):
         self.model = model  # a peft.PeftModel
         self.to_rows = to_rows
         self.autocast = autocast
         self.forward = forward
+
+    @classmethod
+    def build(cls, context: ReferenceContext) -> AdapterOff:
+        return cls(context.student, context.to_rows, context.autocast, context.forward)
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:

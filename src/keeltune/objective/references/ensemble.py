@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from keeltune.objective.derived_predictions import Mixture
 from keeltune.objective.predictions import Rows
-from keeltune.objective.references.reference import Batch, Reference
+from keeltune.objective.references.reference import Batch, Need, Reference, ReferenceContext
 
 
 class Ensemble(Reference):
@@ -16,6 +17,7 @@ class Ensemble(Reference):
     """
 
     kind = "ensemble"
+    needs: ClassVar[frozenset[Need]] = frozenset({"models"})
 
     def __init__(self, members: Sequence[Reference], weights: Sequence[float] | None = None):
         if not members:
@@ -27,6 +29,10 @@ class Ensemble(Reference):
             )
         self.members = list(members)
         self.log_weights = [math.log(weight / sum(weights)) for weight in weights]
+
+    @classmethod
+    def build(cls, context: ReferenceContext) -> Ensemble:
+        return cls(context.models(), context.fields.get("weight"))
 
     def rows(self, batch: Batch) -> Rows:
         return Mixture([member.rows(batch) for member in self.members], self.log_weights)

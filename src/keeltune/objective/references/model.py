@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from keeltune.objective.derived_predictions import Tempered
 from keeltune.objective.predictions import Rows
-from keeltune.objective.references.reference import Autocast, Batch, Forward, Reference, ToRows, call
+from keeltune.objective.references.reference import (
+    Autocast,
+    Batch,
+    Forward,
+    Need,
+    Reference,
+    ReferenceContext,
+    ToRows,
+    call,
+)
 
 
 class Model(Reference):
@@ -20,6 +29,7 @@ class Model(Reference):
     """
 
     kind = "model"
+    needs: ClassVar[frozenset[Need]] = frozenset({"models"})
 
     def __init__(
         self,
@@ -37,6 +47,11 @@ class Model(Reference):
         self.forward = forward
         self.temperature = temperature
 
+    @classmethod
+    def build(cls, context: ReferenceContext) -> Reference:
+        (model,) = context.models()
+        return model
+
     def rows(self, batch: Batch) -> Rows:
         return self.read(self.outputs(batch), batch)
 
@@ -44,13 +59,13 @@ class Model(Reference):
     def outputs(self, batch: Batch) -> Any:
         """All that the model returns for the batch."""
         with self.autocast():
-            return self.forward(self.model, self._own(batch))
+            return self.forward(self.model, self._encoding_of(batch))
 
     @torch.no_grad()
     def read(self, outputs: Any, batch: Batch) -> Rows:
         """The predictions in what `outputs` returned."""
-        rows = self.to_rows(outputs, self._own(batch))
+        rows = self.to_rows(outputs, self._encoding_of(batch))
         return rows if self.temperature == 1.0 else Tempered(rows, self.temperature)
 
-    def _own(self, batch: Batch) -> Batch:
+    def _encoding_of(self, batch: Batch) -> Batch:
         return batch if self.entry is None else batch[self.entry]

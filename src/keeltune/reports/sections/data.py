@@ -44,7 +44,7 @@ class Data(Section):
 <p class="soft">{{ lengths }}</p>
 {% if not audit.shared %}<p>{{ _("No input of an evaluation is in another split.") }}</p>{% endif %}
 {% for w in audit.warnings[:shown_warnings] -%}
-<p>{{ _("warning: {found}. Mend: {mend}.", found=w.found, mend=w.mend) -}}
+<p>{{ _("warning: {found}. Fix: {mend}.", found=w.found, mend=w.mend) -}}
 {% if w.where not in w.found %} <span class="soft">{{ w.where }}</span>{% endif %}</p>
 {% endfor %}
 {% if audit.warnings|length > shown_warnings -%}

@@ -1,1 +1,1 @@
-"""The reference's distributions, computed once and kept: what is asked, what it costs, what it belongs to."""
+"""The reference's distributions, computed once and kept: in what form, at what cost, and whose they are."""

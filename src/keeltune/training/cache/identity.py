@@ -27,11 +27,14 @@ EXACT = 1024
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a recipe wants to have in its cache: whose answers, to which examples, in which folder."""
+class CacheRequest:
+    """What a recipe wants to have in its cache: whose answers, in what form, to which examples, in which folder.
+
+    `form`: {"form", "dtype", and for top-k or auto "k", "temperature"}; `contents`: what is read of each example.
+    """
 
     identity: dict[str, Any]
-    asked: dict[str, Any]
+    form: dict[str, Any]
     folder: Path
     examples: list[Example]
     contents: dict[str, bytes]
@@ -42,24 +45,24 @@ class Wanted:
         return f"make it anew with: {self.command} --overwrite; or name another folder in reference.cache"
 
 
-def wanted(material: Material, precision: str, examples: Iterable[Example]) -> Wanted:
+def cache_request(material: Material, precision: str, examples: Iterable[Example]) -> CacheRequest:
     """The cache of these examples under this recipe; `examples` are all that training will meet."""
     recipe, spec = material.recipe, material.recipe.reference_spec()
     assert spec is not None
-    every = ordered(examples)
-    asked = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
+    unique = ordered(examples)
+    form = {"form": spec.form, "k": spec.k, "dtype": spec.dtype, "temperature": recipe.objective.temperature}
     choices = choices_of(material)
-    if spec.origin == "served":
-        asked |= {"form": "top-k"}
+    if "server" in spec.needs:
+        form |= {"form": "top-k"}
     elif spec.form in ("full", "hidden") or (spec.form == "auto" and choices <= EXACT):
-        asked = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
+        form = {"form": "full" if spec.form == "auto" else spec.form, "dtype": spec.dtype}
     identity = identity_of(material, precision)
-    contents = {example.key: content_of(example) for example in every}
-    told = "".join(sorted(f"{key} {content.hex()}" for key, content in contents.items()))
-    identity["examples"] = hashlib.sha256(told.encode()).hexdigest()  # two sets of rows are two caches
-    name = hashlib.sha256(canonical([identity, asked]).encode()).hexdigest()[:16]
-    folder = place(material) if spec.cache else place(material) / name
-    return Wanted(identity, asked, folder, every, contents, f"keeltune cache {recipe.where()}")
+    contents = {example.key: content_of(example) for example in unique}
+    listing = "".join(sorted(f"{key} {content.hex()}" for key, content in contents.items()))
+    identity["examples"] = hashlib.sha256(listing.encode()).hexdigest()  # two sets of rows are two caches
+    name = hashlib.sha256(canonical([identity, form]).encode()).hexdigest()[:16]
+    folder = cache_folder(material) if spec.cache else cache_folder(material) / name
+    return CacheRequest(identity, form, folder, unique, contents, f"keeltune cache {recipe.where()}")
 
 
 def ordered(examples: Iterable[Example]) -> list[Example]:
@@ -68,7 +71,7 @@ def ordered(examples: Iterable[Example]) -> list[Example]:
     return sorted(unique.values(), key=lambda e: (e.length, e.key))
 
 
-def place(material: Material) -> Path:
+def cache_folder(material: Material) -> Path:
     """Where this recipe's cache lies, or the folder of all of them where it names none; no digest is needed for it."""
     recipe, spec = material.recipe, material.recipe.reference_spec()
     assert spec is not None
@@ -80,7 +83,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
     recipe, settings, task = material.recipe, material.task.settings, material.task
     spec = recipe.reference_spec()
     assert spec is not None
-    served = [{"served": spec.model}] if spec.origin == "served" else []
+    served = [] if "models" in spec.needs else [{spec.origin: spec.model}]
     sources = [files.source for files in material.references] or ([] if served else [material.source])
     layers = getattr(recipe.model, "layers", None) if material.reference_is_start else None
     tokenizer = task.tokenizer

@@ -1,88 +1,103 @@
-"""Rows to examples, and what becomes of rows that cannot be encoded."""
+"""The third step of a preparation: rows become examples, as the student and each reference read them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
 from keeltune.data.dataset import Row
-from keeltune.data.row_problems import RowProblem
+from keeltune.models import processors, surgery
+from keeltune.models.lora import adapter_problem
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import StudentFrom
 from keeltune.tasks.common.example import Example
-from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
-from keeltune.training.preparation.material import LEARNT, OLD, SCORED
-from keeltune.utils.errors import Problem, UserError
-from keeltune.utils.messages import Message
+from keeltune.training.matching_terms import matching_problems
+from keeltune.training.preparation.anchor_task import anchor_task_of
+from keeltune.training.preparation.compatibility import (
+    ComparedStudent,
+    ReferenceFiles,
+    companions_of,
+    compatible_references,
+)
+from keeltune.training.preparation.labelling import Labelled
+from keeltune.training.preparation.lengths import reading_length, writing_length
+from keeltune.training.preparation.problem_log import ProblemLog
+from keeltune.training.preparation.reading import Reading
+from keeltune.training.preparation.row_encoding import encode_splits
+from keeltune.training.preparation.splits import emptied_splits
+from keeltune.training.preparation.task_checks import task_problems
+from keeltune.training.regularization import regularizer_problems
+from keeltune.utils.errors import UserError
 
 
-def encode_splits(
-    task: Task, rows: dict[str, list[Row]], old: Task | None = None
-) -> tuple[dict[str, list[list[Example]]], list[RowProblem]]:
-    """Each split's rows as examples; rows that this model cannot take leave `rows`, with their problems.
+@dataclass(frozen=True)
+class Encoded:
+    """The rows that the student can take, and their examples.
 
-    `old` encodes the rows of a source domain that has labels of its own.
+    task          as the student reads and writes it, with the companions that references need
+    references    the models of the reference that are compared with the student
+    anchor_task   the task of the second head, which encodes the scored rows of the source domain; or None
     """
-    encoded: dict[str, list[list[Example]]] = {}
-    problems: list[RowProblem] = []
-    for name, split in rows.items():
-        reader = old if old is not None and name in OLD else task
-        rows[name], encoded[name], faulty = encode_rows(reader, split, partial(encode_row, reader, split=name))
-        problems += faulty
-    return encoded, problems
+
+    task: Task
+    references: list[ReferenceFiles]
+    anchor_task: Task | None
+    rows: dict[str, list[Row]]
+    examples: dict[str, list[list[Example]]]
 
 
-def encode_rows(
-    task: Task, rows: Sequence[Row], encode: Callable[[Row], list[Example]]
-) -> tuple[list[Row], list[list[Example]], list[RowProblem]]:
-    """The rows that this model can take, their examples, and the problems of the others."""
-    taken: list[Row] = []
-    encoded: list[list[Example]] = []
-    problems: list[RowProblem] = []
-    for row in rows:
-        found: list[Problem | Fault] = []
-        examples: list[Example] = []
-        try:
-            examples = encode(row)
-            found += task.row_faults(row, examples)
-        except UserError as error:  # of this row alone, such as a recording too short to be heard
-            found += error.problems
-        problems += [row_problem(row, fault) for fault in found]
-        if not found:
-            taken.append(row)
-            encoded.append(examples)
-    return taken, encoded, problems
+def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog) -> Encoded:
+    """Compares the references with the student and encodes every row. Needs a `reading` without errors."""
+    config, processor, auto_model = reading.student.config, reading.student.processor, reading.student.auto_model
+    assert reading.source is not None and auto_model is not None
+    settings = _settings(recipe, reading.task_class, labelled, config, processor, auto_model)
+    _check_surgery(recipe, config, auto_model)
+    processors.prepare_tokenizer(config, processor)  # rows are encoded with the padding token that training will have
+    student = ComparedStudent(recipe, reading.task_class, processor, settings, labelled.rows)
+    references = compatible_references(student, [] if reading.reference_is_start else reading.reference_models)
+    log.notices += [files.notice for files in references if files.notice]
+    task = reading.task_class(processor, settings, companions_of(references))
+    log.errors += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
+    anchor_task = None
+    if recipe.objective.anchor_head != "task":
+        anchor_task = anchor_task_of(recipe, task, labelled.choice.head, reading.source)
+    rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task)
+    log.add_of_rows(faulty)
+    if log.skips_rows:
+        log.errors += emptied_splits(recipe, rows, faulty)
+    return Encoded(task, references, anchor_task, rows, examples)
 
 
-def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:
-    """A fault as a problem of its row."""
-    place = f"{row.file}:{row.line}"
-    return RowProblem(
-        place, fault.field, fault.found, fault.expected, fault.fix, fault.kind, file=row.file, line=row.line
+def _settings(
+    recipe: Recipe, task_class: type[Task], labelled: Labelled, config: Any, processor: Any, auto_model: str
+) -> Settings:
+    where, languages = recipe.where("max_length"), recipe.languages
+    max_length = reading_length(recipe.max_length, config, processor, task_class, auto_model, where)
+    return Settings(
+        labelled.choice.names,
+        max_length,
+        recipe.data.multi_label,
+        labelled.class_weights,
+        config,
+        auto_model,
+        writing_length(recipe.target_max_length, config, max_length),
+        recipe.prompt,
+        (languages.source, languages.target) if languages else None,
+        recipe.generation.beams,
+        recipe.generation.max_new_tokens,
+        tuple(recipe.evaluation.metrics),
+        recipe.evaluation.metric,
     )
 
 
-def encode_row(task: Task, row: Row, split: str) -> list[Example]:
-    """A row's examples, with the encodings that other readers of the same row need where it is trained on."""
-    if split in SCORED:
-        return task.encode_scored(row)
-    return task.encode_for_all(row, labelled=split in LEARNT)
-
-
-def field_of(split: str) -> str:
-    """The recipe's field that names a split's file."""
-    if split == "source":
-        return "data.source.test"
-    return f"data.source.{split.removeprefix('source_')}" if split.startswith("source_") else f"data.{split}"
-
-
-def truncation_warning(split: str, cut: int, total: int, max_length: int | None, recipe: Recipe) -> Problem:
-    template = "{cut} of {all} rows of {split} ({share:.1%}) are longer than {most} tokens and are cut"
-    return Problem(
-        recipe.where(field_of(split)),
-        split,
-        Message(template, cut=cut, all=total, split=Message(split), share=cut / total, most=max_length),
-        Message("rows that fit"),
-        Message("raise max_length if the model allows it, or shorten the texts; what is cut is not read"),
-        severity="warning",
-    )
+def _check_surgery(recipe: Recipe, config: Any, auto_model: str) -> None:
+    """Whether the layers that the recipe keeps are there, and the modules that get an adapter."""
+    if isinstance(recipe.model, StudentFrom):
+        where = recipe.where("model.layers")
+        surgery.student_config(config, auto_model, recipe.model.layers, where, "model.layers")
+    if lora := recipe.training.lora:
+        where = recipe.where("training.lora.target_modules")
+        if problem := adapter_problem(config, auto_model, lora.target_modules, where):
+            raise UserError(problem)

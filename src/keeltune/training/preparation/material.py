@@ -25,7 +25,16 @@ LEARNT = ("train", "source_train")
 
 @dataclass
 class Material:
-    """Everything a run reads, checked and encoded; no weights."""
+    """Everything a run reads, checked and encoded; no weights.
+
+    source, config, auto_model, processor   the student's: where its weights lie, and how it is loaded and read
+    new_head             whether its head does not have these labels and is initialised anew
+    reference_is_start   whether the reference is the student as it was before training
+    rows, encoded        each split's rows, and their examples row by row
+    references           the models of the reference, where they are others
+    anchor_task          the task of the second head (`objective.anchor_head`), or None
+    notices, warnings, skipped   what users should know; what is doubtful; faults of rows that were left out
+    """
 
     recipe: Recipe
     task: Task
@@ -67,15 +76,15 @@ class Material:
     def stream_ratios(self) -> dict[str, float]:
         """The splits whose rows join the labelled ones, with their rows per labelled row."""
         mix = self.recipe.data.mix
-        shares = {
+        ratios = {
             "unlabeled": mix.unlabeled,
             "augmented": mix.augmented,
             "source_unlabeled": mix.source_unlabeled,
             "source_train": mix.source,
         }
         alone = () if self.rows["train"] else ("unlabeled",)  # which then define the epoch
-        found = {split: share for split, share in shares.items() if self.rows.get(split) and split not in alone}
-        return found | ({"generated": mix.source_unlabeled} if self.encoded.get("generated") else {})
+        present = {split: ratio for split, ratio in ratios.items() if self.rows.get(split) and split not in alone}
+        return present | ({"generated": mix.source_unlabeled} if self.encoded.get("generated") else {})
 
     @property
     def micro_batches(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from keeltune.data import reading
 from keeltune.data.columns import Column
@@ -15,8 +15,9 @@ from keeltune.data.sources import DataSource
 from keeltune.recipe.data_fields import Source
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
-from keeltune.training.preparation.encoding import field_of, row_problem
 from keeltune.training.preparation.material import Material
+from keeltune.training.preparation.problem_log import ProblemLog
+from keeltune.training.preparation.row_encoding import field_of, row_problem
 from keeltune.utils.errors import Problem, UserError, shown
 
 
@@ -26,39 +27,18 @@ def task_columns(task_class: type[Task], multi_label: bool) -> list[Column]:
 
 
 def read_splits(
-    recipe: Recipe, task_class: type[Task], columns: Sequence[Column], problems: list[Problem]
-) -> tuple[dict[str, list[Row]], list[Problem]]:
-    """Every split's rows; the problems that stop the run go to `problems`, those of skipped rows are returned."""
-    spec = recipe.data
-    skipped: list[Problem] = []
-    mapped_in_vain = isinstance(spec.labels, dict) and labels_of(task_class) is not None
-    if mapped_in_vain:
+    recipe: Recipe, task_class: type[Task], columns: Sequence[Column], log: ProblemLog
+) -> dict[str, list[Row]]:
+    """Every split's rows; problems go to `log`, those of rows that are skipped among the skipped ones."""
+    spec, read = recipe.data, SplitReader(recipe, task_class, columns, log)
+    if read.maps_in_vain:
         found, expected = "a map from names to names", "a list of names: only a column `label` can be mapped"
-        place = recipe.where("data.labels")
-        problems.append(Problem(place, "data.labels", found, expected, "rename them in the data", "labels mapped"))
-
-    def read(value: str | None, where: str, split: str, labelled: bool = True) -> list[Row]:
-        if value is None:
-            return []
-        source = DataSource(value, recipe.path, recipe.where(where), split, spec.format)
-        found, faults = reading.read(source, columns, spec.columns, labelled=labelled)
-        for fault in faults:
-            if fault.severity == "error":
-                skip = spec.bad_rows == "skip" and is_row_problem(fault)
-                (skipped if skip else problems).append(fault)
-        found, faulty = sound_rows(task_class, found, labelled=labelled)
-        (skipped if spec.bad_rows == "skip" else problems).extend(faulty)
-        old = recipe.objective.anchor_head == "source" and where.startswith("data.source.")  # of other labels
-        if isinstance(spec.labels, dict) and labelled and not mapped_in_vain and not old:
-            found, unknown = apply_label_map(found, spec.labels)
-            (skipped if spec.bad_rows == "skip" else problems).extend(unknown)
-        return found
-
-    rows = {
+        where, fix = recipe.where("data.labels"), "rename them in the data"
+        log.errors.append(Problem(where, "data.labels", found, expected, fix, "labels mapped"))
+    validation = spec.validation if isinstance(spec.validation, str) else None
+    return {
         "train": read(spec.train, "data.train", "train"),
-        "validation": read(spec.validation, "data.validation", "validation")
-        if isinstance(spec.validation, str)
-        else [],
+        "validation": read(validation, "data.validation", "validation"),
         "test": read(spec.test, "data.test", "test"),
         "unlabeled": read(spec.unlabeled, "data.unlabeled", "train", labelled=False),
         "source": read(spec.source.test, "data.source.test", "test"),
@@ -67,7 +47,39 @@ def read_splits(
         "source_validation": read(spec.source.validation, "data.source.validation", "validation"),
         "augmented": [],
     }
-    return rows, skipped
+
+
+@dataclass(frozen=True)
+class SplitReader:
+    """Reads one split: its rows, those taken out that the task finds fault with, labels mapped as the recipe says."""
+
+    recipe: Recipe
+    task_class: type[Task]
+    columns: Sequence[Column]
+    log: ProblemLog
+
+    @property
+    def maps_in_vain(self) -> bool:
+        """Whether the recipe maps the names of labels that are no column of their own."""
+        return isinstance(self.recipe.data.labels, dict) and labels_of(self.task_class) is not None
+
+    def __call__(self, value: str | None, field: str, split: str, labelled: bool = True) -> list[Row]:
+        """The rows of what `field` of the recipe names; `split`: which part of it, where it holds several."""
+        if value is None:
+            return []
+        spec, log = self.recipe.data, self.log
+        source = DataSource(value, self.recipe.path, self.recipe.where(field), split, spec.format)
+        rows, faults = reading.read(source, self.columns, spec.columns, labelled=labelled)
+        for fault in faults:
+            if fault.severity == "error":
+                (log.skipped if log.skips_rows and is_row_problem(fault) else log.errors).append(fault)
+        rows, faulty = sound_rows(self.task_class, rows, labelled=labelled)
+        log.add_of_rows(faulty)
+        old_labels = self.recipe.objective.anchor_head == "source" and field.startswith("data.source.")
+        if isinstance(spec.labels, dict) and labelled and not self.maps_in_vain and not old_labels:
+            rows, unknown = apply_label_map(rows, spec.labels)
+            log.add_of_rows(unknown)
+        return rows
 
 
 def sound_rows(
@@ -77,9 +89,9 @@ def sound_rows(
     sound: list[Row] = []
     problems: list[RowProblem] = []
     for row in rows:
-        found = [row_problem(row, fault) for fault in task_class.faults(row, labelled=labelled)]
-        problems += found
-        if not found:
+        faults = [row_problem(row, fault) for fault in task_class.faults(row, labelled=labelled)]
+        problems += faults
+        if not faults:
             sound.append(row)
     return sound, problems
 
@@ -98,13 +110,13 @@ def emptied_splits(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence
 
 
 def require_enough_rows(material: Material) -> None:
-    rows, cuts = len(material.main_stream), material.micro_batches
-    if rows < cuts:
+    rows, micro_batches = len(material.main_stream), material.micro_batches
+    if rows < micro_batches:
         raise UserError(
             Problem(
                 material.recipe.where("training.gradient_accumulation_steps"),
                 "training.gradient_accumulation_steps",
-                f"{rows} training rows for {cuts} micro-batches a step",
+                f"{rows} training rows for {micro_batches} micro-batches a step",
                 "at least one row for each micro-batch",
                 "lower gradient_accumulation_steps or the number of processes, or add rows",
             )

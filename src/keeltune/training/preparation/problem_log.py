@@ -1,0 +1,47 @@
+"""What a preparation finds wrong, and what users should know: everything in the order in which it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from keeltune.utils.errors import Problem, UserError
+
+T = TypeVar("T")
+
+
+@dataclass
+class ProblemLog:
+    """`errors` stop the run, `warnings` do not; `skipped` are faults of rows that the recipe's `bad_rows` leaves out.
+
+    `skips_rows`: whether it leaves them out (`bad_rows: skip`).
+    """
+
+    skips_rows: bool
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        """Each by its severity."""
+        self.errors += [problem for problem in problems if problem.severity == "error"]
+        self.warnings += [problem for problem in problems if problem.severity == "warning"]
+
+    def add_of_rows(self, problems: Sequence[Problem]) -> None:
+        """Errors of single rows, which are left out or stop the run."""
+        (self.skipped if self.skips_rows else self.errors).extend(problems)
+
+    def collect(self, step: Callable[[], T]) -> T | None:
+        """What `step` returns; None, and its problems among the errors, where it raises UserError."""
+        try:
+            return step()
+        except UserError as error:
+            self.errors += error.problems
+            return None
+
+    def raise_errors(self) -> None:
+        """UserError with all errors so far, where there are any."""
+        if self.errors:
+            raise UserError(self.errors)

@@ -1,0 +1,107 @@
+"""The first step of a preparation: what a recipe names is found and read. Nothing is labelled or compared yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keeltune.data.columns import Column
+from keeltune.data.dataset import Row
+from keeltune.models import initialization, loading, model_files, processors
+from keeltune.recipe.fields import Recipe
+from keeltune.recipe.model_fields import NewModel, StudentFrom
+from keeltune.recipe.reference_validation import class_faults
+from keeltune.tasks.task import Task
+from keeltune.training.preparation.head_compatibility import NEW
+from keeltune.training.preparation.problem_log import ProblemLog
+from keeltune.training.preparation.splits import read_splits, task_columns
+from keeltune.training.preparation.variants import why_no_variants
+from keeltune.training.reference_choice import is_start, named_models
+from keeltune.utils import registry
+from keeltune.utils.errors import Problem, UserError, shown
+
+
+@dataclass(frozen=True)
+class StudentFiles:
+    """The student's configuration and processor, and the class that loads it; each None where it cannot be read."""
+
+    config: Any = None
+    processor: Any = None
+    auto_model: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a recipe names, as it was read.
+
+    source               where the student's weights lie; NEW for random ones; None where that is nowhere
+    reference_models     where the reference's lie
+    reference_is_start   whether the reference is the student as it was before training
+    rows                 those of each split, faults of single rows taken out
+    """
+
+    task_class: type[Task]
+    columns: Sequence[Column]
+    source: str | None
+    student: StudentFiles
+    reference_models: list[str]
+    reference_is_start: bool
+    rows: dict[str, list[Row]]
+
+
+def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None]) -> Reading:
+    """Finds the models and reads rows, configurations and processors; what fails goes to `log`."""
+    task_class = find_task(recipe.task, recipe.where("task"))
+    if problems := list(class_faults(recipe)):
+        raise UserError(problems)
+    columns = task_columns(task_class, recipe.data.multi_label)
+    if recipe.data.augment and (reason := why_no_variants(task_class)):
+        where, expected = recipe.where("data.augment"), f"no variants of texts for {recipe.task}: {reason}"
+        log.errors.append(Problem(where, "data.augment", shown("augment"), expected, "leave it out"))
+    progress("reading models")
+    source = log.collect(lambda: _locate_student(recipe))
+    reference_models = log.collect(lambda: named_models(recipe)) or []
+    progress("reading data")
+    rows = read_splits(recipe, task_class, columns, log)
+    student = _read_student(recipe, task_class, source, rows["train"], log)
+    from_start = source is not None and is_start(recipe, reference_models, source)
+    return Reading(task_class, columns, source, student, reference_models, from_start, rows)
+
+
+def find_task(name: str, where: str, field_name: str = "task") -> type[Task]:
+    """The task `name` stands for; UserError where there is none, or where its module cannot be imported."""
+    try:
+        task_class: type[Task] = registry.find("tasks", name)
+    except (LookupError, ImportError, AttributeError) as error:
+        known = ", ".join(registry.names("tasks"))
+        raise UserError(
+            Problem(where, field_name, shown(name), f"a task ({known}) or my_package.my_module:MyTask", str(error))
+        ) from error
+    return task_class
+
+
+def _locate_student(recipe: Recipe) -> str:
+    if isinstance(recipe.model, NewModel):
+        return NEW
+    name = recipe.model.teacher if isinstance(recipe.model, StudentFrom) else recipe.model
+    return model_files.locate(name, recipe.path, recipe.where("model"), "model")
+
+
+def _read_student(
+    recipe: Recipe, task_class: type[Task], source: str | None, train: Sequence[Row], log: ProblemLog
+) -> StudentFiles:
+    """`train`: the rows on which a new model's tokenizer is trained."""
+    spec, where = recipe.model, recipe.where("model")
+    config = processor = auto_model = None
+    if isinstance(spec, NewModel):
+        config, processor = log.collect(lambda: initialization.files(spec, recipe, task_class, train)) or (None, None)
+    elif source is not None:
+        config = log.collect(lambda: loading.read_config(source, where, "model"))
+        processor = log.collect(lambda: processors.read_processor(source, where, "model", task_class.reads))
+    if config is not None:
+        auto_model = log.collect(lambda: loading.pick(task_class.auto_models, config, where, "model"))
+    if isinstance(spec, NewModel) and auto_model is not None:
+        class_name = auto_model
+        log.collect(lambda: initialization.check(config, class_name, recipe.where("model.new")))
+    return StudentFiles(config, processor, auto_model)

@@ -1,0 +1,75 @@
+"""Rows to examples, and what becomes of rows that cannot be encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from keeltune.data.dataset import Row
+from keeltune.data.row_problems import RowProblem
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.task import Task
+from keeltune.training.preparation.material import LEARNT, OLD, SCORED
+from keeltune.utils.errors import Problem, UserError
+
+
+def encode_splits(
+    task: Task, rows: Mapping[str, list[Row]], anchor_task: Task | None = None
+) -> tuple[dict[str, list[Row]], dict[str, list[list[Example]]], list[RowProblem]]:
+    """The rows of each split that this model can take, their examples, and the problems of the others.
+
+    `anchor_task` encodes the rows of a source domain that has labels of its own.
+    """
+    taken: dict[str, list[Row]] = {}
+    encoded: dict[str, list[list[Example]]] = {}
+    problems: list[RowProblem] = []
+    for name, split in rows.items():
+        reader = anchor_task if anchor_task is not None and name in OLD else task
+        taken[name], encoded[name], faulty = encode_rows(reader, split, partial(encode_row, reader, split=name))
+        problems += faulty
+    return taken, encoded, problems
+
+
+def encode_rows(
+    task: Task, rows: Sequence[Row], encode: Callable[[Row], list[Example]]
+) -> tuple[list[Row], list[list[Example]], list[RowProblem]]:
+    """The rows that this model can take, their examples, and the problems of the others."""
+    taken: list[Row] = []
+    encoded: list[list[Example]] = []
+    problems: list[RowProblem] = []
+    for row in rows:
+        faults: list[Problem | Fault] = []
+        examples: list[Example] = []
+        try:
+            examples = encode(row)
+            faults += task.row_faults(row, examples)
+        except UserError as error:  # of this row alone, such as a recording too short to be heard
+            faults += error.problems
+        problems += [row_problem(row, fault) for fault in faults]
+        if not faults:
+            taken.append(row)
+            encoded.append(examples)
+    return taken, encoded, problems
+
+
+def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:
+    """A fault as a problem of its row."""
+    where = f"{row.file}:{row.line}"
+    return RowProblem(
+        where, fault.field, fault.found, fault.expected, fault.fix, fault.kind, file=row.file, line=row.line
+    )
+
+
+def encode_row(task: Task, row: Row, split: str) -> list[Example]:
+    """A row's examples, with the encodings that other readers of the same row need where it is trained on."""
+    if split in SCORED:
+        return task.encode_scored(row)
+    return task.encode_for_all(row, labelled=split in LEARNT)
+
+
+def field_of(split: str) -> str:
+    """The recipe's field that names a split's file."""
+    if split == "source":
+        return "data.source.test"
+    return f"data.source.{split.removeprefix('source_')}" if split.startswith("source_") else f"data.{split}"

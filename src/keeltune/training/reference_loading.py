@@ -1,0 +1,96 @@
+"""The models of a reference, loaded, their predictions put in the student's order; and what a reference is built of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+from keeltune.models import loading
+from keeltune.objective.derived_predictions import Shared
+from keeltune.objective.references.model import Model
+from keeltune.objective.references.reference import Autocast, Reference, ReferenceContext, ToRows
+from keeltune.tasks.task import Task
+from keeltune.training.cache.finished import selected
+from keeltune.training.cache.identity import choices_of
+from keeltune.training.preparation.compatibility import ReferenceFiles
+from keeltune.training.preparation.head_compatibility import no_trained_head
+from keeltune.training.preparation.material import Material
+from keeltune.utils.errors import UserError
+
+
+def load_models(material: Material, student: loading.Loaded, autocast: Autocast, device: str) -> list[Model]:
+    """The models that `reference.model` names, frozen; or a copy of the student, which has not been trained yet."""
+    recipe, task = material.recipe, material.task
+    spec = recipe.reference_spec()
+    assert spec is not None
+    if material.reference_is_start:
+        require_trained_head(student, recipe.where("method"))
+        start, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)
+        return [Model(start, task.rows, autocast, forward=task.forward, temperature=temperature)]
+    temperatures = spec.temperatures(len(material.references))
+    return [
+        _load_model(material, files, temperature, autocast, device)
+        for files, temperature in zip(material.references, temperatures, strict=True)
+    ]
+
+
+def _load_model(
+    material: Material, files: ReferenceFiles, temperature: float, autocast: Autocast, device: str
+) -> Model:
+    recipe, task = material.recipe, material.task
+    loaded = loading.load(
+        files.source,
+        files.auto_model,
+        loading.Head(files.names, task.settings.multi_label),
+        where=recipe.where("reference"),
+        field="reference",
+        reads=task.reads,
+    )
+    require_trained_head(loaded, recipe.where("reference"))
+    reader = files.reader or task
+    if files.reader is not None:
+        reader.processor = loaded.processor
+    order = [files.names.index(name) for name in task.settings.labels]
+    to_rows = on_shared_ids(reordered(reader, order), files.shared, device)
+    return Model(loaded.model.to(device), to_rows, autocast, files.companion, reader.forward, temperature)
+
+
+def reordered(task: Task, order: list[int]) -> ToRows:
+    """The task's `rows`, for a model that lists the labels in another order."""
+    if order == sorted(order):
+        return task.rows
+    return lambda outputs, batch: task.rows(outputs, batch, order)
+
+
+def on_shared_ids(to_rows: ToRows, ids: Sequence[int] | None, device: str) -> ToRows:
+    """`to_rows` of a reference that is compared with the student on these token ids alone."""
+    shared = selected(ids, device)
+    if shared is None:
+        return to_rows
+    return lambda outputs, batch: Shared(to_rows(outputs, batch), shared)
+
+
+def require_trained_head(loaded: loading.Loaded, where: str) -> None:
+    if loaded.fresh:
+        raise UserError(no_trained_head(loaded.source, loaded.fresh, where))
+
+
+def context_of(
+    material: Material, models: Callable[[], Sequence[Reference]], autocast: Autocast, device: str
+) -> ReferenceContext:
+    """What this run has for the reference that its recipe names; the student and the cache come later."""
+    recipe, task = material.recipe, material.task
+    spec, tokenizer = recipe.reference_spec(), task.tokenizer
+    assert spec is not None
+    writes = task.choices == "tokens"
+    return ReferenceContext(
+        spec.model_dump(by_alias=True),
+        choices_of(material),
+        task.rows,
+        list(task.settings.labels),
+        task.forward,
+        autocast,
+        device,
+        (lambda i: str(tokenizer.decode([i], clean_up_tokenization_spaces=False))) if writes else None,
+        models,
+    )
