@@ -170,7 +170,9 @@ def test_only_our_own_names_are_translated(finished, tmp_path):
 def test_kinds_of_the_users_own_terms_are_not_translated(finished, tmp_path):
     flips = {"rows": 2, "flips": 1, "flip_rate": 0.5, "interval": [0.1, 0.9], "mean_change": 0.1}
     found = {"terms": "built in", **flips, "by_kind": {"name": flips, "all": flips}, "examples": []}
+    found["examples"].append({"row": 7, "text": "he", "before": "yes", "changed": "she", "after": "no"})
     page = with_groups(finished, tmp_path, {}, "zh", counterfactual=found)
+    assert "第 7 行：“he” yes → “she” no" in page.text
     assert {"全部", "姓名"} <= set(page.words)
     assert "内置" in page.text
     text = (tmp_path / "recipe.yaml").read_text("utf-8")
@@ -190,7 +192,7 @@ def test_a_comparison_and_a_domains_table_leave_the_users_names(finished, tmp_pa
     card["groups"]["slices"] = {"name": {"long": made}, "length": {"long": made, "short": made}}
     card["groups"]["gap"] = {"name": [0.1, 0.1], "length": [0.2, 0.2]}
     words = check_page(comparison_page.page(card)).text
-    for said in ("name：long", "长度：长", "name：最好组", "长度：最好组"):
+    for said in ("p 值（Holm）", "name：long", "长度：长", "name：最好组", "长度：最好组"):
         assert said in words
     shared = {"name": {"red": changed}, "length": {"long": changed, "short": changed}}
     assert group_names(shared, "sentiment-analysis", localization.translator("zh")).value("name", "red") == "red"
@@ -199,9 +201,11 @@ def test_a_comparison_and_a_domains_table_leave_the_users_names(finished, tmp_pa
     by_label = {"yes": changed | {"interval": None}}
     domain = {"split": "source", "metric": "accuracy", "metrics": metrics, "by_label": by_label, "slices": shared}
     domain |= {"rows": 30, "clusters": None, "retention": 1.0, "mcnemar": None, "lost": [], "won": 0}
-    result["forgetting"] = {"source": domain, "control": None, "target": None, "gap": None,
+    control = domain | {"split": "source_validation"}
+    result["forgetting"] = {"source": domain, "control": control, "target": None, "gap": None,
                             "divergence": {"source": None, "target": None}}  # fmt: skip
     text = (finished.folder / "recipe.yaml").read_text("utf-8")
     (tmp_path / "recipe.yaml").write_text(text.replace("language: en", "language: zh"), encoding="utf-8")
     words = check_page(run_page.page(tmp_path, result)).words
     assert {"name（源域）", "red", "长度（源域）", "长", "标签（源域）", "yes"} <= set(words)
+    assert {"源域：准确率", "对照集：准确率", "+0.000（行数太少）"} <= set(words)

@@ -20,7 +20,7 @@ class ExchangedTerms(Section):
 <td class="n">{{ "%.3f"|format(f.mean_change) }}</td></tr>
 {% endfor %}</table>
 {% for e in examples -%}
-<p>{{ _("row") }} {{ e.row }}: “{{ e.text }}” {{ e.before }} → “{{ e.changed }}” {{ e.after }}</p>
+<p>{{ _("row {n}: ", n=e.row) }}“{{ e.text }}” {{ e.before }} → “{{ e.changed }}” {{ e.after }}</p>
 {% endfor %}
 <p class="soft">{{ explained }}</p>
 """

@@ -33,7 +33,7 @@ class Forgetting(Section):
 <td class="n">{{ g.rows if g.rows is not none else "–" }}</td><td class="n">{{ "%.3f"|format(g.before) }}</td>
 <td class="n">{{ "%.3f"|format(g.after) }}</td><td class="n">{{ "%+.3f"|format(g.change) }}
 {%- if g.get("interval") %} ({{ interval(g.interval, "%+.3f") }})
-{%- elif "interval" in g %} ({{ too_few }}){% endif %}</td></tr>
+{%- elif "interval" in g %}{{ _(" ") }}{{ _("({inner})", inner=too_few) }}{% endif %}</td></tr>
 {% endfor %}</table>
 {% endfor %}
 {% if lost %}<p>{{ _("Rows of the source domain that were right and are wrong now ({shown} of {all}):",
