@@ -220,7 +220,9 @@ def test_a_reference_from_outside_the_package_trains_and_is_reported(given, refe
     assert [name.rsplit("/", 1)[-1] for name in result["models"]] == models
     assert run.result["objective"]["divergence"] > 1e-4
     assert f"reference: {kind}" in (run.folder / "model" / "README.md").read_text()
-    assert reference["from"] in (run.folder / "report.html").read_text()
+    page = (run.folder / "report.html").read_text()
+    assert reference["from"] in page
+    assert f"The reference was {kind}." in page
     again = kt.train(recipe.from_dict({**values, "reference": reference, "output": kind}, folder), display=QUIET,
                      resume=True)  # fmt: skip
     assert again.result["reference"] == result

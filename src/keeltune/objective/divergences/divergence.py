@@ -3,6 +3,7 @@
 A divergence is a function `name(student, reference, *, parameter=default)`. Both arguments are log-probabilities
 [N, C] of one dtype, which is kept (the objective upcasts half precision before it calls); the result is [N], in nats.
 It is ≥ 0, and 0 where the two agree. A choice impossible for both (−inf, −inf: a padded span) adds 0, never NaN.
+Its docstring has the formula, and after `Source: ` where it comes from.
 Each file is at once a valid `objective.divergence`; `tests/contract/test_contract.py` holds every one to this page.
 """
 

@@ -15,6 +15,10 @@ METHODS = {
 }
 
 
+OURS = frozenset({None, "none", "model", "ensemble", "adapter-off", "cached", "served"})
+"""Kinds of reference that the method's sentence is true of: a teacher, or the source-domain model."""
+
+
 def findings(result: Mapping[str, Any]) -> list[str]:
     """The method, and the regularisers where there were any."""
     training = result["training"] or {}
@@ -23,7 +27,13 @@ def findings(result: Mapping[str, Any]) -> list[str]:
         _regularizer(name, value, phrases.get(name)) for name, value in (training.get("regularizers") or {}).items()
     ]
     regularized = [Message("Regularised by: {parts}.", parts=joined(parts, ", "))] if parts else []
-    return [METHODS[result["method"]], *regularized]
+    return [METHODS[result["method"]], *_own_reference(result), *regularized]
+
+
+def _own_reference(result: Mapping[str, Any]) -> list[str]:
+    """What stood in the reference's place, where it is neither a model nor a model's answers."""
+    kind = (result["reference"] or {}).get("kind")
+    return [] if kind in OURS else [Message("The reference was {name}.", name=kind)]
 
 
 def _regularizer(name: str, value: Any, phrase: str | None) -> str:

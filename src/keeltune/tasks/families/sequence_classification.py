@@ -30,7 +30,7 @@ class SequenceClassification(Task):
     scored_by: ClassVar[tuple[type[Metric], ...]] = (Classification,)
     pipeline = "text-classification"
     separate_head = True
-    whole_texts = ("text", "text_pair")
+    whole_texts: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     columns = (
         Column("text", "text"),
         Column("text_pair", "text", required=False),

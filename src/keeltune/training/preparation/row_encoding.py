@@ -1,4 +1,4 @@
-"""Rows to examples, and what becomes of rows that cannot be encoded."""
+"""Each split's rows to examples (how is the task's: `Task.encode`), and what becomes of rows that cannot be."""
 
 from __future__ import annotations
 
