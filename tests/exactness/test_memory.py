@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from keeltune.objective import predictions
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import SLICE, Dense, Projected
 from keeltune.objective.references.ensemble import Ensemble
@@ -25,10 +26,10 @@ WRITERS = ("marian", "llama", "gemma2")
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory):
-    """`bench(kind, n)`: (student, teacher, task, a batch of about n predictions) with V = 50,048."""
+    """`bench(kind, n)`: (student, teacher, task, a batch of about n predictions) with a vocabulary of 50,048."""
     folder = tmp_path_factory.mktemp("memory")
 
-    def make(kind: str, n: int) -> tuple[Any, Any, Any, dict[str, Any]]:
+    def make(kind: str, n: int, vocabulary: int = VOCABULARY) -> tuple[Any, Any, Any, dict[str, Any]]:
         if kind in WRITERS:
             (model, task), rows = writers.writer(kind), writers.rows()
         elif kind in speakers.KINDS:
@@ -38,7 +39,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory):
         else:
             (model, task), rows = captioners.captioner(kind), captioners.rows(folder, 4)
         part = model.decoder if kind in captioners.ENCODER_DECODERS else model
-        part.resize_token_embeddings(VOCABULARY, mean_resizing=False)
+        part.resize_token_embeddings(vocabulary, mean_resizing=False)
         if hasattr(model, "final_logits_bias"):  # zero when new; Marian's checkpoints have one
             model.final_logits_bias.normal_()
         examples = [replace(e, anchored=True) for row in rows for e in task.encode(row)]
@@ -88,10 +89,12 @@ def test_peak_memory_of_a_step_does_not_grow_with_n_times_v(bench, kind):
     assert large < 3 * many * one
 
 
-@pytest.mark.slow  # whole steps in float64 with a vocabulary of 50,048, sliced and dense
 @pytest.mark.parametrize("kind", ["marian", "gemma2", "whisper", "speech_to_text", "vit gpt2"])
-def test_value_and_gradient_are_those_of_all_logits(bench, kind):
-    model, teacher, task, batch = bench(kind, 400)
+def test_value_and_gradient_are_those_of_all_logits(bench, kind, monkeypatch):
+    """In float64; an eighth of the vocabulary and of a slice's numbers, so that there are as many slices as above."""
+    monkeypatch.setattr(predictions, "SLICE", SLICE // 8)
+    monkeypatch.setattr(lm_head, "LARGE", lm_head.LARGE // 8)
+    model, teacher, task, batch = bench(kind, 400, VOCABULARY // 8)
     model, teacher = model.double(), teacher.double()
     inputs = {k: v.double() if v.is_floating_point() else v for k, v in batch["inputs"].items()}
     batch = {**batch, "inputs": inputs}
