@@ -130,10 +130,10 @@ def _size(folder: Path, encoder: str, share: float | None, console: Console) -> 
     reason = "as asked"
     if share is None:
         demo_data.write(folder / "data", **size_of(min(SHARES)).rows)
-        trained, scored = timed(recipe.from_dict(next(iter(recipes(encoder).values())), folder))
-        share = choose_share(trained, scored)
-        decision = {"chosen by": "speed", "rows trained a second": 1 / trained, "rows scored a second": 1 / scored}
-        reason = f"this machine trains on {1 / trained:.0f} rows/s and scores {1 / scored:.0f} rows/s"
+        speed = timed(recipe.from_dict(next(iter(recipes(encoder).values())), folder))
+        share = choose_share(speed)
+        decision = {"chosen by": "speed", "seconds": asdict(speed), "expected seconds": speed.seconds(share)}
+        reason = f"this machine trains on {1 / speed.trained:.0f} rows/s and scores {1 / speed.scored:.0f} rows/s"
     size = size_of(share)
     files.write_json(folder / "demo.json", {**decision, **asdict(size)})
     console.print(f"{share:.0%} of the demo's rows: {reason} (the same again: keeltune demo --share {share:g})")

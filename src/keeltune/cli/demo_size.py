@@ -1,18 +1,20 @@
 """How many rows the demo takes: all where the machine is quick, else the share of them that fits into its time.
 
-    seconds(share) = FIXED + share · (TRAINED · a + SCORED · b)
+    seconds(share) = FIXED + UPDATES · c + share · (TRAINED · a + SCORED · b)
 
-a: seconds a row of a training step, b: of a forward pass, both timed on the first rows with the model that is trained;
-TRAINED and SCORED: the rows that all runs of the whole demo train on and score, in rows of the whole model. Fewer rows
-are cut into smaller batches, so that the number of steps stays nearly what it is.
+a: seconds a row of forward and backward passes in training, b: of forward passes in float32, as rows are scored, c: of
+an update of the weights; all are timed on rows of the demo, with the model that it trains. TRAINED and SCORED: the rows
+of the whole demo's runs, in rows of that model; UPDATES: their steps. Fewer rows are cut into smaller batches, so that
+the number of steps stays nearly what it is.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +35,12 @@ MARGIN = 0.85
 FIXED = 45.0
 """Seconds that no share changes: imports, models loaded and saved, the optimizer's updates, reports."""
 
-TRAINED, SCORED = 13_700, 29_500
+TRAINED, SCORED, UPDATES = 13_700, 29_500, 320
 
 SHARES = (1.0, 0.5, 1 / 3, 0.25, 0.2, 1 / 6, 0.125, 1 / 12)
 """The last is taken however long it is."""
 
-REPEATS = 5
+REPEATS = 3
 """Timed passes, of which the quickest counts, after one that does not."""
 
 
@@ -70,49 +72,58 @@ def size_of(share: float) -> DemoSize:
     return DemoSize(share, rows(1200), rows(400), rows(1600), rows(200), rows(400), batch_size)
 
 
-def choose_share(seconds_trained: float, seconds_scored: float) -> float:
-    """The largest share that the timed seconds a row allow."""
-    whole = TRAINED * seconds_trained + SCORED * seconds_scored
-    return next((share for share in SHARES if FIXED + share * whole <= MARGIN * SECONDS), SHARES[-1])
+@dataclass(frozen=True)
+class Speed:
+    """Seconds: of a row in training, of a scored row, of an update of the weights."""
+
+    trained: float
+    scored: float
+    update: float
+
+    def seconds(self, share: float) -> float:
+        """What a share of the demo takes."""
+        return FIXED + UPDATES * self.update + share * (TRAINED * self.trained + SCORED * self.scored)
+
+
+def choose_share(speed: Speed) -> float:
+    """The largest share that fits."""
+    return next((share for share in SHARES if speed.seconds(share) <= MARGIN * SECONDS), SHARES[-1])
 
 
 @loading.quiet_transformers()
-def timed(recipe: Recipe) -> tuple[float, float]:
-    """Seconds a row of a training step and of a forward pass, on the recipe's first rows; nothing is kept of it."""
+def timed(recipe: Recipe) -> Speed:
+    """How quick this machine is with a recipe's model, on the first epoch's steps; nothing is kept of them."""
     with torch.random.fork_rng():
         job = build.build(prepare(recipe))
-        batch = to_device(build.collated(job, job.plan.micro_batch(0, 0, 0)), job.device)
-        rows = len(batch["targets"])
-        return _quickest(_step(job, batch)) / rows, _quickest(_forward(job, batch)) / rows
+        steps = max(1, len(job.plan.examples) // job.plan.step_size)
+        examples = [job.plan.micro_batch(0, step, 0) for step in range(steps)]
+        batches = [to_device(build.collated(job, step), job.device) for step in examples]
+        optimizer, rows = torch.optim.AdamW(job.model.parameters()), sum(map(len, examples))
+        return Speed(
+            _quickest(partial(_learn, job, batches)) / rows,
+            _quickest(partial(_forward, job, batches)) / rows,
+            _quickest(optimizer.step),
+        )
 
 
-def _step(job: Job, batch: dict[str, Any]) -> Callable[[], None]:
-    """Forward, backward and update, in the training's precision."""
-    optimizer, task = torch.optim.AdamW(job.model.parameters()), job.material.task
-
-    def step() -> None:
-        job.model.train()
+def _learn(job: Job, batches: Sequence[dict[str, Any]]) -> None:
+    """Forward and backward passes, in the training's precision."""
+    task = job.material.task
+    job.model.train()
+    for batch in batches:
         with job.autocast():
             outputs = task.forward(job.model, batch)
         task.cross_entropy(task.rows(outputs, batch), batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
-def _forward(job: Job, batch: dict[str, Any]) -> Callable[[], None]:
-    """A forward pass in float32, as rows are scored."""
-
-    def forward() -> None:
-        job.model.eval()
-        with torch.inference_mode():
-            job.material.task.forward(job.model, batch)
-
-    return forward
+@torch.inference_mode()
+def _forward(job: Job, batches: Sequence[dict[str, Any]]) -> None:
+    job.model.eval()
+    for batch in batches:
+        job.material.task.forward(job.model, batch)
 
 
-def _quickest(run: Callable[[], None]) -> float:
+def _quickest(run: Callable[[], Any]) -> float:
     seconds = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
