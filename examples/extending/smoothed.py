@@ -1,10 +1,13 @@
 """A reference of your own: one final class in a module of your own package."""
 
+from __future__ import annotations
+
 import math
+from typing import ClassVar
 
 from keeltune.objective.derived_predictions import Mixture
 from keeltune.objective.predictions import Dense, Rows
-from keeltune.objective.references.reference import Batch, Reference
+from keeltune.objective.references.reference import Batch, Need, Reference, ReferenceContext
 
 
 class Smoothed(Reference):
@@ -14,12 +17,18 @@ class Smoothed(Reference):
     """
 
     kind = "smoothed"
+    needs: ClassVar[frozenset[Need]] = frozenset({"models"})
 
     def __init__(self, member: Reference, share: float = 0.05):
         if not 0 < share < 1:
             raise ValueError(f"found share={share}, expected a number between 0 and 1")
         self.member = member
         self.log_shares = [math.log1p(-share), math.log(share)]
+
+    @classmethod
+    def build(cls, context: ReferenceContext) -> Smoothed:
+        (teacher,) = context.models()
+        return cls(teacher)
 
     def rows(self, batch: Batch) -> Rows:
         member = self.member.rows(batch)

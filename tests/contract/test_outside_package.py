@@ -58,7 +58,9 @@ class Grading(Task):
         return row.fields["label"]
 '''
 
-TASK = '''
+OWN_TASK = "garden.stars:Stars"
+
+STARS = '''
 from keeltune.data.columns import Column
 from garden.grading import Grading
 from garden.metrics import Agreement
@@ -143,7 +145,13 @@ class Piped(FileFormat):
 def garden(tmp_path, monkeypatch) -> Path:
     package = tmp_path / "garden"
     package.mkdir()
-    for name, text in (("__init__", ""), ("grading", FAMILY), ("stars", TASK), ("metrics", METRICS), ("piped", FORMAT)):
+    for name, text in (
+        ("__init__", ""),
+        ("grading", FAMILY),
+        ("stars", STARS),
+        ("metrics", METRICS),
+        ("piped", FORMAT),
+    ):
         (package / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = reviews(40, seed=1)
@@ -157,7 +165,7 @@ def garden(tmp_path, monkeypatch) -> Path:
 
 def spec(**evaluation) -> dict:
     return {
-        "task": "garden.stars:Stars",
+        "task": OWN_TASK,
         "method": "cross-domain",
         "objective": {"weight": 0.3},
         "model": "student",
@@ -184,10 +192,14 @@ def test_a_task_a_family_and_metrics_from_outside_train_and_are_reported(garden)
         text = (run.folder / page).read_text(encoding="utf-8")
         assert "misgraded" in text and "agreement" in text, page
     # scored again from its folder, which imports no metric that only the folder names
-    again = inference.evaluate(run.folder, garden / "test.jsonl", display=Display(quiet=True))
+    with pytest.raises(UserError, match=f"code of another package(.|\\n)*--task {OWN_TASK}"):
+        inference.evaluate(run.folder, garden / "test.jsonl", display=Display(quiet=True))
+    with pytest.raises(UserError, match="code of another package"):
+        comparison.compare([run.folder, run.folder])
+    again = inference.evaluate(run.folder, garden / "test.jsonl", task=OWN_TASK, display=Display(quiet=True))
     assert again["metrics"]["agreement"] == pytest.approx(run.result["metrics"]["test"]["agreement"])
     assert "misgraded" not in again["metrics"]
-    assert comparison.compare([run.folder, run.folder])["metric"] == "agreement"
+    assert comparison.compare([run.folder, run.folder], task=OWN_TASK)["metric"] == "agreement"
 
 
 def test_the_best_weights_are_those_of_the_metric_that_the_recipe_names(garden):
@@ -214,11 +226,34 @@ def test_a_file_format_from_outside_is_read_for_training(garden):
     for split in files:
         assert run.result["data"][split] == {"rows": len(rows[split]), "fingerprint": dataset.fingerprint(rows[split])}
     assert "format: garden.piped:Piped" in (run.folder / "recipe.yaml").read_text(encoding="utf-8")
-    again = inference.evaluate(run.folder, garden / "test.jsonl", display=Display(quiet=True))
+    with pytest.raises(UserError, match=f"code of another package(.|\\n)*--task {OWN_TASK}"):
+        inference.evaluate(run.folder, garden / "test.jsonl", display=Display(quiet=True))
+    with pytest.raises(UserError, match="code of another package"):
+        comparison.compare([run.folder, run.folder])
+    again = inference.evaluate(run.folder, garden / "test.jsonl", task=OWN_TASK, display=Display(quiet=True))
     assert again["metrics"]["agreement"] == pytest.approx(run.result["metrics"]["test"]["agreement"])
     (garden / "train.piped").write_text("positive|a good film\nno label here\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.piped:2(.|\n)*label\|text"):
         prepare(recipe.from_dict(spec() | {"data": {**files, "format": "garden.piped:Piped"}}, garden))
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("  format: nowhere:Mine", ("7:11 · data.format", "no module nowhere")),
+        ("objective: {divergence: {name: 'nowhere:near', a: 1}}", ("objective.divergence.name", "no module nowhere")),
+        ("objective: {divergence: 'nowhere:near'}", ("objective.divergence.name", "no module nowhere")),
+    ],
+)
+def test_code_from_outside_is_looked_for_before_training_and_by_no_recipe_that_is_only_read(tmp_path, line, parts):
+    """A run folder's recipe is read by `evaluate`, `compare` and `runs`, which must execute nothing of it."""
+    text = "task: sentiment-analysis\nmethod: distillation\nmodel: student\nreference: teacher\n"
+    text += "output: out\ndata:\n"
+    text += f"{line}\n  train: rows.jsonl\n" if line.startswith(" ") else f"  train: rows.jsonl\n{line}\n"
+    loaded = recipe.parse(text, folder=tmp_path)
+    with pytest.raises(UserError) as refused:
+        prepare(loaded)
+    assert all(part in str(refused.value) for part in parts)
 
 
 @pytest.mark.parametrize(

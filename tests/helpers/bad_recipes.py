@@ -112,7 +112,6 @@ FIELDS = [
     line(
         "unknown file format", "  format: csvs", "7:11 · data.format", 'did you mean "csv"?', "csv, json, parquet, tsv"
     ),
-    line("file format without a module", "  format: nowhere:Mine", "7:11 · data.format", "no module nowhere"),
     line("one label", "  labels: [a]", "recipe.yaml:7:11 · data.labels", "two names at least"),
     line(
         "weight of no label",

@@ -110,7 +110,7 @@ def _check(recipe: Recipe, shares: Sequence[float]) -> None:
 def extrapolate(runs: Sequence[Run], shares: Sequence[float]) -> dict[str, Any]:
     """What finished runs on shares of the rows predict for twice as many rows."""
     split = next(name for name in ("test", "validation") if runs[-1].result["metrics"][name])
-    task = opened_model.open_model(runs[-1].folder, None).task
+    task = opened_model.open_model(runs[-1].folder, None, outside=True).task
     metric, sign = task.metrics[0], task.primary_sign
     scale = scale_of(metric) or 1.0
     best = 0.0 if sign < 0 else scale

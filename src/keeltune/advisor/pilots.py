@@ -98,7 +98,7 @@ class Pilots:
 
     def task(self, folder: Path) -> Task:
         """The task of all pilots, from the first one that is opened: to open a run loads its weights."""
-        self._task = self._task or opened_model.open_model(folder, None).task
+        self._task = self._task or opened_model.open_model(folder, None, outside=True).task
         return self._task
 
     def scores(self, arm: Arm, rung: Rung) -> Scored:

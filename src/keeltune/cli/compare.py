@@ -19,10 +19,11 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run folders; the first is the baseline.")],
     output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("compare.html"),
     language: Annotated[str | None, typer.Option(help="en or zh; without it the runs' own, if they agree.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Of runs of a task from a package of your own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only the comparison, as JSON, on stdout.")] = False,
 ) -> None:
     """Several runs of one task in one table and one picture: target against source, with paired tests."""
-    compared = comparison.compare(runs, language)
+    compared = comparison.compare(runs, language, task=task)
     write_text(output, comparison_page.page(compared))
     if as_json:
         print(json.dumps(compared, allow_nan=False))

@@ -37,9 +37,8 @@ def data_faults(recipe: Recipe) -> Iterator[Problem]:
     if data.augment and not data.augment.word_dropout and not data.augment.crops:
         expected = "word_dropout above 0 or crops: variants would be the texts as they are"
         yield recipe.problem("data.augment", expected=expected, fix="set one of the two, or leave it out")
-    if data.format is not None and (reason := registry.fault("file_formats", data.format)):
-        expected = f"a file format: {reason}"
-        yield recipe.problem("data.format", expected=expected, fix="correct the name, or leave it out")
+    if data.format is not None and ":" not in data.format:
+        yield from format_faults(recipe)
     if data.labels is None:
         return
     names = list(data.labels.values() if isinstance(data.labels, dict) else data.labels)
@@ -49,3 +48,11 @@ def data_faults(recipe: Recipe) -> Iterator[Problem]:
         expected = f"a name of data.labels: {', '.join(map(str, names))}"
         fix = f"correct the name{nearest(name, map(str, names))}"
         yield recipe.problem(f"data.class_weights.{name}", found=shown(name), expected=expected, fix=fix)
+
+
+def format_faults(recipe: Recipe) -> Iterator[Problem]:
+    """A format that there is none of; from outside the package it is imported, and so checked before training."""
+    name = recipe.data.format
+    if name is not None and (reason := registry.fault("file_formats", name)):
+        expected = f"a file format: {reason}"
+        yield recipe.problem("data.format", expected=expected, fix="correct the name, or leave it out")

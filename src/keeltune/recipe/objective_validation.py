@@ -24,8 +24,8 @@ def divergence_faults(recipe: Recipe) -> Iterator[Problem]:
     if name not in known and ":" not in name:
         fix = f"choose one of them{nearest(name, known)}"
         yield recipe.problem(field, expected=f"one of: {', '.join(known)}", fix=fix)
-    elif objective.divergence_parameters:
-        yield from _parameter_faults(recipe)
+    elif objective.divergence_parameters and ":" not in name:
+        yield from parameter_faults(recipe)
     if name == "total-variation" and objective.temperature != 1:
         fix = "leave objective.temperature out, or choose another divergence"
         yield recipe.problem("objective.temperature", expected="1.0: total-variation has no T² scaling", fix=fix)
@@ -49,8 +49,11 @@ def matching_faults(recipe: Recipe) -> Iterator[Problem]:
         yield recipe.problem("objective.matching", expected=f"no matching: {reason}", fix="leave it out")
 
 
-def _parameter_faults(recipe: Recipe) -> Iterator[Problem]:
-    """The divergence's own parameters, against its signature: the function is the one place that names them."""
+def parameter_faults(recipe: Recipe) -> Iterator[Problem]:
+    """The divergence's own parameters, against its signature: the function is the one place that names them.
+
+    One from outside the package is imported for it, and so checked before training, not when a recipe is read.
+    """
     name = recipe.objective.divergence_name
     try:
         signature = inspect.signature(registry.find("divergences", name))

@@ -44,10 +44,11 @@ class Side:
     clusters: np.ndarray | None
 
 
-def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str, Any]:
+def compare(runs: Sequence[str | Path], language: str | None = None, *, task: str | None = None) -> dict[str, Any]:
     """The comparison as plain data; the first run is the baseline of the others.
 
-    `language`: that of the page, `en` or `zh`; None: the runs' own where they agree, else English.
+    `language`: that of the page, `en` or `zh`; None: the runs' own where they agree, else English. `task`: needed for
+    runs of a task from another package, which no folder is taken at its word for.
     {"task", "language", "metric", "higher_is_better", "baseline", "runs": [{"name", "folder", "method", "anchor",
     "weight", "target": {"value", "interval", "rows"}, "source": the same or null, "against": {domain: {"change",
     "interval", "p", "p_holm"}} or null, "pareto", "seconds", "interpolation"}], "groups": `_groups`}. `change` is the
@@ -62,7 +63,7 @@ def compare(runs: Sequence[str | Path], language: str | None = None) -> dict[str
     _comparable(finished)
     recipes = [recipe.load(run.folder / "recipe.yaml") for run in finished]
     page_languages = {loaded.report.language for loaded in recipes}
-    tasks = opened_model.tasks_of(finished[0].parts[0])
+    tasks = opened_model.tasks_of(finished[0].parts[0], task)
     domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for run in finished for f in _predictions(run, s))}
     sides = {d: [_side(tasks[d], _predictions(run, s)) for run in finished] for d, s in domains.items()}
     sides = {domain: _with_same_clusters(of_domain) for domain, of_domain in sides.items()}

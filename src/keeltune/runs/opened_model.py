@@ -23,7 +23,7 @@ from keeltune.training.preparation.reading import find_task
 from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
 from keeltune.utils.device import this_device
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import Problem, UserError, shown
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ def open_model(
 ) -> OpenedModel:
     """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given.
 
-    `evaluation` names the metrics, None: the run's recipe does. `outside`: also those of other packages, which are
-    imported only where a recipe that the user named asks for them.
+    `evaluation` names the metrics, None: the run's recipe does. `outside`: what the folder names of other packages is
+    imported too, its task and metrics: only where the folder was made from a recipe that the user names. Elsewhere
+    UserError for such a task, so that a folder from somebody else executes nothing.
     """
     folder, where = Path(model), str(model)
     past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    name = _task_name(task, past, where)
+    name = _task_name(task, past, where, outside=outside)
     task_class = find_task(name, where, "--task")
     stored = _load(task_class, name, where)
     scored_by = evaluation or (past.evaluation if past else Evaluation())
@@ -72,9 +73,12 @@ def open_model(
     )
 
 
-def _task_name(task: str | None, past: Recipe | None, where: str) -> str:
+def _task_name(task: str | None, past: Recipe | None, where: str, *, outside: bool) -> str:
     """The task that the caller names, else the run's own."""
     name = task or (past.task if past else None)
+    if task is None and name is not None and ":" in name and not outside:
+        expected = "a task of keeltune: code of another package is run where you name it, not where a folder does"
+        raise UserError(Problem(where, "task", shown(name), expected, f"name it: --task {name}"))
     if name is None:
         expected = f"the task that it was trained for: {', '.join(registry.names('tasks'))}"
         raise UserError(Problem(where, "--task", "a bare model folder", expected, "add --task TASK"))
@@ -126,15 +130,15 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
     )
 
 
-def tasks_of(folder: Path, *, outside: bool = False) -> dict[str, Task]:
+def tasks_of(folder: Path, task: str | None = None, *, outside: bool = False) -> dict[str, Task]:
     """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own.
 
-    `outside`: with its recipe's metrics of other packages.
+    `task` and `outside` as in `open_model`.
     """
     past, old = recipe.load(folder / "recipe.yaml"), folder / "source_model"
-    task = open_model(folder, None, outside=outside).task
-    source = open_model(old, past.task, past.evaluation, outside=outside).task if old.is_dir() else task
-    return {"target": task, "source": source}
+    target = open_model(folder, task, outside=outside).task
+    source = open_model(old, task or past.task, past.evaluation, outside=outside).task if old.is_dir() else target
+    return {"target": target, "source": source}
 
 
 def read_rows(

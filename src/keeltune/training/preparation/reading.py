@@ -9,8 +9,10 @@ from typing import Any
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.models import initialization, loading, model_files, processors
+from keeltune.recipe.data_validation import format_faults
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
+from keeltune.recipe.objective_validation import parameter_faults
 from keeltune.recipe.reference_validation import class_faults
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.head_compatibility import NEW
@@ -50,10 +52,20 @@ class Reading:
     rows: dict[str, list[Row]]
 
 
+def _outside_faults(recipe: Recipe) -> list[Problem]:
+    """What is wrong with names from outside the package, which are imported now, and by no recipe that is only read."""
+    problems = list(class_faults(recipe))
+    if ":" in (recipe.data.format or ""):
+        problems += format_faults(recipe)
+    if ":" in recipe.objective.divergence_name:
+        problems += parameter_faults(recipe)
+    return problems
+
+
 def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None]) -> Reading:
     """Finds the models and reads rows, configurations and processors; what fails goes to `log`."""
     task_class = find_task(recipe.task, recipe.where("task"))
-    if problems := list(class_faults(recipe)):
+    if problems := _outside_faults(recipe):
         raise UserError(problems)
     columns = task_columns(task_class, recipe.data.multi_label)
     if recipe.data.augment and (reason := why_no_variants(task_class)):
