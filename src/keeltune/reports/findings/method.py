@@ -32,7 +32,7 @@ def findings(result: Mapping[str, Any]) -> list[str]:
 
 def _own_reference(result: Mapping[str, Any]) -> list[str]:
     """What stood in the reference's place, where it is neither a model nor a model's answers."""
-    kind = (result["reference"] or {}).get("kind")
+    kind = (result.get("reference") or {}).get("kind")
     return [] if kind in OURS else [Message("The reference was {name}.", name=kind)]
 
 
