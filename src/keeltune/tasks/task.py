@@ -22,8 +22,8 @@ import numpy as np
 from torch import Tensor
 
 from keeltune.data.dataset import Row
-from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, nll, sliced_cross_entropy
-from keeltune.tasks.common.batches import Autocast, collated, labelled_and_anchored, to_device
+from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.tasks.common.batches import Autocast, collated, labelled_and_anchored, losses_by_example, to_device
 from keeltune.tasks.common.declaration import Declaration
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
@@ -178,8 +178,7 @@ class Task(Declaration):
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""
-        parts = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
-        return [part.sum().item() for part in parts]
+        return losses_by_example(rows, batch)
 
     def predict(
         self, model: Any, examples: Sequence[Example], *, device: str = "cpu", autocast: Autocast = nullcontext

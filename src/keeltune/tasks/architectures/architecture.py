@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from keeltune.data.dataset import Row
-from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, nll, sliced_cross_entropy
+from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, sliced_cross_entropy
 from keeltune.tasks.common import lm_head
-from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, to_device
+from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, losses_by_example, to_device
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.settings import Settings
 
@@ -94,8 +94,7 @@ class Architecture(ABC):
 
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""
-        parts = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
-        return [part.sum().item() for part in parts]
+        return losses_by_example(rows, batch)
 
     @abstractmethod
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:

@@ -12,12 +12,18 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import IGNORED
+from keeltune.objective.predictions import IGNORED, Rows, nll
 from keeltune.tasks.common.example import Example, Prediction
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 T = TypeVar("T")
+
+
+def losses_by_example(rows: Rows, batch: Mapping[str, Any]) -> list[float]:
+    """Σ CE of each example of a batch, in nats."""
+    parts = nll(rows, batch["targets"], batch["weights"]).split(batch["counts"].tolist())
+    return [part.sum().item() for part in parts]
 
 
 def labelled_and_anchored(batch: Mapping[str, Any]) -> tuple[float, float]:
