@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
+import io
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record, not_utf8, text_lines
-from keeltune.utils.errors import name_list, shown, visible
+from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record, not_utf8
+from keeltune.utils.errors import shown, visible
+from keeltune.utils.json import JsonFault, after_blanks, end_of_value, parse_json, strict_prefix
 
 
 class Json(FileFormat):
@@ -19,10 +17,10 @@ class Json(FileFormat):
     def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
         body = data.removeprefix(BOM).lstrip()
         first, _, rest = body.partition(b"\n")
-        in_lines = _begins_with_a_value(first)
+        in_lines = _is_value(first)
         if body.startswith(b"[") and not (in_lines and rest.strip()):
             yield from _array(data, log)
-        elif body.startswith(b"{") and not in_lines and _begins_with_a_value(body):
+        elif body.startswith(b"{") and not in_lines and _is_value(body):
             fix = "write one row a line (jq -c . FILE), or the rows as one array"
             expected = "one object a line, or an array of objects"
             log.whole("object over several lines", "a JSON object over several lines", expected, fix)
@@ -30,108 +28,98 @@ class Json(FileFormat):
             yield from _json_lines(data, log)
 
 
-class _Decoder(json.JSONDecoder):
-    """Notes what the JSON standard forbids and Python lets pass: a key given twice, NaN, Infinity."""
-
-    def __init__(self) -> None:
-        super().__init__(object_pairs_hook=self._object, parse_constant=self._constant)
-        self.faults: list[tuple[str, str, str, str]] = []
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            twice = (name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-            found = f"more than once in a row: {name_list(twice)}"
-            self.faults.append(("key given twice", found, "each key once", "keep one of the values"))
-        return fields
-
-    def _constant(self, name: str) -> None:
-        fix = "write null, a number, or leave the field out"
-        self.faults.append(("NaN in JSON", name, "JSON, which has no NaN and no Infinity", fix))
-
-    def is_row(self, value: Any, line: int, log: FileLog) -> bool:
-        """Whether the value just read is a row; otherwise the log says why not."""
-        if type(value) is dict and not self.faults:
-            return True
-        if not self.faults:
-            fix = "give each value the name of its column"
-            log.row(line, "row not an object", shown(value), 'an object, as in {"text": "…"}', fix)
-        for fault in self.faults:
-            log.row(line, *fault)
-        self.faults.clear()
-        return False
-
-
-def _begins_with_a_value(data: bytes) -> bool:
+def _is_value(data: bytes) -> bool:
     try:
-        json.JSONDecoder().raw_decode(data.decode())
-    except (ValueError, RecursionError):
+        strict_prefix(data.decode(), 0)
+    except JsonFault as fault:
+        return fault.position is None  # JSON by its form
+    except UnicodeDecodeError:
         return False
     return True
 
 
 def _json_lines(data: bytes, log: FileLog) -> Iterator[Record]:
-    decoder = _Decoder()
-    for line, text, sound in text_lines(data, log):
-        if not sound or text.isspace():
-            continue
+    offset = 0
+    for line, raw in enumerate(io.BytesIO(data), 1):
+        if line == 1:
+            raw = raw.removeprefix(BOM)
+            offset = len(BOM) if data.startswith(BOM) else 0
         try:
-            value = decoder.decode(text)
-        except (ValueError, RecursionError) as error:
-            decoder.faults.clear()
-            _broken_line(error, line, text, log)
+            value = parse_json(raw)
+        except JsonFault as fault:
+            if not raw.isspace():
+                _broken_line(fault, line, raw.decode(), log)
+        except UnicodeDecodeError as error:
+            log.row(line, *not_utf8(error, offset))
         else:
-            if decoder.is_row(value, line, log):
+            if type(value) is dict:
                 yield line, value
+            else:
+                _not_a_row(value, line, log)
+        offset += len(raw)
 
 
-def _broken_line(error: Exception, line: int, text: str, log: FileLog) -> None:
-    refused = partial(log.row, line, expected="one JSON object a line")
-    if not isinstance(error, json.JSONDecodeError):  # nested too deeply, a number of thousands of digits
-        refused(kind="broken JSON", found=f"{type(error).__name__}: {error}", fix="correct the line")
+def _not_a_row(value: Any, line: int, log: FileLog) -> None:
+    fix = "give each value the name of its column"
+    log.row(line, "row not an object", shown(value), 'an object, as in {"text": "…"}', fix)
+
+
+def _broken_line(fault: JsonFault, line: int, text: str, log: FileLog) -> None:
+    if fault.position is None:
+        log.row(line, fault.kind, fault.found, fault.expected, fault.fix)
         return
-    column = min(error.pos, len(text.rstrip())) + 1
-    found = f"{error.msg} at column {column}: {visible(text[max(0, column - 30) :].rstrip(), 60)}"
-    if not text.endswith("\n") and (column > len(text) or error.msg.startswith("Unterminated")):
+    column, expected = min(fault.position, len(text.rstrip())) + 1, "one JSON object a line"
+    found = f"{fault.found} at column {column}: {visible(text[max(0, column - 30) :].rstrip(), 60)}"
+    if fault.unfinished and not text.endswith("\n"):
         fix = "the file ends within this row: copy the file again, or delete the line"
-        refused(kind="last line cut", found=found, fix=fix, column=column)
+        log.row(line, "last line cut", found, expected, fix, column=column)
     else:
-        refused(kind="broken JSON", found=found, fix="correct the line", column=column)
-
-
-_BLANK = re.compile(r"[ \t\r\n]*")
-
-
-def _after_blank(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    return match.end() if match else at
+        log.row(line, fault.kind, found, expected, "correct the line", column=column)
 
 
 def _array(data: bytes, log: FileLog) -> Iterator[Record]:
-    """The elements of one JSON array, counted from 1. Decoded one by one, so that each fault has its element."""
+    """The elements of one JSON array, counted from 1."""
+    body = data.removeprefix(BOM)
+    try:
+        elements = parse_json(body)
+    except JsonFault:
+        yield from _elements(body.decode(), log)
+    except UnicodeDecodeError as error:
+        log.whole(*not_utf8(error, len(data) - len(body)))
+    else:
+        for number, value in enumerate(elements, 1):
+            if type(value) is dict:
+                yield number, value
+            else:
+                _not_a_row(value, number, log)
+
+
+def _elements(text: str, log: FileLog) -> Iterator[Record]:
+    """Those of an array with a fault, decoded one by one, so that each fault has its element."""
     number = 0
     try:
-        text, decoder = data.removeprefix(BOM).decode(), _Decoder()
-        at = _after_blank(text, text.index("[") + 1)
+        at = after_blanks(text, text.index("[") + 1)
         more = text[at : at + 1] != "]"
         while more:
             number += 1
-            value, at = decoder.raw_decode(text, at)
-            if decoder.is_row(value, number, log):
-                yield number, value
-            at = _after_blank(text, at)
+            try:
+                value, end = strict_prefix(text, at)
+            except JsonFault as fault:
+                end = end_of_value(text, at)
+                log.row(number, fault.kind, fault.found, fault.expected, fault.fix)
+            else:
+                if type(value) is dict:
+                    yield number, value
+                else:
+                    _not_a_row(value, number, log)
+            at = after_blanks(text, end)
             more = text[at : at + 1] == ","
-            at = _after_blank(text, at + 1) if more else at
+            at = after_blanks(text, at + 1) if more else at
         if text[at : at + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+            raise JsonFault("broken JSON", "Expecting ',' or ']'", "", "", at)
         if text[at + 1 :].strip():
-            raise json.JSONDecodeError("Extra data after the array", text, at + 1)
-    except UnicodeDecodeError as error:
-        log.whole(*not_utf8(error, len(data) - len(error.object)))
-    except (ValueError, RecursionError) as error:
-        place, found = "", f"{error} in element {number}"
-        if isinstance(error, json.JSONDecodeError):
-            place = f":{error.lineno}:{error.colno}"
-            found = f"{error.msg} in element {number}: {visible(error.doc[max(0, error.pos - 30) :][:61], 60)}"
+            raise JsonFault("broken JSON", "Extra data after the array", "", "", at + 1)
+    except JsonFault as fault:
+        found = f"{fault.in_text(text)} (in element {number})"
         fix = "correct the file (jq . FILE tests it); what comes after this place was not read"
-        log.whole("broken JSON array", found, "a JSON array of objects", fix, place=place)
+        log.whole("broken JSON array", found, "a JSON array of objects", fix, place=fault.place(text))
