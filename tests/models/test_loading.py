@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from keeltune.data.dataset import Row
-from keeltune.models import initialization, loading, lora, model_files, surgery
+from keeltune.models import configuration, initialization, loading, lora, model_files, surgery
 from keeltune.tasks.common.settings import Settings
 from keeltune.training.preparation import compatibility
 from keeltune.utils import device
@@ -132,11 +132,11 @@ FAULTS = {
     "unknown model_type": (lambda f: change_config(f, model_type="bertt"), "bertt"),
     "auto_map": (lambda f: change_config(f, auto_map={"AutoModel": "evil.Model"}), "code of its own"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"no \*.safetensors"),
-    "only pickle": (only_pickle, "weights only as pickle .pytorch_model.bin."),
-    "cut": (cut, r"model.safetensors: \d+ bytes, expected \d+"),
+    "only pickle": (only_pickle, "weights only as pickle ..pytorch_model.bin.."),
+    "cut": (cut, r"model.safetensors: \d+ bytes of data, expected \d+"),
     "empty weights": (lambda f: (f / "model.safetensors").write_bytes(b""), "no safetensors header"),
     "git-lfs pointer": (lfs_pointer, "git-lfs pointer"),
-    "missing shard": (missing_shard, "model-00002-of-00002.safetensors, which is not there"),
+    "missing shard": (missing_shard, '"model-00002-of-00002.safetensors", which is not there'),
     "index cut": (cut_index, "model.safetensors.index.json"),
     "a field of another type": (lambda f: change_config(f, hidden_size="thirty"), "hidden_size"),
     "no tokenizer": (no_tokenizer, "tokenizer"),
@@ -181,7 +181,7 @@ def test_pickle_beside_sound_weights_is_never_read(tiny, tmp_path):
 def test_a_hub_id_that_cannot_be_had_is_refused():
     assert model_files.locate("someone/some-model", Path, "w", "model") == "someone/some-model"
     with pytest.raises(UserError, match="connect to the hub"):
-        loading.read_config("someone/some-model", "w", "model")
+        configuration.read_config("someone/some-model", "w", "model")
 
 
 def test_a_run_folder_stands_for_its_model(tiny, tmp_path):
@@ -217,13 +217,13 @@ HEADS = {
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_head_that_no_checkpoint_holds_is_named(tiny, tmp_path, architecture):
     whole = str(tiny(architecture))
-    config = loading.read_config(whole, "w", "model")
+    config = configuration.read_config(whole, "w", "model")
     assert loading.untrained_head(whole, config, HEAD) == []
     assert open_folder(whole).fresh == ()
     with loading.quiet_transformers():
         AutoModel.from_pretrained(whole).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(whole).save_pretrained(tmp_path)
-    config = loading.read_config(str(tmp_path), "w", "model")
+    config = configuration.read_config(str(tmp_path), "w", "model")
     assert set(loading.untrained_head(str(tmp_path), config, HEAD)) == HEADS[architecture]
     assert HEADS[architecture] <= set(open_folder(tmp_path).fresh)
 
@@ -248,7 +248,7 @@ def test_an_encoder_decoder_gets_the_head_of_another_task(tmp_path, architecture
     with loading.quiet_transformers():
         whole.save_pretrained(tmp_path)
         words.save_pretrained(tmp_path)
-        config = loading.read_config(str(tmp_path), "w", "model")
+        config = configuration.read_config(str(tmp_path), "w", "model")
         fresh = loading.untrained_head(str(tmp_path), config, auto)
         labels = LABELS if find("tasks", task).choices == "labels" else []
         found = loading.load(str(tmp_path), auto, loading.Head(labels), where="w", field="model")

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
-from keeltune.models import loading, model_files, processors
+from keeltune.models import configuration, loading, model_files, processors
 from keeltune.models.loading import Loaded
 from keeltune.models.processors import Pair
 from keeltune.models.tokenizer_training import BERT, texts_of, train
@@ -115,7 +115,7 @@ def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
             origin = values[part]
             if isinstance(origin, str):
                 source = model_files.locate(origin, recipe.path, where, f"model.new.{part}", writes=False)
-                values[part] = loading.read_config(source, where, f"model.new.{part}").to_dict()
+                values[part] = configuration.read_config(source, where, f"model.new.{part}").to_dict()
             else:
                 values[part] = _config(origin, recipe, where).to_dict()
         values["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
@@ -255,7 +255,7 @@ def _load_part(part: Any, source: str, where: str, field: str) -> None:
 
     UserError where it lacks more, or has other shapes: then it would be no warm start.
     """
-    pretrained, config = loading.read_config(source, where, field), copy.deepcopy(part.config)
+    pretrained, config = configuration.read_config(source, where, field), copy.deepcopy(part.config)
     tokens = processors.vocabulary_size(pretrained)
     if tokens is not None and processors.vocabulary_size(config) == tokens + 1:  # the padding token that it lacked
         config.vocab_size = tokens

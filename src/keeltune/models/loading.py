@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from keeltune.models.configuration import read_config
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of, vocabulary_rows
 from keeltune.utils.errors import Problem, UserError, shown
@@ -51,26 +52,34 @@ class Loaded:
 def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
     """The head's weights that a local folder does not hold; loading would draw them at random.
 
-    transformers says it, by loading onto the meta device (no weight is read): many architectures are stored under
-    other names than their live weights have. A hub id is not looked into: what it lacks shows when it is loaded.
+    A hub id is not looked into: what it lacks shows when it is loaded.
     """
-    import transformers
-
     if not Path(source).is_dir():
         return []
+    model, info = _without_weights(source, config, auto_model)
+    return sorted(name for name in _head(model, sorted(info["missing_keys"])) if ".pooler." not in name)
+
+
+def check_weights(source: str, config: Any, auto_model: str, where: str, field: str) -> None:
+    """UserError where a local folder's weights do not make this model: what `load` would find, without a weight."""
+    if not Path(source).is_dir():
+        return
+    model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, where, field)
+    if problem := _unloaded(model, info, source)[1]:
+        raise UserError(Problem(where, field, *problem))
+
+
+def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, dict[str, Any]]:
+    """The model on the meta device, and what transformers says of loading: many are stored under other names than
+    their live weights have."""
+    import transformers
+
     with quiet_transformers():
         model, info = getattr(transformers, auto_model).from_pretrained(
             source, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    return sorted(name for name in _head(model, sorted(info["missing_keys"])) if ".pooler." not in name)
-
-
-def read_config(source: str, where: str, field: str) -> Any:
-    """The model's configuration; UserError where it cannot be had."""
-    from transformers import AutoConfig
-
-    return or_refuse(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
+    return model, info
 
 
 def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str:

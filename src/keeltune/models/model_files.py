@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.models import weight_files
+from keeltune.utils.errors import Problem, UserError, shown, visible
 
 ENDS = 1 << 20
 """Bytes at each end of a file that its fingerprint reads: every training run changes some of them."""
@@ -64,63 +65,23 @@ def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> 
         return problem("no config.json", "name the folder that `save_pretrained` wrote")
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        return problem(f"config.json is no JSON ({error})", "copy the model folder again")
+    except (ValueError, RecursionError) as error:
+        return problem(f"config.json is no JSON ({visible(str(error))})", "copy the model folder again")
     if not isinstance(config, dict) or "model_type" not in config:
         return problem("config.json names no model_type", "name a transformers model folder")
     if "auto_map" in config:
         return problem("config.json asks for code of its own (auto_map)", "use a model whose code is in transformers")
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        pickled = [p.name for p in path.glob("*.bin")]
-        found = f"weights only as pickle ({', '.join(pickled)})" if pickled else "no *.safetensors"
-        return problem(found, "save the model once more with safe_serialization (save_pretrained does)")
+    if reason := weight_files.weights_problem(path):
+        return problem(reason, "copy the file again (with git: git lfs pull), or save the model once more")
     if writes and not any(any(path.glob(pattern)) for pattern in TOKENIZER_FILES):
         return problem(f"no tokenizer ({', '.join(TOKENIZER_FILES)})", "save the model's tokenizer there too")
-    index = path / "model.safetensors.index.json"
-    if index.is_file() and not (path / "model.safetensors").is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return problem(f"{index.name} names no shards", "copy the model folder again")
-        if absent := sorted(shard for shard in shards if not (path / shard).is_file()):
-            return problem(f"the index names {', '.join(absent)}, which is not there", "copy the model folder again")
-    for file in weights:
-        if reason := _header_problem(file):
-            return problem(f"{file.name}: {reason}", "copy the file again (with git: git lfs pull)")
     return None
-
-
-def _header_problem(file: Path) -> str | None:
-    """Whether a safetensors file is whole, from its header alone."""
-    size = file.stat().st_size
-    try:
-        length, header = _header(file)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return str(error) if isinstance(error, ValueError) else "a broken safetensors header"
-    return None if 8 + length + end == size else f"{size} bytes, expected {8 + length + end}: cut or overwritten"
-
-
-def _header(file: Path) -> tuple[int, dict[str, Any]]:
-    """A safetensors file's header: 8 bytes of length, then JSON, name -> dtype, shape, offsets of the data after it."""
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start.startswith(b"version "):
-            raise ValueError("a git-lfs pointer, not the weights")
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(file.stat().st_size, 100_000_000):
-            raise ValueError("no safetensors header")
-        header = json.loads(stream.read(length))
-    return length, {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def half_precision(source: str, config: Any) -> torch.dtype | None:
     """The half precision in which a model is stored, or None: from its weights where they are here, else as it says."""
     if Path(source).is_dir():
-        stored = {e["dtype"] for file in Path(source).glob("*.safetensors") for e in _header(file)[1].values()}
-        floats = {name for name in stored if name in {"F16", "BF16", "F32", "F64"}}
-        return {frozenset({"F16"}): torch.float16, frozenset({"BF16"}): torch.bfloat16}.get(frozenset(floats))
+        return weight_files.half_precision_of(Path(source).glob("*.safetensors"))
     stated = getattr(config, "dtype", None)
     return stated if stated in (torch.float16, torch.bfloat16) else None
 
@@ -145,7 +106,8 @@ def or_refuse(load: Callable[[], Any], source: str, where: str, field: str) -> A
     try:
         return load()
     except Exception as error:  # whatever transformers raises over a folder, the folder is what the user can fix
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         local = Path(source).is_dir()
         raise UserError(
             Problem(

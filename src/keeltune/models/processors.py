@@ -7,6 +7,7 @@ from typing import Any
 
 from keeltune.models.model_files import or_refuse
 from keeltune.models.tokenizer_match import PADDING
+from keeltune.utils.errors import Problem, UserError, shown, visible
 
 
 class Pair:
@@ -39,13 +40,23 @@ def read_processor(source: str, where: str, field: str, reads: str = "text") -> 
         return auto.from_pretrained(source, trust_remote_code=False)
 
     if reads == "text":
-        return or_refuse(lambda: load(t.AutoTokenizer), source, where, field)
+        return _sound_tokenizer(or_refuse(lambda: load(t.AutoTokenizer), source, where, field), source, where, field)
     with suppress(Exception):  # many models have no processor for both parts; then the parts are read one by one
         processor = load(t.AutoProcessor)
         if hasattr(processor, "tokenizer") and extractor_of(processor) is not None:
+            _sound_tokenizer(tokenizer_of(processor), source, where, field)
             return processor
-    tokenizer = or_refuse(lambda: load(t.AutoTokenizer), source, where, field)
+    tokenizer = _sound_tokenizer(or_refuse(lambda: load(t.AutoTokenizer), source, where, field), source, where, field)
     return Pair(tokenizer, read_extractor(source, where, field, reads))
+
+
+def _sound_tokenizer(tokenizer: Any, source: str, where: str, field: str) -> Any:
+    """The tokenizer, whose settings are of the types that it is used by; transformers takes any."""
+    most = tokenizer.model_max_length
+    if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1:
+        found = f"{shown(source)}: tokenizer_config.json says model_max_length: {visible(repr(most))}"
+        raise UserError(Problem(where, field, found, "a number of tokens, from 1", "correct it, or leave it out"))
+    return tokenizer
 
 
 def read_extractor(source: str, where: str, field: str, reads: str) -> Any:

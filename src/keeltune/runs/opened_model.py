@@ -13,7 +13,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.data.sources import DataSource
-from keeltune.models import loading, model_files
+from keeltune.models import configuration, loading, model_files
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
@@ -99,7 +99,7 @@ class _Stored:
 def _load(task_class: type[Task], name: str, where: str) -> _Stored:
     """The model with its trained head; UserError where it has none."""
     source = model_files.locate(where, Path, where, "model")
-    config = loading.read_config(source, where, "model")
+    config = configuration.read_config(source, where, "model")
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
     names = (loading.head_names(config) or []) if task_class.choices == "labels" else []

@@ -14,7 +14,7 @@ import numpy as np
 
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
-from keeltune.models import loading, processors, tokenizer_match
+from keeltune.models import configuration, loading, processors, tokenizer_match
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
@@ -137,7 +137,7 @@ def _compare(student: ComparedStudent, number: int, source: str) -> ReferenceFil
 
 def _read(student: ComparedStudent, source: str) -> _Candidate:
     where, task_class = student.recipe.where("reference"), student.task_class
-    config = loading.read_config(source, where, "reference")
+    config = configuration.read_config(source, where, "reference")
     processor = processors.read_processor(source, where, "reference", task_class.reads)
     processors.prepare_tokenizer(config, processor)
     auto_model = loading.pick(task_class.auto_models, config, where, "reference")

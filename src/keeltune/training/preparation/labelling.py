@@ -9,7 +9,7 @@ from keeltune.data import audit, dataset
 from keeltune.data.dataset import Row
 from keeltune.data.labels import LabelChoice, class_weights_of, decide_labels, labels_of
 from keeltune.data.row_problems import is_row_problem
-from keeltune.models import loading
+from keeltune.models import configuration, loading
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.head_compatibility import check_student_head
 from keeltune.training.preparation.material import SCORED
@@ -54,7 +54,7 @@ def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
     """The label names of the first teacher's head."""
     if not reading.reference_models:
         return None
-    config = loading.read_config(reading.reference_models[0], recipe.where("reference"), "reference")
+    config = configuration.read_config(reading.reference_models[0], recipe.where("reference"), "reference")
     return loading.head_names(config)
 
 

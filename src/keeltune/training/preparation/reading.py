@@ -8,7 +8,7 @@ from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
-from keeltune.models import initialization, loading, model_files, processors
+from keeltune.models import configuration, initialization, loading, model_files, processors
 from keeltune.recipe.data_validation import format_faults
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
@@ -109,11 +109,14 @@ def _read_student(
     if isinstance(spec, NewModel):
         config, processor = log.collect(lambda: initialization.files(spec, recipe, task_class, train)) or (None, None)
     elif source is not None:
-        config = log.collect(lambda: loading.read_config(source, where, "model"))
+        config = log.collect(lambda: configuration.read_config(source, where, "model"))
         processor = log.collect(lambda: processors.read_processor(source, where, "model", task_class.reads))
     if config is not None:
         auto_model = log.collect(lambda: loading.pick(task_class.auto_models, config, where, "model"))
     if isinstance(spec, NewModel) and auto_model is not None:
         class_name = auto_model
         log.collect(lambda: initialization.check(config, class_name, recipe.where("model.new")))
+    elif source is not None and auto_model is not None:
+        found, head_class = source, auto_model
+        log.collect(lambda: loading.check_weights(found, config, head_class, where, "model"))
     return StudentFiles(config, processor, auto_model)

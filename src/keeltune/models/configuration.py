@@ -1,0 +1,65 @@
+"""A model's configuration: read, and held against what this package can build and train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from keeltune.models.model_files import or_refuse
+from keeltune.utils.errors import Problem, UserError, shown, visible
+
+MOST_LAYERS = 5_000
+"""Modules of one kind in a row, at most: a model is built, without weights, before its weights are looked at."""
+
+COUNTS = r"(num|n|encoder|decoder)_(hidden_|encoder_|decoder_)?layers?"
+"""Names of the number of layers of a stack, which is never below 0; other names may count from the end."""
+
+
+def read_config(source: str, where: str, field: str) -> Any:
+    """The model's configuration; UserError where it cannot be had, or makes no model that can be trained."""
+    from transformers import AutoConfig
+
+    config = or_refuse(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
+    values = config.to_dict()
+    if deep := _too_deep(values):
+        found, expected = f"{shown(source)}: config.json says {deep}", f"0 to {MOST_LAYERS} of them"
+        raise UserError(Problem(where, field, found, expected, "correct config.json, or copy the model folder again"))
+    if method := _quantised(values):
+        raise UserError(_quantised_problem(source, method, where, field))
+    return config
+
+
+def _too_deep(values: Mapping[str, Any]) -> str | None:
+    """`name: number` of a depth, of a part of the configuration too, that makes no model."""
+    for name, value in ((str(key), value) for key, value in values.items()):
+        if isinstance(value, Mapping) and (deep := _too_deep(value)):
+            return f"{name}.{deep}"
+        counted = re.search("layer|depth|expert|block|stage", str(name)) and not re.search(
+            "(size|dim|ids?)$", str(name)
+        )
+        sizes = [size for size in (value if isinstance(value, list) else [value]) if isinstance(size, int)]
+        least = 0 if re.fullmatch(COUNTS, name) else -MOST_LAYERS
+        if counted and not all(least <= size <= MOST_LAYERS for size in sizes):
+            return f"{name}: {visible(repr(value))}"
+    return None
+
+
+def _quantised(values: Mapping[str, Any]) -> str | None:
+    """How the weights are quantised, or None: in a configuration or in a part of it."""
+    found = values.get("quantization_config")
+    if found:
+        return str(found.get("quant_method", "unknown")) if isinstance(found, Mapping) else "unknown"
+    parts = (value for value in values.values() if isinstance(value, Mapping))
+    return next((method for part in parts if (method := _quantised(part))), None)
+
+
+def _quantised_problem(source: str, method: str, where: str, field: str) -> Problem:
+    return Problem(
+        where,
+        field,
+        f"{shown(source)}: quantised weights (quantization_config: {visible(method)})",
+        "weights in float32, bfloat16 or float16: integers have no gradient, and what is scored is what is saved",
+        "take the model that it was quantised from; or, where the library that quantised it is installed, make one: "
+        "AutoModel….from_pretrained(FOLDER).dequantize().save_pretrained(FOLDER2)",
+    )
