@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 
 from keeltune.models import weight_files
-from keeltune.utils.errors import Problem, UserError, shown, visible
+from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.utils.json import read_json
 
 ENDS = 1 << 20
 """Bytes at each end of a file that its fingerprint reads: every training run changes some of them."""
@@ -51,7 +51,7 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
 def _trained(path: Path) -> Path:
     """A run folder's `model/`; of several seeds that of the best one. Any other path as it is."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        path = path / json.loads((path / "result.json").read_text(encoding="utf-8"))["seeds"]["best"]
+        path = path / read_json(path / "result.json")["seeds"]["best"]
     return path / "model" if (path / "result.json").is_file() and (path / "model").is_dir() else path
 
 
@@ -64,10 +64,10 @@ def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> 
     if not (path / "config.json").is_file():
         return problem("no config.json", "name the folder that `save_pretrained` wrote")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        return problem(f"config.json is no JSON ({visible(str(error))})", "copy the model folder again")
-    if not isinstance(config, dict) or "model_type" not in config:
+        config = read_json(path / "config.json", kind=dict, infinity=True)
+    except UserError as error:
+        return problem(f"config.json: {error.problems[0].found}", "copy the model folder again")
+    if "model_type" not in config:
         return problem("config.json names no model_type", "name a transformers model folder")
     if "auto_map" in config:
         return problem("config.json asks for code of its own (auto_map)", "use a model whose code is in transformers")

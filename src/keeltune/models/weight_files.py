@@ -8,7 +8,6 @@ Source of the format: https://huggingface.co/docs/safetensors/index#format.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 
 from keeltune.utils.errors import name_list, visible
+from keeltune.utils.files import open_regular
+from keeltune.utils.json import JsonFault, parse_json
 
 MAX_HEADER = 100_000_000
 """Bytes of a header, at most: the format's own bound."""
@@ -50,7 +51,7 @@ def file_problem(file: Path) -> str | None:
     try:
         length, header = read_header(file)
         return _entries_problem(header, file.stat().st_size - 8 - length)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return str(error)
 
 
@@ -59,7 +60,7 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
 
     ValueError where it is none.
     """
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         start = stream.read(8)
         if start.startswith(b"version "):
             raise ValueError("a git-lfs pointer, not the weights (git lfs pull)")
@@ -75,24 +76,16 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _json_object(text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = next(name for i, name in enumerate(names) if name in names[:i])
-            raise ValueError(f"its header names {visible(twice)} twice")
-        return dict(pairs)
-
+    """JSON as a mapping of unambiguous names; ValueError where it is none."""
     try:
-        header = json.loads(text, object_pairs_hook=unique)
-    except RecursionError:
-        header = None
+        value = parse_json(text)
     except UnicodeDecodeError as error:
-        raise ValueError("its header is no UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its header is no JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise ValueError("its header is no mapping of names")
-    return header
+        raise ValueError("no UTF-8 where JSON was expected") from error
+    except JsonFault as fault:
+        raise ValueError(f"{fault.kind} ({fault.found})") from fault
+    if not isinstance(value, dict):
+        raise ValueError("no mapping of names where one was expected")
+    return value
 
 
 def _entries_problem(header: Mapping[str, Any], size: int) -> str | None:
@@ -137,8 +130,8 @@ def _index_problem(folder: Path, index: Path) -> str | None:
     """What is false about an index of shards: names outside the folder, shards or weights that are not there."""
     try:
         weight_map = _json_object(index.read_bytes())["weight_map"]
-    except (ValueError, KeyError) as error:
-        return f"{index.name}: {error if isinstance(error, ValueError) else 'no weight_map'}"
+    except (ValueError, OSError, KeyError) as error:
+        return f"{index.name}: {'no weight_map' if isinstance(error, KeyError) else error}"
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         return f"{index.name}: its weight_map names no shards"
     shards = sorted(set(weight_map.values()))
