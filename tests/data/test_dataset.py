@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keeltune.data import sources
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row, fingerprint, row_key, split_share
 from keeltune.data.reading import read
@@ -224,10 +225,10 @@ def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     _, (problem,) = load(str(tmp_path / "a\0.jsonl"))
     assert "a\\x00.jsonl" in problem.found
 
-    def denied(self: Path) -> bytes:
+    def denied(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(sources, "open_regular", denied)
     _, (problem,) = load(tmp_path / "train.jsonl")
     assert "Permission denied" in problem.found
 

@@ -11,7 +11,7 @@ import pytest
 
 from keeltune.utils.errors import UserError
 from keeltune.utils.files import open_regular
-from keeltune.utils.json import DEPTH, JsonFault, parse_json, read_json
+from keeltune.utils.json import DEPTH, UNSURE, JsonFault, parse_json, parse_lines, read_json
 
 FAULTS = {
     "key given twice": ['{"a": 1, "a": 2}', '{"a": 1, "a" : 2}', '{"a":1,"a"\t:2}', '[{"b": {"c": 1, "c": 1}}]'],
@@ -97,3 +97,18 @@ def test_a_link_that_is_swapped_in_is_not_followed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "resolve", then_swapped)
     with pytest.raises(OSError, match=r"Not a directory|symbolic"):
         open_regular(Path("inner/file"), root)
+
+
+def test_lines_read_at_once_are_those_read_one_by_one():
+    """Among them pairs that are JSON only together, and lines that hold two values."""
+    lines = [b'{"a": 1}', b'{"a": "x: y", "b": "\\": "}', b'{"a" : {"b": [1, {"c": 2}]}}', b"[1]", b"3", b'"x"', b"{}",
+             b'{"n": 99999999999999999999}', b'{"f": 1.5, "t": true, "z": null}']  # fmt: skip
+    bad = [b'{"x": [1', b"2]}", b'{"a": 1},{"b": 2}', b'{"x":[{}', b"{}]}", b'{"a": 1, "a": 2}', b"", b"\xff", b"NaN",
+           b'{"a":{"b":1,"b":1}}', b'{"a": "\\ud800"}', b"[" * 200 + b"]" * 200]  # fmt: skip
+    for batch in [lines, *([*lines[:4], one, *lines[4:]] for one in bad), bad, bad[3:5], bad[:3], [lines[0]]]:
+        values = parse_lines(batch)
+        assert len(values) == len(batch)
+        for line, value in zip(batch, values, strict=True):
+            if value is not UNSURE:
+                assert repr(value) == repr(parse_json(line))
+    assert UNSURE not in parse_lines([lines[0], lines[4], lines[6], lines[8]])

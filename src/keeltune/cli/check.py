@@ -19,6 +19,10 @@ from keeltune.reports import run_page
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.progress import Display
 
+ENCODED = 20_000
+"""Rows of a split that are encoded, for their lengths: a tokenizer takes ten times as long as all else. The others are
+read, labelled and compared alike, and training encodes them before its first step."""
+
 
 def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Every problem of the recipe and its data, all at once, before any training; then what it will cost."""
@@ -30,7 +34,7 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))
-    material = prepare(recipe, progress=lambda what: display.say(f"{what} …"))
+    material = prepare(recipe, progress=lambda what: display.say(f"{what} …"), limit=ENCODED)
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():
         if rows:

@@ -6,12 +6,12 @@ Errors stop a run (`data.bad_rows: skip` leaves out the rows of those that belon
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from keeltune.data.columns import Column
-from keeltune.data.dataset import Row, row_key
-from keeltune.data.row_labels import row_labels, unknown_label
+from keeltune.data.dataset import Row, contents
+from keeltune.data.row_labels import label_counts, row_labels, unknown_label
 from keeltune.data.row_problems import RowProblem, locations, warning_about
 from keeltune.utils.errors import Problem, name_list, shown
 from keeltune.utils.messages import Message
@@ -42,12 +42,16 @@ def audit(
     labels_of = labels_of or row_labels
     field = next((column.name for column in columns if column.label), "label")
     problems: list[Problem] = []
-    for rows in splits.values():
-        problems += _outside(rows, names, field) if in_column else _never_learnt(rows, names, field, labels_of)
+    counts = {split: label_counts(rows, field) if in_column else Counter() for split, rows in splits.items()}
+    for split, rows in splits.items():
+        if not in_column:
+            problems += _never_learnt(rows, names, field, labels_of)
+        elif not counts[split].keys() <= set(names):
+            problems += _outside(rows, names, field)
     bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
     keys = {split: input_keys(rows, columns) for split, rows in splits.items()}
     if names and in_column:
-        problems += _classes(splits, names, field, multi_label)
+        problems += _classes(splits, counts, names, field, multi_label)
     problems += _shared(splits, keys)
     for split, rows in splits.items():
         problems += _repeated(split, rows, keys[split], field, labels_of if names else None)
@@ -85,14 +89,22 @@ def _never_learnt(
     ]  # fmt: skip
 
 
-def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: str, multi_label: bool) -> list[Problem]:
+def _classes(
+    splits: Mapping[str, Sequence[Row]],
+    seen_in: Mapping[str, Mapping[str, int]],
+    names: Sequence[str],
+    field: str,
+    multi_label: bool,
+) -> list[Problem]:
     """Too few classes to learn from, classes that a split lacks, and a strong imbalance."""
     problems: list[Problem] = []
     for split in ("train", "validation", "test"):
+        seen = seen_in.get(split, {})
+        counts = {name: seen[name] for name in names if name in seen}
+        absent = [name for name in names if name not in seen]
+        if not absent and len(counts) > 1 and max(counts.values()) <= IMBALANCE * min(counts.values()):
+            continue
         rows = [row for row in splits.get(split, ()) if field in row.fields]
-        seen = Counter(label for row in rows for label in row_labels(row, field))
-        counts = {name: seen[name] for name in names if seen[name]}
-        absent = [name for name in names if not seen[name]]
         if not rows:
             continue
         if split == "train" and len(counts) < (1 if multi_label else 2):
@@ -116,14 +128,14 @@ def _classes(splits: Mapping[str, Sequence[Row]], names: Sequence[str], field: s
     return problems
 
 
-def input_keys(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    """Each row's key without its label: equal ones are the same input."""
+def input_keys(rows: Sequence[Row], columns: Sequence[Column]) -> list[tuple[Hashable, ...]]:
+    """What each row is without its label: equal ones are the same input."""
     inputs = [column.name for column in columns if not column.label]
-    return [row_key(row.fields, inputs) for row in rows]
+    return contents(rows, inputs)
 
 
 def shared_rows(
-    splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]
+    splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[Hashable]]
 ) -> Iterator[tuple[str, str, list[Row]]]:
     """(one, other, rows of other whose input is in one too); two streams of training may share theirs."""
     for one, other in combinations(splits, 2):
@@ -133,15 +145,19 @@ def shared_rows(
 
 
 def repeats(
-    rows: Sequence[Row], keys: Sequence[str], labels_of: Callable[[Row], Sequence[str]] | None
+    rows: Sequence[Row], keys: Sequence[Hashable], labels_of: Callable[[Row], Sequence[str]] | None
 ) -> tuple[list[Row], list[Row]]:
     """(rows with the same input and different labels, rows that stand there already).
 
     Without `labels_of` nothing conflicts: a text may well have several translations.
     """
-    same: dict[str, list[Row]] = defaultdict(list)
+    if len(set(keys)) == len(keys):
+        return [], []
+    again = Counter(keys)
+    same: dict[Hashable, list[Row]] = defaultdict(list)
     for row, key in zip(rows, keys, strict=True):
-        same[key].append(row)
+        if again[key] > 1:
+            same[key].append(row)
     conflicts: list[Row] = []
     copies: list[Row] = []
     for group in same.values():
@@ -152,7 +168,7 @@ def repeats(
     return conflicts, copies
 
 
-def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
+def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[Hashable]]) -> list[Problem]:
     """Inputs that are in two splits: an evaluation is spoiled by it."""
     warnings: list[Problem] = []
     for one, other, shared in shared_rows(splits, keys):
@@ -168,7 +184,7 @@ def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[str
 def _repeated(
     split: str,
     rows: Sequence[Row],
-    keys: Sequence[str],
+    keys: Sequence[Hashable],
     field: str,
     labels_of: Callable[[Row], Sequence[str]] | None,
 ) -> list[Problem]:

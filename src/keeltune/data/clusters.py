@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keeltune.data.dataset import Row
+from keeltune.utils.names import plain_name
 
 FEW_CLUSTERS = 5
 """Clusters of a group below which it gets no interval: one cluster drawn again and again is always the same."""
@@ -22,7 +23,7 @@ def numbers_of(rows: Sequence[Row], column: str | None) -> np.ndarray | None:
 def cluster_of(row: Row, column: str) -> str | None:
     """A row's value in the column of clusters, as text; None where it has none."""
     value = row.fields.get(column)
-    return None if value is None else str(value)
+    return None if value is None else plain_name(str(value))
 
 
 def clusters_of(names: Sequence[str | None]) -> np.ndarray | None:

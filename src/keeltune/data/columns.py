@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Protocol
 
 from keeltune.data.media import Media
 from keeltune.utils.errors import nearest, visible
+from keeltune.utils.json import JsonFault, parse_json
+from keeltune.utils.names import plain_name
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,34 @@ class Refused(Exception):
         self.kind, self.expected, self.fix = kind, expected, fix
 
 
-def read_cell(value: Any, column: Column) -> Any:
-    """A CSV cell as the value that JSON would have there: a list is written as JSON."""
-    if column.kind in STRUCTURED:
-        try:
-            return json.loads(value)
-        except ValueError:
-            pass
+def read_cell(value: Any) -> Any:
+    """A CSV cell as the value that JSON would have there, where the column holds lists or mappings."""
+    try:
+        return parse_json(value)
+    except JsonFault:
+        return value
+
+
+def extra(value: Any) -> Any:
+    """The value of a column that travels along, as JSON can write it: what is no number is nothing."""
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else _whole_characters(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is list:
+        return [extra(inner) for inner in value]
+    if kind is dict:
+        return {extra(name): extra(inner) for name, inner in value.items()}
+    return value
+
+
+def _whole_characters(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        fix = "the text was cut within a character: write the row again"
+        raise Refused("half a character", "text without lone surrogates (\\ud800 to \\udfff)", fix) from None
     return value
 
 
@@ -55,13 +78,7 @@ def _text(value: Any) -> str:
         raise Refused("empty text", "text that is not blank", "fill it, or delete the row")
     if "\0" in value:
         raise Refused("NUL character", "text without NUL characters", "delete the character: tr -d '\\000'")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            fix = "the text was cut within a character: write the row again"
-            raise Refused("half a character", "text without lone surrogates (\\ud800 to \\udfff)", fix) from None
-    return value
+    return value if value.isascii() else _whole_characters(value)
 
 
 def _label(value: Any) -> str:
@@ -71,7 +88,7 @@ def _label(value: Any) -> str:
         if value.startswith("-") and value[1:].isdecimal():
             fix = "number the classes from 0; rows without a label belong in data.unlabeled"
             raise Refused("negative label", "a name or a whole number from 0", fix)
-        return _text(value)
+        return plain_name(_text(value)) or _text("")
     if value is None:
         raise Refused("no label", "a name or a whole number", "give the row one, or move it to data.unlabeled")
     if isinstance(value, bool):
@@ -104,8 +121,12 @@ def _words(value: Any) -> list[str]:
     return list(value)
 
 
+def _tags(value: Any) -> list[str]:
+    return [plain_name(tag) or _text("") for tag in _words(value)]
+
+
 def _index(value: Any, fix: str = "count the words from 0") -> int:
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise Refused("not an index", "a whole number from 0", fix)
@@ -169,7 +190,7 @@ def read_media(value: str, folder: Path) -> Media:
 
 MEDIA = ("image", "audio")
 
-STRUCTURED = ("labels", "texts", "words", "messages", "answers")
+STRUCTURED = ("labels", "texts", "words", "tags", "messages", "answers")
 """Kinds that a CSV cell holds as JSON."""
 
 KINDS: dict[str, Callable[[Any], Any]] = {
@@ -178,6 +199,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "labels": _labels,
     "texts": _texts,
     "words": _words,
+    "tags": _tags,
     "index": _index,
     "messages": _messages,
     "answers": _answers,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import torch
 
 from keeltune.data.media import Media, Unreadable
+from keeltune.utils.digests import canonical
 from keeltune.utils.errors import Problem, UserError
 
 
@@ -35,12 +36,35 @@ def row_key(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
     It does not depend on file, order, split or further columns.
     """
-    known = {n: fields[n] for n in names if n in fields}
-    plain = {n: value.digest if isinstance(value, Media) else value for n, value in known.items()}
-    return hashlib.sha256(_canonical(plain).encode()).hexdigest()
+    return content_key({name: fields[name] for name in names if name in fields})
 
 
-_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+def content_key(fields: Mapping[str, Any]) -> str:
+    """`row_key` of fields that are all among its columns."""
+    return hashlib.sha256(_canonical(fields)).hexdigest()
+
+
+def contents(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[Hashable, ...]]:
+    """What of each row is equal where its columns `names` are: texts as they are, anything else as canonical JSON."""
+    columns = [[row.fields.get(name) for row in rows] for name in names]
+    return list(zip(*map(_comparable, columns), strict=True)) if columns else [()] * len(rows)
+
+
+def _comparable(values: list[Any]) -> list[Hashable]:
+    if set(map(type, values)) <= {str, type(None)}:
+        return values
+    values = [value.digest if type(value) is Media else value for value in values]
+    return [value if type(value) is str or value is None else _canonical(value) for value in values]
+
+
+def _canonical(value: Any) -> bytes:
+    """JSON of which there is but one spelling; a picture's or recording's content in its place."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS)
+    except TypeError:
+        if isinstance(value, dict):
+            value = {name: inner.digest if type(inner) is Media else inner for name, inner in value.items()}
+        return canonical(value).encode()  # whole numbers beyond 64 bits too
 
 
 def split_share(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -79,6 +103,11 @@ def fingerprint(rows: Iterable[Row]) -> str:
     for row in rows:
         digest.update(row.key.encode())
     return digest.hexdigest()
+
+
+def spread(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
+    """At most `limit` of the rows, in their order, spread evenly by chance; always the same."""
+    return rows if limit is None or len(rows) <= limit else [rows[i] for i in subset(len(rows), limit)]
 
 
 def subset(rows: int, limit: int | None) -> list[int]:

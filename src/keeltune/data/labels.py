@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
-from keeltune.data.row_labels import row_labels
+from keeltune.data.look_alikes import look_alikes
+from keeltune.data.row_labels import label_counts, row_labels
 from keeltune.data.row_problems import locations, warning_about
 from keeltune.recipe.fields import Recipe
 from keeltune.utils.errors import Problem, name_list, nearest, shown
 from keeltune.utils.messages import Message
+from keeltune.utils.names import plain_name
 
 SIMILAR = 0.8
 """difflib's ratio from which a rare label counts as a misspelling of another."""
@@ -105,6 +107,7 @@ def decide_labels(
         head=head,
         multi_label=recipe.data.multi_label,
         labels_of=labels_of(task_class),
+        field=next((column.name for column in task_class.columns if column.label), "label"),
     )
     return LabelChoice(names if names == head else task_class.label_inventory(names), head, problems, notices)
 
@@ -126,7 +129,7 @@ def class_weights_of(
     if spec == "balanced":
         labels = Counter(label for row in train for label in task_class.labels_of(row))
         return {name: labels.total() / (len(names) * max(labels[name], 1)) for name in names}
-    weights = {str(name): weight for name, weight in spec.items()}
+    weights = {plain_name(str(name)): weight for name, weight in spec.items()}
     for name in set(weights) - set(names):
         problems.append(
             Problem(
@@ -147,28 +150,42 @@ def names_of_data(
     head: Sequence[str] | None,
     multi_label: bool,
     labels_of: Callable[[Row], Sequence[str]] | None = None,
+    field: str = "label",
 ) -> tuple[list[str], list[Problem], list[str]]:
-    """(names, problems, notices) of labelled rows, by the rule of `decide_labels`; `listed` is `data.labels`.
+    """(names, problems, notices) of labelled rows, by the rule of `decide_labels`; `listed` is `data.labels`, `field`
+    the column of the labels.
 
     Rows whose label is not among the names are found by `audit`, in every split alike.
     """
-    labels_of = labels_of or row_labels
-    counts = Counter(label for row in rows for label in labels_of(row))
+    in_column = labels_of is None
+    counts = label_counts(rows) if labels_of is None else Counter(label for row in rows for label in labels_of(row))
     head_names = _head_names(head, counts)
     if head_names and (counts.keys() <= set(head_names) or (listed is None and _only_slips(counts, head_names))):
         return head_names, [], []
     notices = [_new_head(head_names, counts)] if head_names else []
     if listed is not None:
         # several names of the data may be one of the model, so only a list can name one twice
-        names = [str(name) for name in (dict.fromkeys(listed.values()) if isinstance(listed, Mapping) else listed)]
+        names = [
+            plain_name(str(name))
+            for name in (dict.fromkeys(listed.values()) if isinstance(listed, Mapping) else listed)
+        ]
         return list(dict.fromkeys(names)), _faulty_list(names, multi_label), notices
     if rows and not counts:
         fix = "add rows with labels, or name the column of the labels under data.columns"
         found = f"no label in any of {len(rows)} rows"
         return [], [Problem(rows[0].file, "label", found, "labels to learn", fix, "no label")], notices
+    warnings, named = look_alikes(rows, counts, labels_of or row_labels, field)
     if all(label.isdecimal() for label in counts):
-        return sorted(counts, key=int), [], notices
-    return sorted(counts), _misspellings(rows, counts) if labels_of is row_labels else [], notices
+        return sorted(counts, key=_by_value), warnings, notices
+    if in_column:
+        warnings += _misspellings(rows, counts, named)
+    return sorted(counts), warnings, notices
+
+
+def _by_value(label: str) -> tuple[int, str]:
+    """Orders whole numbers by value, of however many digits."""
+    digits = label.lstrip("0")
+    return len(digits), digits
 
 
 def _head_names(head: Sequence[str] | None, labels: Iterable[str]) -> list[str] | None:
@@ -215,13 +232,14 @@ def _faulty_list(names: Sequence[str], multi_label: bool) -> list[Problem]:
     return [Problem("", "data.labels", found, expected, fix, "label list") for found, fix in faults]
 
 
-def _misspellings(rows: Sequence[Row], counts: Counter[str]) -> list[Problem]:
-    """Rare labels that look like a frequent one: with no list to hold them against, each would become a class."""
+def _misspellings(rows: Sequence[Row], counts: Counter[str], named: Collection[str]) -> list[Problem]:
+    """Rare labels that look like a frequent one: with no list to hold them against, each would become a class. Those
+    that are `named` in a warning already are left out."""
     few = max(3, counts.total() // 1000)
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         for label in row_labels(row):
-            if counts[label] <= few:
+            if counts[label] <= few and label not in named:
                 rows_of[label].append(row)
     template = '{label} in {n} rows, "{meant}" in {often}: {places}'
     expected = Message("each class under one name")

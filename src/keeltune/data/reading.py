@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from keeltune.data.columns import KINDS, MEDIA, Column, Refused, read_cell, read_media
-from keeltune.data.dataset import Row, row_key
+from keeltune.data.columns import KINDS, MEDIA, STRUCTURED, Column, Refused, extra, read_cell, read_media
+from keeltune.data.dataset import Row, content_key
 from keeltune.data.file_formats.file_format import FileLog, Record
 from keeltune.data.sources import DataSource
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import Problem, name_list, nearest, shown, visible
+from keeltune.utils.names import plain_name
 
 
+@paused_collection()
 def read(
     source: DataSource, columns: Sequence[Column], mapping: Mapping[str, str], *, labelled: bool = True
 ) -> tuple[list[Row], list[Problem]]:
@@ -42,54 +45,129 @@ def read(
     return rows, problems + refused
 
 
+_ABSENT = object()
+
+
 def _rows(records: Iterator[Record], log: FileLog, wanted: Sequence[Column], renamed: Mapping[str, str]) -> list[Row]:
     """The sound rows of one file; `renamed` holds all columns of the task, `wanted` those that are read."""
-    names = [column.name for column in wanted]
-    known = {*renamed, *renamed.values()}  # everything else in a record travels along
-    plan = [(column, column.name, renamed[column.name], column.required, KINDS[column.kind]) for column in wanted]
+    readers = [(column, _reader(column, log)) for column in wanted]
+    optional_and_empty = (None, "") if log.cells_are_text else (None,)
     rows: list[Row] = []
-    header: dict[str, None] = {}  # the columns that its rows have, in order
+    header: dict[str, Any] = {}  # the columns that its rows have, in order
+    spelt, extras, width = dict(renamed), list[str](), 0
+    there: list[tuple[Column, str, Callable[[Any], Any]]] = []
     missing: list[tuple[int, Column, dict[str, Any]]] = []
     sample: list[dict[str, Any]] = []
-    for line, record in records:
-        if not record.keys() <= header.keys():
-            header.update(dict.fromkeys(record))
+    for line, record in _opened(records, renamed.values()):
+        header.update(record)
+        if len(header) != width:
+            width, spelt = len(header), _names_in_file(renamed, header)
+            known = {*renamed, *renamed.values(), *spelt.values()}  # everything else in a record travels along
+            extras = [name for name in header if name not in known]
+            there = [(c, spelt[c.name], read_it) for c, read_it in readers if c.required or spelt[c.name] in header]
         if len(sample) < 100:
             sample.append(record)
         fields: dict[str, Any] = {}
         sound = True
-        for column, name, in_file, required, checked in plan:
-            if in_file not in record:
-                if required:
+        for column, in_file, read_value in there:
+            value = record.get(in_file, _ABSENT)
+            if column.required:
+                if value is _ABSENT:
                     missing.append((line, column, record))
                     sound = False
-                continue
-            value = record[in_file]
-            if not required and (value is None or (value == "" and log.cells_are_text)):
+                    continue
+            elif value is _ABSENT or value in optional_and_empty:
                 continue
             try:
-                fields[name] = checked(read_cell(value, column) if log.cells_are_text else value)
-                if column.kind in MEDIA:
-                    fields[name] = read_media(fields[name], Path(log.file).parent)
+                fields[column.name] = read_value(value)
             except Refused as refused:
-                log.row(line, refused.kind, shown(value), refused.expected, refused.fix, name)
+                log.refused(line, column.name, value, refused)
                 sound = False
+        key = content_key(fields) if sound else ""
+        for name in extras:
+            if name in record:
+                try:
+                    fields[name] = extra(record[name])
+                except Refused as refused:
+                    log.refused(line, name, record[name], refused)
+                    sound = False
         if sound:
-            for name in record:
-                if name not in known:
-                    fields[name] = record[name]
-            rows.append(Row(fields, log.file, line, row_key(fields, names)))
-    for column, name, in_file, required, _ in plan:
-        if sample and in_file not in header and (required or in_file != name):
-            _missing_in_file(column, in_file, list(header), sample, log)
+            rows.append(Row(fields, log.file, line, key))
+    places = [(column, spelt[column.name]) for column in wanted]
+    _report_missing(missing, places, list(header), sample, log)
+    return rows
+
+
+def _opened(records: Iterator[Record], names: Iterable[str]) -> Iterator[Record]:
+    """Records in which a dotted name, as `translation.en`, is what lies inside: {"translation": {"en": "…"}}."""
+    dotted = [(name, name.split(".")) for name in names if "." in name]
+    if not dotted:
+        yield from records
+        return
+    for line, record in records:
+        for name, steps in dotted:
+            value: Any = record
+            for step in steps if name not in record else ():
+                value = value.get(step, _ABSENT) if isinstance(value, dict) else _ABSENT
+            if value is not record and value is not _ABSENT:
+                record = {**record, name: value}
+        yield line, record
+
+
+def _names_in_file(renamed: Mapping[str, str], header: Collection[str]) -> dict[str, str]:
+    """The columns as the file spells them: with a blank after the comma, another Unicode form, a byte order mark."""
+    plain = {plain_name(name): name for name in header}
+    return {
+        name: in_file if in_file in header else plain.get(plain_name(in_file), in_file)
+        for name, in_file in renamed.items()
+    }
+
+
+def _reader(column: Column, log: FileLog) -> Callable[[Any], Any]:
+    """From what the file holds to what a row holds, or `Refused`."""
+    check, folder = KINDS[column.kind], Path(log.file).parent
+    if column.kind == "label":
+        check = _remembered(check)
+    if column.kind in MEDIA:
+        return lambda value: read_media(check(value), folder)
+    if log.cells_are_text and column.kind in STRUCTURED:
+        return lambda value: check(read_cell(value))
+    return check
+
+
+def _remembered(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`check`, once for each text: labels repeat, and rows then share one text in memory."""
+    known: dict[str, Any] = {}
+
+    def checked(value: Any) -> Any:
+        if type(value) is not str:
+            return check(value)
+        if value not in known:
+            known[value] = check(value)
+        return known[value]
+
+    return checked
+
+
+def _report_missing(
+    missing: Sequence[tuple[int, Column, dict[str, Any]]],
+    places: Sequence[tuple[Column, str]],
+    header: Sequence[str],
+    sample: Sequence[dict[str, Any]],
+    log: FileLog,
+) -> None:
+    """The columns that a file lacks, and the fields that some of its rows lack."""
+    in_files = {column.name: in_file for column, in_file in places}
+    for column, in_file in places:
+        if sample and in_file not in header and (column.required or in_file != column.name):
+            _missing_in_file(column, in_file, header, sample, log)
     for line, column, record in missing:
-        in_file = renamed[column.name]
+        in_file = in_files[column.name]
         if in_file in header:
             found = _not_among(in_file, tuple(record))
             log.row(line, "missing field", found, f'a field "{in_file}"', "add it, or correct its name", column.name)
     if not sample and not log.problems:
         log.whole("no rows", "a header or an empty list, and no row", "at least one row", "put the data there")
-    return rows
 
 
 def _not_a_column(name: str, names: Sequence[str], where: str) -> Problem:

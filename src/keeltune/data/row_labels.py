@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 from keeltune.data.dataset import Row
 from keeltune.data.row_problems import RowProblem
 from keeltune.utils.errors import Problem, name_list, nearest, shown
+from keeltune.utils.names import plain_name
 
 
 def apply_label_map(rows: Sequence[Row], mapping: Mapping[Any, Any]) -> tuple[list[Row], list[Problem]]:
@@ -18,7 +20,7 @@ def apply_label_map(rows: Sequence[Row], mapping: Mapping[Any, Any]) -> tuple[li
     A label that is one of the model's names already stays. A row with any other label is left out, with a problem.
     Keys do not change: they are those of the data as it is written.
     """
-    names = {str(in_data): str(in_model) for in_data, in_model in mapping.items()}
+    names = {plain_name(str(in_data)): plain_name(str(in_model)) for in_data, in_model in mapping.items()}
     known = {name: name for name in names.values()} | names
     mapped: list[Row] = []
     problems: list[Problem] = []
@@ -40,6 +42,14 @@ def row_labels(row: Row, field: str = "label") -> list[str]:
     """The row's labels, one or several; none where it has no label."""
     value = row.fields.get(field, [])
     return [value] if isinstance(value, str) else list(value)
+
+
+def label_counts(rows: Sequence[Row], field: str = "label") -> Counter[str]:
+    """How many rows have each label of a column."""
+    values = [row.fields[field] for row in rows if field in row.fields]
+    if set(map(type, values)) <= {str}:
+        return Counter(values)
+    return Counter(label for value in values for label in ([value] if isinstance(value, str) else value))
 
 
 def unknown_label(row: Row, field: str, label: str, names: tuple[str, ...], fix: str) -> RowProblem:

@@ -6,16 +6,19 @@ source -> paths -> bytes -> records, by the file's names (`file_formats`, `hub`)
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record
 from keeltune.data.hub import hub_records
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, name_list, nearest, shown, visible
+from keeltune.utils.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def _paths(
         if path.is_file():
             problem = Problem(where, "", shown(path.name), endings, "save the data as one of these", "unknown ending")
             return ([path], None) if any_file or _ending(path, formats) else ([], problem)
+        if path.exists():
+            open_regular(path).close()  # which says what it is
         no_folder = "" if path.parent.is_dir() else f"; there is no folder {path.parent} either"
         neighbours = [p.name for p in path.parent.iterdir()] if not no_folder else []
     except OSError as error:
@@ -141,17 +146,40 @@ def _other_content(data: bytes, file_format: FileFormat) -> tuple[str, str] | No
     return None
 
 
+RATIO, SMALL = 100, 2**27
+"""Bytes from one byte of a gzip file beyond which it is refused, once they are more than `SMALL`: what people compress
+comes to a tenth or a thirtieth, and gzip's limit is 1032."""
+
+
+class _Bomb(Exception):
+    pass
+
+
+def _unpacked(stream: BinaryIO) -> bytes:
+    """What a gzip file holds. Raises `_Bomb` as soon as it is too much for its size."""
+    size, pieces, length = os.fstat(stream.fileno()).st_size, list[bytes](), 0
+    with gzip.GzipFile(fileobj=stream) as unpacked:
+        while piece := unpacked.read(2**24):
+            pieces.append(piece)
+            length += len(piece)
+            if length > max(SMALL, RATIO * size):
+                raise _Bomb(f"more than {length} bytes in a gzip file of {size}")
+    return b"".join(pieces)
+
+
 def _file_records(path: Path, file_format: FileFormat, log: FileLog) -> Iterator[Record]:
     try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
+        with open_regular(path) as stream:
+            data = _unpacked(stream) if path.name.lower().endswith(".gz") else stream.read()
+    except _Bomb as bomb:
+        fix = "unpack it with gunzip, if it is what it should be"
+        log.whole("gzip bomb", str(bomb), f"data of at most {RATIO} times the size of its file", fix)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         log.whole("broken gzip", str(error), "a whole gzip file", "copy or compress it again (gzip -t FILE tests it)")
     except OSError as error:
         log.whole("unreadable", str(error.strerror), "a file that can be read", "correct the rights to it")
     else:
-        if not data.removeprefix(BOM).strip():
+        if not data[:64].removeprefix(BOM).strip() and not data.removeprefix(BOM).strip():
             log.whole("empty file", f"{len(data)} bytes and no row", "at least one row", "put the data there")
         elif other := _other_content(data, file_format):
             expected = _ending(path, file_format.endings)[1:] or type(file_format).__name__

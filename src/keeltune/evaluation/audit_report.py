@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def _warning(problem: Problem) -> dict[str, str]:
 
 
 def of_split(
-    task: Task, rows: Sequence[Row], encoded: Sequence[Sequence[Example]], keys: Sequence[str]
+    task: Task, rows: Sequence[Row], encoded: Sequence[Sequence[Example]], keys: Sequence[Hashable]
 ) -> dict[str, Any]:
     """{"rows", "examples", "lengths": {quantile: tokens or frames, the answer included}, "truncated": rows that are
     cut, "labels": {name: rows that have it} or null, "repeated": rows that stand there already, "conflicting": rows

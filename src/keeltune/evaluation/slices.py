@@ -20,6 +20,7 @@ from keeltune.evaluation import bootstrap
 from keeltune.evaluation.counterfactual import words_of
 from keeltune.evaluation.scores import scores_of
 from keeltune.tasks.task import Task
+from keeltune.utils.names import plain_name
 
 FEW, MANY = 2, 20
 """How many values a column must have, and may have, to be cut into groups."""
@@ -49,7 +50,11 @@ def columns_of(
     further = sorted({name for row in rows for name in row.fields if name not in known})
     names = further if requested is None else requested
     values_of = {name: [row.fields.get(name) for row in rows] for name in names}
-    columns = {n: [str(v) for v in values] for n, values in values_of.items() if requested is not None or _few(values)}
+    columns = {
+        n: [plain_name(str(v)) for v in values]
+        for n, values in values_of.items()
+        if requested is not None or _few(values)
+    }
     if thirds := by_thirds(lengths, THIRDS):
         columns[other_group("length", columns)] = thirds
     return columns

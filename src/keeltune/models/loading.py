@@ -20,6 +20,7 @@ from keeltune.models.configuration import read_config
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of, vocabulary_rows
 from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.utils.names import plain_name
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def head_names(config: Any) -> list[str] | None:
     if not id2label:
         return None
     try:
-        return [str(id2label[i]) for i in range(len(id2label))]
+        return [plain_name(str(id2label[i])) for i in range(len(id2label))]
     except KeyError:
         return None
 

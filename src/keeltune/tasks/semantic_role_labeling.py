@@ -35,7 +35,7 @@ class SemanticRoleLabeling(TokenClassification):
     columns = (
         Column("tokens", "words"),
         Column("predicate_index", "index"),
-        Column("tags", "words", label=True),
+        Column("tags", "tags", label=True),
     )
 
     @classmethod

@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,40 +66,75 @@ class JsonFault(ValueError):
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text (bytes: UTF-8). Raises `JsonFault`, or UnicodeDecodeError where bytes are no UTF-8."""
     data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
-    with suppress(orjson.JSONDecodeError):
+    try:
         value = orjson.loads(data)
         if _unambiguous(value, data):
             return value
+    except orjson.JSONDecodeError:  # not `suppress`, which costs as much as reading a row
+        pass
     return strict_value(text.decode() if isinstance(text, bytes) else text)
+
+
+def parse_lines(lines: Sequence[bytes]) -> list[Any]:
+    """The value of each line that is surely one, and `UNSURE` for those that `parse_json` must look at.
+
+    They are read at once as one array, which takes half the time. No line can know the text that stands between them
+    there, so that none can pass for two, nor two for one.
+    """
+    data = b"[" + _BETWEEN.join(lines) + b"]"
+    try:
+        values = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return [UNSURE] * len(lines)
+    if len(values) != 2 * len(lines) - 1 or values[1::2].count(_TOKEN) != len(lines) - 1:
+        return [UNSURE] * len(lines)
+    values = values[::2]
+    flat = set(map(type, values)) == {dict} and set(map(type, chain.from_iterable(map(dict.values, values)))) <= _PLAIN
+    if flat and sum(map(len, values)) == data.count(b":"):
+        return values
+    return [value if _unambiguous(value, line) else UNSURE for value, line in zip(values, lines, strict=True)]
+
+
+UNSURE = object()
+"""In place of a line's value."""
+
+_TOKEN = secrets.token_hex(8)
+
+_BETWEEN = f',"{_TOKEN}",'.encode()
 
 
 def _unambiguous(value: Any, data: bytes) -> bool:
     """Whether orjson's value is surely the only one: as many keys as there are separators, no number rounded.
 
-    Each key is followed by `":`, or by `"` and blanks and `:`; what looks like one inside a text only makes this
-    unsure, and the strict decoder decides.
+    Each key brings a colon. Where texts hold colons too, those count that a quotation mark or a blank stands before,
+    as it does before each separator; a text that looks like one only makes this unsure.
     """
-    if b" :" in data or b"\t:" in data or b"\n:" in data or b"\r:" in data:
-        return False
-    return _keys(value, DEPTH) == data.count(b'":')
+    keys = _keys(value, DEPTH)
+    return keys == data.count(b":") or keys == sum(part[-1:] in _BEFORE for part in data.split(b":")[:-1])
+
+
+_BEFORE = frozenset((b'"', b" ", b"\t", b"\r", b"\n"))
 
 
 def _keys(value: Any, depth: int) -> float:
     """The keys in a value and in all values inside it; NaN, which equals nothing, where strict reading must decide."""
     kind = type(value)
     if kind is dict:
-        inner = value.values()
         count: float = len(value)
+        value = value.values()
     elif kind is list:
-        inner, count = value, 0
+        count = 0
     else:
         return math.nan if kind is float and not -_EXACT < value < _EXACT else 0
     if not depth:
         return math.nan
-    for one in inner:
-        if type(one) is not str:
+    for one in value:
+        if type(one) not in _PLAIN:
             count += _keys(one, depth - 1)
     return count
+
+
+_PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def strict_value(text: str, *, infinity: bool = False) -> Any:
@@ -166,8 +203,12 @@ def _check_characters(value: Any, name: str = "") -> None:
 
 def _broken(error: json.JSONDecodeError) -> JsonFault:
     text = error.doc
-    unfinished = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+    unfinished = _BEGUN.fullmatch(text.rstrip(), error.pos) is not None or error.msg.startswith("Unterminated")
     return JsonFault("broken JSON", error.msg, "JSON", "correct it there, or just before", error.pos, unfinished)
+
+
+_BEGUN = re.compile(r"|-|\.|[eE][+-]?|t(ru?)?|f(a(ls?)?)?|n(ul?)?|u[0-9a-fA-F]{0,4}")
+"""What is left of a text that was cut within a word, a number or an escape; nothing, where it was cut before one."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from keeltune.data.columns import Refused
 from keeltune.data.row_problems import RowProblem
-from keeltune.utils.errors import Problem
+from keeltune.utils.errors import Problem, shown
 
 Record = tuple[int, dict[str, Any]]
 """A row's number, from 1 (the physical line where it begins; of a format without lines the element), and its values."""
@@ -44,6 +45,10 @@ class FileLog:
         """Notes a fault of one row, which `data.bad_rows: skip` may leave out."""
         where = f"{self.file}:{line}:{column}" if column else f"{self.file}:{line}"
         self.problems.append(RowProblem(where, field, found, expected, fix, kind, file=self.file, line=line))
+
+    def refused(self, line: int, field: str, value: Any, refusal: Refused) -> None:
+        """Notes a value that a row cannot have in a field."""
+        self.row(line, refusal.kind, shown(value), refusal.expected, refusal.fix, field)
 
     def whole(self, kind: str, found: str, expected: str, fix: str, field: str = "", place: str = "") -> None:
         """Notes a fault of the whole file, at `place` (`:line` or `:line:column`) where it has one."""

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record, not_utf8
 from keeltune.utils.errors import shown, visible
-from keeltune.utils.json import JsonFault, after_blanks, end_of_value, parse_json, strict_prefix
+from keeltune.utils.json import UNSURE, JsonFault, after_blanks, end_of_value, parse_json, parse_lines, strict_prefix
 
 
 class Json(FileFormat):
@@ -16,9 +16,9 @@ class Json(FileFormat):
 
     def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
         body = data.removeprefix(BOM).lstrip()
-        first, _, rest = body.partition(b"\n")
+        first = body[: body.find(b"\n") + 1] or body
         in_lines = _is_value(first)
-        if body.startswith(b"[") and not (in_lines and rest.strip()):
+        if body.startswith(b"[") and not (in_lines and body[len(first) :].strip()):
             yield from _array(data, log)
         elif body.startswith(b"{") and not in_lines and _is_value(body):
             fix = "write one row a line (jq -c . FILE), or the rows as one array"
@@ -38,25 +38,35 @@ def _is_value(data: bytes) -> bool:
     return True
 
 
+_BATCH = 2**18
+"""Bytes of lines that are read at once."""
+
+
 def _json_lines(data: bytes, log: FileLog) -> Iterator[Record]:
-    offset = 0
-    for line, raw in enumerate(io.BytesIO(data), 1):
-        if line == 1:
-            raw = raw.removeprefix(BOM)
-            offset = len(BOM) if data.startswith(BOM) else 0
-        try:
-            value = parse_json(raw)
-        except JsonFault as fault:
-            if not raw.isspace():
-                _broken_line(fault, line, raw.decode(), log)
-        except UnicodeDecodeError as error:
-            log.row(line, *not_utf8(error, offset))
-        else:
+    stream, line = io.BytesIO(data), 0
+    stream.seek(len(BOM) if data.startswith(BOM) else 0)
+    while lines := stream.readlines(_BATCH):
+        for index, value in enumerate(parse_lines(lines)):
+            line += 1
+            if value is UNSURE:
+                value = _line_value(lines, index, line, stream, log)
             if type(value) is dict:
                 yield line, value
-            else:
+            elif value is not UNSURE:
                 _not_a_row(value, line, log)
-        offset += len(raw)
+
+
+def _line_value(lines: Sequence[bytes], index: int, line: int, stream: io.BytesIO, log: FileLog) -> Any:
+    """The value of one line among those just read; UNSURE where it is blank, or faulty, as is then noted."""
+    raw = lines[index]
+    try:
+        return parse_json(raw)
+    except JsonFault as fault:
+        if not raw.isspace():
+            _broken_line(fault, line, raw.decode(), log)
+    except UnicodeDecodeError as error:
+        log.row(line, *not_utf8(error, stream.tell() - sum(map(len, lines[index:]))))
+    return UNSURE
 
 
 def _not_a_row(value: Any, line: int, log: FileLog) -> None:

@@ -48,8 +48,9 @@ class Encoded:
     examples: dict[str, list[list[Example]]]
 
 
-def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog) -> Encoded:
-    """Compares the references with the student and encodes every row. Needs a `reading` without errors."""
+def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog, limit: int | None = None) -> Encoded:
+    """Compares the references with the student and encodes every row, or `limit` of each split. Needs a `reading`
+    without errors."""
     config, processor, auto_model = reading.student.config, reading.student.processor, reading.student.auto_model
     assert reading.source is not None and auto_model is not None
     settings = _settings(recipe, reading.task_class, labelled, config, processor, auto_model)
@@ -63,7 +64,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     anchor_task = None
     if recipe.objective.anchor_head != "task":
         anchor_task = anchor_task_of(recipe, task, labelled.choice.head, reading.source)
-    rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task)
+    rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task, limit)
     log.add_of_rows(faulty)
     if log.skips_rows:
         log.errors += emptied_splits(recipe, rows, faulty)

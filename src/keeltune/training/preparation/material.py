@@ -34,6 +34,7 @@ class Material:
     references           the models of the reference, where they are others
     anchor_task          the task of the second head (`objective.anchor_head`), or None
     notices, warnings, skipped   what users should know; what is doubtful; faults of rows that were left out
+    sampled              whether only some rows of large splits are encoded
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Material:
     notices: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
+    sampled: bool = False
 
     @property
     def examples(self) -> dict[str, list[Example]]:
@@ -66,6 +68,12 @@ class Material:
         assert training.tokens_per_batch is not None
         lengths = [example.length for example in self.main_stream]
         return max(1, int(training.tokens_per_batch * len(lengths) / sum(lengths)))
+
+    def scale(self, split: str) -> float:
+        """Rows of a split for one that is encoded: 1, but where only some are, as `check` does."""
+        if not self.sampled or not self.encoded.get(split):
+            return 1.0
+        return len(self.rows[split]) / len(self.encoded[split])
 
     @property
     def main_stream(self) -> list[Example]:
@@ -95,5 +103,9 @@ class Material:
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         training = self.recipe.training
-        per_epoch = max(1, len(self.main_stream) // (self.batch_size * self.micro_batches))
+        per_epoch = max(
+            1,
+            int(len(self.main_stream) * self.scale("train" if self.rows["train"] else "unlabeled"))
+            // (self.batch_size * self.micro_batches),
+        )
         return training.max_steps or (training.epochs or 1) * per_epoch

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from keeltune.data.dataset import spread
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.encoding import Encoded, encode
 from keeltune.training.preparation.labelling import Labelled, label
@@ -22,19 +23,27 @@ from keeltune.training.preparation.row_encoding import encode_row
 from keeltune.training.preparation.splits import require_enough_rows
 from keeltune.training.preparation.task_checks import truncation_warnings, writing_problems
 from keeltune.training.preparation.variants import variant_rows
+from keeltune.utils.collection import paused_collection
 
 
-def prepare(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -> Material:
-    """Reads and checks all that a recipe names. Raises UserError with every problem found."""
+@paused_collection()
+def prepare(
+    recipe: Recipe, progress: Callable[[str], None] = lambda what: None, *, limit: int | None = None
+) -> Material:
+    """Reads and checks all that a recipe names. Raises UserError with every problem found.
+
+    limit   how many rows of a split are encoded at most, spread evenly over it, where it is not for training; all are
+            read, labelled and held against one another
+    """
     log = ProblemLog(skips_rows=recipe.data.bad_rows == "skip")
     reading = read(recipe, log, progress)
     labelled = label(recipe, reading, log)
     log.raise_errors()
     progress("encoding rows")
-    encoded = encode(recipe, reading, labelled, log)
+    encoded = encode(recipe, reading, labelled, log, limit)
     check(recipe, encoded, log)
     log.raise_errors()
-    material = _material(recipe, reading, labelled, encoded, log)
+    material = _material(recipe, reading, labelled, encoded, log, limit)
     require_enough_rows(material)
     return material
 
@@ -46,11 +55,19 @@ def check(recipe: Recipe, encoded: Encoded, log: ProblemLog) -> None:
     log.errors += writing_problems(recipe, task, examples["unlabeled"], bool(encoded.references))
 
 
-def _material(recipe: Recipe, reading: Reading, labelled: Labelled, encoded: Encoded, log: ProblemLog) -> Material:
+def _material(
+    recipe: Recipe, reading: Reading, labelled: Labelled, encoded: Encoded, log: ProblemLog, limit: int | None
+) -> Material:
     """What preparation hands on, with the variants of its rows."""
     task, rows, examples = encoded.task, encoded.rows, encoded.examples
-    rows["augmented"] = variant_rows(recipe, reading.task_class, rows)
+    varied = {name: list(spread(split, limit)) for name, split in rows.items()}
+    rows["augmented"] = variant_rows(recipe, reading.task_class, varied)
     examples["augmented"] = [encode_row(task, row, "augmented") for row in rows["augmented"]]
+    log.notices += [
+        f"lengths: of {len(examples[name])} of {len(split)} rows of {name}, spread evenly; training encodes every row"
+        for name, split in rows.items()
+        if limit is not None and len(split) > max(limit, len(examples[name]))
+    ]
     log.notices += task.notices([example for row in examples["train"] for example in row])
     student = reading.student
     assert reading.source is not None and student.auto_model is not None
@@ -70,4 +87,5 @@ def _material(recipe: Recipe, reading: Reading, labelled: Labelled, encoded: Enc
         log.notices,
         log.warnings,
         log.skipped,
+        limit is not None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from keeltune.data.dataset import Row
+from keeltune.data.dataset import Row, spread
 from keeltune.data.row_problems import RowProblem
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
@@ -15,18 +15,22 @@ from keeltune.utils.errors import Problem, UserError
 
 
 def encode_splits(
-    task: Task, rows: Mapping[str, list[Row]], anchor_task: Task | None = None
+    task: Task, rows: Mapping[str, list[Row]], anchor_task: Task | None = None, limit: int | None = None
 ) -> tuple[dict[str, list[Row]], dict[str, list[list[Example]]], list[RowProblem]]:
     """The rows of each split that this model can take, their examples, and the problems of the others.
 
-    `anchor_task` encodes the rows of a source domain that has labels of its own.
+    anchor_task   encodes the rows of a source domain that has labels of its own
+    limit         how many rows of a split are encoded at most, spread evenly; the others are taken as they are
     """
     taken: dict[str, list[Row]] = {}
     encoded: dict[str, list[list[Example]]] = {}
     problems: list[RowProblem] = []
     for name, split in rows.items():
         reader = anchor_task if anchor_task is not None and name in OLD else task
-        taken[name], encoded[name], faulty = encode_rows(reader, split, partial(encode_row, reader, split=name))
+        tried = spread(split, limit)
+        good, encoded[name], faulty = encode_rows(reader, tried, partial(encode_row, reader, split=name))
+        bad = {(problem.file, problem.line) for problem in faulty}
+        taken[name] = good if tried is split else [row for row in split if (row.file, row.line) not in bad]
         problems += faulty
     return taken, encoded, problems
 

@@ -89,9 +89,9 @@ def sound_rows(
     sound: list[Row] = []
     problems: list[RowProblem] = []
     for row in rows:
-        faults = [row_problem(row, fault) for fault in task_class.faults(row, labelled=labelled)]
-        problems += faults
-        if not faults:
+        if faults := list(task_class.faults(row, labelled=labelled)):
+            problems += [row_problem(row, fault) for fault in faults]
+        else:
             sound.append(row)
     return sound, problems
 

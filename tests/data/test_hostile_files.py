@@ -1,0 +1,66 @@
+"""Data files that would not end, do not fit, or are no files: refused by name, before they take time or memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from keeltune.data import sources
+from keeltune.data.columns import Column
+from keeltune.data.reading import read
+from keeltune.data.sources import DataSource
+
+COLUMNS = [Column("text"), Column("label", "label", label=True)]
+
+
+def problems_of(path: Path) -> list[str]:
+    return [str(problem) for problem in read(DataSource(str(path)), COLUMNS, {})[1]]
+
+
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path):
+    """2 GB of blanks in 2 MB; and what is only well compressed is read."""
+    bomb = tmp_path / "bomb.jsonl.gz"
+    block = gzip.compress(b" " * 2**24)
+    bomb.write_bytes(block * 128)  # a gzip file may have members
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (problem,) = problems_of(bomb)
+    assert "gzip" in problem and "gunzip" in problem
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # kB
+    good = tmp_path / "good.jsonl.gz"
+    good.write_bytes(gzip.compress(b'{"text": "x", "label": "pos"}\n' * 20_000))
+    assert len(good.read_bytes()) < 20_000 * 30 / sources.RATIO and not problems_of(good)
+
+
+def test_a_pipe_or_a_device_is_no_data(tmp_path: Path):
+    os.mkfifo(tmp_path / "train.jsonl")
+    (problem,) = problems_of(tmp_path / "train.jsonl")
+    assert "named pipe" in problem
+    (problem,) = problems_of(Path("/dev/zero"))
+    assert "device" in problem
+    assert "no data file" in problems_of(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    ['"id": "\\ud800"', '"\\udfff": 1', '"more": [{"a": "x\\ude00"}]'],
+)
+def test_half_a_character_is_refused_in_any_column(row: str, tmp_path: Path):
+    """It cannot be written, and would be found when a finished run writes its predictions."""
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "x", "label": "pos"}\n{"text": "y", "label": "neg", ' + row + "}\n")
+    (problem,) = problems_of(file)
+    assert "a.jsonl:2" in problem and "surrogate" in problem
+
+
+def test_a_number_of_thousands_of_digits_is_text_like_any_other(tmp_path: Path):
+    file = tmp_path / "a.jsonl"
+    digits = "9" * 5000
+    rows = [{"text": digits, "label": "1"}, {"text": "x", "label": digits}, {"text": "y", "label": "-" + digits}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (problem,) = problems_of(file)
+    assert "a.jsonl:3" in problem and "negative" not in problem.split("found")[0]
