@@ -21,11 +21,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, pad
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 
 from keeltune import recipe
 from keeltune.data.dataset import Row
-from keeltune.models import tokenizer_match
+from keeltune.models import loading, processors, tokenizer_match
 from keeltune.objective import derived_predictions, divergences, formula, predictions, stored_predictions
 from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
@@ -35,19 +35,20 @@ from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
 from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.families import sequence_classification
 from keeltune.training import batch_plan, build, reference_loading, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity
-from keeltune.training.preparation import compatibility, prepare
+from keeltune.training.preparation import compatibility, prepare, row_encoding
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry, tensor_store
 from tests.exactness import test_accumulation
 from tests.faults import test_resume
 from tests.helpers.interruption import copy_at, same
-from tests.models import test_loading
+from tests.models import test_loading, test_vocabulary
 from tests.objective import test_divergences, test_formula, test_predictions, test_references, test_shared_tokens
 from tests.runs import test_run
-from tests.tasks import test_text_generation
+from tests.tasks import test_control_tokens, test_text_generation
 from tests.training import test_batch_plan, test_cache, test_self_test, test_trainer
 
 bench, data = test_references.bench, test_run.data  # fixtures of those files
@@ -189,7 +190,14 @@ shared_by_hand = partial(
 )
 every_label = test_predictions.test_nll_is_torchs_and_0_where_there_is_no_label
 slices_of_any_size = partial(test_formula.test_slices_of_any_size_change_nothing, "reverse-kl", 4)
-a_pad_token_of_its_own = test_loading.test_a_decoder_gets_a_padding_token_of_its_own
+no_text_ends_in_padding = partial(
+    test_vocabulary.test_padding_is_a_token_that_no_text_ends_in, architecture="gpt2", stored=None
+)
+padding_takes_nothing = partial(test_vocabulary.test_padding_takes_no_probability, architecture="gpt2")
+a_name_is_text = partial(test_control_tokens.test_every_task_reads_it_as_text_and_says_so, task="text-classification")
+letters_of_its_own = partial(
+    test_vocabulary.test_a_head_for_fewer_letters_is_new_and_of_the_tokenizers_size, kind="wav2vec2"
+)
 other_tokens = test_shared_tokens.test_other_tokens_are_refused_with_the_first_that_differ_and_what_is_legal
 other_labels = partial(test_run.test_a_reference_with_other_labels_is_refused, labels=("bad", "good"))
 an_adapter_starts_at_nothing = partial(
@@ -339,11 +347,18 @@ def a_constant_for_nothing(original, total, count):
     return original(total, count) if count > 0 else torch.zeros((), dtype=total.dtype)
 
 
-def the_end_of_text_as_padding(original, self, names, *others):
-    if "pad_token" not in names:
-        return original(self, names, *others)
-    self.pad_token = self.eos_token
-    return 0
+def letters_beyond_the_head(patch: Patch) -> None:
+    patch.setattr(loading, "fit_ctc_head", lambda config, tokenizer, trained: None)
+    patch.setattr(loading, "misfit", lambda model, processor: None)
+    patch.setattr(row_encoding, "id_faults", lambda task, examples: ())
+
+
+def a_row_for_padding(original, model, processor, auto_model=""):
+    tokenizer = processors.tokenizer_of(processor)
+    if tokenizer.pad_token_id is None or len(tokenizer) == 25:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return original(model, processor, auto_model)
 
 
 def jensen_shannon_of_the_textbook(student: Tensor, reference: Tensor, *, beta: float = 0.5) -> Tensor:
@@ -475,8 +490,14 @@ TRAPS = [
          predictions, "IGNORED", -1), every_label, CLOSE),
     Trap(10, "rows without a label counted", around(KeelTrainer, "get_batch_samples", every_row_counted),
          a_row_without_a_label_is_neither_summed_nor_counted, CLOSE),
-    Trap(10, "the end of text as padding", around(
-         PreTrainedTokenizerBase, "add_special_tokens", the_end_of_text_as_padding), a_pad_token_of_its_own, "== 25"),
+    Trap(10, "the end of text as padding", lambda patch: patch.setattr(
+         processors, "_ends_texts", lambda tokenizer, token: False), no_text_ends_in_padding, "pads with"),
+    Trap(22, "a row of the vocabulary for padding", around(loading, "padding", a_row_for_padding),
+         padding_takes_nothing, r"approx"),
+    Trap(23, "a head for other letters", letters_beyond_the_head, letters_of_its_own, "assert "),
+    Trap(29, "a special token that is written commands", lambda patch: patch.setattr(
+         sequence_classification, "encode_text", lambda tokenizer, *texts, **options: tokenizer(*texts, **options)),
+         a_name_is_text, "assert "),
     Trap(10, "a constant where nothing counts", around(formula, "divide", a_constant_for_nothing),
          nothing_to_count, "does not require grad"),
     Trap(11, "a cross-entropy that is called KL", in_place_of("forward-kl", a_cross_entropy),
@@ -556,4 +577,4 @@ def test_with_the_trap_the_check_fails(trap, request, monkeypatch):
 
 
 def test_every_trap_is_put_in():
-    assert {trap.number for trap in TRAPS} == set(range(1, 22))
+    assert {trap.number for trap in TRAPS} >= {*range(1, 24), 29}

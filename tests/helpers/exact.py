@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from keeltune.models import surgery
+from keeltune.models import vocabulary
 from keeltune.objective.references.model import Model
 from keeltune.recipe.training_fields import Training
 from keeltune.training.arguments import training_arguments
@@ -40,7 +40,7 @@ class FixedMasks:
     def __init__(self, model: Any, passes: int):
         self.passes, self.number = passes, -1
         model.register_forward_pre_hook(self.begin)
-        for table in surgery.token_tables(model):
+        for table in vocabulary.token_tables(model):
             table.register_forward_hook(self.drop)
 
     def begin(self, module: Any, arguments: Any) -> None:

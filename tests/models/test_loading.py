@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from keeltune.data.dataset import Row
-from keeltune.models import configuration, initialization, loading, lora, model_files, surgery
+from keeltune.models import configuration, initialization, loading, lora, model_files, positions, surgery
 from keeltune.tasks.common.settings import Settings
 from keeltune.training.preparation import compatibility
 from keeltune.utils import device
@@ -301,33 +301,13 @@ def test_positions_are_what_the_model_can_read(architecture, bound):
     if architecture == "roberta":
         config.pad_token_id = 1  # as real ones have it: positions begin after it
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    assert loading.positions(model) == loading.positions(loading.skeleton(config, HEAD)) == bound
+    assert positions.positions(model) == positions.positions(loading.skeleton(config, HEAD)) == bound
     model(input_ids=torch.full((1, bound), 7))
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, bound + 1), 7))
 
 
 # Padding
-
-
-def test_a_decoder_gets_a_padding_token_of_its_own(tiny, tmp_path):
-    shutil.copytree(tiny("gpt2"), tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    tokenizer.eos_token = "[SEP]"
-    tokenizer.save_pretrained(tmp_path / "model")
-    loaded = open_folder(tmp_path / "model")
-    (note,) = loaded.notes
-    assert "no padding token" in note
-    pad = loaded.processor.pad_token_id
-    assert pad == loaded.model.config.pad_token_id == 25
-    assert pad != loaded.processor.eos_token_id
-    assert loaded.model.get_input_embeddings().weight.shape[0] == len(loaded.processor) == 26
-    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(logits(loaded.model, loaded.processor), logits(stock, tokenizer), rtol=1e-5, atol=1e-6)
-    batch = loaded.processor(TEXTS, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        padded = loaded.model.eval()(**batch).logits
-    torch.testing.assert_close(padded, logits(stock, tokenizer), rtol=0, atol=1e-6)
 
 
 def test_a_padding_token_that_is_there_stays(tiny):

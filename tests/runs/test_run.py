@@ -199,8 +199,9 @@ def test_a_decoder(tiny, data):
     check_scores(finished)
     assert finished.result["objective"]["divergence"] > 0
     tokenizer = AutoTokenizer.from_pretrained(finished.model)
-    assert tokenizer.pad_token == "<|pad|>"
-    assert AutoModelForSequenceClassification.from_pretrained(finished.model).config.pad_token_id == 25
+    assert (tokenizer.pad_token, len(tokenizer)) == ("[CLS]", 25)
+    config = AutoModelForSequenceClassification.from_pretrained(finished.model).config
+    assert (config.pad_token_id, config.vocab_size) == (tokenizer.pad_token_id, 25)
 
 
 # References

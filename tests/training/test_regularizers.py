@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from keeltune import recipe
 from keeltune.cli.demo_data import make_reviews
-from keeltune.models import surgery
+from keeltune.models import surgery, vocabulary
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Dense, Projected
 from keeltune.recipe.regularizer_fields import Regularizers, regularizer_names
@@ -339,7 +339,7 @@ def test_each_stack_of_any_architecture_has_the_whole_range(kind):
         for place in range(length):
             found = {rate for name, rate in rates.items() if name.startswith(f"{stack}.{place}.")}
             assert found == {0.5 ** (length - 1 - place)}
-    tables = {id(p) for table in surgery.token_tables(model) for p in table.parameters()}
+    tables = {id(p) for table in vocabulary.token_tables(model) for p in table.parameters()}
     assert {rates[name] for name, p in model.named_parameters() if id(p) in tables} == {0.25}
     norms = [name for name in rates if "final" in name.split(".")[-2] or name.split(".")[-2] in ("norm", "ln_f")]
     outside = [n for n in norms if not any(n.startswith(f"{s}.") for s in surgery.stacks(model))]
@@ -553,7 +553,7 @@ def test_frozen_tables_stay_and_a_tied_head_with_them(spec, tmp_path):
     assert not model.lm_head.weight.requires_grad
     both, _ = writers.writer("t5")
     FreezeEmbeddings(True).on_model(both)
-    assert not any(table.weight.requires_grad for table in surgery.token_tables(both))
+    assert not any(table.weight.requires_grad for table in vocabulary.token_tables(both))
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])

@@ -21,6 +21,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
 from keeltune.models import configuration, loading, model_files, processors
+from keeltune.models.attention import whole_attention
 from keeltune.models.loading import Loaded
 from keeltune.models.processors import Pair
 from keeltune.models.tokenizer_training import BERT, texts_of, train
@@ -46,15 +47,16 @@ def files(spec: NewModel, recipe: Recipe, task_class: type[ModelTask], rows: Seq
     kind = spec.new.get("model_type")
     config = _config(spec.new, recipe, where)
     decodes = not getattr(config, "is_encoder_decoder", False) and task_class.choices == "tokens"
+    spells = decodes and task_class.reads == "sound"
     if isinstance(spec.tokenizer, str):
         source = model_files.locate(spec.tokenizer, recipe.path, recipe.where("model.tokenizer"), "model.tokenizer")
         tokenizer = processors.read_processor(source, recipe.where("model.tokenizer"), "model.tokenizer")
-        processors.prepare_tokenizer(config, tokenizer)
     else:
         assert spec.tokenizer is not None  # the recipe has been checked
-        spells = decodes and task_class.reads == "sound"
         tokenizer = train(spec.tokenizer, list(texts_of(task_class, rows)), ends=not decodes, spells=spells)
     _fit_vocabulary(config, tokenizer, spec.new)
+    if processors.prepare_tokenizer(config, tokenizer, spells=spells) and getattr(config, "is_encoder_decoder", False):
+        _fit_vocabulary(config, tokenizer, spec.new)  # its decoder starts from the padding where nothing else is said
     if task_class.reads == "text":
         auto_model = loading.pick(task_class.auto_models, config, where, "model.new.model_type")
         _segments(tokenizer, config, auto_model, trained=not isinstance(spec.tokenizer, str))
@@ -89,14 +91,16 @@ def load(spec: NewModel, recipe: Recipe, config: Any, processor: Any, auto_model
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: i for i, name in enumerate(labels)}
+    changed = whole_attention(config)
     model = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
     for part in PARTS:
         if isinstance(origin := spec.new.get(part), str):
             where, field = recipe.where("model.new"), f"model.new.{part}"
             source = model_files.locate(origin, recipe.path, where, field, writes=False)
             _load_part(getattr(model, part), source, where, field)
-    processors.padding(model, processor)
-    return Loaded(model, processor, "a new model", tuple(name for name, _ in model.named_parameters()))
+    processors.padding(model, processor, auto_model)
+    names = tuple(name for name, _ in model.named_parameters())
+    return Loaded(model, processor, "a new model", names, (changed,) if changed else ())
 
 
 def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
@@ -256,9 +260,6 @@ def _load_part(part: Any, source: str, where: str, field: str) -> None:
     UserError where it lacks more, or has other shapes: then it would be no warm start.
     """
     pretrained, config = configuration.read_config(source, where, field), copy.deepcopy(part.config)
-    tokens = processors.vocabulary_size(pretrained)
-    if tokens is not None and processors.vocabulary_size(config) == tokens + 1:  # the padding token that it lacked
-        config.vocab_size = tokens
     loaded, info = model_files.or_refuse(
         lambda: type(part).from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
@@ -278,6 +279,4 @@ def _load_part(part: Any, source: str, where: str, field: str) -> None:
                     f"{', '.join([*shapes.values(), *lost][:5])}", "all weights of the pretrained part",
                     "name a whole model; and as the tokenizer, the one of the part that writes")
         )  # fmt: skip
-    if processors.vocabulary_size(config) != processors.vocabulary_size(part.config):
-        loaded.resize_token_embeddings(processors.vocabulary_size(part.config), mean_resizing=False)
     part.load_state_dict(loaded.state_dict())

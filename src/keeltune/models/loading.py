@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from keeltune.models.attention import whole_attention
 from keeltune.models.configuration import read_config
 from keeltune.models.model_files import or_refuse
-from keeltune.models.processors import padding, read_processor, tokenizer_of, vocabulary_rows
-from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.models.processors import padding, read_processor, tokenizer_of
+from keeltune.models.vocabulary import CTC, bounds_of, fit_ctc_head, unknown_tokens
+from keeltune.utils.errors import Problem, UserError, shown, visible
 from keeltune.utils.names import plain_name
 
 
@@ -51,14 +53,15 @@ class Loaded:
 
 
 def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
-    """The head's weights that a local folder does not hold; loading would draw them at random.
+    """The head's weights that a local folder does not hold so; loading would draw them at random.
 
     A hub id is not looked into: what it lacks shows when it is loaded.
     """
     if not Path(source).is_dir():
         return []
-    model, info = _without_weights(source, config, auto_model)
-    return sorted(name for name in _head(model, sorted(info["missing_keys"])) if ".pooler." not in name)
+    model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, "", "model")
+    missing = {*info["missing_keys"], *(str(name) for name, *_ in info["mismatched_keys"])}
+    return sorted(name for name in _head(model, sorted(missing)) if ".pooler." not in name)
 
 
 def check_weights(source: str, config: Any, auto_model: str, where: str, field: str) -> None:
@@ -81,6 +84,13 @@ def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, di
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
     return model, info
+
+
+def fit_head(source: str, config: Any, processor: Any, auto_model: str) -> str | None:
+    """Sizes a head that is new by what it chooses among, in `config`; what users should know of it."""
+    if auto_model != CTC:
+        return None
+    return fit_ctc_head(config, tokenizer_of(processor), trained=not untrained_head(source, config, auto_model))
 
 
 def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str:
@@ -137,6 +147,7 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         config.label2id = {name: i for i, name in enumerate(head.labels)}
     if auto_model == "AutoModelForSequenceClassification":
         config.problem_type = "multi_label_classification" if head.multi_label else "single_label_classification"
+    changes = [note for note in (fit_head(source, config, processor, auto_model), whole_attention(config)) if note]
     model, info = or_refuse(
         lambda: getattr(transformers, auto_model).from_pretrained(
             source,
@@ -156,10 +167,10 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         raise UserError(Problem(where, field, *problem))
     if head.new:
         fresh = sorted({*fresh, *_reset_head(model)})
-    notes = padding(model, processor)
-    if problem := _without_embedding(model, processor):
+    notes = padding(model, processor, auto_model)
+    if problem := misfit(model, processor):
         raise UserError(Problem(where, field, *problem))
-    return Loaded(model, processor, source, tuple(fresh), tuple(notes))
+    return Loaded(model, processor, source, tuple(fresh), (*changes, *notes))
 
 
 Reason = tuple[str, str, str]
@@ -183,18 +194,20 @@ def _unloaded(model: Any, info: dict[str, Any], source: str) -> tuple[list[str],
 
 
 def _not_finite(model: nn.Module, source: str) -> Reason | None:
-    broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    broken = [n for n, t in model.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if not broken:
         return None
     found = f"{shown(source)}: {', '.join(broken[:5])} hold NaN or infinity"
     return found, "finite weights", "take an earlier checkpoint"
 
 
-def _without_embedding(model: Any, processor: Any) -> Reason | None:
-    rows, tokens = vocabulary_rows(model), len(tokenizer_of(processor))
-    if rows is None or tokens <= rows:
+def misfit(model: Any, processor: Any) -> Reason | None:
+    """Why a tokenizer does not fit a model (or its skeleton): texts would be cut into tokens that the model lacks."""
+    known = [rows for rows in (bounds_of(model).reads, bounds_of(model).writes) if rows is not None]
+    if not (lacking := unknown_tokens(tokenizer_of(processor), min(known, default=None))):
         return None
-    found = f"a tokenizer of {tokens} tokens for {rows} embeddings"
+    names = ", ".join(map(visible, lacking[:5]))
+    found = f"a tokenizer of {len(tokenizer_of(processor))} tokens for {min(known)} embeddings, with none for {names}"
     return found, "an embedding for every token", "use the tokenizer that the model was trained with"
 
 
@@ -231,28 +244,6 @@ def _reset_head(model: Any) -> list[str]:
                 module.reset_parameters()
         fresh += [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
     return fresh
-
-
-def positions(model: nn.Module) -> int | None:
-    """How many tokens the model can read, or None where nothing bounds it.
-
-    RoBERTa-type models count positions from after the padding index, so their table is longer than what they read.
-    """
-    config = getattr(model.config, "encoder", None) or model.config
-    bound = getattr(config, "max_position_embeddings", None)
-    if bound is None or bound <= 0:
-        return None
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return int(bound) - module.padding_idx - 1
-    return int(bound)
-
-
-def target_positions(config: Any) -> int | None:
-    """How many tokens a decoder beside an encoder can write, or None where nothing bounds it."""
-    decoder = getattr(config, "decoder", None) or config
-    names = ("max_target_positions", "max_position_embeddings")
-    return next((int(n) for name in names if (n := getattr(decoder, name, None)) and n > 0), None)
 
 
 def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model") -> Any:

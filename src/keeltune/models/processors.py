@@ -1,4 +1,4 @@
-"""Tokenizers and feature extractors: read, given a padding token, asked for their vocabulary."""
+"""Tokenizers and feature extractors: read, and given a token to pad with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from keeltune.models.model_files import or_refuse
-from keeltune.models.tokenizer_match import PADDING
+from keeltune.models.vocabulary import CTC, vocabulary_size
 from keeltune.utils.errors import Problem, UserError, shown, visible
 
 
@@ -68,12 +68,13 @@ def read_extractor(source: str, where: str, field: str, reads: str) -> Any:
     return or_refuse(lambda: auto.from_pretrained(source, trust_remote_code=False, **pil), source, where, field)
 
 
-def prepare_tokenizer(config: Any, processor: Any) -> list[str]:
-    """Gives a tokenizer a padding token where it has none, and the side at which padding changes nothing; says so.
+def prepare_tokenizer(config: Any, processor: Any, *, spells: bool = False) -> list[str]:
+    """Gives a tokenizer a token to pad with where it has none, and the side at which padding changes nothing; says so.
 
-    The token is one of its own, never the end of text: one that stood for both would be masked where the text really
-    ends. The side is the right, where positions are counted from the start and the first token may stand for the text;
-    the left for models that read the text off the last position (XLNet).
+    Padding needs no token of its own: masks say what is padding, wherever it is read. It is an existing token of the
+    model's, so that neither vocabulary nor model grows by one. The side is the right, where positions are counted from
+    the start and the first token may stand for the text; the left for models that read the text off the last position
+    (XLNet). `spells`: a CTC tokenizer, whose padding token is a choice, the blank, and stays.
     """
     notes = []
     tokenizer = tokenizer_of(processor)
@@ -83,42 +84,57 @@ def prepare_tokenizer(config: Any, processor: Any) -> list[str]:
             f"the tokenizer pads at the {tokenizer.padding_side}, where a row's neighbours would change it: {side}"
         )
         tokenizer.padding_side = side
-    if tokenizer.pad_token_id is None:
-        stored = getattr(config, "pad_token_id", None)
-        if stored is not None and 0 <= stored < len(tokenizer):
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stored)
-        else:
-            tokenizer.add_special_tokens({"pad_token": PADDING})
-            notes.append(f'the tokenizer had no padding token; "{PADDING}" was added (id {tokenizer.pad_token_id})')
+    if not spells and (reason := _no_padding(config, tokenizer)):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(_harmless_token(config, tokenizer))
+        notes.append(f"{reason}; it pads with {tokenizer.pad_token}, which masks hide")
     return notes
 
 
-def vocabulary_size(config: Any) -> int | None:
-    """V as a configuration says it, of its text part where it has several."""
-    text = config.get_text_config(decoder=True)
-    return getattr(text, "vocab_size", None)
+def _no_padding(config: Any, tokenizer: Any) -> str | None:
+    """Why a tokenizer's padding token cannot pad, if so.
+
+    A head that looks for the last token that is no padding (GPT-2's) overlooks the end of a text that ends in it.
+    """
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        return "the tokenizer has no padding token"
+    if not _is_known(config, pad):
+        return f"the model has no row for the tokenizer's padding token {tokenizer.pad_token} ({pad})"
+    return f"texts end in the tokenizer's padding token {tokenizer.pad_token}" if _ends_texts(tokenizer, pad) else None
 
 
-def vocabulary_rows(model: Any) -> int | None:
-    """How many tokens a model knows; None for one that reads no tokens and writes none."""
-    with suppress(NotImplementedError, AttributeError):
-        for module in (model.get_output_embeddings(), model.get_input_embeddings()):
-            weight = getattr(module, "weight", None)
-            if weight is not None and weight.dim() == 2:
-                return int(weight.shape[0])
-    return None
+def _harmless_token(config: Any, tokenizer: Any) -> int:
+    """A token of the model's that no text ends in: a special one, else the last, which of most kinds is the rarest."""
+    stored = [getattr(part, "pad_token_id", None) for part in (config, *_text_parts(config))]
+    names = ("eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
+    candidates = [*stored, *(getattr(tokenizer, name, None) for name in names)]
+    known = (i for i in candidates if i is not None and i < len(tokenizer) and _is_known(config, i))
+    last = min(len(tokenizer), vocabulary_size(config) or len(tokenizer)) if config is not None else len(tokenizer)
+    return next((int(i) for i in known if not _ends_texts(tokenizer, i)), last - 1)
 
 
-def lacks_padding(rows: int | None, tokenizer: Any) -> bool:
-    """Whether the tokenizer's padding token (ours, or one that its class adds) is one more than the model's rows."""
-    return len(tokenizer) == (rows or 0) + 1 and tokenizer.pad_token_id == rows
+def _is_known(config: Any, token: int) -> bool:
+    rows = None if config is None else vocabulary_size(config)
+    return token >= 0 and (rows is None or token < rows)
 
 
-def padding(model: Any, processor: Any) -> list[str]:
-    """Gives tokenizer and model a padding token, and the model an embedding for it."""
-    notes = prepare_tokenizer(model.config, processor)
-    tokenizer = tokenizer_of(processor)
-    if lacks_padding(vocabulary_rows(model), tokenizer):
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
+def _ends_texts(tokenizer: Any, token: int) -> bool:
+    """Whether a tokenizer puts this token behind every text."""
+    return all(list(tokenizer(text)["input_ids"])[-1:] == [token] for text in "ab")
+
+
+def _text_parts(config: Any) -> list[Any]:
+    """The part of a configuration that says what its text is, where it has several."""
+    return [] if config is None else [part for part in [config.get_text_config()] if part is not config]
+
+
+def padding(model: Any, processor: Any, auto_model: str = "") -> list[str]:
+    """Gives tokenizer and model one padding token. A model without one that never looks for it stays without."""
+    notes = prepare_tokenizer(model.config, processor, spells=auto_model == CTC)
+    pad = tokenizer_of(processor).pad_token_id
+    looks_for_it = auto_model == "AutoModelForSequenceClassification"
+    for part in (model.config, *_text_parts(model.config)):
+        stored = getattr(part, "pad_token_id", None)
+        if pad is not None and (looks_for_it or (stored is not None and stored >= 0)):
+            part.pad_token_id = pad
     return notes

@@ -142,20 +142,6 @@ def stacks(model: Any) -> dict[str, int]:
     return {name: total for name, total in whole.items() if _attends(model.get_submodule(name))}
 
 
-def token_tables(model: Any) -> list[nn.Module]:
-    """The modules that embed tokens: a model's own, and those of its encoder and decoder where they are others."""
-    parts = [model, *(getattr(model, name)() for name in ("get_encoder", "get_decoder") if hasattr(model, name))]
-    tables: dict[int, nn.Module] = {}
-    for part in parts:
-        try:
-            table = part.get_input_embeddings()
-        except (AttributeError, NotImplementedError):
-            continue
-        if isinstance(table, nn.Embedding):
-            tables[id(table)] = table
-    return list(tables.values())
-
-
 def drops_out(config: Any) -> bool:
     """Whether a configuration, or one of its parts, names a rate of dropout above 0."""
 

@@ -23,9 +23,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-PADDING = "<|pad|>"
-"""What a tokenizer without a padding token is given. It is no choice: a model is never asked to write it."""
-
 
 class Token(NamedTuple):
     """What an id stands for."""
@@ -80,7 +77,7 @@ def compare(
 ) -> Relation:
     """How the reference's tokens lie to the student's. The rows are the models' numbers of choices, None for unknown.
 
-    A token whose id is beyond a model's rows is no choice of that model, nor is the padding that a tokenizer was given.
+    A token whose id is beyond a model's rows is no choice of that model.
     """
     student, reference = (_choices(student_tokenizer, student_rows), _choices(reference_tokenizer, reference_rows))
     shared = [i for i, token in student.items() if reference.get(i) == token]
@@ -93,10 +90,7 @@ def compare(
 
 
 def _choices(tokenizer: Any, rows: int | None) -> dict[int, Token]:
-    choices = {i: token for i, token in tokens(tokenizer).items() if rows is None or i < rows}
-    if tokenizer.pad_token == PADDING:
-        choices.pop(tokenizer.pad_token_id, None)
-    return choices
+    return {i: token for i, token in tokens(tokenizer).items() if rows is None or i < rows}
 
 
 def _spelling(tokenizer: Any) -> Callable[[str], bytes]:

@@ -18,6 +18,7 @@ from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
 from keeltune.tasks.common.example import Prediction
 from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import sound_rows
+from keeltune.training.preparation.task_checks import control_token_warnings
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
 
@@ -135,7 +136,8 @@ def _answers(
     """The model's answers; UserError with `problems`, and those of the rows that it cannot take."""
     task = opened.task
     _, encoded, faulty = encode_rows(task, rows, partial(task.encode_scored, labelled=labelled))
-    _refuse([*problems, *faulty], display)
+    warnings = control_token_warnings(task, {"input": rows}, lambda split: rows[0].file if rows else split)
+    _refuse([*problems, *faulty, *warnings], display)
     with display.bar(label, sum(map(len, encoded))) as advance:
         return prediction.predict(opened.model, task, encoded, device=opened.device, progress=advance)
 

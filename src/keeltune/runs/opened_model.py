@@ -14,11 +14,12 @@ from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.data.sources import DataSource
 from keeltune.models import configuration, loading, model_files
+from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
-from keeltune.training.preparation.lengths import reading_length, writing_length
+from keeltune.training.preparation.lengths import generation_length, reading_length, writing_length
 from keeltune.training.preparation.reading import find_task
 from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
@@ -90,7 +91,6 @@ class _Stored:
     """A loaded model with what its folder says of it; `names`: of its labels, where its task chooses among labels."""
 
     loaded: loading.Loaded
-    config: Any
     auto_model: str
     names: list[str]
     multi_label: bool
@@ -108,25 +108,27 @@ def _load(task_class: type[Task], name: str, where: str) -> _Stored:
     if loaded.fresh:
         found, expected = f"no trained head: {', '.join(loaded.fresh)} would be random", f"a model trained for {name}"
         raise UserError(Problem(where, "model", found, expected, "train it first: keeltune train RECIPE.yaml"))
-    return _Stored(loaded, config, auto_model, names, multi_label)
+    return _Stored(loaded, auto_model, names, multi_label)
 
 
 def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, where: str) -> Settings:
     """What the model and its run's recipe say of how rows are read and answered."""
-    config, auto_model, names = stored.config, stored.auto_model, stored.names
+    names = stored.names
     most = past.max_length if past else None
-    length = reading_length(most, config, stored.loaded.processor, task_class, auto_model, where)
+    model = stored.loaded.model
+    length = reading_length(most, model, stored.loaded.processor, task_class, where)
     return Settings(
         labels=known_names(names, [str(i) for i in range(len(names))]) or names,
         max_length=length,
         multi_label=stored.multi_label,
-        config=stored.loaded.model.config,
-        auto_model=auto_model,
-        target_max_length=writing_length(past.target_max_length if past else None, config, length),
+        config=model.config,
+        auto_model=stored.auto_model,
+        bounds=bounds_of(model),
+        target_max_length=writing_length(past.target_max_length if past else None, model, length),
         prompt=past.prompt if past else None,
         languages=(past.languages.source, past.languages.target) if past and past.languages else None,
         beams=past.generation.beams if past else 1,
-        max_new_tokens=past.generation.max_new_tokens if past else 64,
+        max_new_tokens=generation_length(past.generation.max_new_tokens if past else 64, model, length),
     )
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keeltune.evaluation import overruled_labels, split_scores, teacher_report
 from keeltune.evaluation.scores import Scores
+from keeltune.objective.predictions import Rows
+from keeltune.objective.references.ensemble import Ensemble
+from keeltune.objective.references.model import Model
 from keeltune.reports.findings import overruled_labels as overruled_findings
 from keeltune.reports.findings import teacher as teacher_findings
 from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
 from keeltune.training.job import Job
+from keeltune.training.row_independence import TOLERANCE, dependence
 from keeltune.training.self_test import SELF_TEST_ROWS, self_test
+from keeltune.utils.device import in_eval_mode
+from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
 
 
@@ -31,6 +37,7 @@ class Start:
 def measure(job: Job, folder: Path, display: Display) -> Start:
     """All of it; predictions go to `predictions/before`. AssertionError where the self-test finds a bug of ours."""
     _self_test(job)
+    _require_independent_rows(job)
     scores = split_scores.before(job, folder, display)
     teacher = teacher_report.teacher_report(job, scores["validation"], display)
     for line in teacher_findings.findings(teacher):
@@ -39,6 +46,24 @@ def measure(job: Job, folder: Path, display: Display) -> Start:
     for line in overruled_findings.findings(overruled, taught=job.material.recipe.has_teacher):
         display.say(line)
     return Start(scores, teacher, overruled)
+
+
+def _require_independent_rows(job: Job) -> None:
+    """UserError where what the student, or a live reference, says of a row depends on the rows beside it."""
+    task, recipe = job.material.task, job.material.recipe
+    asked: dict[str, Callable[[Mapping[str, Any]], Rows]] = {
+        "model": lambda batch: task.rows(task.forward(job.model, batch), batch)
+    }
+    if isinstance(job.reference, Model | Ensemble) and job.anchor_head is None:
+        asked["reference"] = job.reference.rows
+    rough = 1 if job.precision == "fp32" else 100  # a reference runs in the precision of the run
+    for field, rows_of in asked.items():
+        with in_eval_mode(job.model):
+            found = dependence(rows_of, task, job.material.main_stream, job.device)
+        if found > TOLERANCE * (rough if field == "reference" else 1):
+            said = f"a model whose answer to a row depends on the rows beside it: log P differs by {found:.1g} of it"
+            fix = "take another architecture; one of experts (expert_capacity) a capacity that drops no token"
+            raise UserError(Problem(recipe.where(field), field, said, "the same answer alone and in a batch", fix))
 
 
 def _self_test(job: Job) -> None:

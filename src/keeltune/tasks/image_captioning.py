@@ -19,7 +19,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row, in_row
 from keeltune.data.images import Look, joined
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
-from keeltune.models import loading, processors
+from keeltune.models import loading, positions, processors
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
@@ -72,7 +72,7 @@ class ImageCaptioning(TextGeneration):
             expected = "a model folder whose processor reads a picture, in the recipe's prompt where it reads prompts"
             fix = "save the model's own processor there (processor_config.json), or correct the prompt"
             raise UserError(Problem("", "model", found, expected, fix, "processor fails")) from error
-        self.positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        self.positions = positions.target_positions(self.shape)
         if self.positions:  # nothing longer is trained on, and nothing longer can be written
             read = 0 if config.is_encoder_decoder else min(len(look.tokens["input_ids"]) for look in self.probes)
             self.room = int(self.positions) - read

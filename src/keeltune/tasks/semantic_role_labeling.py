@@ -6,6 +6,8 @@ from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.objective.predictions import IGNORED
+from keeltune.tasks.common.bio_tags import OUTSIDE
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.word_pieces import Reading, frame_of, special_token, window
@@ -83,6 +85,10 @@ class SemanticRoleLabeling(TokenClassification):
         kinds = [tag[2:] for tag in row.fields["tags"]] if labelled else []
         astray = PREDICATE in kinds and kinds[row.fields["predicate_index"]] != PREDICATE
         return [replace(example, notes={**example.notes, "astray": astray})]
+
+    def lessons(self, example: Example) -> float:
+        """Its words that belong to a span: O alone says of no word what it does."""
+        return float(sum(target not in (IGNORED, self.index.get(OUTSIDE)) for target in example.targets))
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
         astray = sum(example.notes["astray"] for example in examples)

@@ -15,7 +15,7 @@ from keeltune.data import audio
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.media import Media, Unreadable
-from keeltune.models import loading
+from keeltune.models import positions
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
@@ -52,8 +52,8 @@ class SpeechRecognition(TextGeneration):
         self.bad_languages: str | None = None
         if self.settings.config is None:
             return
-        decodes = not self.architecture.framewise and not self.architecture.reads_prompt
-        bound = loading.target_positions(self.settings.config) if decodes else None
+        decodes = self.settings.auto_model and not self.architecture.framewise and not self.architecture.reads_prompt
+        bound = positions.target_positions(self.recordings.shape) if decodes else None
         if bound:  # nothing longer can be written
             self.settings = replace(self.settings, max_new_tokens=min(self.settings.max_new_tokens, bound))
         if self.settings.languages and hasattr(self.tokenizer, "set_prefix_tokens"):
@@ -74,6 +74,10 @@ class SpeechRecognition(TextGeneration):
         if self.architecture.reads_prompt:
             kind = f"{config.model_type}, which reads sound inside a prompt"
             faults.append(Fault("model", "sound in a prompt", kind, known, "take a model of another kind"))
+        elif self.architecture.framewise and self.tokenizer.pad_token_id is None and config.pad_token_id is None:
+            kind = f"{config.model_type}, whose tokenizer has no padding token"
+            expected = "one: a CTC model chooses it where there is no letter"
+            faults.append(Fault("model", "no blank", kind, expected, "name it in tokenizer_config.json (pad_token)"))
         elif self.architecture.framewise and self.recordings.frame_counter is None:
             kind = f"{config.model_type}, which does not say how many frames it makes of a recording"
             faults.append(Fault("model", "unknown frames", kind, known, "take a model of another kind"))

@@ -113,6 +113,10 @@ class Task(Declaration):
         """A row as it is scored; differs from `encode` where training makes several examples of one question."""
         return self.encode(row, labelled=labelled)
 
+    def lessons(self, example: Example) -> float:
+        """How much an example has to teach: its labelled predictions; 0 for one of which nothing is learnt."""
+        return example.labelled
+
     def notices(self, examples: Sequence[Example]) -> list[str]:
         """What users should know of the encoded training rows."""
         return []

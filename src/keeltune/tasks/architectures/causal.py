@@ -10,6 +10,7 @@ from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
 from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example
 
 
@@ -41,6 +42,10 @@ class Causal(Architecture):
         """A sequence of which the tokens marked `trained` are predicted; `prompt` is what generation starts from."""
         targets = [i for i, learnt in zip(ids[1:], trained[1:], strict=True) if learnt]
         answer = len(ids) - len(prompt["input_ids"])
+        asked, places = prompt, self.task.settings.bounds.places
+        if places is not None:  # what is written needs places too: the end of a prompt is what matters
+            room = max(1, places - self.task.settings.max_new_tokens)
+            asked = {name: value[-room:] if isinstance(value, list) else value for name, value in prompt.items()}
         longer = {
             name: self.task.lengthened(name, values, answer)
             for name, values in prompt.items()
@@ -54,12 +59,12 @@ class Causal(Architecture):
             len(ids),
             predicted=[*trained[1:], False],
             truncated=truncated,
-            notes={"prompt": {**prompt, "attention_mask": [1] * len(prompt["input_ids"])}},
+            notes={"prompt": {**asked, "attention_mask": [1] * len(asked["input_ids"])}},
         )
 
     def answer_ids(self, text: str) -> tuple[list[int], bool]:
         """The tokens of an answer and its end; cut to `target_max_length`."""
-        ids = list(self.task.tokenizer(text, add_special_tokens=False)["input_ids"]) + self.end
+        ids = list(encode_text(self.task.tokenizer, text, add_special_tokens=False)["input_ids"]) + self.end
         limit = self.task.settings.target_max_length
         if limit is not None and len(ids) > limit:
             return ids[: limit - len(self.end)] + self.end, True

@@ -15,6 +15,7 @@ from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows
 from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.common.batches import Autocast, to_device
+from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
 
 
@@ -33,8 +34,9 @@ class Ctc(Architecture):
         return False
 
     def encode(self, row: Row, target: str | None) -> Example:
+        tokenizer = self.task.tokenizer
         inputs, frames, truncated = self.task.source_inputs(row)
-        labels = [] if target is None else list(self.task.tokenizer(target, add_special_tokens=False)["input_ids"])
+        labels = [] if target is None else list(encode_text(tokenizer, target, add_special_tokens=False)["input_ids"])
         return Example(
             inputs,
             labels,
@@ -94,8 +96,9 @@ class Ctc(Architecture):
 
     @property
     def blank(self) -> int:
-        """The choice "no letter": the padding token of a CTC tokenizer."""
-        return int(self.task.tokenizer.pad_token_id)
+        """The choice "no letter": the padding token of a CTC tokenizer, else of the configuration."""
+        token = self.task.tokenizer.pad_token_id
+        return int(self.task.settings.config.pad_token_id if token is None else token)
 
     def predict(
         self, model: Any, examples: Sequence[Example], device: str, autocast: Autocast = nullcontext

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from keeltune.tasks.common.batches import stack
+from keeltune.tasks.common.control_tokens import encode_text
 
 
 def pad_tokens(tokenizer: Any, inputs: Sequence[Mapping[str, Any]], *, left: bool | None = None) -> dict[str, Tensor]:
@@ -22,7 +23,7 @@ def pad_tokens(tokenizer: Any, inputs: Sequence[Mapping[str, Any]], *, left: boo
 
 def cut_text(tokenizer: Any, text: str, tokens: int) -> str:
     """The longest beginning of `text` that is at most `tokens` tokens, cut between tokens and never within a letter."""
-    ids = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    ids = encode_text(tokenizer, text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     if len(ids["input_ids"]) <= tokens:
         return text
     if tokens <= 0:

@@ -45,10 +45,14 @@ class Recordings:
         return getattr(self.extractor, "n_samples", None)
 
     @cached_property
+    def shape(self) -> Any:
+        """The model without its weights."""
+        return loading.skeleton(self.config, self.auto_model)
+
+    @cached_property
     def frame_counter(self) -> Any:
         """The method of the model, or of its encoder, that counts frames, if there is one. It needs no weight."""
-        shape = loading.skeleton(self.config, self.auto_model)
-        counters = (getattr(module, name, None) for module in shape.modules() for name in LENGTHS)
+        counters = (getattr(module, name, None) for module in self.shape.modules() for name in LENGTHS)
         return next((counter for counter in counters if counter is not None), None)
 
     def frames(self, length: int) -> int:

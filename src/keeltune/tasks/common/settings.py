@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from keeltune.models.vocabulary import Bounds
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Settings:
     class_weights      what the cross-entropy of a label is multiplied by
     config             the model's configuration
     auto_model         the `transformers` class that loads the model
+    bounds             the ids that the model knows, of tokens, segments and choices
     target_max_length  the most tokens of a text that is learnt
     prompt             what a decoder reads around the source; None: the task's own
     languages          of source and target, as the tokenizer names them
@@ -29,6 +32,7 @@ class Settings:
     class_weights: Mapping[str, float] | None = None
     config: Any = None
     auto_model: str = ""
+    bounds: Bounds = field(default_factory=Bounds)
     target_max_length: int | None = None
     prompt: str | None = None
     languages: tuple[str, str] | None = None

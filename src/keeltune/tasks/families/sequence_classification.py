@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,9 @@ from torch import Tensor
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
+from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
 from keeltune.tasks.metrics.classification import Classification
 from keeltune.tasks.metrics.metric import Metric
@@ -49,7 +51,8 @@ class SequenceClassification(Task):
         self.label_weights = [float(weights.get(name, 1.0)) for name in self.names]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
-        inputs = self.processor(
+        inputs = encode_text(
+            self.processor,
             row.fields["text"],
             row.fields.get("text_pair"),
             truncation=self.settings.max_length is not None,
@@ -58,6 +61,17 @@ class SequenceClassification(Task):
         targets, weights = self._targets(row) if labelled else self._no_targets()
         truncated = bool(inputs.encodings and inputs.encodings[0].overflowing)
         return [Example(dict(inputs), targets, weights, row.key, len(inputs["input_ids"]), truncated=truncated)]
+
+    def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
+        """Of an encoder-decoder (BART's kind) the end of the text stands for all of it, as its configuration has it."""
+        config = self.settings.config
+        if not getattr(config, "is_encoder_decoder", False):
+            return
+        for example in examples:
+            if config.eos_token_id not in example.inputs["input_ids"]:
+                found = f"a text without the token {config.eos_token_id}, which {config.model_type} reads its class off"
+                fix = "use the model's own tokenizer, which puts it behind every text"
+                yield Fault("model", "no end of text", found, "the end of text that config.json names", fix)
 
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         return pad_tokens(self.processor, inputs)

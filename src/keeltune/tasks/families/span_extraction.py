@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
 from keeltune.tasks.common.batches import stack
+from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.padding import cut_text, pad_tokens
 from keeltune.tasks.task import Task
@@ -121,11 +122,11 @@ class SpanExtraction(Task):
         limit = self.settings.max_length
         options: dict[str, Any] = {}
         if limit is not None:
-            length = len(self.tokenizer(question, add_special_tokens=False)["input_ids"])
+            length = len(encode_text(self.tokenizer, question, add_special_tokens=False)["input_ids"])
             room = limit - self.marks - length
             options = {"truncation": "only_second", "max_length": limit, "stride": min(OVERLAP, room // 2)}
             options["return_overflowing_tokens"] = True
-        encoded = self.tokenizer(question, text, return_offsets_mapping=True, **options)
+        encoded = encode_text(self.tokenizer, question, text, return_offsets_mapping=True, **options)
         parts = []
         names = [name for name in encoded if name not in ("offset_mapping", "overflow_to_sample_mapping")]
         for i, encoding in enumerate(encoded.encodings):

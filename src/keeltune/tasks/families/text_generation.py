@@ -16,6 +16,7 @@ from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.architectures.ctc import Ctc
 from keeltune.tasks.architectures.seq2seq import Seq2Seq
 from keeltune.tasks.common.batches import Autocast
+from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.padding import cut_text, pad_tokens
 from keeltune.tasks.task import Task
@@ -63,7 +64,7 @@ class TextGeneration(Task):
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
         limit = self.settings.max_length
-        encoded = self.tokenizer(self.source(row), truncation=limit is not None, max_length=limit)
+        encoded = encode_text(self.tokenizer, self.source(row), truncation=limit is not None, max_length=limit)
         truncated = bool(encoded.encodings and encoded.encodings[0].overflowing)
         return dict(encoded), len(encoded["input_ids"]), truncated
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
 from keeltune.tasks.common.bio_tags import OUTSIDE, in_span, legal_path
+from keeltune.tasks.common.control_tokens import uncut
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
@@ -97,7 +98,7 @@ class TokenClassification(Task):
         if new:
             if len(self._pieces) + len(new) > REMEMBERED:
                 self._pieces, new = {}, list(dict.fromkeys(words))
-            texts = [self.space + word for word in new]
+            texts = [uncut(self.tokenizer, self.space + word) for word in new]
             tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             unknown = self.tokenizer.unk_token_id
             placeholder = [special_token(self.tokenizer) if unknown is None else unknown]

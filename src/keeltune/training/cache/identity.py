@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keeltune.data.media import Decoded
-from keeltune.models import processors, tokenizer_match
+from keeltune.models import tokenizer_match, vocabulary
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
 from keeltune.utils.digests import canonical, digest_of, file_digest
@@ -155,7 +155,7 @@ def choices_of(material: Material) -> int:
     if task.choices == "positions":
         return max(example.length for example in material.main_stream)
     shared = shared_of(material)
-    return (processors.vocabulary_size(task.settings.config) or 0) if shared is None else len(shared)
+    return (vocabulary.vocabulary_size(task.settings.config) or 0) if shared is None else len(shared)
 
 
 def shared_of(material: Material) -> Sequence[int] | None:

@@ -15,6 +15,7 @@ import numpy as np
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.models import configuration, loading, processors, tokenizer_match
+from keeltune.models.vocabulary import CTC, bounds_of, vocabulary_size
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
@@ -25,7 +26,6 @@ from keeltune.training.preparation.token_compatibility import (
     other_tokens,
     shared_tokens,
     unreadable,
-    vocabulary_rows,
 )
 from keeltune.utils.errors import Problem, UserError, shown
 
@@ -111,7 +111,7 @@ def _compare(student: ComparedStudent, number: int, source: str) -> ReferenceFil
     relation, sizes = None, list[int | None]()
     if student.task_class.choices == "tokens" and not student.only_writes:
         pairs = ((student.settings.config, student.processor), (candidate.config, candidate.processor))
-        sizes = [vocabulary_rows(config, processor) for config, processor in pairs]
+        sizes = [vocabulary_size(config) for config, _ in pairs]
         tokenizers = [processors.tokenizer_of(processor) for _, processor in pairs]
         relation = tokenizer_match.compare(*tokenizers, *sizes)
         starts = [getattr(config, "decoder_start_token_id", None) for config, _ in pairs]
@@ -139,8 +139,9 @@ def _read(student: ComparedStudent, source: str) -> _Candidate:
     where, task_class = student.recipe.where("reference"), student.task_class
     config = configuration.read_config(source, where, "reference")
     processor = processors.read_processor(source, where, "reference", task_class.reads)
-    processors.prepare_tokenizer(config, processor)
     auto_model = loading.pick(task_class.auto_models, config, where, "reference")
+    loading.fit_head(source, config, processor, auto_model)
+    processors.prepare_tokenizer(config, processor, spells=auto_model == CTC)
     head = loading.head_names(config)
     names = known_names(head, list(student.settings.labels)) or head or []
     return _Candidate(source, config, processor, auto_model, names if task_class.choices == "labels" else [])
@@ -174,11 +175,13 @@ def _kind_problem(student: ComparedStudent, candidate: _Candidate) -> Problem | 
 def _reader(student: ComparedStudent, candidate: _Candidate) -> tuple[Task, bool]:
     """The task as the candidate reads it, and whether it reads less of a row than the student."""
     where, most, task_class = student.recipe.where("reference"), student.settings.max_length, student.task_class
-    reach = reading_length(None, candidate.config, candidate.processor, task_class, candidate.auto_model, where)
+    shape = loading.skeleton(candidate.config, candidate.auto_model, where, "reference")
+    reach = reading_length(None, shape, candidate.processor, task_class, where)
     max_length = min((length for length in (reach, most) if length is not None), default=None)
     settings = replace(
-        student.settings, max_length=max_length, config=candidate.config, auto_model=candidate.auto_model
-    )
+        student.settings, max_length=max_length, config=candidate.config, auto_model=candidate.auto_model,
+        bounds=bounds_of(shape),
+    )  # fmt: skip
     return task_class(candidate.processor, settings), reach is not None and (most is None or reach < most)
 
 

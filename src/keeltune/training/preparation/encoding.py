@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeltune.data.dataset import Row
-from keeltune.models import processors, surgery
+from keeltune.models import loading, processors, surgery
 from keeltune.models.lora import adapter_problem
+from keeltune.models.vocabulary import CTC, bounds_of
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import StudentFrom
 from keeltune.tasks.common.example import Example
@@ -22,14 +23,14 @@ from keeltune.training.preparation.compatibility import (
     compatible_references,
 )
 from keeltune.training.preparation.labelling import Labelled
-from keeltune.training.preparation.lengths import reading_length, writing_length
+from keeltune.training.preparation.lengths import generation_length, reading_length, writing_length
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.row_encoding import encode_splits
 from keeltune.training.preparation.splits import emptied_splits
 from keeltune.training.preparation.task_checks import task_problems
 from keeltune.training.regularization import regularizer_problems
-from keeltune.utils.errors import UserError
+from keeltune.utils.errors import Problem, UserError
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     without errors."""
     config, processor, auto_model = reading.student.config, reading.student.processor, reading.student.auto_model
     assert reading.source is not None and auto_model is not None
+    processors.prepare_tokenizer(config, processor, spells=auto_model == CTC)  # as training will have it
     settings = _settings(recipe, reading.task_class, labelled, config, processor, auto_model)
     _check_surgery(recipe, config, auto_model)
-    processors.prepare_tokenizer(config, processor)  # rows are encoded with the padding token that training will have
     student = ComparedStudent(recipe, reading.task_class, processor, settings, labelled.rows)
     references = compatible_references(student, [] if reading.reference_is_start else reading.reference_models)
     log.notices += [files.notice for files in references if files.notice]
@@ -74,8 +75,11 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
 def _settings(
     recipe: Recipe, task_class: type[Task], labelled: Labelled, config: Any, processor: Any, auto_model: str
 ) -> Settings:
-    where, languages = recipe.where("max_length"), recipe.languages
-    max_length = reading_length(recipe.max_length, config, processor, task_class, auto_model, where)
+    where, languages = recipe.where("model"), recipe.languages
+    shape = loading.skeleton(config, auto_model, where)
+    if problem := loading.misfit(shape, processor):
+        raise UserError(Problem(where, "model", *problem))
+    max_length = reading_length(recipe.max_length, shape, processor, task_class, recipe.where("max_length"))
     return Settings(
         labelled.choice.names,
         max_length,
@@ -83,11 +87,12 @@ def _settings(
         labelled.class_weights,
         config,
         auto_model,
-        writing_length(recipe.target_max_length, config, max_length),
+        bounds_of(shape),
+        writing_length(recipe.target_max_length, shape, max_length),
         recipe.prompt,
         (languages.source, languages.target) if languages else None,
         recipe.generation.beams,
-        recipe.generation.max_new_tokens,
+        generation_length(recipe.generation.max_new_tokens, shape, max_length),
         tuple(recipe.evaluation.metrics),
         recipe.evaluation.metric,
     )

@@ -19,9 +19,15 @@ from keeltune.training.preparation.labelling import Labelled, label
 from keeltune.training.preparation.material import Material
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.reading import Reading, read
-from keeltune.training.preparation.row_encoding import encode_row
+from keeltune.training.preparation.row_encoding import encode_row, field_of
 from keeltune.training.preparation.splits import require_enough_rows
-from keeltune.training.preparation.task_checks import truncation_warnings, writing_problems
+from keeltune.training.preparation.task_checks import (
+    control_token_warnings,
+    lesson_problems,
+    router_warnings,
+    truncation_warnings,
+    writing_problems,
+)
 from keeltune.training.preparation.variants import variant_rows
 from keeltune.utils.collection import paused_collection
 
@@ -51,6 +57,8 @@ def prepare(
 def check(recipe: Recipe, encoded: Encoded, log: ProblemLog) -> None:
     """What is cut off the examples, and texts that nothing would write."""
     task, examples = encoded.task, encoded.examples
+    log.add([*lesson_problems(recipe, task, examples["train"]), *router_warnings(recipe, task.settings.config)])
+    log.warnings += control_token_warnings(task, encoded.rows, lambda split: recipe.where(field_of(split)))
     log.warnings += truncation_warnings(recipe, examples, task.settings.max_length)
     log.errors += writing_problems(recipe, task, examples["unlabeled"], bool(encoded.references))
 

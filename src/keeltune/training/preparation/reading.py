@@ -113,6 +113,9 @@ def _read_student(
         processor = log.collect(lambda: processors.read_processor(source, where, "model", task_class.reads))
     if config is not None:
         auto_model = log.collect(lambda: loading.pick(task_class.auto_models, config, where, "model"))
+    if source is not None and processor is not None and auto_model is not None:
+        folder, head = source, auto_model
+        log.collect(lambda: loading.fit_head(folder, config, processor, head))
     if isinstance(spec, NewModel) and auto_model is not None:
         class_name = auto_model
         log.collect(lambda: initialization.check(config, class_name, recipe.where("model.new")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from keeltune.data.dataset import Row, spread
@@ -47,7 +47,7 @@ def encode_rows(
         examples: list[Example] = []
         try:
             examples = encode(row)
-            faults += task.row_faults(row, examples)
+            faults += [*id_faults(task, examples), *task.row_faults(row, examples)]
         except UserError as error:  # of this row alone, such as a recording too short to be heard
             faults += error.problems
         problems += [row_problem(row, fault) for fault in faults]
@@ -55,6 +55,28 @@ def encode_rows(
             taken.append(row)
             encoded.append(examples)
     return taken, encoded, problems
+
+
+PLACES = ("image_token_id", "image_token_index", "video_token_id")
+"""How configurations call the tokens in whose place a model puts a picture; they need no row of their own."""
+
+
+def id_faults(task: Task, examples: Sequence[Example]) -> Iterator[Fault]:
+    """Ids beyond the tables of the model that reads or writes them: they would be read from elsewhere in memory."""
+    bounds = task.settings.bounds
+    places = {getattr(task.settings.config, name, None) for name in PLACES}
+    limits = {"input_ids": bounds.reads, "decoder_input_ids": bounds.reads, "token_type_ids": bounds.segments}
+    for example in examples:
+        found = {name: (example.inputs[name], limits[name]) for name in limits if name in example.inputs}
+        if task.choices == "tokens":
+            found["targets"] = example.targets, bounds.writes
+        for name, (ids, limit) in found.items():
+            if limit is not None and any(i >= limit and i not in places for i in ids):
+                yield Fault("model", f"{name} beyond the model's", f"{name} of {max(ids)}",
+                            f"ids below {limit}, which the model has",
+                            "use the tokenizer that the model was trained with")  # fmt: skip
+    for name, companion in task.companions.items():
+        yield from id_faults(companion, [e.others[name] for e in examples if name in e.others])
 
 
 def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:

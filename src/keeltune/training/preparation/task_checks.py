@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+from keeltune.data.dataset import Row
+from keeltune.models.tokenizer_training import texts_of
 from keeltune.recipe.fields import Recipe
+from keeltune.tasks.common.control_tokens import written_in
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.row_encoding import field_of
-from keeltune.utils.errors import Problem
+from keeltune.utils.errors import Problem, visible
 from keeltune.utils.messages import Message
 
 
@@ -42,6 +46,52 @@ def needs_text(recipe: Recipe, task: Task, encoded: Sequence[Sequence[Example]])
 def without_targets(encoded: Sequence[Sequence[Example]]) -> bool:
     """Whether nothing is predicted in these rows, as they have no text and their predictions are its tokens."""
     return not any(example.predictions for row in encoded for example in row)
+
+
+def control_token_warnings(task: Task, rows: Mapping[str, Sequence[Row]], where: Callable[[str], str]) -> list[Problem]:
+    """One for each split in whose texts special tokens are written, which are read as text. `where`: of a split."""
+    warnings = list[Problem]()
+    for split, of_split in rows.items():
+        texts = [list(texts_of(type(task), [row])) for row in of_split]
+        names = [name for of_row in texts if (name := written_in(task.tokenizer, of_row))]
+        if names:
+            written = ", ".join(visible(name) for name in sorted({name for of_row in names for name in of_row})[:5])
+            template = "{count} of {all} rows of {split} have special tokens written in a text: {names}"
+            found = Message(template, count=len(names), all=len(of_split), split=Message(split), names=written)
+            expected = Message("texts without them; what is written is read letter by letter, and commands nothing")
+            fix = Message("leave them out: keeltune puts a model's special tokens around a text itself")
+            warnings.append(Problem(where(split), split, found, expected, fix, severity="warning"))
+    return warnings
+
+
+def lesson_problems(recipe: Recipe, task: Task, encoded: Sequence[Sequence[Example]]) -> list[Problem]:
+    """Training rows of which nothing is learnt: an error where that are all of them, else a warning."""
+    if not encoded or recipe.only_writes():
+        return []
+    empty = sum(not any(task.lessons(example) > 0 for example in row) for row in encoded)
+    if not empty:
+        return []
+    found = Message("{count} of {all} rows of train have nothing to learn", count=empty, all=len(encoded))
+    expected = Message("a label, a span or a text within what the model reads")
+    fix = Message("look at their labels; raise max_length where the answer lies behind it, or leave them out")
+    severity: Literal["error", "warning"] = "error" if empty == len(encoded) else "warning"
+    return [Problem(recipe.where("data.train"), "data.train", found, expected, fix, severity=severity)]
+
+
+def router_warnings(recipe: Recipe, config: Any) -> list[Problem]:
+    """The loss of a mixture of experts that spreads tokens over them, where the configuration asks for it.
+
+    It is a product of means over a batch, so that its sum over micro-batches would depend on how a step is cut.
+    """
+    for part in (config, config.get_text_config()):
+        names = [n for n in ("router_aux_loss_coef", "router_z_loss_coef") if getattr(part, n, None)]
+        if getattr(part, "output_router_logits", False) and names:
+            coefficients = ", ".join(f"{name}: {getattr(part, name):g}" for name in names)
+            found = Message("output_router_logits: true, with {coefficients}", coefficients=coefficients)
+            expected = Message("no auxiliary loss: L is CE + weight · D, and experts stay balanced as they were")
+            fix = Message("write output_router_logits: false into config.json to say that none is meant")
+            return [Problem(recipe.where("model"), "model", found, expected, fix, severity="warning")]
+    return []
 
 
 def truncation_warnings(

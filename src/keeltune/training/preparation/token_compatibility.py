@@ -6,16 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from keeltune.data.dataset import Row
-from keeltune.models import processors, tokenizer_match
+from keeltune.models import tokenizer_match
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, shown
-
-
-def vocabulary_rows(config: Any, processor: Any) -> int | None:
-    """V of a model as it will be loaded, with the embedding that its padding token gets; None where none is said."""
-    rows = processors.vocabulary_size(config)
-    return rows if rows is None else rows + processors.lacks_padding(rows, processors.tokenizer_of(processor))
 
 
 def other_tokens(where: str, source: str, relation: tokenizer_match.Relation, starts: Sequence[Any]) -> Problem | None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from keeltune.models.surgery import token_tables
+from keeltune.models.vocabulary import token_tables
 from keeltune.objective.predictions import full_precision
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from keeltune.models.surgery import token_tables
+from keeltune.models.vocabulary import token_tables
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel
 from keeltune.tasks.task import Task

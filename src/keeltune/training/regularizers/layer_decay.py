@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from keeltune.models.surgery import stacks, token_tables
+from keeltune.models.surgery import stacks
+from keeltune.models.vocabulary import token_tables
 from keeltune.recipe.field_types import Share
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
