@@ -14,8 +14,8 @@ def whole_attention(config: Any) -> str | None:
     Block-sparse attention has random blocks, and turns whole by itself, for good, with the first batch that is short:
     what a row then adds to a step depends on the rows before it.
     """
-    sparse = [part for part in (config, getattr(config, "encoder", None), getattr(config, "decoder", None))
-              if getattr(part, "attention_type", None) == SPARSE]  # fmt: skip
+    parts = (config, getattr(config, "encoder", None), getattr(config, "decoder", None))
+    sparse: list[Any] = [part for part in parts if getattr(part, "attention_type", None) == SPARSE]
     for part in sparse:
         part.attention_type = WHOLE
     if not sparse:
