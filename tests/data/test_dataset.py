@@ -7,12 +7,11 @@ import gzip
 import hashlib
 import io
 import json
-import sys
 import time
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -221,7 +220,9 @@ def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     _, (problem,) = load(tmp_path / "empty")
     assert "no data file" in problem.found and ".parquet" in problem.expected
     _, (problem,) = load(written(tmp_path, "a.xlsx", b"x"))
-    assert "a.xlsx" in problem.found and ".jsonl .json .csv .tsv .parquet (each also with .gz)" in problem.expected
+    assert (
+        "a.xlsx" in problem.found and ".jsonl .json .csv .tsv .arrow .parquet (each also with .gz)" in problem.expected
+    )
     _, (problem,) = load(str(tmp_path / "a\0.jsonl"))
     assert "a\\x00.jsonl" in problem.found
 
@@ -268,15 +269,6 @@ def test_a_format_of_ones_own_package(tmp_path: Path, monkeypatch: pytest.Monkey
     assert pairs(load(tmp_path / "table.txt", file_format="csv")[0]) == [("x", "pos")]
 
 
-class _ClassLabel:
-    def __init__(self, *names: str):
-        self.names = names
-
-
-class _Table(list):
-    features = {"text": object(), "label": _ClassLabel("neg", "pos")}
-
-
 def _hub(monkeypatch: pytest.MonkeyPatch, answer):
     calls = []
 
@@ -286,7 +278,7 @@ def _hub(monkeypatch: pytest.MonkeyPatch, answer):
             raise answer
         return answer
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, ClassLabel=_ClassLabel))
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return calls
 
 
@@ -301,7 +293,9 @@ def _hub(monkeypatch: pytest.MonkeyPatch, answer):
     ],
 )
 def test_hub_names(source: str, expected: tuple, monkeypatch: pytest.MonkeyPatch):
-    table = _Table([{"text": "fine film", "label": 1}, {"text": "dull plot", "label": 0}, {"text": "?", "label": -1}])
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    columns = {"text": ["fine film", "dull plot", "?"], "label": [1, 0, -1]}
+    table = datasets.Dataset.from_dict(columns, features=features)
     calls = _hub(monkeypatch, table)
     rows, (problem,) = load(source, split="test")
     name, config, revision, split = expected

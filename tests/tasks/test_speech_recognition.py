@@ -523,7 +523,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "text": (b"hello, no sound", "no recording: it begins with"),
     "S1 cut wav": (wav()[:9000], r"8956 bytes of sound where the header says 16000"),
     "S1 wav header claims more": (wav(claim=999_998), "the header says 999998"),
-    "S1 wav header claims nothing": (wav(claim=0), "broken recording|header lies|empty recording"),
+    "S1 wav header claims one byte": (wav(claim=1), "broken recording|header lies|empty recording"),
     "S1 wav header with another block": (wav(block=7), "header lies|broken recording"),
     "S1 cut in the header": (wav()[:30], "broken recording|no recording"),
     "S1 cut flac": (written("FLAC", NOISE)[:9000], "broken recording|cut recording"),
@@ -540,7 +540,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "as the channels' average",
     ),
     "too short": (wav(20), "recording too short|at least"),
-    "another format": (written("AIFF", NOISE), "format AIFF"),
+    "another format": (written("VOC", NOISE), "format VOC"),
 }
 
 

@@ -1,6 +1,7 @@
 """Recordings from files: checked against their own header, decoded whole, one channel of float32 in −1..1.
 
-WAV, FLAC, OGG and MP3 by libsndfile. Several channels are averaged; another rate is resampled by a polyphase filter.
+WAV, FLAC, OGG, MP3 and their like by libsndfile, of any coding (24 bits, floating point, µ-law, A-law, GSM). Several
+channels are averaged; another rate is resampled by a polyphase filter.
 libsndfile reads a cut file up to where it ends and says nothing, so that what the headers promise is counted here.
 """
 
@@ -14,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.data.media import Unreadable, check_magic_bytes
+from keeltune.data.media import Media, Unreadable, check_magic_bytes, content_of
 from keeltune.utils.errors import Problem, UserError
 
-FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "NIST", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3")
 
 SECONDS = 2 * 3600
 """Length of a recording, by its header, above which it is not decoded: 460 MB in memory at 16 kHz."""
@@ -27,8 +28,9 @@ RATES = (1_000, 768_000)
 
 CHANNELS = 64
 
-UNKNOWN = 0xFFFFFFFF
-"""The size that a program writes which does not know it yet; the sound then ends where the file does."""
+UNKNOWN = 0x7FFF0000
+"""From this size on (and at 0) a program wrote it which did not know it yet, into a pipe; the sound then ends where the
+file does. ffmpeg writes 0xFFFFFFFF, sox 0x7FFFF000 and more, others 0."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ def library() -> Any:
     return soundfile
 
 
-def read(path: Path) -> Recording:
+def read(source: Media | Path) -> Recording:
     """A recording, decoded whole. Raises `Unreadable`."""
     soundfile = library()
-    content = path.read_bytes()
+    content = _sized(content_of(source))
     whole = "a whole recording (WAV, FLAC, OGG, MP3)"
     check_magic_bytes(content[:64], "recording", whole)
     try:
@@ -70,7 +72,8 @@ def read(path: Path) -> Recording:
             kind, rate, channels, promised = file.format, file.samplerate, file.channels, file.frames
             _sound_header(kind, rate, channels, promised)
             _check_length(kind, content)
-            table = file.read(dtype="float32", always_2d=True)
+            frames = -1 if file.seekable() else promised  # GSM cannot be sought in, and is read to its end
+            table = file.read(frames, dtype="float32", always_2d=True)
     except Unreadable:
         raise
     except Exception as error:  # each decoder fails in its own words, and each of them means: the file is broken
@@ -92,6 +95,30 @@ def read(path: Path) -> Recording:
         found = f"silence: each of {len(wave)} samples is 0" + ("" if channels == 1 else " as the channels' average")
         raise Unreadable("silence", found, "sound", "record it again, or delete the row")
     return Recording(np.ascontiguousarray(wave), int(rate), int(channels))
+
+
+def _sized(content: bytes) -> bytes:
+    """A WAV that was written into a pipe, whose header has no size yet, with the size that it has."""
+    at = _data_chunk(content)
+    if at is None:
+        return content
+    size, available = int.from_bytes(content[at + 4 : at + 8], "little"), len(content) - at - 8
+    if not available or (size and size < UNKNOWN):
+        return content
+    whole, sound = (min(count, 2**32 - 2).to_bytes(4, "little") for count in (len(content) - 8, available))
+    return content[:4] + whole + content[8 : at + 4] + sound + content[at + 8 :]
+
+
+def _data_chunk(content: bytes) -> int | None:
+    """Where the sound of a WAV begins: its chunk's name, size and samples. None where there is none."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return None
+    at = 12
+    while at + 8 <= len(content):
+        if content[at : at + 4] == b"data":
+            return at
+        at += 8 + (size := int.from_bytes(content[at + 4 : at + 8], "little")) + size % 2
+    return None
 
 
 def _sound_header(kind: str, rate: int, channels: int, samples: int) -> None:
@@ -120,7 +147,7 @@ def _check_length(kind: str, content: bytes) -> None:
                     found = f"a header that says {block} bytes for {channels} samples of {bits} bits"
                     raise Unreadable("header lies", found, "bytes that are these samples", "write the file again")
             if name == b"data":
-                if size > available and size != UNKNOWN:
+                if size > available:
                     raise _truncated(f"{available} bytes of sound where the header says {size}")
                 if size < block <= available:
                     found = f"a header that says {size} bytes of sound before {available} more"

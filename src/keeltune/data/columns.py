@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from keeltune.data.media import Media
+from keeltune.data.media import Media, Unreadable, content_of
 from keeltune.utils.errors import nearest, visible
 from keeltune.utils.json import JsonFault, parse_json
 from keeltune.utils.names import plain_name
@@ -133,6 +133,12 @@ def _index(value: Any, fix: str = "count the words from 0") -> int:
     return value
 
 
+def _media(value: Any) -> Any:
+    """A path, or the content with a name; `read_media` finds the file."""
+    is_content = isinstance(value, bytes) or (isinstance(value, dict) and {"bytes", "path"} & value.keys())
+    return value if is_content else _text(value)
+
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -152,6 +158,10 @@ def _messages(value: Any) -> list[dict[str, str]]:
 
 def _answers(value: Any) -> dict[str, list[Any]]:
     fix = 'write it as {"text": ["…"], "answer_start": [0]}, with empty lists where there is no answer'
+    if isinstance(value, list) and all(
+        isinstance(one, dict) and {"text", "answer_start"} <= one.keys() for one in value
+    ):
+        value = {name: [one[name] for one in value] for name in ("text", "answer_start")}  # SQuAD's own form
     if not isinstance(value, dict) or not {"text", "answer_start"} <= value.keys():
         raise Refused("not answers", "a mapping with the lists text and answer_start", fix)
     texts, starts = value["text"], value["answer_start"]
@@ -166,25 +176,41 @@ def _answers(value: Any) -> dict[str, list[Any]]:
     return value | {"answer_start": [_index(start, fix) for start in starts]}
 
 
-def read_media(value: str, folder: Path) -> Media:
-    """A path in the data: below the data file's folder after resolving, links too, and there."""
+def read_media(value: Any, folder: Path) -> Media:
+    """A path in the data, below the data file's folder after resolving, links too, and there; or the content itself,
+    as data sets of the hub have it in Parquet: {"bytes": b"…", "path": "a.png"}."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return _held(value["bytes"], value.get("path"))
+    if isinstance(value, bytes):
+        return _held(value, None)
+    value = _text(value.get("path") if isinstance(value, dict) else value)
     root = folder.resolve()
     try:
         path = (root / value).resolve()
         inside = path.is_relative_to(root)
     except (OSError, ValueError):
         inside = False
-    if not inside or Path(value).is_absolute():
+    if not inside:
         expected = f"a path below {visible(str(root), 200)}, the data file's folder"
         raise Refused("path outside the data", expected, "put the file there, and write its path from there")
+    media = Media(value)
+    media.path, media.root = path, root
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Refused("missing file", f"a file that can be read ({error.strerror})", "put it there") from None
+        content = content_of(media)
+    except Unreadable as fault:
+        raise Refused(fault.kind, f"{fault.expected} ({fault.found})", fault.fix) from None
     if not content:
         raise Refused("empty file", "a file with content", "copy it again")
-    media = Media(value)
-    media.path, media.digest = path, hashlib.sha256(content).hexdigest()
+    media.digest = hashlib.sha256(content).hexdigest()
+    return media
+
+
+def _held(content: bytes, name: Any) -> Media:
+    if not content:
+        raise Refused("empty file", "a file with content", "write the data again")
+    digest = hashlib.sha256(content).hexdigest()
+    media = Media(name if isinstance(name, str) and name else f"sha256:{digest[:16]}")
+    media.path, media.digest, media.content = Path(str(media)), digest, content
     return media
 
 
@@ -203,7 +229,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "index": _index,
     "messages": _messages,
     "answers": _answers,
-    "image": _text,
-    "audio": _text,
+    "image": _media,
+    "audio": _media,
 }
 """How the values of a column are checked: from what the file holds to what a row holds, or `Refused`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from keeltune.data.file_formats._tables import class_names, named
 from keeltune.data.file_formats.file_format import FileLog, Record
 from keeltune.utils.errors import shown, visible
 
@@ -34,16 +34,9 @@ def hub_records(name: str, split: str, log: FileLog) -> Iterator[Record]:
         fix = "check name, configuration, split and network; or download the files and give their path"
         log.whole("hub", found, expected, fix)
         return
-    classes = {
-        column: inner.names
-        for column, feature in table.features.items()
-        if isinstance(inner := getattr(feature, "feature", feature), datasets.ClassLabel)
-    }
+    for column, feature in table.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio):  # we decode them, and key them by their content
+            table = table.cast_column(column, type(feature)(decode=False))
+    classes = class_names(table.features.to_dict())
     for line, record in enumerate(table, 1):
-        yield line, {n: _class_name(v, classes[n]) if n in classes else v for n, v in dict(record).items()}
-
-
-def _class_name(value: Any, names: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_class_name(v, names) for v in value]
-    return names[value] if value in range(len(names)) else value
+        yield line, named(dict(record), classes)

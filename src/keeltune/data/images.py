@@ -6,6 +6,7 @@ transparent lies on white, of an animation the first frame counts, 16 bits becom
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.data.media import Unreadable, check_magic_bytes
+from keeltune.data.media import Media, Unreadable, check_magic_bytes, content_of
 from keeltune.utils.errors import Problem, UserError
 
 LIMIT = 100_000_000
@@ -34,9 +35,9 @@ def library() -> Any:
     return Image
 
 
-def read(path: Path) -> Any:
+def read(source: Media | Path) -> Any:
     """The picture as Pillow has it, RGB, decoded whole. Raises `Unreadable`."""
-    with _opened(path) as image:
+    with _opened(source) as image:
         if image.mode == "F":
             raise Unreadable(
                 "picture of floating-point numbers", "pixels without a known white", "8 or 16 bits a channel",
@@ -46,9 +47,9 @@ def read(path: Path) -> Any:
         return _upright(_rgb(image))
 
 
-def conversion(path: Path) -> str:
+def conversion(source: Media | Path) -> str:
     """What `read` has to change of a picture's kind, from its header alone: "CMYK", "16 bits", …; "" for none."""
-    with _opened(path) as image:
+    with _opened(source) as image:
         changes = []
         if getattr(image, "is_animated", False) and image.format != "MPO":
             changes.append("animated")
@@ -62,14 +63,15 @@ def conversion(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(source: Media | Path) -> Iterator[Any]:
     """A picture of which the header is read and found sound; whatever goes wrong inside is `Unreadable`."""
     image_library = library()
+    content = content_of(source)
     whole = "a whole picture (JPEG, PNG, WebP, GIF, BMP, TIFF)"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns where we refuse or convert
-            with image_library.open(path, formats=FORMATS) as image:
+            with image_library.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > LIMIT:
                     raise _too_large(f"{width} × {height} pixels")
@@ -79,10 +81,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except image_library.DecompressionBombError as error:
         raise _too_large(str(error).split(",")[0]) from error
     except image_library.UnidentifiedImageError as error:
-        with path.open("rb") as stream:
-            start = stream.read(64)
-        check_magic_bytes(start, "picture", whole)
-        found = f"no picture: it begins with {start[:12]!r}"
+        check_magic_bytes(content[:64], "picture", whole)
+        found = f"no picture: it begins with {content[:12]!r}"
         raise Unreadable("not a picture", found, whole, "save the picture once more in one of these formats") from error
     except Exception as error:  # each decoder fails in its own words, and each of them means: the file is broken
         found = f"a broken picture ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keeltune.utils.files import open_regular
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,14 +37,38 @@ def check_magic_bytes(start: bytes, what: str, expected: str) -> None:
             raise Unreadable(f"not a {what}", found.format(what=what), expected, fix.format(what=what))
 
 
+MOST_BYTES = 2**31
+"""Size of a picture's or a recording's file that is read."""
+
+
 class Media(str):
     """A picture's or a recording's path as the data has it, with the file that it names and the digest of its content.
 
     The digest stands for the path in a row's key: the same picture under another name is the same row.
+
+    root      the folder below which the file lies, whatever becomes of the links in its path
+    content   the bytes themselves, where the data file holds them; the path is then only a name
     """
 
     path: Path
     digest: str
+    root: Path | None = None
+    content: bytes | None = None
+
+
+def content_of(source: Media | Path) -> bytes:
+    """The bytes of a picture or a recording. Raises `Unreadable`."""
+    path, root = (source.path, source.root) if isinstance(source, Media) else (source, None)
+    if isinstance(source, Media) and source.content is not None:
+        return source.content
+    try:
+        with open_regular(path, root) as stream:
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise Unreadable("missing file", str(error.strerror), "a file that can be read", "put it there") from error
+    if len(content) > MOST_BYTES:
+        raise Unreadable("file too large", f"more than {MOST_BYTES} bytes", "a smaller file", "cut or compress it")
+    return content
 
 
 class Decoded:

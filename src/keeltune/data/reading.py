@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from keeltune.data.column_hints import likely
 from keeltune.data.columns import KINDS, MEDIA, STRUCTURED, Column, Refused, extra, read_cell, read_media
 from keeltune.data.dataset import Row, content_key
 from keeltune.data.file_formats.file_format import FileLog, Record
@@ -160,13 +161,14 @@ def _report_missing(
     in_files = {column.name: in_file for column, in_file in places}
     for column, in_file in places:
         if sample and in_file not in header and (column.required or in_file != column.name):
-            _missing_in_file(column, in_file, header, sample, log)
+            taken = {name for other, name in places if other is not column and name in header}
+            _missing_in_file(column, in_file, header, sample, log, taken)
     for line, column, record in missing:
         in_file = in_files[column.name]
         if in_file in header:
             found = _not_among(in_file, tuple(record))
             log.row(line, "missing field", found, f'a field "{in_file}"', "add it, or correct its name", column.name)
-    if not sample and not log.problems:
+    if not sample and all(problem.severity == "warning" for problem in log.problems):
         log.whole("no rows", "a header or an empty list, and no row", "at least one row", "put the data there")
 
 
@@ -183,11 +185,20 @@ def _not_among(name: str, header: tuple[str, ...]) -> str:
 
 
 def _missing_in_file(
-    column: Column, in_file: str, header: Sequence[str], sample: Sequence[Mapping[str, Any]], log: FileLog
+    column: Column,
+    in_file: str,
+    header: Sequence[str],
+    sample: Sequence[Mapping[str, Any]],
+    log: FileLog,
+    taken: Collection[str],
 ) -> None:
-    fix = f"rename it, or say which one it is under data.columns, as in {{{column.name}: {(*header, 'body')[0]}}}"
+    meant = likely(column, header, sample, taken, log.cells_are_text)
+    example = f"{{{column.name}: {meant or 'NAME'}}}"
+    fix = f"say which one it is under data.columns{', as in' if meant is None else ', perhaps'} {example}"
     if in_file != column.name:
-        fix = f"correct data.columns, which says {{{column.name}: {in_file}}}"
+        fix = f"correct data.columns, which says {{{column.name}: {in_file}}}" + (
+            f"; perhaps {example}" if meant else ""
+        )
     elif log.cells_are_text and _looks_like_a_row(header, sample):
         fix = "the first line seems to be a row: put a line with the names of the columns above it"
     log.whole("missing column", _not_among(in_file, tuple(header)), f'a column "{in_file}"', fix, column.name)

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record
 from keeltune.data.hub import hub_records
+from keeltune.data.saved_datasets import SPLITS, is_saved, saved_files
 from keeltune.utils import registry
-from keeltune.utils.errors import Problem, name_list, nearest, shown, visible
+from keeltune.utils.errors import Problem, UserError, name_list, nearest, shown, visible
 from keeltune.utils.files import open_regular
 
 
@@ -25,11 +26,12 @@ from keeltune.utils.files import open_regular
 class DataSource:
     """What is read as one data set.
 
-    name         a file, a folder (its data files by name are one data set) or `hub:NAME[@revision][:config][/split]`
+    name         a file, a folder (its data files by name are one data set, or `datasets` saved it) or
+                 `hub:NAME[@revision][:config][/split]`
                  (a split without a configuration is written `hub:NAME:/split`)
     resolve      from a path as the recipe writes it to the path to open
     where        the place that names the source, for the problems that no file can be given for
-    split        what to take from the hub where the source names no split
+    split        what to take of the hub, or of a saved data set, where the source names no split
     file_format  the format of its files, as `data.format` names it; None: by each file's ending
     """
 
@@ -70,11 +72,6 @@ def _ending(path: Path, endings: Iterable[str]) -> str:
     return next((ending for ending in endings if name.endswith(ending)), "")
 
 
-_SPLITS = {"train": "train", "training": "train", "test": "test"}
-
-_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
-
-
 def _paths(
     source: DataSource, formats: Mapping[str, FileFormat], *, any_file: bool
 ) -> tuple[list[Path], Problem | None]:
@@ -82,6 +79,8 @@ def _paths(
     path, where = source.resolve(source.name), source.where or source.name
     endings = f"a file that ends in {' '.join(formats)} (each also with .gz)"
     try:
+        if path.is_dir() and is_saved(path):
+            return saved_files(path, source.split, where), None
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.is_file() and _ending(p, formats) and p.name[0] not in "._")
             return _one_data_set(source, path, inside, endings)
@@ -92,6 +91,8 @@ def _paths(
             open_regular(path).close()  # which says what it is
         no_folder = "" if path.parent.is_dir() else f"; there is no folder {path.parent} either"
         neighbours = [p.name for p in path.parent.iterdir()] if not no_folder else []
+    except UserError as error:
+        return [], error.problems[0]
     except OSError as error:
         fix = "correct the path, or the rights to it"
         return [], Problem(where, "", f"{path}: {error.strerror}", "a path that can be read", fix, "unreadable")
@@ -105,7 +106,7 @@ def _one_data_set(
 ) -> tuple[list[Path], Problem | None]:
     """The data files of a folder; none where they are several splits: the test rows would be trained on."""
     where = source.where or source.name
-    splits = {_SPLITS.get(re.split(r"[._-]", p.name.lower())[0], "") for p in files} - {""}
+    splits = {SPLITS.get(re.split(r"[._-]", p.name.lower())[0], "") for p in files} - {""}
     if len(splits) > 1:
         found = f"{folder} holds several splits: {name_list(p.name for p in files)}"
         fix = f"name the file, as in {source.name.rstrip('/')}/{files[0].name}"
@@ -185,4 +186,6 @@ def _file_records(path: Path, file_format: FileFormat, log: FileLog) -> Iterator
             expected = _ending(path, file_format.endings)[1:] or type(file_format).__name__
             log.whole("not what its ending says", other[0], f"{expected} data", other[1])
         else:
+            if not file_format.magic and b"\n" not in data and data.count(b"\r") > 1:  # lines of old Macs
+                data = data.replace(b"\r", b"\n")
             yield from file_format.records(data, log)

@@ -57,8 +57,8 @@ class Mix(Declared):
 
 
 class Data(Declared):
-    """The rows. A path is relative to the recipe's folder: jsonl, json, csv, tsv, parquet, each also .gz; a folder; or
-    hub:NAME[@revision][:config]."""
+    """The rows. A path is relative to the recipe's folder: jsonl, json, csv, tsv, conll, arrow, parquet, each also .gz;
+    a folder; or hub:NAME[@revision][:config]."""
 
     train: Text | None = Field(default=None, description="The labelled rows to learn from.")
     share: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -87,7 +87,8 @@ class Data(Declared):
         "null: by each file's ending.",
     )
     columns: Section[dict[Text, Text]] = Field(
-        default_factory=dict, description="{our name: the file's name}, where they differ."
+        default_factory=dict,
+        description="{our name: the file's name}, where they differ; `translation.en` for what is nested.",
     )
     labels: Annotated[AsList[Label] | AsMapping[dict[Label, Label]], ByKind] | None = Field(
         default=None, description="The label names; or a map from names in the data to names of the model."

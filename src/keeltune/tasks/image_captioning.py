@@ -113,7 +113,7 @@ class ImageCaptioning(TextGeneration):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
-            images.read(row.fields["image"].path)
+            images.read(row.fields["image"])
         except Unreadable as error:
             return [Fault("image", error.kind, f"{row.fields['image']}: {error.found}", error.expected, error.fix)]
         return []
@@ -181,7 +181,7 @@ class ImageCaptioning(TextGeneration):
     def _example(self, row: Row, caption: str | None) -> Example:
         example = self.architecture.encode(row, caption)
         with in_row(row, "image"):
-            kind = images.conversion(row.fields["image"].path)
+            kind = images.conversion(row.fields["image"])
         return replace(example, notes={**example.notes, "converted": kind}) if kind else example
 
     # What a model reads of a picture
@@ -202,7 +202,7 @@ class ImageCaptioning(TextGeneration):
         if any(look.tokens != tokens for look in self.probes):  # a larger picture has more tokens
             if digest not in self.prompts:
                 with in_row(row, "image"):
-                    look = self._look(images.read(row.fields["image"].path))
+                    look = self._look(images.read(row.fields["image"]))
                 self.arrays.keep(digest, look.arrays)
                 self.prompts[digest] = look.tokens
             tokens = self.prompts[digest]
@@ -213,7 +213,7 @@ class ImageCaptioning(TextGeneration):
         if (cached := self.arrays.get(media.digest)) is not None:
             return cached[name]
         with in_row(row, "image"):
-            opened = images.read(media.path)
+            opened = images.read(media)
         arrays = self._look(opened).arrays
         self.arrays.keep(media.digest, arrays)
         return arrays[name]

@@ -99,7 +99,7 @@ class SpeechRecognition(TextGeneration):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         try:
-            audio.read(row.fields["audio"].path)
+            audio.read(row.fields["audio"])
         except Unreadable as error:
             return [Fault("audio", error.kind, f"{row.fields['audio']}: {error.found}", error.expected, error.fix)]
         return []

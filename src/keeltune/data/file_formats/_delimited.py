@@ -30,15 +30,35 @@ class Delimited(FileFormat):
             lines.append(text)
             if not sound:
                 spoiled.add(line)
-        either = not self.knows_quoting and any('"' in line for line in lines)
+        delimiter, knows_quoting = self._delimiter(lines, log), self.knows_quoting
+        either = not knows_quoting and any('"' in line for line in lines)
         readings = [
-            _table(lines, spoiled, FileLog(log.file), self.delimiter, quoting)
-            for quoting in (True, False)[: 1 + either]
+            _table(lines, spoiled, FileLog(log.file), delimiter, quoting) for quoting in (True, False)[: 1 + either]
         ]
         rows, best = min(readings, key=lambda reading: (len(reading[1].problems), -len(reading[0])))
         log.header = best.header
         log.problems += best.problems
         yield from rows
+
+    def _delimiter(self, lines: Sequence[str], log: FileLog) -> str:
+        """The format's own, or another that certainly is this file's: it alone cuts the header into several columns,
+        and the first rows into as many; then the log says so."""
+        header = next((line for line in lines if line.strip()), "")
+        if self.delimiter in header:
+            return self.delimiter
+        for other in (d for d in _DELIMITERS if d in header):
+            sample = _table(lines[:SAMPLE], set(), FileLog(log.file), other, quoting=True)
+            if sample[0] and not sample[1].problems and len(sample[1].header or ()) > 1:
+                ours, theirs = _DELIMITERS[self.delimiter][0], _DELIMITERS[other][0]
+                columns = name_list(sample[1].header or ())
+                found, expected = f"{theirs} between the columns: {columns}", f"{ours}, by the file's ending"
+                log.read_otherwise("other delimiter", found, expected, f"nothing: it is read with {theirs}")
+                return other
+        return self.delimiter
+
+
+SAMPLE = 200
+"""Lines that are looked at for another delimiter."""
 
 
 class _Lines:

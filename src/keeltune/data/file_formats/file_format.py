@@ -48,11 +48,22 @@ class FileLog:
 
     def refused(self, line: int, field: str, value: Any, refusal: Refused) -> None:
         """Notes a value that a row cannot have in a field."""
-        self.row(line, refusal.kind, shown(value), refusal.expected, refusal.fix, field)
+        self.row(line, refusal.kind, shown(_short(value)), refusal.expected, refusal.fix, field)
+
+    def read_otherwise(self, kind: str, found: str, expected: str, fix: str) -> None:
+        """Notes how a file is read which is not as its name says."""
+        self.problems.append(Problem(self.file, "", found, expected, fix, kind, severity="warning"))
 
     def whole(self, kind: str, found: str, expected: str, fix: str, field: str = "", place: str = "") -> None:
         """Notes a fault of the whole file, at `place` (`:line` or `:line:column`) where it has one."""
         self.problems.append(Problem(self.file + place, field, found, expected, fix, kind))
+
+
+def _short(value: Any) -> Any:
+    """A value without the bytes of a picture or a recording."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return {**value, "bytes": f"{len(value['bytes'])} bytes"}
+    return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
 class FileFormat(ABC):

@@ -4,13 +4,15 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from keeltune.data.file_formats._single_objects import rows_inside
 from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record, not_utf8
 from keeltune.utils.errors import shown, visible
 from keeltune.utils.json import UNSURE, JsonFault, after_blanks, end_of_value, parse_json, parse_lines, strict_prefix
 
 
 class Json(FileFormat):
-    """JSON lines or one JSON array of objects: whichever the file holds, whatever its ending."""
+    """JSON lines, one JSON array of objects, or one object that holds them (SQuAD's own form): whichever the file
+    holds, whatever its ending."""
 
     endings = (".jsonl", ".json")
 
@@ -18,14 +20,33 @@ class Json(FileFormat):
         body = data.removeprefix(BOM).lstrip()
         first = body[: body.find(b"\n") + 1] or body
         in_lines = _is_value(first)
-        if body.startswith(b"[") and not (in_lines and body[len(first) :].strip()):
+        alone = not in_lines or not body[len(first) :].strip()
+        if body.startswith(b"[") and alone:
             yield from _array(data, log)
+        elif body.startswith(b"{") and alone and (rows := _inside(body)) is not None:
+            yield from _numbered(rows, log)
         elif body.startswith(b"{") and not in_lines and _is_value(body):
             fix = "write one row a line (jq -c . FILE), or the rows as one array"
             expected = "one object a line, or an array of objects"
             log.whole("object over several lines", "a JSON object over several lines", expected, fix)
         else:
             yield from _json_lines(data, log)
+
+
+def _inside(body: bytes) -> list[Any] | None:
+    """The rows inside of the one object that a file is; None where it is no such object."""
+    try:
+        return rows_inside(parse_json(body))
+    except (JsonFault, UnicodeDecodeError):
+        return None
+
+
+def _numbered(rows: Sequence[Any], log: FileLog) -> Iterator[Record]:
+    for number, value in enumerate(rows, 1):
+        if type(value) is dict:
+            yield number, value
+        else:
+            _not_a_row(value, number, log)
 
 
 def _is_value(data: bytes) -> bool:
@@ -97,11 +118,7 @@ def _array(data: bytes, log: FileLog) -> Iterator[Record]:
     except UnicodeDecodeError as error:
         log.whole(*not_utf8(error, len(data) - len(body)))
     else:
-        for number, value in enumerate(elements, 1):
-            if type(value) is dict:
-                yield number, value
-            else:
-                _not_a_row(value, number, log)
+        yield from _numbered(elements, log)
 
 
 def _elements(text: str, log: FileLog) -> Iterator[Record]:

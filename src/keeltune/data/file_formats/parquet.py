@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from keeltune.data.file_formats._tables import table_records
 from keeltune.data.file_formats.file_format import FileFormat, FileLog, Record
-from keeltune.utils.errors import name_list, visible
+from keeltune.utils.errors import visible
 
 
 class Parquet(FileFormat):
@@ -19,16 +20,8 @@ class Parquet(FileFormat):
         try:
             table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
             table.validate(full=True)
-            columns = [column.to_pylist() for column in table.columns]
+            yield from table_records(table, log)
         except (pa.ArrowException, OSError, ValueError) as error:
             log.whole(
                 "broken Parquet", visible(str(error), 200), "a whole Parquet file", "copy, download or write it again"
             )
-            return
-        header: list[str] = table.column_names
-        log.header = header
-        if len(set(header)) < len(header):
-            log.whole("duplicate column", name_list(header), "each column once", "rename or delete one of them")
-            return
-        for line, values in enumerate(zip(*columns, strict=True), 1):
-            yield line, dict(zip(header, values, strict=True))

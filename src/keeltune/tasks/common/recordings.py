@@ -76,7 +76,7 @@ class Recordings:
         if (cached := self.arrays.get(media.digest)) is not None:
             return cached
         with in_row(row, "audio"):
-            recording = audio.read(media.path)
+            recording = audio.read(media)
             wave = recording.at(self.rate)
             arrays = self._extracted(wave)
         self.arrays.keep(media.digest, arrays)

@@ -71,7 +71,9 @@ class SplitReader:
         source = DataSource(value, self.recipe.path, self.recipe.where(field), split, spec.format)
         rows, faults = reading.read(source, self.columns, spec.columns, labelled=labelled)
         for fault in faults:
-            if fault.severity == "error":
+            if fault.severity == "warning":
+                log.warnings.append(fault)
+            else:
                 (log.skipped if log.skips_rows and is_row_problem(fault) else log.errors).append(fault)
         rows, faulty = sound_rows(self.task_class, rows, labelled=labelled)
         log.add_of_rows(faulty)

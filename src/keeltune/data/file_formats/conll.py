@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from keeltune.data.file_formats.file_format import FileFormat, FileLog, Record, text_lines
+from keeltune.utils.errors import shown
+
+
+class Conll(FileFormat):
+    """A word a line with its columns, a blank line after each sentence; the last columns are tags.
+
+    Two forms: tags in BIO (CoNLL-2003: word … tag), which give `tokens` and `tags`, and `predicate_index` where a tag
+    is B-V; and the brackets of CoNLL-2005 and 2012 (`(A0*`, `*`, `*)`), one column a predicate, which give a row for
+    each.
+    """
+
+    endings = (".conll",)
+
+    def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
+        sentence: list[list[str]] = []
+        begins, sound = 0, True
+        for line, text, is_text in [*text_lines(data, log), (0, "", True)]:
+            cells = text.strip("\r\n").split("\t") if "\t" in text.strip() else text.split()
+            if text.isspace() or not text:
+                if sentence and sound and _cells_fit(sentence, begins, log):
+                    yield from ((begins + number, row) for number, row in enumerate(_rows(sentence)))
+                sentence, sound = [], True
+            elif not text.startswith(("#", "-DOCSTART-")):
+                begins = begins if sentence else line
+                sentence.append([cell.strip() for cell in cells])
+                sound = sound and is_text
+
+
+def _cells_fit(sentence: Sequence[Sequence[str]], begins: int, log: FileLog) -> bool:
+    """Whether all words of a sentence have as many columns, two at least; otherwise the log says where not."""
+    width = len(sentence[0])
+    number = next((n for n, cells in enumerate(sentence) if len(cells) != width or width < 2), None)
+    if number is None:
+        return True
+    expected = f"{width} columns, as in line {begins}" if width > 1 else "a word and its tag"
+    log.row(begins + number, "missing column", f"{len(sentence[number])} columns: {shown(sentence[number])}", expected,
+            "correct the line, or put a blank line between the sentences")  # fmt: skip
+    return False
+
+
+_BRACKETS = re.compile(r"(\([^()*\s]+)*\*([^()*\s]*\))*")
+
+
+def _rows(sentence: Sequence[Sequence[str]]) -> list[dict[str, object]]:
+    """The rows of a sentence; no more than it has words, as its lines number them."""
+    columns = [list(column) for column in zip(*sentence, strict=True)]
+    words = columns[_words_column(columns)]
+    brackets = [_bio(column) for column in columns[1:] if all(map(_BRACKETS.fullmatch, column))]
+    if brackets:
+        rows = [(tags, tags.index("B-V")) for tags in brackets if "B-V" in tags]
+        return [{"tokens": words, "predicate_index": index, "tags": tags} for tags, index in rows][: len(words)]
+    tags = columns[-1]
+    return [{"tokens": words, "tags": tags} | ({"predicate_index": tags.index("B-V")} if "B-V" in tags else {})]
+
+
+def _words_column(columns: Sequence[Sequence[str]]) -> int:
+    """The one behind the words' numbers, where there are any; else the first."""
+    for number, column in enumerate(columns[:3]):
+        counted = [[str(n) for n in range(base, base + len(column))] for base in (0, 1)]
+        if list(column) in counted and number + 2 < len(columns):
+            return number + 1
+    return 0
+
+
+def _bio(cells: Sequence[str]) -> list[str]:
+    """Brackets as BIO: (A0* *) -> B-A0 I-A0."""
+    tags, inside = [], ""
+    for cell in cells:
+        opened = re.findall(r"\(([^()*\s]+)", cell)
+        if opened:
+            inside = opened[0]
+            tags.append(f"B-{inside}")
+        else:
+            tags.append(f"I-{inside}" if inside else "O")
+        if ")" in cell:
+            inside = ""
+    return tags
