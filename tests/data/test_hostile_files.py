@@ -12,7 +12,8 @@ import pytest
 
 from keeltune.data import sources
 from keeltune.data.columns import Column
-from keeltune.data.reading import read
+from keeltune.data.file_formats.file_format import FileLog
+from keeltune.data.reading import read, rows_of
 from keeltune.data.sources import DataSource
 
 COLUMNS = [Column("text"), Column("label", "label", label=True)]
@@ -64,3 +65,20 @@ def test_a_number_of_thousands_of_digits_is_text_like_any_other(tmp_path: Path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (problem,) = problems_of(file)
     assert "a.jsonl:3" in problem and "negative" not in problem.split("found")[0]
+
+
+def test_half_a_character_that_another_format_lets_pass_is_refused_too(tmp_path: Path):
+    """In any kind of column: JSON's own reader never lets one pass, a format from outside may."""
+    columns = [Column("tokens", "words"), Column("answers", "answers", label=True), Column("messages", "messages")]
+    whole = {"tokens": ["a"], "answers": {"text": ["x"], "answer_start": [0]},
+             "messages": [{"role": "user", "content": "x"}]}  # fmt: skip
+    for broken in (
+        {"tokens": ["a\ud800"]},
+        {"answers": {**whole["answers"], "more": "\udfff"}},
+        {"messages": [{"role": "user", "content": "x", "name": "\ud83d"}]},
+        {"id": ["\ud83d"]},
+    ):
+        log = FileLog("rows")
+        renamed = {column.name: column.name for column in columns}
+        assert not rows_of(iter([(7, {**whole, **broken})]), log, columns, renamed)
+        assert [problem.where for problem in log.problems] == ["rows:7"] and "surrogate" in str(log.problems[0])

@@ -41,7 +41,10 @@ def row_key(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def content_key(fields: Mapping[str, Any]) -> str:
     """`row_key` of fields that are all among its columns."""
-    return hashlib.sha256(_canonical(fields)).hexdigest()
+    try:
+        return hashlib.sha256(orjson.dumps(fields, option=_ONE_SPELLING)).hexdigest()
+    except TypeError:
+        return hashlib.sha256(_canonical(fields)).hexdigest()
 
 
 def contents(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[Hashable, ...]]:
@@ -57,10 +60,13 @@ def _comparable(values: list[Any]) -> list[Hashable]:
     return [value if type(value) is str or value is None else _canonical(value) for value in values]
 
 
+_ONE_SPELLING = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
 def _canonical(value: Any) -> bytes:
     """JSON of which there is but one spelling; a picture's or recording's content in its place."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS)
+        return orjson.dumps(value, option=_ONE_SPELLING)
     except TypeError:
         if isinstance(value, dict):
             value = {name: inner.digest if type(inner) is Media else inner for name, inner in value.items()}

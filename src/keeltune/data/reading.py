@@ -36,7 +36,7 @@ def read(
     first: FileLog | None = None
     parts, refused = source.parts()
     for log, records in parts:
-        rows += _rows(records, log, wanted, renamed)
+        rows += rows_of(records, log, wanted, renamed)
         if first and log.header and set(log.header) != set(first.header or ()):
             fix = "give the files of a folder the same columns, or name one of the files"
             expected = f"those of {Path(first.file).name}: {name_list(first.header or ())}"
@@ -49,11 +49,11 @@ def read(
 _ABSENT = object()
 
 
-def _rows(records: Iterator[Record], log: FileLog, wanted: Sequence[Column], renamed: Mapping[str, str]) -> list[Row]:
+def rows_of(records: Iterator[Record], log: FileLog, wanted: Sequence[Column], renamed: Mapping[str, str]) -> list[Row]:
     """The sound rows of one file; `renamed` holds all columns of the task, `wanted` those that are read."""
     readers = [(column, _reader(column, log)) for column in wanted]
     optional_and_empty = (None, "") if log.cells_are_text else (None,)
-    rows: list[Row] = []
+    file, rows = log.file, list[Row]()
     header: dict[str, Any] = {}  # the columns that its rows have, in order
     spelt, extras, width = dict(renamed), list[str](), 0
     there: list[tuple[Column, str, Callable[[Any], Any]]] = []
@@ -84,7 +84,11 @@ def _rows(records: Iterator[Record], log: FileLog, wanted: Sequence[Column], ren
             except Refused as refused:
                 log.refused(line, column.name, value, refused)
                 sound = False
-        key = content_key(fields) if sound else ""
+        try:
+            key = content_key(fields) if sound else ""
+        except ValueError:
+            _note_unwritable(fields, line, log)
+            continue
         for name in extras:
             if name in record:
                 try:
@@ -93,10 +97,19 @@ def _rows(records: Iterator[Record], log: FileLog, wanted: Sequence[Column], ren
                     log.refused(line, name, record[name], refused)
                     sound = False
         if sound:
-            rows.append(Row(fields, log.file, line, key))
+            rows.append(Row(fields, file, line, key))
     places = [(column, spelt[column.name]) for column in wanted]
     _report_missing(missing, places, list(header), sample, log)
     return rows
+
+
+def _note_unwritable(fields: Mapping[str, Any], line: int, log: FileLog) -> None:
+    """Notes the columns of a row that hold what cannot be written, in a format that lets it pass."""
+    for name, value in fields.items():
+        try:
+            extra(value)
+        except Refused as refused:
+            log.refused(line, name, value, refused)
 
 
 def _opened(records: Iterator[Record], names: Iterable[str]) -> Iterator[Record]:

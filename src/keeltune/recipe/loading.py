@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 
 from keeltune.recipe.field_types import expectation
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.other_names import other_name
 from keeltune.recipe.regularizer_fields import Regularizers, ShelfField, regularizer_names
 from keeltune.recipe.validation import cross_faults
 from keeltune.recipe.yaml_document import Document, seen
@@ -197,6 +198,8 @@ def _unknown(steps: Key, document: Document) -> Problem:
     """A field that is not declared: the nearest next to it, else the same or the nearest name anywhere."""
     *parent, name = steps
     siblings = list(_fields(tuple(parent)))
+    if known := other_name(".".join(map(str, parent)), str(name)):
+        return document.problem(steps, found=shown(name), expected=known[0], fix=known[1], key=True)
     elsewhere = {path[-1]: ".".join(path) for path in _all_fields() if path[-1] not in siblings}
     if nearest(name, siblings):
         fix = f"correct the name{nearest(name, siblings)}"

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from keeltune.recipe.field_types import expectation
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.other_names import FAMILIES, other_name
 from keeltune.recipe.regularizer_fields import find_regularizer
 from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import seen
@@ -51,66 +52,6 @@ def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:
                     training.regularizer_field(name), expected=refusal.expected, fix=refusal.fix, found=refusal.found
                 )
 
-
-_VOID = {
-    "label_smoothing_factor": "the loss is keeltune's formula, which has no smoothing",
-    "use_liger_kernel": "the loss is not computed inside the model",
-    "liger_kernel_config": "the loss is not computed inside the model",
-    "average_tokens_across_devices": "predictions are always counted over all processes",
-    "train_sampling_strategy": "a step is always made of rows of similar length",
-    "group_by_length": "a step is always made of rows of similar length",
-    "length_column_name": "a step is always made of rows of similar length",
-    "auto_find_batch_size": "the plan of steps does not change while it runs",
-    "remove_unused_columns": "a batch holds what the task puts there",
-    "label_names": "a batch holds what the task puts there",
-    "dataloader_drop_last": "no row is ever dropped",
-    "dataloader_in_order": "the order of rows is a function of the seed and the epoch",
-    "accelerator_config": "keeltune makes the batches",
-    "logging_nan_inf_filter": "a loss that is not finite stops the run",
-    "include_num_input_tokens_seen": "result.json has the tokens a second",
-    "include_for_metrics": "keeltune has its own evaluation",
-    "prediction_loss_only": "keeltune has its own evaluation",
-    "batch_eval_metrics": "keeltune has its own evaluation",
-    "load_best_model_at_end": "the best model is always kept, by the task's first metric",
-    "metric_for_best_model": "the best model is always kept, by the task's first metric",
-    "greater_is_better": "the best model is always kept, by the task's first metric",
-    "ignore_data_skip": "a resumed run goes on where it stopped, to the bit",
-    "restore_callback_states_from_checkpoint": "a resumed run goes on where it stopped, to the bit",
-    "save_only_model": "a checkpoint must be able to resume",
-    "disable_tqdm": "keeltune shows its own progress",
-    "local_rank": "torchrun sets it",
-    "push_to_hub": "keeltune uploads nothing; the run's model folder is there to be uploaded",
-    "parallelism_config": "sharding is not built yet",
-    "fsdp": "sharding is not built yet",
-    "deepspeed": "sharding is not built yet",
-    "hub_": "keeltune uploads nothing, and a recipe holds no secret",
-    "ddp_": "keeltune sets up the processes",
-    "do_": "the command says what is done",
-    "eval_": "keeltune has its own evaluation, with evaluation.every",
-}
-"""Fields of TrainingArguments (or how some of them start) that a run would have to ignore, with the reason."""
-
-_OURS = {
-    "output_dir": "output",
-    "overwrite_output_dir": "the option --overwrite",
-    "resume_from_checkpoint": "the option --resume",
-    "num_train_epochs": "training.epochs",
-    "lr": "training.learning_rate",
-    "scheduler": "training.lr_scheduler_type",
-    "warmup_ratio": "training.warmup_steps (below 1 it is a share of all steps)",
-    "per_device_train_batch_size": "training.batch_size",
-    "per_device_eval_batch_size": "training.batch_size",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "bf16_full_eval": "training.precision",
-    "fp16_full_eval": "training.precision",
-    "data_seed": "training.seed",
-    "eval_strategy": "evaluation.every",
-    "evaluation_strategy": "evaluation.every",
-    "eval_steps": "evaluation.every",
-    "peft_config": "training.lora",
-}
-"""Fields of other programs, with the field of a recipe that says the same."""
 
 _UNFIT = ("reduce_lr_on_plateau", "greedy", "best")
 """Choices that need the stock Trainer's own evaluation."""
@@ -152,11 +93,12 @@ def _passed_faults(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _name_fault(name: str, known: Mapping[str, Any]) -> tuple[str, str] | None:
-    if name in _OURS:
-        return f"no {name}: keeltune has its own field for it", f"use {_OURS[name]}"
-    for void, reason in _VOID.items():
-        if name == void or (name.startswith(void) and name in known):
-            return f"no {name}: {reason}", "leave it out"
+    if fault := other_name("training", name):
+        return fault
+    if name in known and (
+        reason := next((reason for start, reason in FAMILIES.items() if name.startswith(start)), None)
+    ):
+        return f"no {name}: {reason}", "leave it out"
     if name not in known:
         names = [*Training.model_fields, *(field for field in known if not _name_fault(field, known))]
         expected = "a field of the recipe's training, or of transformers.TrainingArguments"

@@ -20,7 +20,10 @@ class Json(FileFormat):
         body = data.removeprefix(BOM).lstrip()
         first = body[: body.find(b"\n") + 1] or body
         in_lines = _is_value(first)
-        alone = not in_lines or not body[len(first) :].strip()
+        next_line = body.find(b"\n", len(first)) + 1 or len(
+            body
+        )  # the whole rest is looked at only where this is blank
+        alone = not in_lines or not (body[len(first) : next_line].strip() or body[next_line:].strip())
         if body.startswith(b"[") and alone:
             yield from _array(data, log)
         elif body.startswith(b"{") and alone and (rows := _inside(body)) is not None:
