@@ -165,8 +165,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump(by_alias=True, exclude_unset=True)
     for name in ("reference", "objective", "generation"):
         values.pop(name, None)
-    if recipe.generation.beams != 1 or "max_new_tokens" in recipe.generation.model_fields_set:
-        values["generation"] = {"beams": recipe.generation.beams, "max_new_tokens": recipe.generation.max_new_tokens}
+    if written := recipe.generation.model_fields_set - {"targets", "on_policy"}:
+        values["generation"] = {name: getattr(recipe.generation, name) for name in sorted(written)}
     values["method"] = "fine-tuning"
     data = values["data"]
     for name in ("unlabeled", "unlabeled_as", "augment", "mix"):

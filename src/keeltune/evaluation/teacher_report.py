@@ -120,7 +120,7 @@ def _cached_answers(job: Job, indices: Sequence[int], display: Display) -> Teach
         return _answers(job, job.reference, indices, display)
     assert job.reference_source.cache is not None
     settings, task = job.material.recipe.generation, job.material.task
-    written = [settings.beams, settings.max_new_tokens] if task.generates else []
+    written = [settings.beams, settings.max_new_tokens, settings.decoding()] if task.generates else []
     request = json.dumps([*(rows[i].key for i in indices), *written])
     name = hashlib.sha256(request.encode()).hexdigest()[:16]
     file = Path(job.reference_source.cache["folder"]) / f"gate-{name}.json"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from keeltune.recipe.field_types import Declared, Text
 
@@ -14,6 +14,18 @@ class Generation(Declared):
 
     beams: PositiveInt = Field(default=1, description="Beams; 1 is greedy.")
     max_new_tokens: PositiveInt = Field(default=64, description="Longest answer, in tokens.")
+    min_new_tokens: NonNegativeInt = Field(default=0, description="Shortest answer, in tokens.")
+    no_repeat_ngram_size: NonNegativeInt = Field(
+        default=0, description="No n-gram of so many tokens comes twice in an answer; 0: any may."
+    )
+    repetition_penalty: PositiveFloat = Field(
+        default=1.0, description="Divides the score of tokens that were written or read before; 1: none."
+    )
+    length_penalty: float = Field(
+        default=1.0,
+        description="Of beams: above 0 prefers long answers, below 0 short ones; 1: the mean log-probability.",
+    )
+    early_stopping: bool = Field(default=False, description="Of beams: whether the first finished ones end the search.")
     targets: Literal["data", "reference", "interpolated"] = Field(
         default="data",
         description="Who writes the targets of `train`: data; reference: the teacher, ahead, to a file (sequence-level "
@@ -24,6 +36,12 @@ class Generation(Declared):
         default=0.0,
         description="Rows per labelled row whose text the student draws itself, in each step; they carry D alone.",
     )
+
+    def decoding(self) -> dict[str, Any]:
+        """How texts are written besides beams and length, as `transformers.GenerationConfig` names it."""
+        names = ("min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "length_penalty", "early_stopping")
+        defaults = Generation.model_fields
+        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name].default}
 
 
 class Languages(Declared):

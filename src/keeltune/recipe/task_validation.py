@@ -28,6 +28,13 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
             yield recipe.problem(field, expected=f"no {field}: {task} writes no text", fix="leave it out")
         elif field == "languages" and not task_allows(recipe, "accepts_languages"):
             yield recipe.problem(field, expected=f"no languages: {task} has one language", fix="leave it out")
+    for field in ("length_penalty", "early_stopping"):
+        if recipe.generation.beams == 1 and field in recipe.generation.decoding():
+            expected = f"no {field}: a text is written token by token, without beams"
+            yield recipe.problem(f"generation.{field}", expected=expected, fix="write beams: 4, or leave it out")
+    if recipe.generation.min_new_tokens > recipe.generation.max_new_tokens:
+        expected = f"at most max_new_tokens, {recipe.generation.max_new_tokens}"
+        yield recipe.problem("generation.min_new_tokens", expected=expected, fix="lower it, or raise max_new_tokens")
     if recipe.method == "fine-tuning":
         of_reference = {"targets": recipe.generation.targets != "data", "on_policy": recipe.generation.on_policy > 0}
         for field, is_set in of_reference.items():

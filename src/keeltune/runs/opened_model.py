@@ -13,7 +13,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.data.sources import DataSource
-from keeltune.models import configuration, loading, model_files
+from keeltune.models import configuration, generation, loading, model_files
 from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
@@ -63,9 +63,13 @@ def open_model(
     )
     device = this_device()
     labels = past.data.labels if past else None
+    opened = task_class(stored.loaded.processor, settings)
+    if faults := [f for f in opened.recipe_faults() if f.field in ("languages", "model")]:
+        raise UserError([Problem(where, f.field, f.found, f.expected, f.fix) for f in faults])
+    opened.adopt(stored.loaded.model, stored.loaded.processor)
     return OpenedModel(
         stored.loaded.model.to(device),
-        task_class(stored.loaded.processor, settings),
+        opened,
         task_columns(task_class, stored.multi_label),
         dict(past.data.columns) if past else {},
         labels if isinstance(labels, dict) else None,
@@ -91,6 +95,7 @@ class _Stored:
     """A loaded model with what its folder says of it; `names`: of its labels, where its task chooses among labels."""
 
     loaded: loading.Loaded
+    source: str
     auto_model: str
     names: list[str]
     multi_label: bool
@@ -108,7 +113,7 @@ def _load(task_class: type[Task], name: str, where: str) -> _Stored:
     if loaded.fresh:
         found, expected = f"no trained head: {', '.join(loaded.fresh)} would be random", f"a model trained for {name}"
         raise UserError(Problem(where, "model", found, expected, "train it first: keeltune train RECIPE.yaml"))
-    return _Stored(loaded, auto_model, names, multi_label)
+    return _Stored(loaded, source, auto_model, names, multi_label)
 
 
 def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, where: str) -> Settings:
@@ -117,6 +122,9 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
     most = past.max_length if past else None
     model = stored.loaded.model
     length = reading_length(most, model, stored.loaded.processor, task_class, where)
+    own = generation.stored_generation(stored.source, model.config, where) if task_class.generates else None
+    asked = past.generation if past else None
+    new = asked.max_new_tokens if asked else generation.own_length(own, model.config)
     return Settings(
         labels=known_names(names, [str(i) for i in range(len(names))]) or names,
         max_length=length,
@@ -127,8 +135,10 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
         target_max_length=writing_length(past.target_max_length if past else None, model, length),
         prompt=past.prompt if past else None,
         languages=(past.languages.source, past.languages.target) if past and past.languages else None,
-        beams=past.generation.beams if past else 1,
-        max_new_tokens=generation_length(past.generation.max_new_tokens if past else 64, model, length),
+        beams=asked.beams if asked else generation.own_beams(own),
+        max_new_tokens=generation_length(new, model, length),
+        decoding=asked.decoding() if asked else generation.own_choices(own),
+        stored=own,
     )
 
 

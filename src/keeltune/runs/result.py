@@ -55,6 +55,7 @@ def completed(
             "gate": teacher,
         },
         "training": _training(job, trainer),
+        "generation": _generation(job),
         "data": {
             split: {"rows": len(rows), "fingerprint": dataset.fingerprint(rows)} if rows else None
             for split, rows in job.material.rows.items()
@@ -102,6 +103,16 @@ def _training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
     }
 
 
+def _generation(job: Job) -> dict[str, Any] | None:
+    """How texts are written, as saved with the model, and what its own settings had of it and are not used."""
+    task = job.material.task
+    if not task.generates or task.settings.auto_model == "AutoModelForCTC":
+        return None
+    stored = job.student.model.generation_config.to_diff_dict()
+    saved = {name: value for name, value in stored.items() if name not in ("transformers_version", "lang_to_id")}
+    return to_jsonable_python({"settings": saved, "unused": task.base_choices}, fallback=str, inf_nan_mode="null")
+
+
 def _regularizers(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
     """Those of `training.regularizers` with their values; of those from outside, whose files a page does not import,
     also what it says of them."""
@@ -141,6 +152,7 @@ def empty() -> dict[str, Any]:
         "bias": None,
         "seeds": None,
         "training": None,
+        "generation": None,
         "data": None,
         "audit": None,
         "environment": None,

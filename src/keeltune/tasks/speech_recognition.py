@@ -49,22 +49,15 @@ class SpeechRecognition(TextGeneration):
         super().setup()
         self.recordings = Recordings(self.processor, self.settings.config, self.settings.auto_model)
         self.padding_effect = PaddingEffect(self.recordings, self.architecture.framewise)
-        self.bad_languages: str | None = None
         if self.settings.config is None:
             return
         decodes = self.settings.auto_model and not self.architecture.framewise and not self.architecture.reads_prompt
         bound = positions.target_positions(self.recordings.shape) if decodes else None
-        if bound:  # nothing longer can be written
-            self.settings = replace(self.settings, max_new_tokens=min(self.settings.max_new_tokens, bound))
-        if self.settings.languages and hasattr(self.tokenizer, "set_prefix_tokens"):
-            spoken, written = self.settings.languages
-            try:
-                self.tokenizer.set_prefix_tokens(
-                    language=written, task="transcribe" if spoken == written else "translate", predict_timestamps=False
-                )
-                _ = self.tokenizer.prefix_tokens
-            except ValueError as error:
-                self.bad_languages = str(error).splitlines()[0][:200]
+        if bound:  # nothing longer can be written, nor learnt
+            room = max(1, bound - 1 - len(self.architecture.given))  # type: ignore[attr-defined]
+            longest = min(n for n in (self.settings.target_max_length, room) if n is not None)
+            new = min(self.settings.max_new_tokens, room)
+            self.settings = replace(self.settings, max_new_tokens=new, target_max_length=longest)
 
     def recipe_faults(self) -> list[Fault]:
         audio.library()
@@ -86,12 +79,7 @@ class SpeechRecognition(TextGeneration):
                 Fault("max_length", "sound is not cut", shown(self.settings.max_length),
                       "no max_length: a recording that is cut does not fit its text", "leave it out")
             )  # fmt: skip
-        if self.settings.languages and (self.bad_languages or not hasattr(self.tokenizer, "set_prefix_tokens")):
-            reason = self.bad_languages or "languages for a model that is not told any"
-            faults.append(
-                Fault("languages", "unknown language", reason, "languages as the model's tokenizer names them",
-                      "write {source: german, target: german}; nothing for a model of one language")
-            )  # fmt: skip
+        faults += self.language_faults()
         return faults
 
     # Rows

@@ -75,6 +75,17 @@ class Task(Declaration):
     def setup(self) -> None:
         """What the family derives from its processor and settings."""
 
+    def adopt(self, model: Any, processor: Any, examples: Sequence[Example] = ()) -> list[str]:
+        """Answers with this model from now on, whose processor has been loaded with it; `examples`: the encoded
+        training rows. What users should know of it."""
+        self.processor = processor
+        return []
+
+    @property
+    def base_choices(self) -> dict[str, Any]:
+        """What the model's own settings would choose of how texts are written, and this task does not."""
+        return {}
+
     def recipe_faults(self) -> Iterable[Fault]:
         """What this task, with this model, cannot do with its settings; `field` is the recipe's."""
         return ()

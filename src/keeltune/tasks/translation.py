@@ -25,25 +25,8 @@ class Translation(TextGeneration):
     def target(self, row: Row) -> str:
         return str(row.fields["target"])
 
-    def setup(self) -> None:
-        super().setup()
-        for attribute, name in zip(("src_lang", "tgt_lang"), self.settings.languages or (), strict=False):
-            if hasattr(self.tokenizer, attribute):
-                setattr(self.tokenizer, attribute, name)
-
     def recipe_faults(self) -> list[Fault]:
-        known = self.tokenizer.get_vocab()
-        return [
-            Fault("languages", "unknown language", name, "a language that the tokenizer has a token for",
-                  "write it as the tokenizer does, as in deu_Latn or de_DE; leave it out for a model of one pair")
-            for name in self.settings.languages or ()
-            if name not in known
-        ]  # fmt: skip
-
-    def target_language_id(self) -> int | None:
-        if not self.settings.languages:
-            return None
-        return int(self.tokenizer.convert_tokens_to_ids(self.settings.languages[1]))
+        return [*super().recipe_faults(), *self.language_faults(needed=True)]
 
     def gold(self, row: Row) -> Any:
         return row.fields["target"]

@@ -47,7 +47,8 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     autocast = autocast_on(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
     student = initial_student(material)
-    task.processor = student.processor  # with its padding token
+    notes = task.adopt(student.model, student.processor, material.examples["train"])
+    student = replace(student, notes=(*student.notes, *notes))
     task.annotate(student.model.config, material.examples["train"])
     student.model.to(device)
     reference = LazyReference(

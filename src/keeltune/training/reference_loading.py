@@ -49,7 +49,7 @@ def _load_model(
     require_trained_head(loaded, recipe.where("reference"))
     reader = files.reader or task
     if files.reader is not None:
-        reader.processor = loaded.processor
+        reader.adopt(loaded.model, loaded.processor)
     order = [files.names.index(name) for name in task.settings.labels]
     to_rows = on_shared_ids(reordered(reader, order), files.shared, device)
     return Model(loaded.model.to(device), to_rows, autocast, files.companion, reader.forward, temperature)

@@ -90,7 +90,7 @@ class SampledTexts(TextStore):
     def __init__(self, recipe: Recipe, task: Task, source: str):
         settings = task.settings
         identity = {
-            "version": 1,
+            "version": 2,
             "source": model_files.fingerprint(source),
             "task": recipe.task,
             "seed": recipe.seed,
@@ -134,10 +134,11 @@ class TeacherTargets(TextStore):
         self.writer: Task = files.reader or task
         settings = self.writer.settings
         identity = {
-            "version": 2,
+            "version": 3,
             "teacher": model_files.fingerprint(files.source),
             "task": recipe.task,
             "beams": settings.beams,
+            "decoding": dict(settings.decoding),
             "max_new_tokens": settings.max_new_tokens,
             "max_length": settings.max_length,
             "prompt": settings.prompt,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from keeltune.data.dataset import Row
+from keeltune.models.generation import plain_generation, scored_generation
 from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, sliced_cross_entropy
 from keeltune.tasks.common import lm_head
 from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, losses_by_example, to_device
@@ -35,8 +36,6 @@ class TextTask(Protocol):
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]: ...
 
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]: ...
-
-    def target_language_id(self) -> int | None: ...
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]: ...
 
@@ -144,31 +143,41 @@ class Architecture(ABC):
             texts = self.write(model, examples, device)
         return [Prediction(t, None, loss, n) for t, loss, n in zip(texts, losses, counts, strict=True)]
 
+    def generation_config(self, stored: Any) -> Any:
+        """The one `GenerationConfig` by which texts are written, scored and saved; `stored`: the model's own."""
+        settings = self.task.settings
+        ours = {
+            "do_sample": False,
+            "num_beams": settings.beams,
+            "max_new_tokens": settings.max_new_tokens,
+            "pad_token_id": self.task.tokenizer.pad_token_id,
+            "eos_token_id": next(iter(self.end), None),
+            **settings.decoding,
+        }
+        return scored_generation(stored, {**ours, **self.opening(stored)})
+
+    def opening(self, stored: Any) -> dict[str, Any]:
+        """How the model is told from what a text begins, as `GenerationConfig` names it."""
+        return {}
+
     def generate(self, model: Any, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Greedy or beam search by `transformers`, with the token ids [B × texts, T] that came out.
 
         The general method, not the model's own: what a class adds to it (windows of sound, languages found by itself)
-        would write other texts than those that the model is trained on.
+        would write other texts than those that the model is trained on. Its settings are the model's from here on.
         """
         from transformers import GenerationMixin
 
-        settings = self.task.settings
-        tokenizer = self.task.tokenizer
         inner = getattr(model, "module", model)
         inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-        with torch.no_grad():
-            ids: Tensor = GenerationMixin.generate(
-                inner,
-                **inputs,
-                **{
-                    "do_sample": False,
-                    "num_beams": settings.beams,
-                    "max_new_tokens": settings.max_new_tokens,
-                    "pad_token_id": tokenizer.pad_token_id,
-                    "eos_token_id": next(iter(self.end), None),
-                    **options,
-                },
-            )
+        own = inner.generation_config = self.generation_config(inner.generation_config)
+        if options.get("do_sample"):
+            inner.generation_config = plain_generation(own)
+        try:
+            with torch.no_grad():
+                ids: Tensor = GenerationMixin.generate(inner, **inputs, **options)
+        finally:
+            inner.generation_config = own
         return ids
 
     def texts(self, lines: Sequence[Sequence[int]], count: int) -> list[list[str]]:

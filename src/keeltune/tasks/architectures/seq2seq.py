@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from keeltune.data.dataset import Row
+from keeltune.models.languages import language_tokens, whisper_opening
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
 from keeltune.tasks.common.batches import stack, to_device
@@ -27,18 +29,20 @@ class Seq2Seq(Architecture):
     def encode(self, row: Row, target: str | None) -> Example:
         inputs, length, truncated = self.task.source_inputs(row)
         labels: list[int] = []
+        target_cut = False
         if target is not None:
             labels, target_cut = self.target_ids(target)
             truncated = truncated or target_cut
-        shifted = [self.start, *labels[:-1]]
+        shifted = [self.start, *self.given, *labels[:-1]]
         return Example(
             {**inputs, "decoder_input_ids": shifted},
             labels,
             [1.0] * len(labels),
             row.key,
             length + len(labels),
-            predicted=[True] * len(labels) or [False],
+            predicted=self._predicted(len(labels)),
             truncated=truncated,
+            notes={"target_cut": target_cut},
         )
 
     def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:
@@ -47,19 +51,49 @@ class Seq2Seq(Architecture):
             lengths = [len(e.inputs["decoder_input_ids"]) for e in examples]
             batch["inputs"]["decoder_attention_mask"] = stack([[1] * n for n in lengths], fill=0)
 
+    def _predicted(self, count: int) -> list[bool]:
+        """Which of the decoder's tokens predict one of `count` that are written: not those that are given."""
+        return [*[False] * len(self.given), *([True] * count or [False])]
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before each target, and behind its end."""
+        ids = list(self.task.tokenizer(text_target="")["input_ids"])
+        ends = [n for n, i in enumerate(ids) if [i] == self.end]
+        return (ids[: ends[-1]], ids[ends[-1] + 1 :]) if ends else (ids, [])
+
+    @cached_property
+    def languages(self) -> frozenset[int]:
+        return frozenset(language_tokens(self.task.tokenizer).values())
+
+    @property
+    def before(self) -> list[int]:
+        """What the tokenizer puts before each target, behind the start token, which some put there themselves."""
+        before = self.frame[0]
+        return before[1:] if before[:1] == [self.start] else before
+
+    @property
+    def given(self) -> list[int]:
+        """The tokens behind the start that tell the decoder what to write: a language, Whisper's task. They are given
+        wherever a text is written, and so never learnt."""
+        before = self.before
+        told = hasattr(self.task.tokenizer, "set_prefix_tokens") or all(i in self.languages for i in before)
+        return before if told else []
+
     @property
     def start(self) -> int:
         """The token that the decoder starts from: as the model says, else as `transformers` would start it.
 
         Raises UserError where nothing says it.
         """
+        if self.frame[1] and self.frame[1][-1] in self.languages:
+            return self.frame[1][-1]  # mBART's targets end in the language that starts its decoder
         config, tokenizer = self.task.settings.config, self.task.tokenizer
         parts = [
             part for part in (config, getattr(config, "decoder", None), config.get_text_config(decoder=True)) if part
         ]
         names = ("decoder_start_token_id", "bos_token_id")
         configured = [getattr(part, name, None) for name in names for part in parts]
-        configured.insert(len(parts), self.task.target_language_id())
         start = next((i for i in [*configured, tokenizer.bos_token_id] if i is not None), None)
         if start is None:
             found = "no decoder_start_token_id, and no token that begins a text"
@@ -70,8 +104,13 @@ class Seq2Seq(Architecture):
     def target_ids(self, text: str) -> tuple[list[int], bool]:
         """The tokens of a target as the tokenizer writes targets, with its end; cut to `target_max_length`."""
         ids = list(encode_target(self.task.tokenizer, text)["input_ids"])
-        if ids and ids[0] == self.start:
+        if ids and ids[0] == self.start and self.frame[0][:1] == [self.start]:
             ids = ids[1:]  # Whisper's tokenizer puts the start token there itself
+        given, behind = self.given, self.frame[1]
+        if given and ids[: len(given)] == given:
+            ids = ids[len(given) :]
+        if behind and ids[-len(behind) :] == behind:
+            ids = ids[: -len(behind)]
         if self.end and ids[-1:] != self.end and self.end[0] not in ids[-2:]:
             ids += self.end
         limit = self.task.settings.target_max_length
@@ -84,28 +123,38 @@ class Seq2Seq(Architecture):
         return self.texts(ids, count)
 
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [self.until_the_end(line[1:]) for line in self._generated(model, examples, device, **SAMPLING)]
+        return [
+            self.until_the_end(line[1 + len(self.given) :])
+            for line in self._generated(model, examples, device, **SAMPLING)
+        ]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
-        shifted = [self.start, *ids[:-1]]
+        shifted = [self.start, *self.given, *ids[:-1]]
         source = example.length - len(example.targets)
         return replace(
             example,
             inputs={**example.inputs, "decoder_input_ids": shifted},
             targets=[IGNORED] * len(ids),
             weights=[1.0] * len(ids),
-            predicted=[True] * len(ids) or [False],
+            predicted=self._predicted(len(ids)),
             length=source + len(ids),
         )
 
     def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
         inputs = [{k: v for k, v in e.inputs.items() if k != "decoder_input_ids"} for e in examples]
         batch = to_device(self.task.pad(inputs), device)
-        language = self.task.target_language_id()
-        options |= {"decoder_start_token_id": self.start}
         if self.task.settings.config.model_type == "encoder-decoder":
             batch["decoder_attention_mask"] = torch.ones(len(examples), 1, dtype=torch.long, device=device)
-        if language is not None and language != self.start:
-            options["forced_bos_token_id"] = language
+        if hasattr(self.task.tokenizer, "set_prefix_tokens"):
+            opening = torch.tensor([[self.start, *self.given]] * len(examples), device=device)
+            batch["decoder_input_ids"] = opening
         lines: list[list[int]] = self.generate(model, batch, **options).tolist()
         return lines
+
+    def opening(self, stored: Any) -> dict[str, Any]:
+        """The start and the language; what the base forces to be first only where targets begin with it."""
+        whisper = hasattr(self.task.tokenizer, "set_prefix_tokens")
+        first = self.before[0] if self.before and not whisper else None
+        forced = first if self.given or first == stored.forced_bos_token_id else None
+        told = whisper_opening(self.task.tokenizer, self.given) if whisper else {}
+        return {"decoder_start_token_id": self.start, "forced_bos_token_id": forced, **told}

@@ -24,6 +24,8 @@ class Settings:
     languages          of source and target, as the tokenizer names them
     metrics            the recipe's metrics besides the task's (`evaluation.metrics`)
     metric             the score that chooses the best weights (`evaluation.metric`); None: the task's primary one
+    decoding           how texts are written besides beams and length, as `transformers.GenerationConfig` names it
+    stored             the model's own `GenerationConfig`
     """
 
     labels: Sequence[str] = ()
@@ -40,3 +42,5 @@ class Settings:
     max_new_tokens: int = 64
     metrics: Sequence[str] = ()
     metric: str | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    stored: Any = None

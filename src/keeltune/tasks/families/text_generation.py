@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from keeltune.data.dataset import Row
+from keeltune.models import generation, languages
 from keeltune.objective.predictions import PerSlice, Rows
 from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.architectures.causal import Causal
@@ -18,8 +19,10 @@ from keeltune.tasks.architectures.seq2seq import Seq2Seq
 from keeltune.tasks.common.batches import Autocast
 from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import cut_text, pad_tokens
 from keeltune.tasks.task import Task
+from keeltune.utils.errors import shown
 
 T = TypeVar("T")
 
@@ -40,7 +43,76 @@ class TextGeneration(Task):
     """What a decoder reads where the recipe has no prompt; names in braces are columns, `{source}` is the source."""
 
     def setup(self) -> None:
+        self.unknown_languages = self._tell_languages()
         self.architecture: Architecture = self.architecture_class(self)
+
+    def adopt(self, model: Any, processor: Any, examples: Sequence[Example] = ()) -> list[str]:
+        """Texts are written by one `GenerationConfig`, which the model carries from now on and is saved with."""
+        notes = super().adopt(model, processor)
+        self._tell_languages()
+        if self.architecture.framewise:
+            return notes
+        config = self.architecture.generation_config(model.generation_config)
+        generation.allow(config, {token for example in examples for token in example.targets})
+        model.generation_config = config
+        return notes
+
+    @property
+    def base_choices(self) -> dict[str, Any]:
+        """What the model's own settings would choose of how texts are written, and this task does not."""
+        if self.settings.stored is None or self.architecture.framewise:
+            return {}
+        stored = self.settings.stored
+        return generation.differences(stored, self.architecture.generation_config(stored))
+
+    def language_faults(self, *, needed: bool = False) -> list[Fault]:
+        """What is wrong with the recipe's `languages` for this model; `needed`: a model of several must be told."""
+        known = languages.language_tokens(self.tokenizer)
+        expected = f"one of its {len(known)} languages, such as {', '.join(sorted(known)[:8])}"
+        if self.settings.languages and not known:
+            found, fix = f"{' to '.join(self.settings.languages)}, for a model that is not told any", "leave it out"
+            return [Fault("languages", "unknown language", found, "nothing: the model has its languages already", fix)]
+        if needed and self.untold:
+            fix = "write languages: {source: English, target: German}"
+            return [Fault("languages", "no languages", "nothing, for a model of several languages", expected, fix)]
+        return [
+            Fault("languages", "unknown language", shown(name), expected,
+                  f"write its name, or its code{languages.nearest_language(name, known)}")
+            for name in self.unknown_languages
+        ]  # fmt: skip
+
+    def _tell_languages(self) -> list[str]:
+        """Tells the tokenizer in which languages it reads and writes; those that it does not know.
+
+        The recipe's; else those that the model was trained for, as its tokenizer or its settings say.
+        """
+        self.untold = False
+        tokenizer, stored = self.tokenizer, self.settings.stored
+        known = languages.language_tokens(tokenizer)
+        if not known:
+            return []
+        names = {i: name for name, i in known.items()}
+        told = self.settings.languages
+        spelt = [languages.spelt(name, known) for name in told or ()]
+        source, target = spelt if told and None not in spelt else (None, None)
+        if target is None:
+            forced = [
+                getattr(stored, "forced_bos_token_id", None),
+                *dict(getattr(stored, "forced_decoder_ids", None) or ()).values(),
+            ]
+            own = [
+                getattr(tokenizer, "tgt_lang", None),
+                getattr(tokenizer, "language", None),
+                getattr(stored, "language", None),
+            ]
+            meant = next((name for name in (*own, *map(names.get, forced)) if name), None)
+            target, source = languages.spelt(meant, known) if meant else None, getattr(tokenizer, "src_lang", None)
+            if target is None and hasattr(tokenizer, "tgt_lang"):  # of one language, or a fault is reported
+                self.untold, target = True, source or next(iter(known))
+            languages.tell(tokenizer, source or target, target, task=getattr(stored, "task", None))
+        else:
+            languages.tell(tokenizer, source, target, task="transcribe" if source == target else "translate")
+        return [name for name, known_as in zip(told or (), spelt, strict=True) if known_as is None]
 
     @property
     def architecture_class(self) -> type[Architecture]:
@@ -93,16 +165,21 @@ class TextGeneration(Task):
         """A prompt's input of one number a token, with those of `count` tokens that are written behind it."""
         return [*values, *[0] * count]
 
-    def target_language_id(self) -> int | None:
-        """The token that tells a multilingual decoder which language to write."""
-        return None
-
     # The contract, handed on to the architecture
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         return [self.architecture.encode(row, self.target(row) if labelled else None)]
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
+        return [*self._generation_notices(), *self._prompt_notices(examples)]
+
+    def _generation_notices(self) -> list[str]:
+        listed = ", ".join(f"{name} {value}" for name, value in self.base_choices.items())
+        return [
+            f"texts are not written by the model's own {listed}; what `generation` says is scored and saved"
+        ] * bool(listed)
+
+    def _prompt_notices(self, examples: Sequence[Example]) -> list[str]:
         if not self.architecture.reads_prompt or not examples:
             return []
         trained, tokens = sum(len(e.targets) for e in examples), sum(len(e.inputs["input_ids"]) for e in examples)

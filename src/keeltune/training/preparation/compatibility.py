@@ -15,6 +15,7 @@ import numpy as np
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.models import configuration, loading, processors, tokenizer_match
+from keeltune.models.generation import stored_generation
 from keeltune.models.vocabulary import CTC, bounds_of, vocabulary_size
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
@@ -182,6 +183,8 @@ def _reader(student: ComparedStudent, candidate: _Candidate) -> tuple[Task, bool
         student.settings, max_length=max_length, config=candidate.config, auto_model=candidate.auto_model,
         bounds=bounds_of(shape),
     )  # fmt: skip
+    if task_class.generates:
+        settings = replace(settings, stored=stored_generation(candidate.source, candidate.config, where, "reference"))
     return task_class(candidate.processor, settings), reach is not None and (most is None or reach < most)
 
 

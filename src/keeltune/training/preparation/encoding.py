@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.models import loading, processors, surgery
+from keeltune.models.generation import stored_generation
 from keeltune.models.lora import adapter_problem
 from keeltune.models.vocabulary import CTC, bounds_of
 from keeltune.recipe.fields import Recipe
@@ -22,6 +23,7 @@ from keeltune.training.preparation.compatibility import (
     companions_of,
     compatible_references,
 )
+from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.labelling import Labelled
 from keeltune.training.preparation.lengths import generation_length, reading_length, writing_length
 from keeltune.training.preparation.problem_log import ProblemLog
@@ -56,6 +58,9 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     assert reading.source is not None and auto_model is not None
     processors.prepare_tokenizer(config, processor, spells=auto_model == CTC)  # as training will have it
     settings = _settings(recipe, reading.task_class, labelled, config, processor, auto_model)
+    if reading.task_class.generates:
+        own = stored_generation(None if reading.source == NEW else reading.source, config, recipe.where("model"))
+        settings = replace(settings, decoding=recipe.generation.decoding(), stored=own)
     _check_surgery(recipe, config, auto_model)
     student = ComparedStudent(recipe, reading.task_class, processor, settings, labelled.rows)
     references = compatible_references(student, [] if reading.reference_is_start else reading.reference_models)

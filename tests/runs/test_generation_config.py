@@ -1,0 +1,149 @@
+"""What is scored is what is saved: stock `generate` on a run's `model/` writes the run's predictions.
+
+The base models here have settings that would rule: a least length, beams, forbidden repeats, sampling, forced tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import keeltune as kt
+from keeltune.data import audio
+from tests.helpers import captioners, speakers, writers
+
+STYLE = {
+    "min_length": 7, "no_repeat_ngram_size": 1, "num_beams": 3, "length_penalty": 2.0, "do_sample": True,
+    "temperature": 0.5, "top_k": 3, "forced_eos_token_id": 5, "max_length": 9, "repetition_penalty": 1.7,
+}  # fmt: skip
+
+
+def styled(folder: Path, **more: Any) -> None:
+    """A base model's folder with settings that its authors liked."""
+    file = folder / "generation_config.json"
+    stored = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**stored, **STYLE, **more}))
+
+
+def run_of(folder: Path, spec: dict[str, Any], **more: Any) -> tuple[Any, Path, list[str]]:
+    """(result, model folder, predictions of the test rows) of a short training."""
+    spec = {**spec, "output": "out", **more}
+    spec["training"] = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32"}
+    run = kt.train(kt.recipe.from_dict(spec, folder))
+    lines = (folder / "out" / "predictions" / "test.jsonl").read_text().splitlines()
+    return run.result, folder / "out" / "model", [json.loads(line)["prediction"] for line in lines]
+
+
+def unused(result: dict[str, Any]) -> set[str]:
+    return set(result["generation"]["unused"])
+
+
+ALL = {"beams": 2, "min_new_tokens": 3, "no_repeat_ngram_size": 2, "length_penalty": 0.5, "repetition_penalty": 1.2,
+       "early_stopping": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", [{}, ALL])
+@pytest.mark.parametrize(("architecture", "task"), [("bart", "translation"), ("gpt2", "text-generation")])
+def test_stock_generate_writes_the_predictions_of_texts(tmp_path, architecture, task, recipe):
+    spec = writers.spec(tmp_path, task, architecture, "fine-tuning")
+    styled(tmp_path / "student")
+    result, model, predictions = run_of(tmp_path, spec, generation={"max_new_tokens": 8, **recipe})
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    auto = transformers.AutoModelForSeq2SeqLM if architecture == "bart" else transformers.AutoModelForCausalLM
+    stock = auto.from_pretrained(model)
+    written = []
+    for row in writers.rows(task):
+        text = row.fields["source"] if task == "translation" else row.fields["prompt"]
+        inputs = words(text, return_tensors="pt")
+        ids = stock.generate(**inputs)[0]
+        written.append(words.decode(ids if architecture == "bart" else ids[inputs["input_ids"].shape[1] :],
+                                    skip_special_tokens=True).strip())  # fmt: skip
+    assert written == predictions
+    assert {"min_length", "num_beams", "forced_eos_token_id", "temperature"} <= unused(result)
+    saved = json.loads((model / "generation_config.json").read_text())
+    assert saved["max_new_tokens"] == 8
+    assert not {"min_length", "forced_eos_token_id", "temperature"} & saved.keys()
+    assert all(saved.get({"beams": "num_beams"}.get(name, name)) == value for name, value in recipe.items())
+
+
+def test_stock_generate_writes_the_predictions_of_pictures(tmp_path):
+    captioners.save("vit gpt2", tmp_path / "student", 0)
+    styled(tmp_path / "student")
+    captioners.write(tmp_path, "rows.jsonl", 8)
+    spec = {"task": "image-captioning", "method": "fine-tuning", "model": "student",
+            "data": {"train": "rows.jsonl", "test": "rows.jsonl"}, "generation": {"max_new_tokens": 6}}  # fmt: skip
+    _, model, predictions = run_of(tmp_path, spec)
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(model)
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    written = []
+    for line in (tmp_path / "rows.jsonl").read_text().splitlines():
+        picture = Image.open(tmp_path / json.loads(line)["image"]).convert("RGB")
+        ids = stock.generate(**looks(images=picture, return_tensors="pt"))[0]
+        written.append(words.decode(ids, skip_special_tokens=True).strip())
+    assert written == predictions
+
+
+def whisper_tokenizer() -> Any:
+    """Whisper's own tokenizer with a small vocabulary: bytes, and its special tokens in their order."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in ("en", "zh", "de")),
+               "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
+               "<|notimestamps|>"]  # fmt: skip
+    vocabulary = {token: i for i, token in enumerate([*letters, *special])}
+    words = transformers.WhisperTokenizer(vocab=vocabulary, merges=[])
+    words.add_special_tokens({"additional_special_tokens": special[1:]})
+    return words
+
+
+def whisper(folder: Path) -> Any:
+    words = whisper_tokenizer()
+    start = words.convert_tokens_to_ids("<|startoftranscript|>")
+    config = transformers.WhisperConfig(
+        vocab_size=len(words), **speakers.SIZES["whisper"], decoder_start_token_id=start, bos_token_id=start,
+        pad_token_id=words.eos_token_id, eos_token_id=words.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
+    return words
+
+
+@pytest.mark.parametrize("languages", [None, ("German", "de"), ("de", "English")])
+def test_stock_generate_writes_the_predictions_of_sound(tmp_path, languages):
+    """The languages are given to the decoder, in training and in stock `generate`, and never learnt."""
+    words = whisper(tmp_path / "student")
+    forbidden = [words.convert_tokens_to_ids(letter) for letter in "qyj"] + [words.convert_tokens_to_ids("o")]
+    styled(tmp_path / "student", suppress_tokens=forbidden, begin_suppress_tokens=[words.eos_token_id],
+           return_timestamps=True, max_initial_timestamp_index=1, logprob_threshold=-1.0)  # fmt: skip
+    speakers.write(tmp_path, "rows.jsonl", range(8))
+    told = {"languages": dict(zip(("source", "target"), languages, strict=True))} if languages else {}
+    spec = {"task": "speech-recognition", "method": "fine-tuning", "model": "student", **told,
+            "data": {"train": "rows.jsonl", "test": "rows.jsonl"}, "generation": {"max_new_tokens": 6}}  # fmt: skip
+    result, model, predictions = run_of(tmp_path, spec)
+    stock = transformers.WhisperForConditionalGeneration.from_pretrained(model)
+    listen = transformers.AutoProcessor.from_pretrained(model)
+    written = []
+    for line in (tmp_path / "rows.jsonl").read_text().splitlines():
+        heard = audio.read(tmp_path / json.loads(line)["audio"])
+        inputs = listen(heard.wave, sampling_rate=heard.rate, return_tensors="pt")
+        written.append(listen.decode(stock.generate(**inputs)[0], skip_special_tokens=True).strip())
+    assert written == predictions
+    saved = json.loads((model / "generation_config.json").read_text())
+    assert words.convert_tokens_to_ids("q") in saved["suppress_tokens"]  # kept, but for what the texts hold
+    assert words.convert_tokens_to_ids("o") not in saved["suppress_tokens"]
+    assert saved.get("language") == ({"de": "<|de|>", "English": "<|en|>"}[languages[1]] if languages else None)
+    assert {"logprob_threshold", "min_length"} <= unused(result)
