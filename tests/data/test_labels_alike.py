@@ -18,7 +18,7 @@ from keeltune.data.look_alikes import look_alikes
 from keeltune.data.reading import read
 from keeltune.data.row_labels import apply_label_map, row_labels
 from keeltune.data.sources import DataSource
-from keeltune.models.loading import head_names
+from keeltune.models.configuration import head_names
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.utils.names import look, plain_name
 

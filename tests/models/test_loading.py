@@ -287,7 +287,7 @@ def test_a_new_head_leaves_the_body(tiny, architecture):
 
 
 def test_label_names():
-    assert loading.head_names(tiny_config("bert", ["b", "a"])) == ["b", "a"]
+    assert configuration.head_names(tiny_config("bert", ["b", "a"])) == ["b", "a"]
     generic = ["LABEL_0", "LABEL_1"]
     assert compatibility.known_names(generic, ["0", "1"]) == ["0", "1"]
     assert compatibility.known_names(generic, ["negative", "positive"]) is None

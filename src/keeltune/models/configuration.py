@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from keeltune.models.adapters import adapter_of, base_of
 from keeltune.models.model_files import or_refuse
 from keeltune.utils.errors import Problem, UserError, shown, visible
+from keeltune.utils.text import plain_name
 
 MOST_LAYERS = 5_000
 """Modules of one kind in a row, at most: a model is built, without weights, before its weights are looked at."""
@@ -20,7 +22,9 @@ def read_config(source: str, where: str, field: str) -> Any:
     """The model's configuration; UserError where it cannot be had, or makes no model that can be trained."""
     from transformers import AutoConfig
 
-    config = or_refuse(lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), source, where, field)
+    adapter = adapter_of(source)
+    stored = source if adapter is None or (adapter.folder / "config.json").is_file() else base_of(source)
+    config = or_refuse(lambda: AutoConfig.from_pretrained(stored, trust_remote_code=False), source, where, field)
     values = config.to_dict()
     if deep := _too_deep(values):
         found, expected = f"{shown(source)}: config.json says {deep}", f"0 to {MOST_LAYERS} of them"
@@ -28,6 +32,17 @@ def read_config(source: str, where: str, field: str) -> Any:
     if method := _quantised(values):
         raise UserError(_quantised_problem(source, method, where, field))
     return config
+
+
+def head_names(config: Any) -> list[str] | None:
+    """The label names of a model's head in their order, or None where its configuration names none."""
+    id2label = getattr(config, "id2label", None)
+    if not id2label:
+        return None
+    try:
+        return [plain_name(str(id2label[i])) for i in range(len(id2label))]
+    except KeyError:
+        return None
 
 
 def _too_deep(values: Mapping[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from keeltune.models.adapters import base_of
 from keeltune.models.model_files import or_refuse
 from keeltune.utils.json import read_json
 
@@ -55,6 +56,8 @@ def stored_generation(source: str | None, config: Any, where: str = "", field: s
     """
     from transformers import GenerationConfig
 
+    if source is not None and not (Path(source) / "generation_config.json").is_file():
+        source = base_of(source)
     file = Path(source or "") / "generation_config.json"
     if source is not None and file.is_file():
         values = read_json(file, field, kind=dict, infinity=True)

@@ -10,19 +10,21 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from keeltune.models import adapters
+from keeltune.models.adapters import adapters_on, base_of
 from keeltune.models.attention import whole_attention
 from keeltune.models.configuration import read_config
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of
 from keeltune.models.vocabulary import CTC, bounds_of, fit_ctc_head, unknown_tokens
 from keeltune.utils.errors import Problem, UserError, shown, visible
-from keeltune.utils.names import plain_name
 
 
 @contextmanager
@@ -61,7 +63,8 @@ def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
         return []
     model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, "", "model")
     missing = {*info["missing_keys"], *(str(name) for name, *_ in info["mismatched_keys"])}
-    return sorted(name for name in _head(model, sorted(missing)) if ".pooler." not in name)
+    given = {name for adapter in adapters_on(source) for name in adapter.trained_whole}
+    return sorted(name for name in _head(model, sorted(missing - given)) if ".pooler." not in name)
 
 
 def check_weights(source: str, config: Any, auto_model: str, where: str, field: str) -> None:
@@ -71,6 +74,12 @@ def check_weights(source: str, config: Any, auto_model: str, where: str, field: 
     model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, where, field)
     if problem := _unloaded(model, info, source)[1]:
         raise UserError(Problem(where, field, *problem))
+    for adapter in adapters_on(source):
+        shape = skeleton(config, auto_model, where, field)
+        if reason := or_refuse(partial(adapters.misfit, shape, adapter), str(adapter.folder), where, field):
+            found = f"{shown(str(adapter.folder))} is no adapter of {shown(adapter.base)}: {reason}"
+            fix = "name its own base in adapter_config.json (base_model_name_or_path)"
+            raise UserError(Problem(where, field, found, "an adapter of this very model", fix))
 
 
 def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, dict[str, Any]]:
@@ -80,7 +89,7 @@ def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, di
 
     with quiet_transformers():
         model, info = getattr(transformers, auto_model).from_pretrained(
-            source, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
+            base_of(source), config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
     return model, info
@@ -105,17 +114,6 @@ def pick(auto_models: Sequence[str], config: Any, where: str, field: str) -> str
         Problem(where, field, f"an architecture of type {config.model_type}", f"one that transformers has for {kinds}",
                 "take a model of another architecture, or another task")
     )  # fmt: skip
-
-
-def head_names(config: Any) -> list[str] | None:
-    """The label names of a model's head in their order, or None where its configuration names none."""
-    id2label = getattr(config, "id2label", None)
-    if not id2label:
-        return None
-    try:
-        return [plain_name(str(id2label[i])) for i in range(len(id2label))]
-    except KeyError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
     changes = [note for note in (fit_head(source, config, processor, auto_model), whole_attention(config)) if note]
     model, info = or_refuse(
         lambda: getattr(transformers, auto_model).from_pretrained(
-            source,
+            base_of(source),
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -163,11 +161,16 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         field,
     )
     fresh, problem = _unloaded(model, info, source)
+    merged = adapters_on(source)
+    for adapter in merged:
+        model = or_refuse(partial(adapters.merged, model, adapter), str(adapter.folder), where, field)
+        fresh = [name for name in fresh if name not in adapter.trained_whole]
     if problem := problem or _not_finite(model, source):
         raise UserError(Problem(where, field, *problem))
     if head.new:
         fresh = sorted({*fresh, *_reset_head(model)})
-    notes = padding(model, processor, auto_model)
+    notes = [f"the adapter {shown(str(a.folder))} is merged into {shown(a.base)}" for a in merged]
+    notes += padding(model, processor, auto_model)
     if problem := misfit(model, processor):
         raise UserError(Problem(where, field, *problem))
     return Loaded(model, processor, source, tuple(fresh), (*changes, *notes))

@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from keeltune.models import weight_files
+from keeltune.models import adapters, libraries, weight_files
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.json import read_json
 
@@ -61,6 +62,8 @@ def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> 
     def problem(found: str, fix: str) -> Problem:
         return Problem(where, field, f"{path}: {found}", "config.json, safetensors weights and a tokenizer", fix)
 
+    if (path / adapters.SETTINGS).is_file() and not (path / "model.safetensors").is_file():
+        return _adapter_problem(path, where, field, writes)
     if not (path / "config.json").is_file():
         return problem("no config.json", "name the folder that `save_pretrained` wrote")
     try:
@@ -73,13 +76,53 @@ def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> 
         return problem("config.json asks for code of its own (auto_map)", "use a model whose code is in transformers")
     if reason := weight_files.weights_problem(path):
         return problem(reason, "copy the file again (with git: git lfs pull), or save the model once more")
-    if writes and not any(any(path.glob(pattern)) for pattern in TOKENIZER_FILES):
+    if writes and not _has_tokenizer(path, config["model_type"]):
         return problem(f"no tokenizer ({', '.join(TOKENIZER_FILES)})", "save the model's tokenizer there too")
     return None
 
 
+def _adapter_problem(path: Path, where: str, field: str, writes: bool) -> Problem | None:
+    """What a folder with an adapter alone lacks, or its base."""
+    expected = "an adapter (adapter_config.json, adapter_model.safetensors) and its base model"
+    if reason := adapters.settings_problem(path):
+        return Problem(where, field, f"{path}: {reason[0]}", expected, reason[1])
+    chain = adapters.adapters_on(str(path))
+    if len(chain) == adapters.DEEPEST:
+        fix = "name a whole model in the innermost adapter_config.json"
+        return Problem(where, field, f"{path}: {len(chain)} adapters on each other, or a circle of them", expected, fix)
+    base, named = Path(chain[0].base or "none"), f"the base model {shown(chain[0].base)} that adapter_config.json names"
+    if base.is_dir():
+        has_own = any(any(adapter.folder.glob(pattern)) for adapter in chain for pattern in TOKENIZER_FILES)
+        problem = _folder_problem(base, where, field, writes and not has_own)
+        return problem and replace(problem, found=f"{path}, of {problem.found}")
+    if not chain[0].base or base.is_absolute() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", chain[0].base):
+        fix = "put it there, correct base_model_name_or_path, or name the merged model (a run's `model/`)"
+        return Problem(where, field, f"{path}: {named} is not there", expected, fix)
+    return None
+
+
+def _has_tokenizer(path: Path, model_type: Any) -> bool:
+    """Whether a folder holds a vocabulary, or its tokenizer needs none: it reads bytes or code points."""
+    import transformers
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    settings = path / "tokenizer_config.json"
+    if not settings.is_file() and any(any(path.glob(pattern)) for pattern in TOKENIZER_FILES):
+        return True
+    named: Any = None
+    with suppress(UserError):  # what is wrong with it is said where the tokenizer is loaded
+        named = read_json(settings, kind=dict, infinity=True).get("tokenizer_class")
+    named = named if isinstance(named, str) else TOKENIZER_MAPPING_NAMES.get(str(model_type))
+    kind = getattr(transformers, named or "", None)
+    files: Any = getattr(kind, "vocab_files_names", None)
+    patterns = (*TOKENIZER_FILES, *(files.values() if isinstance(files, dict) else ()))
+    by_itself = settings.is_file() and isinstance(files, dict) and not files
+    return by_itself or any(any(path.glob(pattern)) for pattern in patterns if isinstance(pattern, str))
+
+
 def half_precision(source: str, config: Any) -> torch.dtype | None:
     """The half precision in which a model is stored, or None: from its weights where they are here, else as it says."""
+    source = adapters.base_of(source)
     if Path(source).is_dir():
         return weight_files.half_precision_of(Path(source).glob("*.safetensors"))
     stated = getattr(config, "dtype", None)
@@ -90,7 +133,9 @@ def fingerprint(source: str) -> str:
     """What a checkpoint's identity says of a model: a digest of its files' heads and tails, or a hub id as it is."""
     if not Path(source).is_dir():
         return source
-    digest = hashlib.sha256()
+    adapter, digest = adapters.adapter_of(source), hashlib.sha256()
+    if adapter is not None:
+        digest.update(fingerprint(adapter.base).encode())
     for file in sorted(p for p in Path(source).iterdir() if p.is_file() and p.suffix != ".md"):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
@@ -109,14 +154,18 @@ def or_refuse(load: Callable[[], Any], source: str, where: str, field: str) -> A
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         local = Path(source).is_dir()
+        library = libraries.installation(str(error))
         raise UserError(
             Problem(
                 where,
                 field,
                 f"{shown(source)}: {reason[:300]}",
                 "a model folder that transformers can read" if local else "a folder, or a model id that the hub holds",
-                "save the model and its tokenizer there again"
-                if local
-                else "give a local folder, or connect to the hub",
+                library
+                or (
+                    "save the model and its tokenizer there again"
+                    if local
+                    else "give a local folder, or connect to the hub"
+                ),
             )
         ) from error

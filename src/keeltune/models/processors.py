@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from keeltune.models.adapters import base_of
 from keeltune.models.model_files import or_refuse
 from keeltune.models.vocabulary import CTC, vocabulary_size
 from keeltune.utils.errors import Problem, UserError, shown, visible
@@ -35,6 +37,9 @@ def extractor_of(processor: Any) -> Any:
 def read_processor(source: str, where: str, field: str, reads: str = "text") -> Any:
     """The model's tokenizer, with what reads pictures or sound beside it; UserError where it cannot be had."""
     import transformers as t
+
+    if not (Path(source) / "tokenizer_config.json").is_file():
+        source = base_of(source)  # an adapter's folder may have one of its own
 
     def load(auto: Any) -> Any:
         return auto.from_pretrained(source, trust_remote_code=False)

@@ -73,6 +73,8 @@ def _final_model(
     if job.material.recipe.training.lora is not None:
         if is_main_process():
             model.save_pretrained(folder / "adapter")
+            model.get_base_model().config.save_pretrained(folder / "adapter")  # its labels, which its base has not
+            job.student.processor.save_pretrained(folder / "adapter")
         model = model.merge_and_unload()
     final = final_weights.choose_weights(job, model, before, display)
     if job.half is not None:

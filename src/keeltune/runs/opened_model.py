@@ -107,7 +107,7 @@ def _load(task_class: type[Task], name: str, where: str) -> _Stored:
     config = configuration.read_config(source, where, "model")
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
-    names = (loading.head_names(config) or []) if task_class.choices == "labels" else []
+    names = (configuration.head_names(config) or []) if task_class.choices == "labels" else []
     head = loading.Head(names, multi_label)
     loaded = loading.load(source, auto_model, head, where=where, field="model", reads=task_class.reads)
     if loaded.fresh:

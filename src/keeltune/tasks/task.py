@@ -26,10 +26,10 @@ from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, sliced
 from keeltune.tasks.common.batches import Autocast, collated, labelled_and_anchored, losses_by_example, to_device
 from keeltune.tasks.common.declaration import Declaration
 from keeltune.tasks.common.example import Example, Prediction
-from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.fault import Fault, other_targets
 from keeltune.tasks.common.scoring import Scoring
 from keeltune.tasks.common.settings import Settings
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import UserError
 
 
 class Task(Declaration):
@@ -113,7 +113,7 @@ class Task(Declaration):
         for name, companion in self.companions.items():
             others = by(companion)
             if self.choices == "tokens" and [e.targets for e in others] != [e.targets for e in examples]:
-                raise UserError(_other_targets(row))
+                raise UserError(other_targets(row))
             examples = [
                 replace(example, others={**example.others, name: other})
                 for example, other in zip(examples, others, strict=True)
@@ -292,14 +292,3 @@ class Task(Declaration):
         if self.choices == "positions":
             return f"position {choice}"
         return ("no", "yes")[choice] if self.settings.multi_label else self.settings.labels[choice]
-
-
-def _other_targets(row: Row) -> Problem:
-    return Problem(
-        f"{row.file}:{row.line}",
-        "reference",
-        "a target that the reference's tokenizer cuts into other tokens than the student's",
-        "the same tokens: each is a prediction of both",
-        "leave the row out (bad_rows: skip), or take a reference that reads texts as the student does",
-        kind="other tokens",
-    )

@@ -16,6 +16,7 @@ import numpy as np
 
 from keeltune.data.media import Decoded
 from keeltune.models import tokenizer_match, vocabulary
+from keeltune.models.adapters import adapter_of
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
 from keeltune.utils.digests import canonical, digest_of, file_digest
@@ -125,6 +126,8 @@ def weights_digest(source: str) -> str:
     folder = snapshot(source)
     files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
     digests = [f"{file.name} {file_digest(file)}" for file in files]
+    if (adapter := adapter_of(folder)) is not None:
+        digests.append(weights_digest(adapter.base))
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

@@ -143,7 +143,7 @@ def _read(student: ComparedStudent, source: str) -> _Candidate:
     auto_model = loading.pick(task_class.auto_models, config, where, "reference")
     loading.fit_head(source, config, processor, auto_model)
     processors.prepare_tokenizer(config, processor, spells=auto_model == CTC)
-    head = loading.head_names(config)
+    head = configuration.head_names(config)
     names = known_names(head, list(student.settings.labels)) or head or []
     return _Candidate(source, config, processor, auto_model, names if task_class.choices == "labels" else [])
 

@@ -9,7 +9,7 @@ from keeltune.data import audit, dataset
 from keeltune.data.dataset import Row
 from keeltune.data.labels import LabelChoice, class_weights_of, decide_labels, labels_of
 from keeltune.data.row_problems import is_row_problem
-from keeltune.models import configuration, loading
+from keeltune.models import configuration
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.head_compatibility import check_student_head
 from keeltune.training.preparation.material import SCORED
@@ -35,7 +35,7 @@ def label(recipe: Recipe, reading: Reading, log: ProblemLog) -> Labelled:
         recipe,
         task_class,
         reading.rows,
-        model_head=loading.head_names(config) if config is not None else None,
+        model_head=configuration.head_names(config) if config is not None else None,
         teacher_head=lambda: _teacher_head(recipe, reading) if config is not None else None,
     )
     log.notices += choice.notices
@@ -55,7 +55,7 @@ def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
     if not reading.reference_models:
         return None
     config = configuration.read_config(reading.reference_models[0], recipe.where("reference"), "reference")
-    return loading.head_names(config)
+    return configuration.head_names(config)
 
 
 def _divided(recipe: Recipe, rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
