@@ -9,7 +9,7 @@ from typing import Any
 from keeltune.models.adapters import adapter_of, base_of
 from keeltune.models.model_files import or_refuse
 from keeltune.utils.errors import Problem, UserError, shown, visible
-from keeltune.utils.text import plain_name
+from keeltune.utils.names import plain_name
 
 MOST_LAYERS = 5_000
 """Modules of one kind in a row, at most: a model is built, without weights, before its weights are looked at."""

@@ -30,8 +30,13 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
 
     Raises UserError where it is a path and no model lies there, naming what is missing in the folder.
     """
-    path = _trained(resolve(value))
-    if path.is_dir():
+    try:
+        path = _trained(resolve(value))
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:  # a name that no file can have: too long, or with a NUL in it
+        expected, fix = "the name of a folder, or a hub id", "correct the path"
+        raise UserError(Problem(where, field, f"{shown(value)}: {error}"[:300], expected, fix)) from error
+    if is_folder:
         if problem := _folder_problem(path, where, field, writes):
             raise UserError(problem)
         return str(path)

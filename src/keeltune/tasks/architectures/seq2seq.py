@@ -27,12 +27,11 @@ class Seq2Seq(Architecture):
     """
 
     def encode(self, row: Row, target: str | None) -> Example:
-        inputs, length, truncated = self.task.source_inputs(row)
+        inputs, length, source_cut = self.task.source_inputs(row)
         labels: list[int] = []
         target_cut = False
         if target is not None:
             labels, target_cut = self.target_ids(target)
-            truncated = truncated or target_cut
         shifted = [self.start, *self.given, *labels[:-1]]
         return Example(
             {**inputs, "decoder_input_ids": shifted},
@@ -41,8 +40,8 @@ class Seq2Seq(Architecture):
             row.key,
             length + len(labels),
             predicted=self._predicted(len(labels)),
-            truncated=truncated,
-            notes={"target_cut": target_cut},
+            truncated=source_cut or target_cut,
+            notes={"source_cut": source_cut, "target_cut": target_cut},
         )
 
     def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:

@@ -59,7 +59,7 @@ def check(recipe: Recipe, encoded: Encoded, log: ProblemLog) -> None:
     task, examples = encoded.task, encoded.examples
     log.add([*lesson_problems(recipe, task, examples["train"]), *router_warnings(recipe, task.settings.config)])
     log.warnings += control_token_warnings(task, encoded.rows, lambda split: recipe.where(field_of(split)))
-    log.warnings += truncation_warnings(recipe, examples, task.settings.max_length)
+    log.warnings += truncation_warnings(recipe, examples, task.settings)
     log.errors += writing_problems(recipe, task, examples["unlabeled"], bool(encoded.references))
 
 

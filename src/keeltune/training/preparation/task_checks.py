@@ -10,6 +10,7 @@ from keeltune.models.tokenizer_training import texts_of
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.control_tokens import written_in
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.row_encoding import field_of
 from keeltune.utils.errors import Problem, visible
@@ -95,23 +96,32 @@ def router_warnings(recipe: Recipe, config: Any) -> list[Problem]:
 
 
 def truncation_warnings(
-    recipe: Recipe, encoded: Mapping[str, Sequence[Sequence[Example]]], max_length: int | None
+    recipe: Recipe, encoded: Mapping[str, Sequence[Sequence[Example]]], settings: Settings
 ) -> list[Problem]:
-    """One for each split that holds rows which are longer than the model reads."""
+    """For each split that holds rows longer than the model reads, or with texts longer than it learns."""
     warnings = list[Problem]()
     for name, rows in encoded.items():
-        if truncated := sum(any(example.truncated for example in row) for row in rows):
-            warnings.append(_truncation_warning(recipe, name, truncated, len(rows), max_length))
+        read = sum(any(e.truncated and e.notes.get("source_cut", True) for e in row) for row in rows)
+        written = sum(any(e.notes.get("target_cut") for e in row) for row in rows)
+        if read:
+            template = "{cut} of {all} rows of {split} ({share:.1%}) are longer than {most} tokens and are cut"
+            fix = Message("raise max_length if the model allows it, or shorten the texts; what is cut is not read")
+            warnings.append(_truncation_warning(recipe, name, template, (read, len(rows)), settings.max_length, fix))
+        if written:
+            template = (
+                "{cut} of {all} texts to be written in {split} ({share:.1%}) are longer than {most} tokens and are cut"
+            )
+            fix = Message(
+                "raise target_max_length if the model allows it, or shorten the texts; what is cut is not learnt"
+            )
+            most = settings.target_max_length
+            warnings.append(_truncation_warning(recipe, name, template, (written, len(rows)), most, fix))
     return warnings
 
 
-def _truncation_warning(recipe: Recipe, split: str, truncated: int, total: int, max_length: int | None) -> Problem:
-    template = "{cut} of {all} rows of {split} ({share:.1%}) are longer than {most} tokens and are cut"
-    return Problem(
-        recipe.where(field_of(split)),
-        split,
-        Message(template, cut=truncated, all=total, split=Message(split), share=truncated / total, most=max_length),
-        Message("rows that fit"),
-        Message("raise max_length if the model allows it, or shorten the texts; what is cut is not read"),
-        severity="warning",
-    )
+def _truncation_warning(
+    recipe: Recipe, split: str, template: str, counts: tuple[int, int], most: int | None, fix: Message
+) -> Problem:
+    cut, total = counts
+    found = Message(template, cut=cut, all=total, split=Message(split), share=cut / total, most=most)
+    return Problem(recipe.where(field_of(split)), split, found, Message("rows that fit"), fix, severity="warning")
