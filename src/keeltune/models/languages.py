@@ -43,11 +43,11 @@ def spelt(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that a language's usual name means; None where none does."""
     import langcodes
 
-    by_tag = {tag: code for code in known if (tag := _tag(code)) is not None}
-    plain = name.strip().strip("_<|>")
-    for exact in (name, plain, *(code for code in by_tag.values() if code.casefold() == plain.casefold())):
-        if exact in by_tag.values():
+    known, plain = list(known), name.strip().strip("_<|>")
+    for exact in (name, plain, *(code for code in known if code.casefold() == plain.casefold())):
+        if exact in known:
             return exact
+    by_tag = {tag: code for code in known if (tag := _tag(code)) is not None}
     if (tag := _tag(plain)) is None:
         return None
     nearest = langcodes.closest_supported_match(tag, list(by_tag), max_distance=NEAR)
@@ -79,8 +79,8 @@ def nearest_language(name: str, known: Iterable[str]) -> str:
     """`; did you mean "German"?` for the closest name of a known language, or nothing."""
     import langcodes
 
-    names = {langcodes.Language.get(tag).display_name(): code for code in known if (tag := _tag(code)) is not None}
-    return nearest(name.title(), [*names, *known])
+    codes = [langcodes.Language.get(tag).language or tag for code in known if (tag := _tag(code)) is not None]
+    return nearest(name.title(), [*(langcodes.Language.make(language=code).display_name() for code in codes), *known])
 
 
 def tell(tokenizer: Any, source: str | None, target: str | None, *, task: str | None = None) -> None:

@@ -72,7 +72,7 @@ class TextGeneration(Task):
         if self.settings.languages and not known:
             found, fix = f"{' to '.join(self.settings.languages)}, for a model that is not told any", "leave it out"
             return [Fault("languages", "unknown language", found, "nothing: the model has its languages already", fix)]
-        if needed and self.untold:
+        if needed and self.untold and not self.settings.languages:
             fix = "write languages: {source: English, target: German}"
             return [Fault("languages", "no languages", "nothing, for a model of several languages", expected, fix)]
         return [
