@@ -8,6 +8,8 @@ import os
 import resource
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from keeltune.data import sources
@@ -15,6 +17,8 @@ from keeltune.data.columns import Column
 from keeltune.data.file_formats.file_format import FileLog
 from keeltune.data.reading import read, rows_of
 from keeltune.data.sources import DataSource
+from keeltune.data.term_lists import read_terms
+from keeltune.utils.errors import UserError
 
 COLUMNS = [Column("text"), Column("label", "label", label=True)]
 
@@ -82,3 +86,21 @@ def test_half_a_character_that_another_format_lets_pass_is_refused_too(tmp_path:
         renamed = {column.name: column.name for column in columns}
         assert not rows_of(iter([(7, {**whole, **broken})]), log, columns, renamed)
         assert [problem.where for problem in log.problems] == ["rows:7"] and "surrogate" in str(log.problems[0])
+
+
+def test_a_parquet_bomb_is_refused_by_its_own_numbers(tmp_path: Path):
+    """Twelve million rows in a tenth of a megabyte; and a table whose columns repeat is read."""
+    table = pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 12_000_000, pa.int8()), ["x"])})
+    pq.write_table(table, tmp_path / "bomb.parquet", compression="zstd")
+    del table
+    assert (tmp_path / "bomb.parquet").stat().st_size < 200_000
+    (problem,) = problems_of(tmp_path / "bomb.parquet")
+    assert "12000000 rows" in problem
+    pq.write_table(pa.table({"text": ["x"] * 5000, "label": ["a"] * 5000}), tmp_path / "good.parquet")
+    assert not problems_of(tmp_path / "good.parquet")
+
+
+def test_a_list_of_terms_that_is_a_pipe_does_not_wait(tmp_path: Path):
+    os.mkfifo(tmp_path / "terms.txt")
+    with pytest.raises(UserError, match="named pipe"):
+        read_terms(tmp_path / "terms.txt")

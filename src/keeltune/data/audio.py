@@ -28,6 +28,10 @@ RATES = (1_000, 768_000)
 
 CHANNELS = 64
 
+SAMPLES = SECONDS * 48_000 * 2
+"""Numbers of all channels, by the header, above which a recording is not decoded: 2.8 GB in memory, from a file of any
+size."""
+
 UNKNOWN = 0x7FFF0000
 """From this size on (and at 0) a program wrote it which did not know it yet, into a pipe; the sound then ends where the
 file does. ffmpeg writes 0xFFFFFFFF, sox 0x7FFFF000 and more, others 0."""
@@ -68,7 +72,7 @@ def read(source: Media | Path) -> Recording:
     whole = "a whole recording (WAV, FLAC, OGG, MP3)"
     check_magic_bytes(content[:64], "recording", whole)
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with soundfile.SoundFile(_Seekable(content)) as file:
             kind, rate, channels, promised = file.format, file.samplerate, file.channels, file.frames
             _sound_header(kind, rate, channels, promised)
             _check_length(kind, content)
@@ -95,6 +99,14 @@ def read(source: Media | Path) -> Recording:
         found = f"silence: each of {len(wave)} samples is 0" + ("" if channels == 1 else " as the channels' average")
         raise Unreadable("silence", found, "sound", "record it again, or delete the row")
     return Recording(np.ascontiguousarray(wave), int(rate), int(channels))
+
+
+class _Seekable(io.BytesIO):
+    """Bytes in which a header that lies cannot seek before the beginning: that would print a traceback."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell()}.get(whence, self.getbuffer().nbytes)
+        return super().seek(max(0, base + offset))
 
 
 def _sized(content: bytes) -> bytes:
@@ -132,6 +144,10 @@ def _sound_header(kind: str, rate: int, channels: int, samples: int) -> None:
     if samples > rate * SECONDS:
         found, expected = f"{samples / rate:.0f} s of sound", f"at most {SECONDS} s"
         raise Unreadable("recording too long", found, expected, "cut it where its text can be cut too")
+    if samples * channels > SAMPLES:
+        found = f"{samples * channels} samples of {channels} channels at {rate} Hz"
+        fix = "save one channel at a lower rate: ffmpeg -i FILE -ac 1 -ar 16000 FILE.flac"
+        raise Unreadable("recording too large", found, f"at most {SAMPLES}", fix)
 
 
 def _check_length(kind: str, content: bytes) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.utils.files import open_regular
 
 BUILT_IN = Path(__file__).with_name("counterfactual_terms.txt")
 
@@ -62,7 +63,8 @@ def _cased(new: str, old: str) -> str:
 def read_terms(file: Path, where: str = "", field: str = "") -> Terms:
     """The terms of a file as `counterfactual_terms.txt` describes it. Raises UserError with each line that is none."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        with open_regular(file) as stream:
+            lines = stream.read().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         found = f"{file}, which cannot be read ({error})"
         raise UserError(Problem(where, field, found, "a text file of terms", "correct the path")) from error

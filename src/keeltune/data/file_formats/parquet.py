@@ -18,7 +18,14 @@ class Parquet(FileFormat):
         import pyarrow.parquet as pq
 
         try:
-            table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            size = sum(group.total_byte_size for group in groups)
+            if size > max(2**27, 100 * len(data)) or file.metadata.num_rows > max(10**7, 100 * len(data)):
+                found = f"{file.metadata.num_rows} rows of {size} bytes in a file of {len(data)}"
+                log.whole("Parquet bomb", found, "a hundredth of that at most", "write it again, if it is right")
+                return
+            table = file.read()
             table.validate(full=True)
             yield from table_records(table, log)
         except (pa.ArrowException, OSError, ValueError) as error:
