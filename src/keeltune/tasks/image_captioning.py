@@ -194,7 +194,8 @@ class ImageCaptioning(TextGeneration):
     @property
     def _mark(self) -> str | None:
         """What stands for a picture in a text, where the processor puts the picture's tokens in its place."""
-        return getattr(self.processor, "image_token", None)
+        mark = getattr(self.processor, "image_token", None)  # BLIP-2's is an AddedToken
+        return None if mark is None else str(mark)
 
     def _inputs(self, row: Row) -> dict[str, Any]:
         """The prompt's tokens, and the picture's arrays, which are made when they are wanted."""
