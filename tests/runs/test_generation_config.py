@@ -90,6 +90,103 @@ def test_stock_generate_writes_the_predictions_of_pictures(tmp_path):
     assert written == predictions
 
 
+def bert_words(folder: Path) -> Any:
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({w for t in captioners.TEXTS for w in t.split()}),
+        "[DEC]",
+    ]
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return transformers.BertTokenizer(str(folder / "vocab.txt"))
+
+
+def blip(folder: Path) -> None:
+    """A stock BLIP folder: its processor, and a decoder that starts from [DEC]."""
+    words = bert_words(folder)
+    text = {**captioners.PARTS["bert"], "vocab_size": len(words), "bos_token_id": len(words) - 1, "sep_token_id": 3,
+            "eos_token_id": 3, "pad_token_id": 0, "encoder_hidden_size": 16}  # fmt: skip
+    made = transformers.BlipForConditionalGeneration
+    save_stirred(made(transformers.BlipConfig(text_config=text, vision_config=captioners.PARTS["vit"])), folder)
+    looks = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(looks, words).save_pretrained(folder)
+
+
+def blip2(folder: Path) -> None:
+    """A stock BLIP-2 folder, whose processor puts the picture's tokens into a text by itself."""
+    words = writers.tokenizer(ends=False)
+    words.add_tokens(["<image>"], special_tokens=True)
+    text = {"model_type": "opt", **writers.SIZES["opt"], "vocab_size": len(words), "pad_token_id": words.pad_token_id,
+            "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}  # fmt: skip
+    inner = {**captioners.PARTS["bert"], "vocab_size": 30, "encoder_hidden_size": 16, "cross_attention_frequency": 1}
+    config = transformers.Blip2Config(
+        vision_config=captioners.PARTS["vit"], qformer_config=inner, text_config=text, num_query_tokens=4,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    save_stirred(transformers.Blip2ForConditionalGeneration(config), folder)
+    looks = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    transformers.Blip2Processor(looks, words, num_query_tokens=4).save_pretrained(folder)
+
+
+def save_stirred(model: Any, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("save", [blip, blip2])
+def test_a_stock_blip_folder_says_what_its_own_generate_says(tmp_path, save):
+    """Its processor was refused; its own `generate`, which hands picture and prompt to a decoder within, too."""
+    save(tmp_path / "student")
+    captioners.write(tmp_path, "rows.jsonl", 8)
+    spec = {"task": "image-captioning", "method": "fine-tuning", "model": "student",
+            "data": {"train": "rows.jsonl", "test": "rows.jsonl"}, "generation": {"max_new_tokens": 6}}  # fmt: skip
+    _, model, predictions = run_of(tmp_path, spec)
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(model)
+    read = transformers.AutoProcessor.from_pretrained(model)
+    written = []
+    for line in (tmp_path / "rows.jsonl").read_text().splitlines():
+        picture = Image.open(tmp_path / json.loads(line)["image"]).convert("RGB")
+        text = {} if save is blip else {"text": "\n"}
+        inputs = read(images=picture, return_tensors="pt", **text)
+        ids = stock.generate(**inputs, max_new_tokens=6)[0]
+        start = inputs["input_ids"].shape[1] if save is blip2 else 1
+        written.append(read.tokenizer.decode(ids[start:], skip_special_tokens=True).strip())
+    assert written == predictions
+
+
+def test_a_bare_folder_writes_by_its_own_settings(tmp_path):
+    """But for sampling: a score is of the likeliest text, the same each time."""
+    spec = writers.spec(tmp_path, "translation", "bart", "fine-tuning")
+    styled(tmp_path / "student", forced_eos_token_id=None)
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "student")
+    stock = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student")
+    asked = [words(row.fields["source"], return_tensors="pt") for row in writers.rows()]
+    written = [words.decode(stock.generate(**a, do_sample=False)[0], skip_special_tokens=True).strip() for a in asked]
+    again = kt.predict(tmp_path / "student", tmp_path / spec["data"]["test"], task="translation")
+    assert [row["prediction"] for row in again] == written
+
+
+BROKEN = {"no JSON": "{", "a list": "[1]", "beams of text": '{"num_beams": "x"}', "brackets": "[" * 100_000}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_settings_that_cannot_be_read_are_refused(tmp_path, name):
+    spec = writers.spec(tmp_path, "translation", "bart", "fine-tuning")
+    (tmp_path / "student" / "generation_config.json").write_text(BROKEN[name])
+    if name == "beams of text":  # not used
+        run_of(tmp_path, spec, generation={"max_new_tokens": 2})
+        return
+    with pytest.raises(kt.utils.errors.UserError, match="student"):
+        run_of(tmp_path, spec)
+
+
 def whisper_tokenizer() -> Any:
     """Whisper's own tokenizer with a small vocabulary: bytes, and its special tokens in their order."""
     from tokenizers.pre_tokenizers import ByteLevel

@@ -20,6 +20,7 @@ from keeltune.data.dataset import Row, in_row
 from keeltune.data.images import Look, joined
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
 from keeltune.models import loading, positions, processors
+from keeltune.tasks.common import own_generation
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
@@ -56,6 +57,7 @@ class ImageCaptioning(TextGeneration):
     def setup(self) -> None:
         super().setup()
         self.arrays = ArrayCache()
+        self.marks_itself: bool | None = None
         self.probes: list[Look] = []
         self.prompts: dict[str, dict[str, list[int]]] = {}
         """Of each picture by its digest, the tokens of its prompt, where pictures have several sizes."""
@@ -184,6 +186,9 @@ class ImageCaptioning(TextGeneration):
             kind = images.conversion(row.fields["image"])
         return replace(example, notes={**example.notes, "converted": kind}) if kind else example
 
+    def own_generate(self, model: Any) -> Any:
+        return own_generation.own_generate(model) if self.settings.config.model_type in own_generation.KINDS else None
+
     # What a model reads of a picture
 
     @cached_property
@@ -230,10 +235,9 @@ class ImageCaptioning(TextGeneration):
             width = None
         else:
             marked = text.replace("{image}", mark) if "{image}" in text else mark + text
-            try:
-                read = dict(self.processor(images=[picture], text=[marked]))
-            except ValueError:  # one that puts the mark there itself, and counts two
-                read = dict(self.processor(images=[picture], text=[plain]))
+            if self.marks_itself is None:
+                self.marks_itself = self._marks_itself(picture, plain, marked)
+            read = dict(self.processor(images=[picture], text=[plain if self.marks_itself else marked]))
             width = np.shape(read["input_ids"])
         known = inspect.signature(self.shape.forward).parameters.keys() - {"labels"}
         read = {name: np.asarray(value) for name, value in read.items() if name in known}
@@ -244,12 +248,27 @@ class ImageCaptioning(TextGeneration):
         arrays = {n: v.astype(np.float32) if v.dtype.kind == "f" else v.astype(np.int64) for n, v in arrays.items()}
         return Look(tokens, arrays)
 
+    def _marks_itself(self, picture: Any, plain: str, marked: str) -> bool:
+        """Whether the processor puts what stands for the picture into every text, and so counts two in a marked one."""
+        place = self.tokenizer.convert_tokens_to_ids(self._mark)
+        counts = []
+        for text in (plain, marked):
+            try:
+                counts.append(np.sum(np.asarray(self.processor(images=[picture], text=[text])["input_ids"]) == place))
+            except ValueError:  # it wants just one mark for each picture
+                counts.append(None)
+        without, with_one = counts
+        return with_one is None or bool(without and without < with_one)
+
     def _opened(self, tokens: dict[str, list[int]]) -> dict[str, list[int]]:
         """A prompt without the end of text behind it, and never empty."""
         ids = list(tokens["input_ids"])
         if self.architecture.end and ids[-1:] == self.architecture.end:
             tokens = {name: list(values)[:-1] for name, values in tokens.items()}
         tokenizer = self.tokenizer
+        if self.settings.config.model_type == "blip":  # its own `generate` puts this in the place of the first token
+            first = self.settings.config.text_config.bos_token_id
+            return {n: list(v) for n, v in tokens.items() if n != "attention_mask"} | {"input_ids": [first, *ids[1:-1]]}
         starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, *self.architecture.end, tokenizer.pad_token_id)
         if not tokens["input_ids"]:
             return {"input_ids": [next(i for i in starts if i is not None)]}
@@ -261,4 +280,6 @@ def _writes_in_its_own_way(config: Any) -> bool:
     from transformers import AutoModelForImageTextToText, GenerationMixin
 
     model_class = AutoModelForImageTextToText._model_mapping[type(config)]
+    if config.model_type in own_generation.KINDS:
+        return False
     return model_class.generate is not GenerationMixin.generate

@@ -7,8 +7,9 @@ its architecture says the rest. Shapes: B examples, S source and T target tokens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -34,6 +35,8 @@ class TextTask(Protocol):
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]: ...
 
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]: ...
+
+    def own_generate(self, model: Any) -> Callable[..., Tensor] | None: ...
 
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]: ...
 
@@ -175,7 +178,8 @@ class Architecture(ABC):
             inner.generation_config = plain_generation(own)
         try:
             with torch.no_grad():
-                ids: Tensor = GenerationMixin.generate(inner, **inputs, **options)
+                own_way = self.task.own_generate(inner)
+                ids: Tensor = (own_way or partial(GenerationMixin.generate, inner))(**inputs, **options)
         finally:
             inner.generation_config = own
         return ids

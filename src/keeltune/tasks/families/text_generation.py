@@ -165,6 +165,10 @@ class TextGeneration(Task):
         """A prompt's input of one number a token, with those of `count` tokens that are written behind it."""
         return [*values, *[0] * count]
 
+    def own_generate(self, model: Any) -> Callable[..., Tensor] | None:
+        """The model's own `generate`, where it writes what it is trained on and the general one cannot; else None."""
+        return None
+
     # The contract, handed on to the architecture
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
