@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,8 @@ from keeltune.utils.files import open_regular
 from keeltune.utils.json import DEPTH, UNSURE, JsonFault, parse_json, parse_lines, read_json
 
 FAULTS = {
-    "key given twice": ['{"a": 1, "a": 2}', '{"a": 1, "a" : 2}', '{"a":1,"a"\t:2}', '[{"b": {"c": 1, "c": 1}}]'],
+    "key given twice": ['{"a": 1, "a": 2}', '{"a": 1, "a" : 2}', '{"a":1,"a"\t:2}', '[{"b": {"c": 1, "c": 1}}]',
+                        '{"a\\\\": 1, "b": "x :", "b": ":"}', '{"a\\\\\\"": ":", "a\\\\\\"": ":"}'],
     "NaN in JSON": ["NaN", '{"a": -Infinity}', '[{"a": [Infinity]}]'],
     "number too large": ["1e999", '{"a": -1e400}', "1" * 5000, "-" + "9" * 100_000],
     "nested too deeply": ["[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 500 + "1" + "}" * 500,
@@ -112,3 +115,45 @@ def test_lines_read_at_once_are_those_read_one_by_one():
             if value is not UNSURE:
                 assert repr(value) == repr(parse_json(line))
     assert UNSURE not in parse_lines([lines[0], lines[4], lines[6], lines[8]])
+
+
+def test_random_values_with_quotes_colons_and_backslashes_and_keys_given_twice():
+    """A fast reader that took one key for two, or two for one, would be found here."""
+    draw = random.Random(0)
+    twice = 0
+
+    def text() -> str:
+        return "".join(draw.choices('"\\: aé\n{},[]\t', k=draw.randrange(6)))
+
+    def value(depth: int) -> Any:
+        kind = draw.random() if depth else 1.0
+        if kind < 0.3:
+            return {text(): value(depth - 1) for _ in range(draw.randrange(3))}
+        return [value(depth - 1), text()] if kind < 0.5 else draw.choice([text(), text(), 1, 2.5, True, None, 10**20])
+
+    def written(one: Any, repeats: bool) -> str:
+        nonlocal twice
+        blank = draw.choice(["", " ", "\t"])
+        if isinstance(one, list):
+            return f"[{','.join(written(inner, repeats) for inner in one)}]"
+        if not isinstance(one, dict):
+            return json.dumps(one)
+        items = list(one.items())
+        if repeats and items and draw.random() < 0.5:
+            items.append(draw.choice(items))
+            twice += 1
+        pairs = (f"{json.dumps(k, ensure_ascii=False)}{blank}:{blank}{written(v, repeats)}" for k, v in items)
+        return f"{{{','.join(pairs)}}}"
+
+    for _ in range(3000):
+        before = twice
+        line = written({text(): value(2) for _ in range(draw.randrange(1, 4))}, draw.random() < 0.4)
+        (fast,) = parse_lines([line.encode()])
+        if twice > before:
+            assert fast is UNSURE
+            with pytest.raises(JsonFault, match="more than once"):
+                parse_json(line)
+        else:
+            assert fast is UNSURE or repr(fast) == repr(json.loads(line))
+            assert repr(parse_json(line)) == repr(json.loads(line))
+    assert twice > 300

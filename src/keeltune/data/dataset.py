@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import torch
@@ -17,18 +17,19 @@ from keeltune.utils.digests import canonical
 from keeltune.utils.errors import Problem, UserError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One row of data: `fields` by our names, the file's other columns beside them under their own.
 
     `line` counts from 1: the physical line where the row begins; in a JSON array, in Parquet and from the hub the
-    element. `key` is the row's identity (`row_key`).
+    element. `key` is the row's identity (`row_key`). Nothing of it changes, as the type checker sees: a frozen class
+    takes as long to make as its key.
     """
 
-    fields: dict[str, Any]
-    file: str
-    line: int
-    key: str
+    fields: Final[dict[str, Any]]
+    file: Final[str]
+    line: Final[int]
+    key: Final[str]
 
 
 def row_key(fields: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -49,7 +50,8 @@ def content_key(fields: Mapping[str, Any]) -> str:
 
 def contents(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[Hashable, ...]]:
     """What of each row is equal where its columns `names` are: texts as they are, anything else as canonical JSON."""
-    columns = [[row.fields.get(name) for row in rows] for name in names]
+    fields = [row.fields for row in rows]
+    columns = [[of_row.get(name) for of_row in fields] for name in names]
     return list(zip(*map(_comparable, columns), strict=True)) if columns else [()] * len(rows)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from keeltune.recipe.fields import Recipe
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, nearest, shown
+from keeltune.utils.names import plain_name
 
 
 def data_faults(recipe: Recipe) -> Iterator[Problem]:
@@ -41,12 +42,14 @@ def data_faults(recipe: Recipe) -> Iterator[Problem]:
         yield from format_faults(recipe)
     if data.labels is None:
         return
-    names = list(data.labels.values() if isinstance(data.labels, dict) else data.labels)
+    listed = data.labels.values() if isinstance(data.labels, dict) else data.labels
+    names = [plain_name(str(name)) for name in listed]
     if len(set(names)) < 2 and not data.multi_label:
         yield recipe.problem("data.labels", expected="two names at least", fix="name every label of the data")
-    for name in (name for name in data.class_weights or () if data.class_weights != "balanced" and name not in names):
-        expected = f"a name of data.labels: {', '.join(map(str, names))}"
-        fix = f"correct the name{nearest(name, map(str, names))}"
+    weighted = {} if data.class_weights in (None, "balanced") else data.class_weights
+    for name in (name for name in weighted or () if plain_name(str(name)) not in names):
+        expected = f"a name of data.labels: {', '.join(names)}"
+        fix = f"correct the name{nearest(name, names)}"
         yield recipe.problem(f"data.class_weights.{name}", found=shown(name), expected=expected, fix=fix)
 
 

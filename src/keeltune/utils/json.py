@@ -106,11 +106,22 @@ _BETWEEN = f',"{_TOKEN}",'.encode()
 def _unambiguous(value: Any, data: bytes) -> bool:
     """Whether orjson's value is surely the only one: as many keys as there are separators, no number rounded.
 
-    Each key brings a colon. Where texts hold colons too, those count that a quotation mark or a blank stands before,
-    as it does before each separator; a text that looks like one only makes this unsure.
+    Each key brings a colon. Where texts hold colons too, those count that stand behind a quotation mark, which is
+    none of a text's own; one at the beginning of a text looks so too, and only makes this unsure.
     """
     keys = _keys(value, DEPTH)
-    return keys == data.count(b":") or keys == sum(part[-1:] in _BEFORE for part in data.split(b":")[:-1])
+    return keys == data.count(b":") or keys == sum(map(_ends_a_name, data.split(b":")[:-1]))
+
+
+def _ends_a_name(part: bytes) -> bool:
+    """Whether what stands before a colon ends with a quotation mark that is not escaped, and perhaps blanks."""
+    if part[-1:] not in _BEFORE:
+        return False
+    part = part.rstrip(b" \t\r\n")
+    if not part.endswith(b'"'):
+        return False
+    before = part[:-1]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 0
 
 
 _BEFORE = frozenset((b'"', b" ", b"\t", b"\r", b"\n"))

@@ -54,7 +54,7 @@ def _numbered(rows: Sequence[Any], log: FileLog) -> Iterator[Record]:
 
 def _is_value(data: bytes) -> bool:
     try:
-        strict_prefix(data.decode(), 0)
+        parse_json(data)
     except JsonFault as fault:
         return fault.position is None  # JSON by its form
     except UnicodeDecodeError:
