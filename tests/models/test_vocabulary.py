@@ -308,6 +308,22 @@ def test_a_longer_text_is_cut_where_the_tokenizer_names_no_maximum(tmp_path):
     assert any("are cut" in warning.found for warning in material.warnings)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [("max_length", 1, "at least 2: 1 special tokens"), ("target_max_length", 1, "at least 2: a token, and the end"),
+     ("target_max_length", 100_000, "at most 64, which is what the decoder can write")],
+)  # fmt: skip
+def test_lengths_that_leave_nothing_or_have_no_places_are_refused(tmp_path, field, value, expected):
+    writers.folder_of(*writers.writer("marian"), tmp_path / "model")
+    rows = writers.write(tmp_path / "rows.jsonl", "translation")
+    given = {"task": "translation", "method": "fine-tuning", "model": "model", "data": {"train": rows}, field: value}
+    with pytest.raises(UserError) as refused:
+        prepared(given, tmp_path)
+    (problem,) = refused.value.problems
+    assert problem.expected.startswith(expected)
+    assert problem.where
+
+
 def test_what_a_model_knows():
     shape = loading.skeleton(models.tiny_config("bert", ["a", "b"]), "AutoModelForSequenceClassification")
     assert vocabulary.bounds_of(shape) == vocabulary.Bounds(25, 2, None, 64)

@@ -27,13 +27,15 @@ class Bounds:
     reads      of tokens: the rows of its smallest table of them
     segments   of the numbers of the texts of a pair
     writes     of tokens that it writes: the outputs of its vocabulary head
-    places     in a sequence of tokens
+    places     in a sequence of tokens that is read
+    written    places of a decoder beside an encoder
     """
 
     reads: int | None = None
     segments: int | None = None
     writes: int | None = None
     places: int | None = None
+    written: int | None = None
 
 
 def bounds_of(model: Any) -> Bounds:
@@ -44,7 +46,9 @@ def bounds_of(model: Any) -> Bounds:
         for name, module in model.named_modules()
         if name.endswith(SEGMENTS) and isinstance(module, nn.Embedding)
     ]
-    return Bounds(min(tables, default=None), min(kinds, default=None), _outputs(model), positions.positions(model))
+    written = positions.target_positions(model) if getattr(model.config, "is_encoder_decoder", False) else None
+    known = min(tables, default=None), min(kinds, default=None), _outputs(model)
+    return Bounds(*known, positions.positions(model), written)
 
 
 def _outputs(model: Any) -> int | None:

@@ -15,10 +15,12 @@ from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.runs import prediction_file, run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
-from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.example import Example, Prediction
 from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import sound_rows
 from keeltune.training.preparation.task_checks import control_token_warnings
+from keeltune.training.row_independence import TOLERANCE, dependence
+from keeltune.utils.device import in_eval_mode
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
 
@@ -138,8 +140,20 @@ def _answers(
     _, encoded, faulty = encode_rows(task, rows, partial(task.encode_scored, labelled=labelled))
     warnings = control_token_warnings(task, {"input": rows}, lambda split: rows[0].file if rows else split)
     _refuse([*problems, *faulty, *warnings], display)
+    found = _dependence(opened, [example for row in encoded for example in row])
+    if found > TOLERANCE:
+        display.say(
+            f"warning: what this model answers to a row depends on the rows beside it: log P by {found:.1g} of it"
+        )
     with display.bar(label, sum(map(len, encoded))) as advance:
         return prediction.predict(opened.model, task, encoded, device=opened.device, progress=advance)
+
+
+def _dependence(opened: OpenedModel, examples: Sequence[Example]) -> float:
+    """How far the model's answers depend on the rows that share a batch (`row_independence`)."""
+    task, model = opened.task, opened.model
+    with in_eval_mode(model):
+        return dependence(lambda batch: task.rows(task.forward(model, batch), batch), task, examples, opened.device)
 
 
 def _refuse(problems: Sequence[Problem], display: Display) -> None:

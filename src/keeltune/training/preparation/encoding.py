@@ -65,6 +65,9 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     student = ComparedStudent(recipe, reading.task_class, processor, settings, labelled.rows)
     references = compatible_references(student, [] if reading.reference_is_start else reading.reference_models)
     log.notices += [files.notice for files in references if files.notice]
+    asked = recipe.generation
+    if "max_new_tokens" in asked.model_fields_set and settings.max_new_tokens < asked.max_new_tokens:
+        log.notices.append(f"max_new_tokens is {settings.max_new_tokens}: the model has places for no more")
     task = reading.task_class(processor, settings, companions_of(references))
     log.errors += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
     anchor_task = None

@@ -17,7 +17,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.encoding import Encoded, encode
 from keeltune.training.preparation.labelling import Labelled, label
 from keeltune.training.preparation.material import Material
-from keeltune.training.preparation.problem_log import ProblemLog
+from keeltune.training.preparation.problem_log import ProblemLog, placed
 from keeltune.training.preparation.reading import Reading, read
 from keeltune.training.preparation.row_encoding import encode_row, field_of
 from keeltune.training.preparation.splits import require_enough_rows
@@ -46,7 +46,8 @@ def prepare(
     labelled = label(recipe, reading, log)
     log.raise_errors()
     progress("encoding rows")
-    encoded = encode(recipe, reading, labelled, log, limit)
+    with placed(recipe.where):
+        encoded = encode(recipe, reading, labelled, log, limit)
     check(recipe, encoded, log)
     log.raise_errors()
     material = _material(recipe, reading, labelled, encoded, log, limit)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from keeltune.utils.errors import Problem, UserError
 
 T = TypeVar("T")
+
+
+@contextmanager
+def placed(where: Callable[[str], str]) -> Iterator[None]:
+    """Within, a problem that says no place, as one of a model's own parts that know no recipe, gets `where(field)`."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)([replace(p, where=p.where or where(p.field)) for p in error.problems]) from error
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from keeltune.data.dataset import Row
@@ -13,14 +13,33 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.row_encoding import field_of
-from keeltune.utils.errors import Problem, visible
+from keeltune.utils.errors import Problem, shown, visible
 from keeltune.utils.messages import Message
 
 
 def task_problems(task: Task, recipe: Recipe) -> list[Problem]:
     """What the task, now that its model is known, cannot do with the recipe."""
     faults = [*task.scoring.faults(), *task.recipe_faults()]
-    return [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in faults]
+    problems = [Problem(recipe.where(f.field), f.field, f.found, f.expected, f.fix, f.kind) for f in faults]
+    known = {problem.field for problem in problems}
+    return [*problems, *(problem for problem in _length_problems(task, recipe) if problem.field not in known)]
+
+
+def _length_problems(task: Task, recipe: Recipe) -> Iterator[Problem]:
+    """Lengths at which nothing of a text is left, or more is written than the model has places for."""
+    if recipe.max_length is not None and task.reads == "text":
+        marks = int(task.tokenizer.num_special_tokens_to_add(pair=False))
+        if recipe.max_length <= marks:
+            expected, fix = f"at least {marks + 1}: {marks} special tokens, and a text", "raise max_length"
+            yield Problem(recipe.where("max_length"), "max_length", shown(recipe.max_length), expected, fix)
+    if (asked := recipe.target_max_length) is not None:
+        where, most = recipe.where("target_max_length"), task.settings.bounds.written
+        if asked < 2:
+            expected, fix = "at least 2: a token, and the end of the text", "raise target_max_length"
+            yield Problem(where, "target_max_length", shown(asked), expected, fix)
+        elif most is not None and asked > most:
+            expected, fix = f"at most {most}, which is what the decoder can write", f"target_max_length: {most}"
+            yield Problem(where, "target_max_length", shown(asked), expected, fix)
 
 
 def writing_problems(
