@@ -217,8 +217,9 @@ def test_a_recipe_passes_check(text, tmp_path, material):
         changes.append(f"model={model}")
     if isinstance(loaded.model, StudentFrom):
         changes.append("model.layers=1")
-    if loaded.max_length:
-        changes.append(f"max_length={min(loaded.max_length, 48)}")
+    for name in ("max_length", "target_max_length"):
+        if asked := getattr(loaded, name):
+            changes.append(f"{name}={min(asked, 48)}")
     done = CliRunner().invoke(app, ["check", str(file), *changes], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "ready to train" in done.output

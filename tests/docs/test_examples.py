@@ -75,6 +75,7 @@ def test_recipe_trains(path, tmp_path):
     changes += [f"model={{from: {model}, layers: 1}}" if student else f"model={model}"]
     changes += ["generation.max_new_tokens=4"] if task.generates else []
     changes += [f"max_length={min(plain.max_length, 48)}"] if plain.max_length else []
+    changes += [f"target_max_length={min(plain.target_max_length, 24)}"] if plain.target_max_length else []
     changes += [f"reference={model}"] if plain.reference else []
     changes += ["evaluation.every=1"] if plain.evaluation.every != "auto" else []
     finished = run.train(recipe.load(copy, changes))
