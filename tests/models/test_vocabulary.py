@@ -272,11 +272,13 @@ def test_a_decoder_without_a_start_is_refused_or_starts_as_transformers_would(tm
         ("mpnet", "AutoModelForSequenceClassification", {"max_position_embeddings": 66}, 64, 64),
         ("nystromformer", "AutoModelForSequenceClassification", {"max_position_embeddings": 64, "num_landmarks": 4,
                                                                  "segment_means_seq_len": 64}, 64, 64),
+        ("ibert", "AutoModelForSequenceClassification", {"max_position_embeddings": 66, "pad_token_id": 1}, 64, 64),
+        ("mpt", "AutoModelForCausalLM", {"d_model": 32, "n_layers": 1, "n_heads": 2, "max_seq_len": 64}, 64, 64),
         ("t5", "AutoModelForSeq2SeqLM", {}, None, None),
     ],
 )  # fmt: skip
 def test_places_are_what_a_model_has(architecture, auto, fields, reads, writes):
-    sizes = {"t5": writers.SIZES["t5"], **dict.fromkeys(("led", "bart"), writers.SIZES["marian"])}
+    sizes = {"t5": writers.SIZES["t5"], "mpt": {}, **dict.fromkeys(("led", "bart"), writers.SIZES["marian"])}
     config = AutoConfig.for_model(architecture, vocab_size=25, **{**sizes.get(architecture, models.BODY), **fields})
     shape = loading.skeleton(config, auto)
     assert (positions.positions(shape), positions.target_positions(shape)) == (reads, writes)

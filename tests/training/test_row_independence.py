@@ -72,15 +72,7 @@ def test_block_sparse_attention_is_found_and_made_whole(tmp_path):
 @pytest.mark.parametrize("architecture", ["fnet", "yoso", "convbert"])
 def test_a_model_that_mixes_rows_with_padding_or_chance_is_refused(tmp_path, architecture):
     """No mask at all, hashes drawn anew each time, convolutions that reach into the padding."""
-    torch.manual_seed(0)
-    names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
-    config = AutoConfig.for_model(architecture, **{**models.BODY, "vocab_size": 25, "pad_token_id": 0, **names})
-    perturbed(AutoModelForSequenceClassification.from_config(config)).save_pretrained(tmp_path / "model")
-    models.word_tokenizer().save_pretrained(tmp_path / "model")
-    write_lines(tmp_path / "rows.jsonl", SHORT)
-    given = {"task": "text-classification", "method": "fine-tuning", "model": "model", "output": "out",
-             "data": {"train": "rows.jsonl"},
-             "training": {"max_steps": 1, "batch_size": 2, "precision": "fp32"}}  # fmt: skip
+    given = classifier(tmp_path, architecture, **models.BODY)
     with pytest.raises(UserError, match="depends on the rows beside it"):
         kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
 
@@ -102,6 +94,32 @@ def rows_of(lines):
     from keeltune.data.dataset import Row
 
     return [Row(line, "f", number, f"k{number}") for number, line in enumerate(lines)]
+
+
+def classifier(folder: Path, architecture: str, **fields) -> dict:
+    torch.manual_seed(0)
+    names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    config = AutoConfig.for_model(architecture, **{"vocab_size": 25, "pad_token_id": 0, **names, **fields})
+    perturbed(AutoModelForSequenceClassification.from_config(config)).save_pretrained(folder / "model")
+    models.word_tokenizer().save_pretrained(folder / "model")
+    write_lines(folder / "rows.jsonl", SHORT)
+    return {"task": "text-classification", "method": "fine-tuning", "model": "model", "output": "out",
+            "data": {"train": "rows.jsonl"},
+            "training": {"max_steps": 1, "batch_size": 2, "precision": "fp32"}}  # fmt: skip
+
+
+def test_a_model_whose_forward_pass_fails_on_rows_is_refused(tmp_path):
+    """Nyströmformer takes texts of one length alone."""
+    given = classifier(tmp_path, "nystromformer", **models.BODY, num_landmarks=4, segment_means_seq_len=64)
+    with pytest.raises(UserError, match="nystromformer, whose forward pass fails on a row: shape"):
+        kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+
+
+def test_rows_with_and_without_a_pair_are_refused_where_ends_are_counted(tmp_path):
+    given = classifier(tmp_path, "bart", **writers.SIZES["bart"], bos_token_id=2, eos_token_id=3)
+    write_lines(tmp_path / "rows.jsonl", [*SHORT, {**SHORT[0], "text_pair": "the plot"}])
+    with pytest.raises(UserError, match="a row of 2 ends of text, where others have 1"):
+        prepare(recipe.from_dict(given, tmp_path))
 
 
 # What there is to learn

@@ -18,8 +18,8 @@ TABLES = frozenset({"position_embeddings", "position_embedding", "embed_position
 ELSEWHERE = ("vision", "visual", "image", "audio")
 """Parts of a model whose places are those of patches or frames."""
 
-READ = ("max_encoder_position_embeddings", "max_position_embeddings")
-WRITTEN = ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings")
+READ = ("max_encoder_position_embeddings", "max_position_embeddings", "max_seq_len")
+WRITTEN = ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings", "max_seq_len")
 """How configurations call the two numbers."""
 
 
@@ -45,16 +45,18 @@ def _tables(model: nn.Module, *, decoder: bool) -> Iterator[int]:
     two_sides = bool(getattr(model.config, "is_encoder_decoder", False))
     for name, module in model.named_modules():
         path = name.split(".")
-        if path[-1] not in TABLES or not isinstance(module, nn.Embedding):
+        rows = getattr(module, "weight", None)  # I-BERT's is no nn.Embedding
+        if path[-1] not in TABLES or rows is None or rows.dim() != 2:
             continue
         if any(word in part for part in path for word in ELSEWHERE) or (two_sides and decoder != ("decoder" in path)):
             continue
-        yield int(module.num_embeddings) - _first(module)
+        yield len(rows) - _first(module)
 
 
-def _first(table: nn.Embedding) -> int:
+def _first(table: nn.Module) -> int:
     """The row of a text's first token: RoBERTa's kind counts from behind the padding's, BART's from an offset."""
     offset = getattr(table, "offset", None)
     if isinstance(offset, int):
         return offset
-    return 0 if table.padding_idx is None else int(table.padding_idx) + 1
+    padding = getattr(table, "padding_idx", None)
+    return padding + 1 if isinstance(padding, int) else 0

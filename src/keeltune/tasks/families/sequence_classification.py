@@ -49,6 +49,7 @@ class SequenceClassification(Task):
         self.index = {name: i for i, name in enumerate(self.names)}
         weights = self.settings.class_weights or {}
         self.label_weights = [float(weights.get(name, 1.0)) for name in self.names]
+        self.ends = 0
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         inputs = encode_text(
@@ -63,15 +64,24 @@ class SequenceClassification(Task):
         return [Example(dict(inputs), targets, weights, row.key, len(inputs["input_ids"]), truncated=truncated)]
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
-        """Of an encoder-decoder (BART's kind) the end of the text stands for all of it, as its configuration has it."""
+        """Of an encoder-decoder (BART's kind) the end of the text stands for all of it, as its configuration has it.
+
+        It is the last of as many as every other row of a batch has.
+        """
         config = self.settings.config
         if not getattr(config, "is_encoder_decoder", False):
             return
         for example in examples:
-            if config.eos_token_id not in example.inputs["input_ids"]:
+            ends = list(example.inputs["input_ids"]).count(config.eos_token_id)
+            self.ends = self.ends or ends
+            if not ends:
                 found = f"a text without the token {config.eos_token_id}, which {config.model_type} reads its class off"
                 fix = "use the model's own tokenizer, which puts it behind every text"
                 yield Fault("model", "no end of text", found, "the end of text that config.json names", fix)
+            elif ends != self.ends:
+                found = f"a row of {ends} ends of text, where others have {self.ends}"
+                expected = f"as many in each row, which {config.model_type} reads its class off"
+                yield Fault("text_pair", "ends of text", found, expected, "give every row a text_pair, or none")
 
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         return pad_tokens(self.processor, inputs)
