@@ -62,7 +62,8 @@ def _require_independent_rows(job: Job) -> None:
     for field, rows_of in asked.items():
         try:
             with in_eval_mode(job.model):
-                found = dependence(rows_of, task, job.material.main_stream, job.device)
+                examples = job.plan.anchored_examples() if field == "reference" else job.material.main_stream
+                found = dependence(rows_of, task, examples, job.device)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             _refuse_model_that_fails(job, error)
             raise
