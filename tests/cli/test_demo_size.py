@@ -55,9 +55,9 @@ def test_speed_is_timed_on_the_rows_that_are_trained_on(tiny, tmp_path):
 
 
 def test_the_decision_is_printed_and_written(tiny, tmp_path, capsys):
-    from rich.console import Console
+    from keeltune.utils.terminal import Terminal
 
-    size = demo._size(tmp_path, str(tiny("bert")), 0.25, Console())
+    size = demo._size(tmp_path, str(tiny("bert")), 0.25, Terminal())
     assert size == size_of(0.25)
     assert "25% of the demo's rows" in capsys.readouterr().out
     written = (tmp_path / "demo.json").read_text("utf-8")

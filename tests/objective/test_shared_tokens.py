@@ -10,7 +10,6 @@ import torch
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,6 +28,7 @@ from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from keeltune.utils.terminal import Terminal
 from tests.helpers.tensors import NAMES, normal
 from tests.helpers.writers import PAIRS, rows, spec, writer
 
@@ -421,7 +421,7 @@ def test_the_reference_must_know_every_id_that_the_student_draws(tmp_path, token
 def test_show_says_where_the_reference_has_no_such_choice(tmp_path, tokens):
     given = pair(tmp_path)
     padded(tmp_path / "student", tokens + 20, bias=1.0)
-    console = Console(record=True, width=120)
+    console = Terminal(record=True, width=120)
     show.show_row(recipe.from_dict(given, tmp_path), 1, console)
     printed = console.export_text()
     assert "reference" in printed

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
@@ -35,6 +34,7 @@ from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from keeltune.utils.terminal import Terminal
 from tests.helpers.domains import spec
 from tests.helpers.families import by_turns
 from tests.helpers.interruption import copy_at
@@ -807,7 +807,7 @@ def test_other_labels_are_refused_with_the_legal_ways(tiny, data):
 def test_show_tells_of_a_second_head(tiny, data, masked):
     values = spec(tiny, source=()) | {"model": str(masked)}
     values["objective"] = {"anchor_head": "masked-lm"}
-    console = Console(file=io.StringIO(), width=120)
+    console = Terminal(file=io.StringIO(), width=120)
     show.show_row(recipe.from_dict(values, data), 1, console)
     said = console.file.getvalue()
     assert "D is of another head (masked-lm)" in said

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from keeltune.advisor import race
 from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
 from keeltune.reports import advice_page
+from keeltune.utils.terminal import Terminal
 
 
 def advise(
@@ -36,15 +35,15 @@ def advise(
     if as_json:
         print(json.dumps(card, allow_nan=False))
         return
-    console = Console()
+    console = Terminal()
     console.print(advice_page.table(card))
     for name, why in card["ruled_out"].items():
-        console.print(escape(f"ruled out: {name}: {why}"))
-    console.print(escape(f"{card['recommended']}: {card['reason']}"))
+        console.print(f"ruled out: {name}: {why}")
+    console.print(f"{card['recommended']}: {card['reason']}")
     for line in card["turning_points"]:
-        console.print(escape(line))
-    console.print(f"run it:  keeltune train {escape(card['recipe'])}", soft_wrap=True)
-    console.print(f"page:    {escape(str(loaded.path(loaded.output) / 'advice.html'))}", soft_wrap=True)
+        console.print(line)
+    console.print(f"run it:  keeltune train {card['recipe']}")
+    console.print(f"page:    {loaded.path(loaded.output) / 'advice.html'}")
 
 
 def _from_here(value: str | None) -> str | None:

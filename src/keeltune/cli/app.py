@@ -6,19 +6,22 @@ A file is a verb if it has a function of its own name; the function's docstring 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from keeltune.utils.errors import KeeltuneError, Problem, UserError
+from keeltune.utils.sanitization import printable
+from keeltune.utils.system_faults import system_faults
+from keeltune.utils.terminal import Terminal, filtered_output
 from keeltune.utils.version import __version__
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -35,6 +38,9 @@ ORDER = ("train", "check", "show", "cache", "evaluate", "predict", "compare", "a
 """The order in which `--help` lists the verbs; those that are not named here come after them."""
 
 FOLDER = Path(__file__).parent
+
+UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""What typer raises over a call that it cannot read."""
 
 
 class Verbs(Mapping[str, Any]):
@@ -116,15 +122,29 @@ def main() -> None:
     debug = "--debug" in sys.argv
     # `--debug` is welcome after the verb too
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    os.umask(os.umask(0o022) | 0o022)  # what a run writes is for its owner to change
+    with filtered_output():
+        sys.exit(_status(arguments, debug))
+
+
+def _status(arguments: list[str], debug: bool) -> int:
+    terminal = Terminal(stderr=True)
     try:
-        app(args=arguments, standalone_mode=True)
+        with system_faults():
+            return app(args=arguments, standalone_mode=False) or 0
+    except UsageError as error:
+        message, status = f"error: the call\n    {printable(error.format_message())}", error.exit_code
     except KeeltuneError as error:
-        if debug:
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(escape(_message(error)))
-        sys.exit(error.exit_status)
+        message, status = _message(error), error.exit_status
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except Exception as error:
+        debug, status = True, 1
+        message = f"error: a bug of keeltune: {type(error).__name__}; please report it with the lines above"
+    if debug:
+        terminal.block(printable(traceback.format_exc().rstrip(), keep="\n").replace("\n", "\n  "))
+    terminal.block(message)
+    return int(status)
 
 
 def column_names(pairs: list[str] | None) -> dict[str, str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.cli.app import Overrides, RecipeFile
@@ -31,6 +29,7 @@ from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Problem, StateRefused, UserError
 from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import Store
+from keeltune.utils.terminal import Terminal
 
 
 def cache(
@@ -42,7 +41,7 @@ def cache(
     """Compute the reference's distributions ahead of training, once for all epochs and runs."""
     facts = precompute(load(recipe, overrides or []), verify=verify, overwrite=overwrite)
     if is_main_process():
-        _print(facts, Console(highlight=False))
+        _print(facts, Terminal())
 
 
 @loading.quiet_transformers()
@@ -85,11 +84,11 @@ def precompute(
     return {**cache_facts(store), "divergence": lost, "sampled": sampled}
 
 
-def _print(facts: dict[str, Any], console: Console) -> None:
+def _print(facts: dict[str, Any], console: Terminal) -> None:
     """The facts as a table."""
-    table = Table("what", "value", title=escape(facts["folder"]))
+    table = Table("what", "value", title=facts["folder"])
     form = facts["form"]
-    table.add_row("form", escape(", ".join(f"{name} {value}" for name, value in form.items())))
+    table.add_row("form", ", ".join(f"{name} {value}" for name, value in form.items()))
     table.add_row("examples", str(facts["examples"]))
     table.add_row("predictions", str(facts["predictions"]))
     table.add_row("size", f"{facts['bytes'] / 2**20:.1f} MiB, {facts['bytes_per_prediction']:.0f} bytes a prediction")
@@ -98,7 +97,7 @@ def _print(facts: dict[str, Any], console: Console) -> None:
         lost = f"{facts['divergence']:.2e} nats ({facts['sampled']} sampled)"
         table.add_row("divergence from the live reference", lost)
     console.print(table)
-    console.print(f"digest {facts['digest']}", soft_wrap=True)
+    console.print(f"digest {facts['digest']}")
 
 
 def divergence_to_live(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.cli.app import Overrides, RecipeFile
@@ -18,6 +16,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.progress import Display
+from keeltune.utils.terminal import Terminal
 
 ENCODED = 20_000
 """Rows of a split that are encoded, for their lengths: a tokenizer takes ten times as long as all else. The others are
@@ -26,11 +25,11 @@ read, labelled and compared alike, and training encodes them before its first st
 
 def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Every problem of the recipe and its data, all at once, before any training; then what it will cost."""
-    check_recipe(load(recipe, overrides or []), Console(highlight=False))
+    check_recipe(load(recipe, overrides or []), Terminal())
 
 
 @loading.quiet_transformers()
-def check_recipe(recipe: Recipe, console: Console) -> None:
+def check_recipe(recipe: Recipe, console: Terminal) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))
@@ -40,12 +39,12 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
         if rows:
             lengths = [example.length for example in material.examples[name]]
             mean, labels = f"{sum(lengths) / len(lengths):.1f}", _listed(audit_report.label_counts(material.task, rows))
-            table.add_row(name, str(len(rows)), str(len(lengths)), mean, str(max(lengths)), escape(labels))
+            table.add_row(name, str(len(rows)), str(len(lengths)), mean, str(max(lengths)), labels)
     console.print(table)
     for problem in [*material.skipped, *material.warnings]:
-        console.print(escape(f"{'skipped' if problem.severity == 'error' else 'warning'}: {problem}"), soft_wrap=True)
+        console.block(f"{'skipped' if problem.severity == 'error' else 'warning'}: {problem}")
     for notice in material.notices:
-        console.print(escape(notice), soft_wrap=True)
+        console.print(notice)
     cost = estimate(material)
     console.print(
         f"estimate: {cost['steps']} steps of {material.batch_size * material.micro_batches} rows, "

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from keeltune.reports import comparison_page
 from keeltune.runs import comparison
 from keeltune.utils.files import write_text
+from keeltune.utils.terminal import Terminal
 
 
 def compare(
@@ -28,6 +27,6 @@ def compare(
     if as_json:
         print(json.dumps(compared, allow_nan=False))
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(comparison_page.table(compared))
-    console.print(f"page: {escape(str(output))}", soft_wrap=True)
+    console.print(f"page: {output}")

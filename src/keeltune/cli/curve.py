@@ -6,13 +6,12 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.advisor import learning_curve
 from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
+from keeltune.utils.terminal import Terminal
 
 
 def curve(
@@ -31,7 +30,7 @@ def curve(
     for point in card["points"]:
         low, high = point["interval"]
         table.add_row(str(point["rows"]), f"{point['value']:.4f}", f"{low:.4f} to {high:.4f}")
-    console = Console()
+    console = Terminal()
     console.print(table)
     console.print(card["verdict"])
-    console.print(f"page: {escape(str(loaded.path(loaded.output) / 'curve.html'))}", soft_wrap=True)
+    console.print(f"page: {loaded.path(loaded.output) / 'curve.html'}")

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune import recipe
@@ -30,6 +28,7 @@ from keeltune.runs import inference, opened_model, run, run_folder
 from keeltune.utils import files
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
+from keeltune.utils.terminal import Terminal
 
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -97,10 +96,10 @@ def demo(
     ] = None,
 ) -> None:
     """The three methods side by side on made data, in minutes on a CPU, with no download."""
-    play(folder, Console(highlight=False), share)
+    play(folder, Terminal(), share)
 
 
-def play(folder: Path, console: Console, share: float | None = None) -> list[dict[str, Any]]:
+def play(folder: Path, console: Terminal, share: float | None = None) -> list[dict[str, Any]]:
     """Makes the data, trains every run, prints the table, and returns its lines.
 
     `share`: of the rows; None: what the timed speed of this machine allows. It is printed, and written to `demo.json`.
@@ -124,7 +123,7 @@ def play(folder: Path, console: Console, share: float | None = None) -> list[dic
     return lines
 
 
-def _size(folder: Path, encoder: str, share: float | None, console: Console) -> DemoSize:
+def _size(folder: Path, encoder: str, share: float | None, console: Terminal) -> DemoSize:
     """How many rows the demo takes; the reason is printed, and written to `demo.json`."""
     decision: dict[str, Any] = {"chosen by": "--share"}
     reason = "as asked"
@@ -174,13 +173,13 @@ def _speed(model: Path, file: Path) -> float:
     return len(encoded) / best
 
 
-def _print(lines: list[dict[str, Any]], size: DemoSize, folder: Path, seconds: float, console: Console) -> None:
+def _print(lines: list[dict[str, Any]], size: DemoSize, folder: Path, seconds: float, console: Terminal) -> None:
     table = Table(title="New domain: appliances (target). Old domain: films (source). Made data, one seed.")
     for heading in ("method", "size", "speed", "target accuracy", "source accuracy"):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for line in lines:
         table.add_row(
-            escape(line["name"]),
+            line["name"],
             f"{line['parameters'] / 1e6:.1f} M",
             f"{line['rows_per_second']:.0f} rows/s",
             _with_interval(line["target"], line["target_interval"]),
@@ -190,12 +189,12 @@ def _print(lines: list[dict[str, Any]], size: DemoSize, folder: Path, seconds: f
     steps = ", ".join(f"{line['steps']} {line['name'].strip('()')}" for line in lines)
     console.print(
         f"Training rows: {size.source} of films, {size.target} of appliances, {size.unlabeled} of appliances without "
-        f"labels ({size.share:.0%} of the whole demo). Steps of {size.batch_size} rows: {escape(steps)}."
+        f"labels ({size.share:.0%} of the whole demo). Steps of {size.batch_size} rows: {steps}."
     )
     console.print(
         f"In brackets: 95 % bootstrap intervals over the {size.test} test rows; other seeds move the scores further."
     )
-    console.print(f"{seconds:.0f} s. Reports: {escape(str(folder / 'runs'))}/*/report.html", soft_wrap=True)
+    console.print(f"{seconds:.0f} s. Reports: {folder / 'runs'}/*/report.html")
 
 
 def _with_interval(value: float, interval: list[float]) -> str:

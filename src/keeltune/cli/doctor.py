@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.models.libraries import EXTRAS, installed
 from keeltune.runs.environment import environment
 from keeltune.utils import registry
 from keeltune.utils.device import DTYPES, choose_precision, matmul_flops, this_device
+from keeltune.utils.terminal import Terminal
 
 
 def doctor() -> None:
@@ -21,8 +20,8 @@ def doctor() -> None:
     table = Table("what", "found", show_header=False)
     for name, value in environment().items():
         if name != "finished":
-            table.add_row(name, escape(str(value)))
-    table.add_row("processor", escape(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"))
+            table.add_row(name, str(value))
+    table.add_row("processor", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
     for precision in DTYPES:
         table.add_row(f"matrix product, {precision}", f"{matmul_flops(precision, device) / 1e9:.0f} GFLOP/s")
     table.add_row("precision: auto", choose_precision("auto", device))
@@ -31,5 +30,5 @@ def doctor() -> None:
     for extra in dict.fromkeys(EXTRAS.values()):
         missing = [module for module, name in EXTRAS.items() if name == extra and not installed(module)]
         mend = f"missing ({', '.join(missing)}): pip install 'keeltune[{extra}]'"
-        table.add_row(f"extra: {extra}", escape(mend if missing else "installed"))
-    Console(highlight=False).print(table)
+        table.add_row(f"extra: {extra}", mend if missing else "installed")
+    Terminal().print(table)

@@ -6,11 +6,11 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
 from keeltune.runs import inference
+from keeltune.utils.terminal import Terminal
 
 
 def evaluate(
@@ -29,4 +29,4 @@ def evaluate(
     for name, value in result["metrics"].items():
         low, high = result["intervals"][name]
         table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
-    Console().print(table)
+    Terminal().print(table)

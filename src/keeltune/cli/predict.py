@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
 from keeltune.runs import inference
+from keeltune.utils.terminal import Terminal
 
 
 def predict(
@@ -24,4 +23,4 @@ def predict(
     """Write each input row with its prediction and probabilities."""
     names = column_names(column)
     table = inference.predict(model, input_file, output_file, task=task, columns=names, calibrated=calibrated)
-    Console(stderr=True).print(f"{len(table)} rows written to {escape(str(output_file))}")
+    Terminal(stderr=True).print(f"{len(table)} rows written to {output_file}")

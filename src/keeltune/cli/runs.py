@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from keeltune.runs import history
+from keeltune.utils.terminal import Terminal
 
 
 def runs(
@@ -32,7 +31,7 @@ def runs(
         interval = f"{run['interval'][0]:.4f} to {run['interval'][1]:.4f}" if run["interval"] else "–"
         path = Path(run["folder"])
         name = str(path.relative_to(folder)) if path != folder else folder.name
-        table.add_row(escape(name), run["method"] or "–", run["status"] or "–", score, interval,
+        table.add_row(name, run["method"] or "–", run["status"] or "–", score, interval,
                       str(len(run["seeds"] or [0])), str(run["looks"]), run["finished"] or "–",
                       run["identity"] or "–")  # fmt: skip
-    Console().print(table)
+    Terminal().print(table)

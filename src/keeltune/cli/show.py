@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.cli.app import Overrides, RecipeFile
@@ -27,6 +25,7 @@ from keeltune.training.job import Job, ReferenceSource
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
+from keeltune.utils.terminal import Terminal
 
 LISTED = 12
 """Predictions that are listed, and choices of each up to which all are listed."""
@@ -43,11 +42,11 @@ def show(
     row: Annotated[int, typer.Option("--row", min=1, help="Which training row, from 1.")] = 1,
 ) -> None:
     """One real row's journey: fields, tensors with shapes, loss terms."""
-    show_row(load(recipe, overrides or []), row, Console(highlight=False))
+    show_row(load(recipe, overrides or []), row, Terminal())
 
 
 @loading.quiet_transformers()
-def show_row(recipe: Recipe, number: int, console: Console) -> None:
+def show_row(recipe: Recipe, number: int, console: Terminal) -> None:
     """Prints the journey of training row `number` (from 1): fields -> tensors -> predictions -> loss terms."""
     display = Display()
     material = prepare(recipe, progress=lambda what: display.say(f"{what} …"))
@@ -82,20 +81,20 @@ def show_row(recipe: Recipe, number: int, console: Console) -> None:
     _print_loss(job, student, reference, batch, matching, console)
 
 
-def _print_row(row: Row, console: Console) -> None:
-    console.print(escape(f"{row.file}, line {row.line}, key {row.key[:16]}…"), soft_wrap=True)
+def _print_row(row: Row, console: Terminal) -> None:
+    console.print(f"{row.file}, line {row.line}, key {row.key[:16]}…")
     _pairs(console, {name: repr(value) for name, value in row.fields.items()})
 
 
-def _print_tensors(job: Job, example: Example, batch: Batch, console: Console) -> None:
+def _print_tensors(job: Job, example: Example, batch: Batch, console: Terminal) -> None:
     if "input_ids" in example.inputs:
         tokens = job.material.task.tokenizer.convert_ids_to_tokens(example.inputs["input_ids"])
-        console.print(escape(" ".join(tokens)), soft_wrap=True)
+        console.print(" ".join(tokens))
     _pairs(console, {f"inputs.{name}": _tensor(value) for name, value in batch["inputs"].items()})
     _pairs(console, {name: _tensor(batch[name]) for name in ("targets", "weights", "anchored")})
 
 
-def _print_predictions(job: Job, student: Rows, reference: Rows | None, batch: Batch, console: Console) -> None:
+def _print_predictions(job: Job, student: Rows, reference: Rows | None, batch: Batch, console: Terminal) -> None:
     """The probabilities of the likeliest choices and of the label, of the first predictions."""
     task, listed, temperature = job.material.task, slice(0, LISTED), job.objective.temperature
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
@@ -111,7 +110,7 @@ def _print_predictions(job: Job, student: Rows, reference: Rows | None, batch: B
                 sure[0, choice] = 0.0
                 cells.append(f"{_mass(reference, slice(n, n + 1), sure, of_reference[n]):.4f}")
             mark = "◀" if target == choice else ""
-            table.add_row(escape(name), escape(task.choice_name(choice)), *cells, mark)
+            table.add_row(name, task.choice_name(choice), *cells, mark)
     console.print(table)
     if len(student) > LISTED:
         console.print(f"… and {len(student) - LISTED} more predictions")
@@ -129,7 +128,7 @@ def _mass(reference: Rows, one: slice, sure: torch.Tensor, probabilities: torch.
 
 
 def _print_loss(
-    job: Job, student: Rows, reference: Rows | None, batch: Batch, matching: float, console: Console
+    job: Job, student: Rows, reference: Rows | None, batch: Batch, matching: float, console: Terminal
 ) -> None:
     task, objective, recipe = job.material.task, job.objective, job.material.recipe
     n_ce, n_d = task.counts(batch)
@@ -154,10 +153,10 @@ def _print_loss(
         console.print("the loss is not finite")
 
 
-def _pairs(console: Console, pairs: Mapping[str, str]) -> None:
+def _pairs(console: Terminal, pairs: Mapping[str, str]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
-        console.print(escape(f"  {name:<{width}}  {value}"), soft_wrap=True)
+        console.print(f"  {name:<{width}}  {value}")
 
 
 def _tensor(value: torch.Tensor) -> str:

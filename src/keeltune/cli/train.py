@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
 from keeltune.runs import run
 from keeltune.utils.distributed import is_main_process
+from keeltune.utils.terminal import Terminal
 
 
 def train(
@@ -24,10 +23,10 @@ def train(
     """Train, evaluate, and write the run folder with its report."""
     finished = run.train(load(recipe, overrides or []), resume=resume, overwrite=overwrite)
     if is_main_process():
-        console = Console()
+        console = Terminal()
         console.print(_table(finished.result))
-        console.print(f"report: {escape(str(finished.folder / 'report.html'))}", soft_wrap=True)
-        console.print(f"model:  {escape(str(finished.model))}", soft_wrap=True)
+        console.print(f"report: {finished.folder / 'report.html'}")
+        console.print(f"model:  {finished.model}")
 
 
 def _table(result: dict[str, Any]) -> Table:

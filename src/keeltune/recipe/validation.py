@@ -12,6 +12,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel
 from keeltune.recipe.objective_validation import divergence_faults, fine_tuning_faults, matching_faults
 from keeltune.recipe.reference_validation import anchor_faults
+from keeltune.recipe.secret_validation import secret_faults
 from keeltune.recipe.source_validation import source_faults
 from keeltune.recipe.task_validation import task_faults
 from keeltune.recipe.training_validation import training_faults
@@ -27,6 +28,7 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
     if isinstance(recipe.model, NewModel) and recipe.model.tokenizer is None:
         expected = "a tokenizer: its folder or hub id, or {train: bpe, size: 8000}"
         yield recipe.problem("model.tokenizer", expected=expected, fix="add model.tokenizer")
+    yield from secret_faults(recipe)
     yield from data_faults(recipe)
     yield from divergence_faults(recipe)
     yield from matching_faults(recipe)

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml.nodes import MappingNode, Node
 
 from keeltune.recipe.yaml_values import Key, YamlReader, composed, fault_at
-from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.utils.errors import Problem, UserError, brief, shown
 
 
 class Document:
@@ -44,7 +44,7 @@ class Document:
     def override(self, assignment: str) -> None:
         """Set one field: "training.epochs=5". The value is YAML; mappings on the way are made where there are none."""
         name, equals, text = assignment.partition("=")
-        label = f"override {assignment}" if len(assignment) <= 80 else f"override {assignment[:79]}…"
+        label = f"override {brief(assignment)}"
         steps: Key = tuple(name.strip().split("."))
         if not equals or not all(steps):
             example = "training.epochs=5"

@@ -153,13 +153,8 @@ def composed(text: str, locate: Callable[[Any], str], label: str) -> Node | None
 
 
 def fault_at(where: str, field: Key, found: str, expected: str, fix: str) -> Problem:
-    """A problem whose every part can be shown: a recipe's names may hold what would drive a terminal."""
-    name = ".".join(map(str, field))
-    return Problem(_printable(where), _printable(name), _printable(found), _printable(expected), _printable(fix))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A problem of a recipe's field."""
+    return Problem(where, ".".join(map(str, field)), found, expected, fix)
 
 
 def _too_deep(where: str) -> Problem:

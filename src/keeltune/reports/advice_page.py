@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.reports import charts
@@ -41,7 +40,7 @@ def table(card: dict[str, Any]) -> Table:
     for line in card["arms"]:
         against = line["against_plain"]
         rows.add_row(
-            escape(line["arm"]) + ("" if line["within"] else " (loses too much)"),
+            line["arm"] + ("" if line["within"] else " (loses too much)"),
             f"{line['rung']:.0%}",
             str(line["seeds"]),
             f"{line['target']:.4f} ({_range(line['target_interval'], '.4f')})",

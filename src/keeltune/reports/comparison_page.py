@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.markup import escape
 from rich.table import Table
 
 from keeltune.data.clusters import FEW_CLUSTERS
@@ -94,7 +93,7 @@ def table(comparison: Mapping[str, Any]) -> Table:
     rows = Table(*columns, "front")
     for run in comparison["runs"]:
         cells = [
-            escape(run["name"]),
+            run["name"],
             run["method"] + (f" on {run['anchor']}" if run["anchor"] not in (None, "target") else ""),
             "–" if run["weight"] is None else f"{run['weight']:.3g}",
         ]

@@ -159,6 +159,6 @@ def _dependence(opened: OpenedModel, examples: Sequence[Example]) -> float:
 def _refuse(problems: Sequence[Problem], display: Display) -> None:
     """Says the warnings, and raises with the errors where there are any."""
     for warning in (p for p in problems if p.severity == "warning"):
-        display.say(f"warning: {warning}")
+        display.warn(warning)
     if errors := [p for p in problems if p.severity == "error"]:
         raise UserError(errors)

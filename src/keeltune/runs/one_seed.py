@@ -16,7 +16,7 @@ import transformers
 from keeltune.models import surgery
 from keeltune.recipe.fields import Recipe
 from keeltune.runs import conclusion, fit, start
-from keeltune.runs.run_folder import Run, claim, finished, resource_limits, status_of, write_skipped
+from keeltune.runs.run_folder import Run, claim, finished, status_of, write_skipped
 from keeltune.training import build, checkpoints, early_stopping
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
@@ -24,6 +24,7 @@ from keeltune.training.preparation.material import Material
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
+from keeltune.utils.system_faults import system_faults
 
 
 def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Display) -> Run:
@@ -31,7 +32,7 @@ def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Di
     folder = recipe.path(recipe.output)
     if is_main_process():  # the others would find what this process has already made
         claim(folder, resume=resume, overwrite=overwrite)
-    with resource_limits(folder):
+    with system_faults(folder):
         material = _prepared(recipe, folder, display)
         identity = checkpoints.identity_of(material)
         checkpoint = checkpoints.newest(folder, identity, recipe, display) if resume else None
@@ -55,7 +56,7 @@ def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Di
 def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
     material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
     for warning in material.warnings:
-        display.say(f"warning: {warning}")
+        display.warn(warning)
     if material.skipped:
         display.say(f"warning: {len(material.skipped)} rows skipped; they are listed in {folder / 'skipped.jsonl'}")
     return material

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
-
 from keeltune.evaluation import test_set_looks
 from keeltune.recipe.fields import Recipe
 from keeltune.runs.result import empty
 from keeltune.training.preparation.material import Material
-from keeltune.utils.errors import Diverged, KeeltuneError, OutOfResources, Problem, Stopped, UserError
+from keeltune.utils.errors import Diverged, Problem, Stopped, UserError
 from keeltune.utils.files import write_json, write_text
 from keeltune.utils.version import __version__
 
@@ -39,13 +37,6 @@ OURS = (
 
 SEED = re.compile(r"seed-\d+(-failed)?")
 """The folders of a run of several seeds."""
-
-NO_SPACE = (27, 28, 122)
-"""Errors of the system: file too large, no space left, quota exceeded."""
-
-FULL_DISK = ("no space left", "os error 28", "disk quota", "file write failed", "pytorchstreamwriter failed writing")
-
-NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 @dataclass(frozen=True)
@@ -91,28 +82,6 @@ def status_of(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
             unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
             with suppress(OSError):  # on a full disk the message counts, not the file
                 write_json(folder / "result.json", {**empty(), **unfinished})
-
-
-@contextmanager
-def resource_limits(folder: Path) -> Iterator[None]:
-    """A full disk or memory, whichever library meets it, becomes a message of ours."""
-    try:
-        yield
-    except KeeltuneError:
-        raise
-    except Exception as error:
-        text = f"{error} {error.__cause__ or ''}".lower()
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in NO_MEMORY):
-            raise OutOfResources(
-                f"out of memory ({error}); lower training.batch_size and raise gradient_accumulation_steps by the same "
-                "factor: the result is the same"
-            ) from error
-        if (isinstance(error, OSError) and error.errno in NO_SPACE) or any(sign in text for sign in FULL_DISK):
-            free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-            raise OutOfResources(
-                f"the disk of {folder} is full ({free} bytes free; {error}); make room and go on with --resume"
-            ) from error
-        raise
 
 
 def finished(folder: Path) -> Run | None:

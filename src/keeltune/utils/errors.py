@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from keeltune.utils.sanitization import HIDDEN, is_secret, shown_text
+
 LISTED = 10
 """How many problems of one kind are printed; the rest are counted."""
+
+LONGEST = 2000
+"""Characters of a value that are looked at for a message: more than it shows, so that no cut secret is left."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Problem:
     """One fault. `where` is `file:line`, `file:line:column` or a file; `field` the recipe's or row's field.
 
     `kind` groups the same fault over many rows ("unknown label"), so that ten are printed and the rest counted.
+    Each part is one line that may be shown: what is invisible in it is spelt out, and it holds no secret.
     """
 
     where: str
@@ -33,6 +38,13 @@ class Problem:
     fix: str
     kind: str = ""
     severity: Literal["error", "warning"] = "error"
+
+    def __post_init__(self) -> None:
+        for part in ("where", "field", "found", "expected", "fix", "kind"):
+            object.__setattr__(self, part, shown_text(getattr(self, part)))
+        named = self.field.rpartition(".")[2]
+        if is_secret(named) and named not in self.found and self.found != "nothing":
+            object.__setattr__(self, "found", f"a value that is not shown ({HIDDEN})")
 
     def __str__(self) -> str:
         head = " · ".join(part for part in (self.where, self.field) if part)
@@ -93,11 +105,23 @@ class Stopped(KeeltuneError):
 
 
 def shown(value: Any, width: int = 80) -> str:
-    """A value as a message may show it: cut to `width`, control characters made visible, its type named."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text[: width + 1])
-    text = text if len(text) <= width else text[: width - 1] + "…"
+    """A value as a message may show it: cut to `width`, what is invisible in it spelt out, its type named."""
+    text = brief(value if isinstance(value, str) else _written(value), width)
     return f'"{text}" (text)' if isinstance(value, str) else f"{text} ({_type_name(value)})"
+
+
+def brief(text: str, width: int = 80) -> str:
+    """The text as a message may show it, cut to `width`."""
+    text = shown_text(text[:LONGEST])
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _written(value: Any) -> str:
+    """What Python writes for a value; a number of thousands of digits and lists a thousand deep it does not write."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return "…"
 
 
 def _type_name(value: Any) -> str:
@@ -106,7 +130,7 @@ def _type_name(value: Any) -> str:
 
 
 def visible(text: str, width: int = 80) -> str:
-    """`shown` for text that is no value: its control characters visible, no type beside it."""
+    """`shown` for text that is no value: what is invisible spelt out, no type beside it."""
     return shown(text, width).removesuffix(" (text)")
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from keeltune.utils.errors import Problem
+from keeltune.utils.sanitization import shown_text
+from keeltune.utils.terminal import Terminal
 
 
 class Advance(Protocol):
@@ -22,24 +24,28 @@ class Display:
     """Messages and progress. `quiet` shows nothing: the other ranks of a run, or a caller who wants none."""
 
     def __init__(self, *, quiet: bool = False, plain_every: float = 15.0):
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Terminal(stderr=True, quiet=quiet)
         self.plain_every = plain_every
 
     def say(self, text: str) -> None:
-        """One line of plain text; data in it is never read as markup."""
-        self.console.print(escape(text))
+        """One line of plain text."""
+        self.console.print(text)
+
+    def warn(self, problem: Problem) -> None:
+        """A problem that stops nothing, as a block of lines."""
+        self.console.block(f"warning: {problem}")
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
         """A bar of `total` units; without a terminal a line at most every `plain_every` seconds, and one at the end."""
         if self.console.is_terminal:
             with self._rich() as progress:
-                task = progress.add_task(label, total=total, note="")
+                task = progress.add_task(shown_text(label), total=total, note="")
                 notes = [""]
 
                 def advance(done: int, note: str = "") -> None:
                     notes[0] = note or notes[0]
-                    progress.update(task, advance=done, note=escape(notes[0]))
+                    progress.update(task, advance=done, note=shown_text(notes[0]))
 
                 yield advance
         else:
@@ -47,12 +53,12 @@ class Display:
 
     def _rich(self) -> Progress:
         return Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
         )
 

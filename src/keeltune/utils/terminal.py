@@ -1,0 +1,65 @@
+"""Where all that keeltune prints goes through: data in it is text, never a code, markup or a line of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from keeltune.utils.sanitization import shown_text
+
+
+class Terminal(Console):
+    """A console without markup, emoji codes or highlighting, on which every text is `shown_text`, also in a table.
+
+    `options` are those of rich's Console, such as `stderr` and `quiet`.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Each text passes here on its way to the terminal, whether it was printed or stands in a cell."""
+        return super().render_str(shown_text(text), **options)
+
+    def block(self, text: str) -> None:
+        """A text of several lines that are ours; a newline in data is spelt out before it gets here."""
+        for line in text.split("\n"):
+            self.print(line)
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802 (the name is of `logging`)
+        return _indented(super().getMessage())
+
+
+def _indented(text: str) -> str:
+    """What a library says, its further lines indented, so that none looks like a message of ours."""
+    return shown_text(text.strip(), keep="\n").replace("\n", "\n  ")
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    return f"{category.__name__}: {_indented(str(message))}\n"
+
+
+@contextmanager
+def filtered_output() -> Iterator[None]:
+    """Within: what libraries log and warn of is filtered too, and a letter that the terminal's encoding does not have
+    is spelt out."""
+    factory, formatter = logging.getLogRecordFactory(), warnings.formatwarning
+    logging.setLogRecordFactory(_Record)
+    warnings.formatwarning = _format_warning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = formatter
