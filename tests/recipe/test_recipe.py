@@ -126,7 +126,7 @@ def test_a_path_that_holds_no_recipe_is_named_in_full(tmp_path: Path, monkeypatc
         load("airlin.yaml")
     assert caught.value.problems[0].where == str(tmp_path / "airlin.yaml")
     assert "No such file" in caught.value.problems[0].found
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="a folder, not a file"):
         load(tmp_path)
     with pytest.raises(UserError, match="null byte"):
         load("a\0b")

@@ -131,7 +131,8 @@ def test_what_the_environment_holds_is_not_shown(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "correct horse battery")
     assert redacted("401 for correct horse battery") == "401 for ***"
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
-    assert redacted("falsefalse") == "falsefalse"
+    monkeypatch.setenv("PWD", "/some/folder")
+    assert redacted("falsefalse in /some/folder") == "falsefalse in /some/folder"
 
 
 def test_the_value_of_a_field_named_as_a_secret_is_not_shown():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Collection, Sequence
@@ -23,7 +22,8 @@ from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import without_resume_option
-from keeltune.utils.files import read_lines, write_json
+from keeltune.utils.files import write_json
+from keeltune.utils.json import read_json, read_lines
 from keeltune.utils.progress import Display
 
 
@@ -47,7 +47,7 @@ class Pilots:
         """Those of the rows that pilots are scored on; None where no pilot is run."""
         self._task: Task | None = None
         file = folder / "seconds.json"
-        self.measured: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self.measured: dict[str, float] = read_json(file, kind=dict) if file.is_file() else {}
         """Seconds of each pilot's folder, also those of earlier calls."""
 
     def output(self, arm: Arm, share: float, seed: int) -> Path:

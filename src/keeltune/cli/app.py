@@ -128,21 +128,21 @@ def main() -> None:
 
 
 def _status(arguments: list[str], debug: bool) -> int:
-    terminal = Terminal(stderr=True)
+    terminal, trace = Terminal(stderr=True), ""
     try:
         with system_faults():
             return app(args=arguments, standalone_mode=False) or 0
     except UsageError as error:
         message, status = f"error: the call\n    {printable(error.format_message())}", error.exit_code
     except KeeltuneError as error:
-        message, status = _message(error), error.exit_status
+        message, status, trace = _message(error), error.exit_status, traceback.format_exc() if debug else ""
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        debug, status = True, 1
+        status, trace = 1, traceback.format_exc()
         message = f"error: a bug of keeltune: {type(error).__name__}; please report it with the lines above"
-    if debug:
-        terminal.block(printable(traceback.format_exc().rstrip(), keep="\n").replace("\n", "\n  "))
+    if trace:
+        terminal.block(printable(trace.rstrip(), keep="\n").replace("\n", "\n  "))
     terminal.block(message)
     return int(status)
 

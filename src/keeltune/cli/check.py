@@ -14,6 +14,7 @@ from keeltune.models import loading
 from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
+from keeltune.runs import run_folder
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.progress import Display
 from keeltune.utils.terminal import Terminal
@@ -33,6 +34,8 @@ def check_recipe(recipe: Recipe, console: Terminal) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))
+    run_folder.refuse_among_inputs(recipe)
+    run_folder.refuse_unwritable(recipe.path(recipe.output))
     material = prepare(recipe, progress=lambda what: display.say(f"{what} …"), limit=ENCODED)
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():

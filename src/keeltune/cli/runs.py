@@ -35,3 +35,6 @@ def runs(
                       str(len(run["seeds"] or [0])), str(run["looks"]), run["finished"] or "–",
                       run["identity"] or "–")  # fmt: skip
     Terminal().print(table)
+    for run in listed:
+        if run["fault"]:
+            Terminal(stderr=True).print(f"unreadable: {run['fault']}")

@@ -33,8 +33,11 @@ from keeltune.objective.references.reference import Reference
 from keeltune.tasks.common.batches import in_batches, to_device
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.task import Task
+from keeltune.training import reference_choice
 from keeltune.training.job import Job
+from keeltune.utils.errors import UserError
 from keeltune.utils.files import write_atomically
+from keeltune.utils.json import read_json
 from keeltune.utils.progress import Display
 
 ROWS = 2000
@@ -69,7 +72,7 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     ):
         return None
     indices = dataset.subset(len(rows), WRITTEN if task.generates else ROWS)
-    names = [files.source for files in job.material.references] or [job.material.source]
+    names = reference_choice.model_names(job.material)
     clusters = recipe.evaluation.clusters
     temperatures = spec.temperatures(len(names))
     answers = _cached_answers(job, indices, display)
@@ -124,8 +127,8 @@ def _cached_answers(job: Job, indices: Sequence[int], display: Display) -> Teach
     request = json.dumps([*(rows[i].key for i in indices), *written])
     name = hashlib.sha256(request.encode()).hexdigest()[:16]
     file = Path(job.reference_source.cache["folder"]) / f"gate-{name}.json"
-    with suppress(OSError, ValueError, TypeError):
-        stored = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(UserError, ValueError, TypeError):
+        stored = read_json(file, kind=list, infinity=True)
         return [([Prediction(**answer) for answer in predictions], measured) for predictions, measured in stored]
     answers = _answers(job, job.live_reference(), indices, display)
     job.live_reference.drop()

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from keeltune.utils.files import write_text
+from keeltune.utils.files import open_regular, write_text
+from keeltune.utils.json import parse_json
 
 LOOKS = "looks.jsonl"
 
@@ -29,9 +30,11 @@ def looks_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a folder's count; one that was cut, by a full disk, say, is passed over."""
     looks = []
     with suppress(OSError):
-        for line in (folder / LOOKS).read_bytes().split(b"\n"):
+        with open_regular(folder / LOOKS) as stream:
+            lines = stream.read().split(b"\n")
+        for line in lines:
             with suppress(ValueError):
-                if isinstance(entry := json.loads(line), dict) and "fingerprint" in entry:
+                if isinstance(entry := parse_json(line), dict) and "fingerprint" in entry:
                     looks.append(entry)
     return looks
 

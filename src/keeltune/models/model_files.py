@@ -56,8 +56,9 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
 
 def _trained(path: Path) -> Path:
     """A run folder's `model/`; of several seeds that of the best one. Any other path as it is."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        path = path / read_json(path / "result.json")["seeds"]["best"]
+    with suppress(UserError, KeyError, TypeError):
+        best = read_json(path / "result.json", kind=dict)["seeds"]["best"]
+        path = path / best if re.fullmatch(r"seed-\d+", best) else path
     return path / "model" if (path / "result.json").is_file() and (path / "model").is_dir() else path
 
 

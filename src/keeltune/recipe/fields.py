@@ -6,18 +6,20 @@ description: the YAML, the command's help, the JSON Schema and the reference pag
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt, PrivateAttr
 
-from keeltune.recipe.data_fields import Data, Source
+from keeltune.recipe.data_fields import Data
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.field_types import AsList, AsMapping, AsText, ByKind, Declared, Section, Text
 from keeltune.recipe.generation_fields import Generation, Languages
 from keeltune.recipe.model_fields import Model, NewModel, StudentFrom
 from keeltune.recipe.objective_fields import ObjectiveSpec, WeightRule
+from keeltune.recipe.paths import absolute, change_paths, shared
 from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.recipe.regularizer_fields import describe_regularizers
 from keeltune.recipe.training_fields import Training
@@ -150,35 +152,35 @@ class Recipe(Declared):
             return [self.model]
         return [spec.model] if isinstance(spec.model, str) else list(spec.model)
 
-    def dump(self) -> str:
-        """YAML that makes this run again from any folder: every value, the defaults too, and absolute paths."""
+    def dump(self, folder: Path | None = None) -> str:
+        """YAML that makes this run again: every value, the defaults too. Paths are absolute, so that it does from any
+        folder; with `folder` as `paths.shared` writes them for a file that lies there."""
         values = _written(self)
-        data = values["data"]
-        data["mix"] = self.data.mix.model_dump(exclude_unset=True)
-        for rows in (data, data["source"]):
-            rows |= {name: self._absolute(rows[name]) for name in Source.model_fields if name in rows}
-        for name in values.keys() & {"model", "reference"}:
-            values[name] = self._absolute_model(values[name])
-        values["data"] = {name: value for name, value in data.items() if value != {}}
-        for section, name in (("reference", "cache"), ("evaluation", "terms")):
-            fields = values.get(section)
-            if isinstance(fields, dict) and fields.get(name) is not None:
-                fields[name] = self._absolute(fields[name])
-        values["output"] = self._absolute(self.output)
+        values["data"]["mix"] = self.data.mix.model_dump(exclude_unset=True)
+        values = copy.deepcopy(values)
+        change_paths(values, self._is_local, lambda field, value: self._named(value, folder))
+        values["data"] = {name: value for name, value in values["data"].items() if value != {}}
         return yaml_of(values)
 
-    def _absolute(self, value: Any) -> Any:
-        return str(self.path(value).absolute()) if isinstance(value, str) and not value.startswith("hub:") else value
+    def _named(self, value: str, folder: Path | None) -> str:
+        path = self.path(value)
+        return str(absolute(path)) if folder is None else shared(path, folder)
 
-    def _absolute_model(self, value: Any) -> Any:
-        """A model's path made absolute, and those of the parts of a new one; a hub id is left as it is."""
-        if isinstance(value, list):
-            return [self._absolute_model(v) for v in value]
-        if isinstance(value, dict):
-            names = ("from",) if "layers" in value else ("model", "new", "tokenizer", "encoder", "decoder")
-            return value | {name: self._absolute_model(value[name]) for name in names if name in value}
-        local = isinstance(value, str) and (value[0] in "./~" or self.path(value).exists())
-        return self._absolute(value) if local else value
+    def _is_local(self, value: str) -> bool:
+        """Whether a model's name is a path, not a hub id."""
+        return value[0] in "./~" or self.path(value).exists()
+
+    def inputs(self) -> list[tuple[str, str]]:
+        """The paths that the run reads, each with its dotted field."""
+        found: list[tuple[str, str]] = []
+
+        def note(field: str, value: str) -> str:
+            if field not in ("output", "reference.cache"):
+                found.append((field, value))
+            return value
+
+        change_paths(copy.deepcopy(_written(self)), self._is_local, note)
+        return found
 
 
 def _written(model: BaseModel) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from keeltune.recipe.yaml_values import AMBIGUOUS, fault_at
 from keeltune.utils.errors import UserError, nearest
+from keeltune.utils.files import open_regular
 
 _MOST_BYTES = 2**20
 
@@ -36,7 +37,7 @@ def _quoted(value: Any) -> Any:
 def text_of(path: Path) -> str:
     """The text of a recipe's file; what is no recipe is refused, naming the path that was tried in full."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or str(error)

@@ -7,7 +7,6 @@ number of runs.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +19,12 @@ from keeltune import recipe
 from keeltune.data.clusters import clusters_of
 from keeltune.evaluation import bootstrap
 from keeltune.evaluation.bootstrap import mcnemar
-from keeltune.evaluation.scores import metrics_of, scores_of, table_of
+from keeltune.evaluation.scores import metrics_of, scores_of
 from keeltune.recipe import fields
-from keeltune.runs import opened_model, run_folder
+from keeltune.runs import opened_model, prediction_file, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown
-from keeltune.utils.files import read_lines
+from keeltune.utils.json import read_json
 from keeltune.utils.messages import languages
 
 DOMAINS = {"target": "test", "source": "source"}
@@ -65,7 +64,13 @@ def compare(runs: Sequence[str | Path], language: str | None = None, *, task: st
     page_languages = {loaded.report.language for loaded in recipes}
     tasks = opened_model.tasks_of(finished[0].parts[0], task)
     domains = {d: s for d, s in DOMAINS.items() if all(f.is_file() for run in finished for f in _predictions(run, s))}
-    sides = {d: [_side(tasks[d], _predictions(run, s)) for run in finished] for d, s in domains.items()}
+    if lacking := [f for run in finished for f in _predictions(run, DOMAINS["target"]) if not f.is_file()]:
+        expected = "the predictions that the run wrote"
+        raise UserError(Problem(str(lacking[0]), "", "no such file", expected, "copy the run folder again"))
+    sides = {
+        d: [_side(tasks[d], _predictions(run, s), (run.result["data"][s] or {}).get("rows", 0)) for run in finished]
+        for d, s in domains.items()
+    }
     sides = {domain: _with_same_clusters(of_domain) for domain, of_domain in sides.items()}
     metric = tasks["target"].metrics[0]
     names, lines = _names([run.folder for run in finished]), []
@@ -169,15 +174,17 @@ def _comparable(runs: Sequence[run_folder.Run]) -> None:
 def _labels(folder: Path) -> list[str] | None:
     """A model's labels, in any order; None where there is no such model, or it has none."""
     file = folder / "config.json"
-    names = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
-    return sorted(names.values()) if names else None
+    names = read_json(file, kind=dict, infinity=True).get("id2label") if file.is_file() else None
+    return sorted(map(str, names.values())) if isinstance(names, dict) and names else None
 
 
-def _side(task: Task, files: Sequence[Path]) -> Side:
-    seeds = [read_lines(file) for file in files]
-    clusters = clusters_of([row.get("cluster") for row in seeds[0]])
-    scores = [sum(row["score"] for row in same) / len(same) for same in zip(*seeds, strict=True)]
-    return Side(scores, [table_of(task, rows) for rows in seeds], clusters)
+def _side(task: Task, files: Sequence[Path], rows: int) -> Side:
+    seeds = [prediction_file.scored_lines(task, file, rows) for file in files]
+    clusters = clusters_of([line.get("cluster") for line in seeds[0][0]])
+    scores = [
+        sum(line["score"] for line in same) / len(same) for same in zip(*(lines for lines, _ in seeds), strict=True)
+    ]
+    return Side(scores, [table for _, table in seeds], clusters)
 
 
 def _with_same_clusters(sides: Sequence[Side]) -> list[Side]:

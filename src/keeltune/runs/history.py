@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from keeltune.evaluation.test_set_looks import looks_at_test
-from keeltune.recipe import load
+from keeltune.recipe import load, parse
+from keeltune.runs.stored_result import read_result
 from keeltune.utils.errors import Problem, UserError
 
 SPLITS = ("test", "validation")
@@ -20,9 +21,9 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     """The runs below a folder, newest first; the seeds of a run of several count as one.
 
     {"folder", "task", "method", "status", "split", "metric", "value", "interval", "seeds", "looks", "finished",
-    "identity"}. `looks` says how often the run's test rows were scored. `identity` is a digest of the recipe, its
-    output aside, and of the rows: equal for equal runs. A folder whose `result.json` cannot be read has the status
-    `unreadable`.
+    "identity", "fault"}. `looks` says how often the run's test rows were scored. `identity` is a digest of the recipe,
+    its output aside, and of the rows: equal for equal runs. A folder whose `result.json` cannot be read, or has another
+    shape, has the status `unreadable`, and `fault` names the file and field.
     Raises: UserError: no such folder.
     """
     if not folder.is_dir():
@@ -41,13 +42,14 @@ def _results(folder: Path) -> Iterator[Path]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = {"status": "unreadable"}
-    with suppress(OSError, ValueError):
-        if isinstance(read := json.loads((folder / "result.json").read_bytes()), dict):
-            result = read
+    try:
+        result, fault = read_result(folder), None
+    except UserError as error:
+        result, fault = {"status": "unreadable"}, error.problems[0]
     metrics, intervals = result.get("metrics") or {}, result.get("intervals") or {}
-    split = next((name for name in SPLITS if metrics.get(name)), None)
-    metric = next(iter(metrics[split]), None) if split else None
+    values = {name: _numbers(metrics.get(name)) for name in SPLITS}
+    split = next((name for name in SPLITS if values[name]), None)
+    metric = next(iter(values[split])) if split else None
     return {
         "folder": str(folder),
         "task": result.get("task"),
@@ -55,19 +57,26 @@ def _run(folder: Path) -> dict[str, Any]:
         "status": result.get("status"),
         "split": split,
         "metric": metric,
-        "value": metrics[split][metric] if split else None,
-        "interval": intervals[split].get(metric) if split else None,
+        "value": values[split][metric] if split and metric else None,
+        "interval": (intervals.get(split) or {}).get(metric) if split else None,
         "seeds": (result.get("seeds") or {}).get("numbers"),
         "looks": looks_at_test(folder, result),
         "finished": (result.get("environment") or {}).get("finished"),
         "identity": _identity(folder, result),
+        "fault": None if fault is None else f"{fault.where} · {fault.field}: {fault.found}, not {fault.expected}",
     }
+
+
+def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
+    """The metrics without details, such as those by label."""
+    return {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
 
 
 def _identity(folder: Path, result: dict[str, Any]) -> str | None:
     """Twelve digits of the SHA-256 of what the run was made of; None where its recipe cannot be read any more."""
     with suppress(Exception):  # a recipe of another version is no reason to hide the other runs
-        recipe = load(folder / "recipe.yaml").model_dump(mode="json", by_alias=True, exclude={"output", "report"})
+        written = parse(load(folder / "recipe.yaml").dump(), folder=folder)  # its paths absolute, wherever it lies
+        recipe = written.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
         rows = {k: v["fingerprint"] for k, v in (result.get("data") or {}).items() if isinstance(v, dict)}
         return hashlib.sha256(json.dumps([recipe, rows], sort_keys=True).encode()).hexdigest()[:12]
     return None

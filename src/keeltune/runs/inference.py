@@ -82,13 +82,14 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Each input row, as it was in its file, with `prediction` and `probabilities`.
 
-    Args: as for `evaluate`; rows need no label. `output_file` (.jsonl, .csv or .tsv) is written whole or not at all.
+    Args: as for `evaluate`; rows need no label. `output_file` (.jsonl, .csv or .tsv) is written whole or not at all;
+            it is not the input.
         calibrated: probabilities at the temperature that the run fitted on its validation rows; answers stay the same.
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
     if output_file is not None:
-        prediction_file.refuse_other_endings(Path(output_file))
+        prediction_file.refuse_output(Path(output_file), str(input_file), str(model))
     temperature = _temperature(str(model)) if calibrated else None
     opened = open_model(model, task)
     inputs = [column for column in opened.columns if not column.label]

@@ -43,7 +43,7 @@ def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Di
         source, precision = checkpoints.decided(folder) if checkpoint else (None, None)
         job = build.build(material, display, source, precision)
         if is_main_process():
-            write_text(folder / "recipe.yaml", recipe.dump())
+            write_text(folder / "recipe.yaml", recipe.dump(folder))
             checkpoints.start_run(folder, identity, job, resumed=checkpoint is not None)
             write_skipped(folder, material)
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from keeltune.data import dataset
 from keeltune.evaluation.scores import Scores
+from keeltune.recipe.paths import shared
 from keeltune.runs.environment import environment, peak_memory
 from keeltune.training.callbacks import means
 from keeltune.training.job import Job
@@ -50,7 +52,7 @@ def completed(
         "reference": {
             "kind": job.reference_source.kind,
             "models": model_names(job.material),
-            "cache": job.reference_source.cache,
+            "cache": _cache(job),
             "reason": job.reference_source.reason,
             "gate": teacher,
         },
@@ -63,6 +65,12 @@ def completed(
         | {"skipped": len(job.material.skipped)},
         "environment": environment(),
     }
+
+
+def _cache(job: Job) -> dict[str, Any] | None:
+    """The cache's facts, its folder as seen from the run's."""
+    cache, recipe = job.reference_source.cache, job.material.recipe
+    return None if cache is None else {**cache, "folder": shared(Path(cache["folder"]), recipe.path(recipe.output))}
 
 
 def _objective(job: Job, trainer: KeelTrainer) -> dict[str, Any]:

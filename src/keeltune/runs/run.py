@@ -10,9 +10,10 @@ from keeltune.models import loading
 from keeltune.recipe import opened
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import one_seed, seeds
+from keeltune.runs import one_seed, run_folder, seeds
 from keeltune.runs.run_folder import Run
 from keeltune.utils.distributed import is_main_process
+from keeltune.utils.files import owners_alone
 from keeltune.utils.progress import Display
 
 
@@ -35,7 +36,9 @@ def train(
     """
     recipe = opened(recipe)
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
+    run_folder.refuse_among_inputs(recipe)
     display = display or Display(quiet=not is_main_process())
     several = len(seeds.seeds_of(recipe)) > 1
     train_recipe = seeds.train_each_seed if several else one_seed.train_one_seed
-    return train_recipe(recipe, resume=resume, overwrite=overwrite, display=display)
+    with owners_alone():
+        return train_recipe(recipe, resume=resume, overwrite=overwrite, display=display)

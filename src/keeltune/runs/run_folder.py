@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,13 @@ from typing import Any
 
 from keeltune.evaluation import test_set_looks
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.paths import absolute, shared
 from keeltune.runs.result import empty
+from keeltune.runs.stored_result import SEED, read_result
 from keeltune.training.preparation.material import Material
-from keeltune.utils.errors import Diverged, Problem, Stopped, UserError
-from keeltune.utils.files import write_json, write_text
+from keeltune.utils.errors import Diverged, Problem, Stopped, UserError, name_list
+from keeltune.utils.files import try_writing, write_json, write_text
+from keeltune.utils.system_faults import reason
 from keeltune.utils.version import __version__
 
 OURS = (
@@ -34,9 +36,6 @@ OURS = (
     "predictions",
 )
 """What a run writes into its folder, and all that `--overwrite` removes."""
-
-SEED = re.compile(r"seed-\d+(-failed)?")
-"""The folders of a run of several seeds."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +77,25 @@ def status_of(folder: Path, recipe: Recipe, main: bool) -> Iterator[None]:
         status = "diverged"
         raise
     finally:
-        if main and sys.exc_info()[0] is not None and finished(folder) is None:
+        if main and sys.exc_info()[0] is not None and not _has_result(folder):
             unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
             with suppress(OSError):  # on a full disk the message counts, not the file
                 write_json(folder / "result.json", {**empty(), **unfinished})
 
 
-def finished(folder: Path) -> Run | None:
-    """The run that lies complete in a folder; None where there is none."""
+def _has_result(folder: Path) -> bool:
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return finished(folder) is not None
+    except UserError:
+        return False
+
+
+def finished(folder: Path) -> Run | None:
+    """The run that lies complete in a folder; None where there is none. UserError: a result of another shape."""
+    if not (folder / "result.json").exists():
         return None
-    return Run(folder, result) if result.get("status") == "completed" else None
+    result = read_result(folder)
+    return Run(folder, result) if result["status"] == "completed" else None
 
 
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -101,11 +106,11 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
     if resume and overwrite:
         raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start over")
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    if not existing.is_dir():
-        raise refuse(f"{existing}, which is a file", "name another folder in `output`")
-    if not os.access(existing, os.W_OK):
-        raise refuse(f"no permission to write to {existing}", "name a folder that you may write to")
+    refuse_unwritable(folder)
+    if overwrite and folder.is_symlink():
+        raise refuse(f"a link to {folder.resolve()}", "name the folder itself, or remove it by hand", "a folder")
+    if resume and (links := [str(path.relative_to(folder)) for path in _own(folder) if path.is_symlink()]):
+        raise refuse(f"links: {name_list(links)}", "put the folders themselves there", "folders and files of its own")
     used = folder.is_dir() and any(path.name != test_set_looks.LOOKS for path in folder.iterdir())
     is_run = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))
     if used and overwrite and not is_run:
@@ -115,12 +120,56 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
             "a folder that is in use", "--resume goes on with it, --overwrite starts over, or name another folder"
         )
     if overwrite:  # but for the count of test-set evaluations: training again does not undo them
-        seeds = [path.parent for path in folder.glob("seed-*/recipe.yaml") if SEED.fullmatch(path.parent.name)]
-        for path in (*(folder / name for name in OURS), *seeds):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in _own(folder):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _own(folder: Path) -> list[Path]:
+    """What a run has written into its folder; a link among it is for nobody to follow."""
+    seeds = [path for path in folder.glob("seed-*") if SEED.fullmatch(path.name) and (path / "recipe.yaml").is_file()]
+    return [path for path in (*(folder / name for name in OURS), *seeds) if path.is_symlink() or path.exists()]
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """UserError where no run can be written to a folder: tried with a file, of which nothing stays."""
+    fix = "name another folder in `output`"
+    try:
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        if not existing.is_dir():
+            found = f"{existing}, which is a file"
+        elif not os.access(existing, os.W_OK):
+            found, fix = f"no permission to write to {existing}", "name a folder that you may write to"
+        else:
+            try_writing(folder)
+            return
+    except OSError as error:
+        found = f"{reason(error)}, on trying to write there"
+    raise UserError(Problem(str(folder), "output", found, "an empty or a new folder", fix))
+
+
+def refuse_among_inputs(recipe: Recipe) -> None:
+    """UserError where `output` lies in a folder that the run reads, or holds one: a run never writes over what it is
+    made of."""
+    output = absolute(recipe.path(recipe.output))
+    problems = []
+    for field, value in recipe.inputs():
+        path = absolute(recipe.path(value))
+        if (path.is_dir() and output.is_relative_to(path)) or (path.exists() and path.is_relative_to(output)):
+            found, expected = f"{output}, while {field} is {path}", f"a folder apart from {field}"
+            problems.append(recipe.problem("output", found=found, expected=expected, fix="name another folder"))
+    if problems:
+        raise UserError(problems)
 
 
 def write_skipped(folder: Path, material: Material) -> None:
     if material.skipped:
-        lines = [json.dumps(vars(problem), ensure_ascii=False) + "\n" for problem in material.skipped]
-        write_text(folder / "skipped.jsonl", "".join(lines))
+        lines = [json.dumps(_as_seen_from(folder, vars(problem)), ensure_ascii=False) for problem in material.skipped]
+        write_text(folder / "skipped.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def _as_seen_from(folder: Path, problem: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's problem, its file named as seen from a folder."""
+    if not (file := problem.get("file")):
+        return dict(problem)
+    name = shared(Path(file), folder)
+    return {**problem, "file": name, "where": problem["where"].replace(file, name)}

@@ -6,7 +6,6 @@ recipe.yaml  result.json  report.html     the pool (`pooling`)
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
 from keeltune.runs import one_seed, opened_model, pooling, run_folder
 from keeltune.runs.run_folder import Run
+from keeltune.runs.stored_result import read_result
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown
 from keeltune.utils.files import write_json, write_text
@@ -45,7 +45,7 @@ def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: D
         run_folder.claim(folder, resume=resume, overwrite=overwrite)
         if resume:
             _refuse_another_recipe(folder, recipe)
-        write_text(folder / "recipe.yaml", recipe.dump())
+        write_text(folder / "recipe.yaml", recipe.dump(folder))
     with run_folder.status_of(folder, recipe, main):
         runs, failed = _runs(recipe, folder, display, resume)
         if not main:
@@ -64,7 +64,7 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
         return
     then, now = (
         either.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
-        for either in (load(folder / "recipe.yaml"), parse(recipe.dump(), folder=folder))
+        for either in (parse(one.dump(), folder=folder) for one in (load(folder / "recipe.yaml"), recipe))
     )
     single = (folder / "checkpoints" / "identity.json").is_file()
     problems = [
@@ -113,10 +113,7 @@ def _run(recipe: Recipe, output: Path, seed: int, display: Display, resume: bool
 
 def _failed(folder: Path) -> list[dict[str, Any]]:
     """The seeds that learnt nothing, each with the reason."""
-    results = [
-        json.loads((failed / "result.json").read_text(encoding="utf-8"))
-        for failed in sorted(folder.glob("seed-*-failed"))
-    ]
+    results = [read_result(failed) for failed in sorted(folder.glob("seed-*-failed"))]
     return [{"seed": result["training"]["seed"], "reason": overfitting.stuck(result)} for result in results]
 
 

@@ -34,9 +34,10 @@ from keeltune.training.job import Job, ReferenceSource
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.utils import distributed
-from keeltune.utils.errors import Problem, StateRefused, shown
+from keeltune.utils.errors import Problem, StateRefused, UserError, shown
 from keeltune.utils.files import write_text
 from keeltune.utils.identity import differences, refuse_other
+from keeltune.utils.json import read_json
 from keeltune.utils.progress import Display
 
 FOLDER = "checkpoints"
@@ -73,7 +74,7 @@ def start_run(folder: Path, identity: Mapping[str, Any], job: Job, *, resumed: b
     file, source = folder / FOLDER / DECIDED, job.reference_source
     now = {"kind": source.kind, "reason": source.reason, "digest": (source.cache or {}).get("digest")}
     if resumed and file.is_file():
-        then = json.loads(file.read_text(encoding="utf-8"))
+        then = read_json(file, kind=dict)
         then.pop("precision", None)
         if then != now:
             fix = "restore the cache, or start anew with --overwrite"
@@ -84,9 +85,9 @@ def start_run(folder: Path, identity: Mapping[str, Any], job: Job, *, resumed: b
 def decided(folder: Path) -> tuple[ReferenceSource | None, str | None]:
     """Where the reference of a started run comes from, and its precision: `auto` is measured once, at a run's start."""
     try:
-        stored = json.loads((folder / FOLDER / DECIDED).read_text(encoding="utf-8"))
+        stored = read_json(folder / FOLDER / DECIDED, kind=dict)
         return ReferenceSource(stored["kind"], stored["reason"]), stored.get("precision")
-    except (OSError, ValueError, KeyError):
+    except (UserError, KeyError):
         return None, None
 
 
@@ -110,7 +111,7 @@ def newest(folder: Path, identity: dict[str, Any], recipe: Recipe, display: Disp
     if not file.is_file():
         display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
         return None
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored = read_json(file, kind=dict)
     chosen = {"recipe": recipe.model_dump(by_alias=True, exclude_defaults=True)}
     problems = [
         Problem(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from keeltune.models import model_files
 from keeltune.objective.references.adapter_off import AdapterOff
@@ -21,6 +22,7 @@ from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Need, Reference, ReferenceContext
 from keeltune.recipe.fields import Recipe
+from keeltune.recipe.paths import shared
 from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.tasks.common.example import Example
 from keeltune.training.cache import cost, identity
@@ -61,13 +63,15 @@ def is_start(recipe: Recipe, models: Sequence[str], student: str) -> bool:
 
 
 def model_names(material: Material) -> list[str]:
-    """The models of the reference as `result.json` lists them."""
+    """The models of the reference as `result.json` lists them: folders as seen from the run's."""
     spec = material.recipe.reference_spec()
     if spec is None:
         return []
     if "models" not in spec.needs:
         return [spec.model] if isinstance(spec.model, str) else list(spec.model or ())
-    return [files.source for files in material.references] or [material.source]
+    folder = material.recipe.path(material.recipe.output)
+    sources = [files.source for files in material.references] or [material.source]
+    return [shared(Path(source), folder) if Path(source).is_dir() else source for source in sources]
 
 
 def live_reference(recipe: Recipe, context: ReferenceContext) -> Reference:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,8 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.utils.device import in_eval_mode
-from keeltune.utils.files import write_atomically
+from keeltune.utils.files import open_regular, write_atomically
+from keeltune.utils.json import parse_json
 
 BATCH, CANDIDATES = 32, 5
 """Rows written at a time, and beams among which an interpolated target is chosen."""
@@ -50,16 +51,15 @@ class TextStore:
     def _read(self) -> dict[str, Any]:
         if not self.file.is_file():
             return {}
-        first, *lines = self.file.read_text(encoding="utf-8").split("\n")  # a text may hold U+2028
-        if first != json.dumps(self.identity, sort_keys=True):
+        with open_regular(self.file) as stream:
+            first, *lines = stream.read().split(b"\n")  # a text may hold U+2028
+        if first != json.dumps(self.identity, sort_keys=True).encode():
             return {}
         texts = {}
         for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            texts[entry["key"]] = entry["text"]
+            with suppress(ValueError, KeyError, TypeError):  # the last line of a run that was killed
+                entry = parse_json(line)
+                texts[entry["key"]] = entry["text"]
         return texts
 
     @contextmanager
@@ -69,7 +69,7 @@ class TextStore:
         head = json.dumps(self.identity, sort_keys=True)
         lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
         write_atomically(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
-        with self.file.open("a", encoding="utf-8") as stream:
+        with self.file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
 
             def add(texts: Mapping[str, Any]) -> None:
                 for key, text in texts.items():

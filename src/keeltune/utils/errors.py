@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from keeltune.utils.messages import Message
 from keeltune.utils.sanitization import HIDDEN, is_secret, shown_text
 
 LISTED = 10
@@ -41,7 +42,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         for part in ("where", "field", "found", "expected", "fix", "kind"):
-            object.__setattr__(self, part, shown_text(getattr(self, part)))
+            text = getattr(self, part)
+            clean = text.changed(shown_text) if isinstance(text, Message) else shown_text(text)
+            if clean != text:
+                object.__setattr__(self, part, clean)
         named = self.field.rpartition(".")[2]
         if is_secret(named) and named not in self.found and self.found != "nothing":
             object.__setattr__(self, "found", f"a value that is not shown ({HIDDEN})")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,29 +62,27 @@ def _open_below(path: Path, root: Path) -> int:
         os.close(folder)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none where there is no file. A text in them may hold U+2028, so that
-    `splitlines` would cut it."""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line) for line in lines if line]
-
-
 def write_json(path: Path, value: Any) -> None:
     """JSON without NaN: what is no number is refused here, not read as one elsewhere."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all: written under another name, flushed to disk, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    """Whole or not at all: written under another name, flushed to disk, renamed. A lone surrogate, which UTF-8 has no
+    bytes for, is written as \\udXXX, which is its spelling in JSON too."""
+    make_folder(path.parent)
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: staged, synced, renamed, and the folder synced."""
-    staging = path.with_name(f".staging-{os.getpid()}-{path.name}")
+    """Writes a file whole or not at all: staged, synced, renamed, and the folder synced.
+
+    It is for its owner alone to change, whatever the umask, and a link in its place is replaced, not followed.
+    """
+    staging = path.with_name(f".staging-{os.getpid()}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
     try:
-        with staging.open("wb") as stream:
+        staging.unlink(missing_ok=True)
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -96,3 +96,35 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def owners_alone() -> Iterator[None]:
+    """Within: no file or folder that this process makes, or a library in it, may be written to by others."""
+    before = os.umask(0o022)
+    os.umask(before | 0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder with those above it, where they are not there yet."""
+    with owners_alone():
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def try_writing(folder: Path) -> None:
+    """Raises OSError where no file can be made, synced and renamed in a folder; it leaves nothing, not even the folder
+    where that was not there. The file's name is as long as any that follows."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    file = folder / f".trial-{os.getpid()}".ljust(120, "-")
+    try:
+        make_folder(folder)
+        write_atomically(file, b"\0" * 4096)
+        file.unlink()
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ class Message(str):
         message = super().__new__(cls, template.format(**values))
         message.template, message.values = template, values
         return message
+
+    def changed(self, change: Callable[[str], str]) -> Message:
+        """The same sentence, its texts changed."""
+        texts = {n: v.changed(change) if isinstance(v, Message) else v for n, v in self.values.items()}
+        return Message(self.template, **{n: change(v) if type(v) is str else v for n, v in texts.items()})
 
     def __deepcopy__(self, memo: Any) -> Message:
         return self

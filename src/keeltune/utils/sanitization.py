@@ -17,7 +17,7 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode's categories of what is no letter, mark, number, sign or blank: controls (ESC, newline), formats (the
 bidirectional U+202E, the zero-width U+200B), lone surrogates, and the separators of lines."""
 
-_SECRET_WORDS = frozenset({"password", "passwd", "pwd", "passphrase", "secret", "secrets", "apikey", "authorization",
+_SECRET_WORDS = frozenset({"password", "passwd", "passphrase", "secret", "secrets", "apikey", "authorization",
                            "bearer", "credential", "credentials"})  # fmt: skip
 
 _ORDINARY = {
@@ -63,7 +63,7 @@ def is_secret(name: str) -> bool:
     """Whether a field or variable of this name holds a secret: `hub_token`, `reference.api_key`, `HF_TOKEN`."""
     last = re.split(r"[.\s]", name.strip())[-1]
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", last).lower())
-    if _SECRET_WORDS & set(words):
+    if _SECRET_WORDS & set(words) or (words[-1:] == ["pwd"] and len(words) > 1):  # PWD is the working folder
         return True
     if not words or words[-1] not in _ORDINARY:
         return False

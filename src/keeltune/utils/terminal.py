@@ -44,7 +44,9 @@ def _indented(text: str) -> str:
     return shown_text(text.strip(), keep="\n").replace("\n", "\n  ")
 
 
-def _format_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     return f"{category.__name__}: {_indented(str(message))}\n"
 
 

@@ -9,7 +9,7 @@ from keeltune.reports import charts
 from keeltune.reports.finished_run import FinishedRun
 from keeltune.reports.localization import Translator
 from keeltune.reports.sections.section import Section
-from keeltune.utils.files import read_lines
+from keeltune.utils.json import read_lines
 
 Log = Sequence[Mapping[str, Any]]
 """The lines of a `log.jsonl`."""
@@ -28,9 +28,11 @@ class TrainingCurves(Section):
         """At least one picture, which says so where nothing was logged."""
         say = run.say
         if not run.parts:
-            pictures = _of_one(read_lines(run.folder / "log.jsonl"), say)
+            pictures = _of_one(read_lines(run.folder / "log.jsonl", infinity=True), say)
         else:
-            logs = {f"{say('seed')} {n}": read_lines(folder / "log.jsonl") for n, folder in run.parts.items()}
+            logs = {
+                f"{say('seed')} {n}": read_lines(folder / "log.jsonl", infinity=True) for n, folder in run.parts.items()
+            }
             pictures = _of_seeds(logs, list(run.result["metrics"]["validation"] or {}), say)
         return {"charts": [Markup(picture) for picture in pictures]}
 
