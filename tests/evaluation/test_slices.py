@@ -13,7 +13,7 @@ from keeltune.evaluation import counterfactual, slices
 from keeltune.reports.findings import bias
 from keeltune.runs import run
 from keeltune.utils.errors import UserError
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 from keeltune.utils.progress import Display
 from tests.helpers.pages import check_page
 from tests.helpers.runs import make_data, reviews, spec_of, write_rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_distillation_with_a_pool(tiny, data):
     check_folder(finished, data, ["negative", "positive"])
     check_scores(finished)
     assert finished.result["reference"]["kind"] == "model"
-    assert finished.result["reference"]["models"] == [str(tiny("bert", seed=5))]
+    assert finished.result["reference"]["models"] == [os.path.relpath(tiny("bert", seed=5), finished.folder)]
     assert finished.result["objective"]["weight"] == 2.5
     assert finished.result["objective"]["divergence_name"] == "reverse-kl"
     entries = [entry for entry in lines(finished.folder / "log.jsonl") if "loss" in entry]
@@ -170,7 +171,8 @@ def test_cross_domain(tiny, data):
     result = finished.result
     assert result["objective"]["weight"] == pytest.approx(2 / math.log(0.999 / 0.001), rel=1e-12)
     assert result["objective"]["divergence"] > 0
-    expected = {"kind": "model", "models": [str(tiny("bert"))], "cache": None, "reason": None, "gate": None}
+    models = [os.path.relpath(tiny("bert"), finished.folder)]
+    expected = {"kind": "model", "models": models, "cache": None, "reason": None, "gate": None}
     assert {**result["reference"], "reason": None} == expected
     before, after = result["metrics"]["source"]["before"], result["metrics"]["source"]["after"]
     assert before["loss"] != after["loss"]

@@ -14,7 +14,7 @@ from keeltune.evaluation import overfitting, scores, seed_bootstrap
 from keeltune.reports import run_page
 from keeltune.runs import comparison, history, opened_model, pooling, run, run_folder, seeds
 from keeltune.utils.errors import StateRefused, UserError
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 from keeltune.utils.progress import Display
 from tests.helpers.pages import check_page
 from tests.helpers.runs import lines, make_data, reviews, spec_of, write_rows

@@ -34,7 +34,7 @@ from keeltune.tasks.task import Task
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import Problem, UserError, without_resume_option
 from keeltune.utils.files import write_json, write_text
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
 

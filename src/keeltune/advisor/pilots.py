@@ -23,7 +23,8 @@ from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import without_resume_option
 from keeltune.utils.files import write_json
-from keeltune.utils.json import read_json, read_lines
+from keeltune.utils.json import read_json
+from keeltune.utils.json_lines import read_lines
 from keeltune.utils.progress import Display
 
 

@@ -20,7 +20,7 @@ from keeltune.data.dataset import Row
 from keeltune.evaluation import counterfactual, prediction, slices
 from keeltune.evaluation.scores import Scores
 from keeltune.training.job import Job
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 
 ROWS = 500
 """Rows with a term, or with a predictive word, that are answered once more at most."""

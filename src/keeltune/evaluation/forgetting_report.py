@@ -22,7 +22,7 @@ from keeltune.tasks.common.batches import by_length, to_device
 from keeltune.tasks.common.example import Example
 from keeltune.training.job import Job
 from keeltune.utils.device import in_eval_mode
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 
 COMPARED = 500
 """Rows of a domain on which the models' answers, and the domains themselves, are compared at most."""

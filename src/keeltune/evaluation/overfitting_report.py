@@ -16,7 +16,7 @@ from keeltune.evaluation.scores import score as scored
 from keeltune.objective.predictions import IGNORED
 from keeltune.training.job import Job
 from keeltune.training.preparation.row_encoding import encode_rows
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 
 LATE = 5
 """The last log entries whose mean is the training's last cross-entropy."""

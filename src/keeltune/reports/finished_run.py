@@ -13,7 +13,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.reports.localization import Translator, translator
 from keeltune.reports.uncertainty import ResampledUnits, resampled_units
 from keeltune.utils.errors import UserError
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 
 
 @dataclass(frozen=True)

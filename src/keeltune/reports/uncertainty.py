@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keeltune.data.clusters import FEW_CLUSTERS, clusters_of
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 
 MARK = " †"
 """What stands after an interval that is too narrow."""

@@ -16,7 +16,7 @@ from keeltune.runs.result import empty
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 from keeltune.utils.messages import joined
 
 Result = Mapping[str, Any]

@@ -18,7 +18,7 @@ from keeltune.evaluation.scores import table_of
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown, visible
 from keeltune.utils.files import try_writing, write_text
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 from keeltune.utils.system_faults import reason
 
 ENDINGS = (".jsonl", ".csv", ".tsv")

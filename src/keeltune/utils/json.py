@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from keeltune.utils.errors import Problem, UserError, name_list, shown, visible
+from keeltune.utils.errors import Problem, UserError, name_list, visible
 from keeltune.utils.files import open_regular
 
 DEPTH = 100
@@ -264,30 +264,6 @@ def after_blanks(text: str, at: int) -> int:
     """The place of the first character from `at` on that is no blank of JSON."""
     match = _BLANKS.match(text, at)
     return match.end() if match else at
-
-
-def read_lines(file: Path, *, infinity: bool = False) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines in UTF-8; none where there is no file. A text in them may hold U+2028, so
-    that `splitlines` would cut it. Raises `UserError` that names the line of what is none; `infinity` as `read_json`.
-    """
-    if not file.is_file():
-        return []
-    with open_regular(file) as stream:
-        lines = stream.read().split(b"\n")
-    values = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                value = strict_value(line.decode(), infinity=True) if infinity else parse_json(line)
-            except ValueError as error:
-                where, found = f"{file}:{number}", visible(str(error), 200)
-                problem = Problem(where, "", found, "a line of JSON, as keeltune writes it", "copy the file again")
-                raise UserError(problem) from None
-            if not isinstance(value, dict):
-                problem = Problem(f"{file}:{number}", "", shown(value), "a mapping a line", "copy the file again")
-                raise UserError(problem)
-            values.append(value)
-    return values
 
 
 def read_json(file: Path, field: str = "", *, kind: type | None = None, infinity: bool = False, fix: str = "") -> Any:

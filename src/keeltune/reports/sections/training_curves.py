@@ -9,7 +9,7 @@ from keeltune.reports import charts
 from keeltune.reports.finished_run import FinishedRun
 from keeltune.reports.localization import Translator
 from keeltune.reports.sections.section import Section
-from keeltune.utils.json import read_lines
+from keeltune.utils.json_lines import read_lines
 
 Log = Sequence[Mapping[str, Any]]
 """The lines of a `log.jsonl`."""
