@@ -200,11 +200,14 @@ def test_shards_with_different_columns(tmp_path: Path):
     assert not isinstance(problem, RowProblem)
 
 
-def test_folder_of_splits_is_refused(tmp_path: Path):
-    for name in ("train.jsonl", "test.jsonl"):
+def test_folder_of_splits_without_the_wanted_one_is_refused(tmp_path: Path):
+    for name in ("dev.jsonl", "test.jsonl"):
         written(tmp_path, name, GOOD)
     rows, (problem,) = load(tmp_path)
-    assert rows == [] and "splits" in str(problem) and "test.jsonl" in problem.fix
+    assert rows == [] and "splits" in str(problem) and "dev.jsonl" in problem.fix
+    (tmp_path / "dev.jsonl").rename(tmp_path / "train.jsonl")
+    rows, problems = load(tmp_path)
+    assert problems == [] and {Path(row.file).name for row in rows} == {"train.jsonl"}
     (tmp_path / "test.jsonl").rename(tmp_path / "train-2.jsonl")
     assert load(tmp_path)[1] == []
 

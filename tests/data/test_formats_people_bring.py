@@ -164,6 +164,21 @@ def test_splits_of_what_datasets_saves(saved: Path):
     assert '"validation"' in problem.found and "several/train" in problem.fix
 
 
+def test_a_folder_with_the_files_of_several_splits(tmp_path: Path):
+    """As the hub lays them out: of each split its own files; where it cannot be told, none."""
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001", "dev"):
+        (tmp_path / "data" / f"{name}.jsonl").write_text(f'{{"text": "{name}", "label": "pos"}}\n')
+    rows = {split: read_file(tmp_path / "data", split=split)[0] for split in ("train", "validation", "test")}
+    assert [row.fields["text"] for row in rows["train"]] == ["train-00000-of-00002", "train-00001-of-00002"]
+    assert [len(rows["validation"]), len(rows["test"])] == [1, 1]
+    (tmp_path / "data" / "dev.jsonl").unlink()
+    assert read_file(tmp_path / "data", split="validation")[1][0].kind == "splits in one folder"
+    (tmp_path / "data" / "more.jsonl").write_text('{"text": "x", "label": "pos"}\n')
+    assert read_file(tmp_path / "data")[1][0].kind == "splits in one folder"
+    assert read_file(tmp_path)[1][0].fix.endswith("/data")
+
+
 def picture() -> bytes:
     from PIL import Image
 

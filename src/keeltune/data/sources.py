@@ -104,16 +104,21 @@ def _paths(
 def _one_data_set(
     source: DataSource, folder: Path, files: list[Path], endings: str
 ) -> tuple[list[Path], Problem | None]:
-    """The data files of a folder; none where they are several splits: the test rows would be trained on."""
+    """The data files of a folder, of several splits those of the wanted one; none where that cannot be told: the test
+    rows would be trained on."""
     where = source.where or source.name
-    splits = {SPLITS.get(re.split(r"[._-]", p.name.lower())[0], "") for p in files} - {""}
-    if len(splits) > 1:
+    split_of = {path: SPLITS.get(re.split(r"[._-]", path.name.lower())[0], "") for path in files}
+    wanted = [path for path, split in split_of.items() if split == source.split]
+    if len({*split_of.values()} - {""}) > 1 and wanted and all(split_of.values()):
+        return wanted, None
+    if len({*split_of.values()} - {""}) > 1:
         found = f"{folder} holds several splits: {name_list(p.name for p in files)}"
         fix = f"name the file, as in {source.name.rstrip('/')}/{files[0].name}"
         return [], Problem(where, "", found, "a folder that is one data set", fix, "splits in one folder")
     if files:
         return files, None
-    fix = "put the data there, or correct the path"
+    inner = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] not in "._"]
+    fix = f"name the folder inside: {source.name.rstrip('/')}/{inner[0]}" if inner else "put the data there"
     return [], Problem(where, "", f"no data file in the folder {folder}", endings, fix, "empty folder")
 
 
