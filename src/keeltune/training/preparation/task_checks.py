@@ -68,12 +68,19 @@ def without_targets(encoded: Sequence[Sequence[Example]]) -> bool:
     return not any(example.predictions for row in encoded for example in row)
 
 
+BLOCK = 500
+"""Rows whose texts are searched together, as most hold no special token."""
+
+
 def control_token_warnings(task: Task, rows: Mapping[str, Sequence[Row]], where: Callable[[str], str]) -> list[Problem]:
     """One for each split in whose texts special tokens are written, which are read as text. `where`: of a split."""
     warnings = list[Problem]()
     for split, of_split in rows.items():
-        texts = [list(texts_of(type(task), [row])) for row in of_split]
-        names = [name for of_row in texts if (name := written_in(task.tokenizer, of_row))]
+        names = list[list[str]]()
+        for block in (of_split[start : start + BLOCK] for start in range(0, len(of_split), BLOCK)):
+            if written_in(task.tokenizer, ["\n".join(texts_of(type(task), block))]):
+                found_in = (written_in(task.tokenizer, texts_of(type(task), [row])) for row in block)
+                names += [of_row for of_row in found_in if of_row]
         if names:
             written = ", ".join(visible(name) for name in sorted({name for of_row in names for name in of_row})[:5])
             template = "{count} of {all} rows of {split} have special tokens written in a text: {names}"
