@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -112,6 +113,10 @@ def test_a_run_leaves_vocabulary_and_tokenizer_as_large_as_they_were(tmp_path):
     words, model = AutoTokenizer.from_pretrained(run.model), AutoModelForCausalLM.from_pretrained(run.model)
     assert len(words) == len(models.word_tokenizer(pad=False)) == 25
     assert model.config.vocab_size == len(model.get_input_embeddings().weight) == 25
+    together = kt.predict(run.folder, tmp_path / "rows.jsonl", display=QUIET)
+    for row, line in zip(ROWS, together, strict=True):  # padded at the left, where positions are counted by the mask
+        write_lines(tmp_path / "one.jsonl", [row])
+        assert kt.predict(run.folder, tmp_path / "one.jsonl", display=QUIET)[0]["prediction"] == line["prediction"]
     scored = kt.evaluate(run.folder, tmp_path / "rows.jsonl", display=QUIET)
     assert scored["metrics"]["loss"] == pytest.approx(run.result["metrics"]["test"]["loss"], rel=1e-6)
 
@@ -159,6 +164,39 @@ def test_a_new_model_pads_with_a_token_of_its_tokenizer(tmp_path):
     assert len(job.model.get_input_embeddings().weight) == len(job.material.task.tokenizer) == 25
     assert job.material.task.tokenizer.pad_token_id is not None
     assert job.model.get_input_embeddings().padding_idx is None  # such a row is never trained
+
+
+def test_a_decoder_that_starts_with_its_padding_sees_its_start(tmp_path):
+    """Of GPT-2 one special token begins, ends and pads: the joined model, left alone, would mask all three."""
+    models.save_tiny(tmp_path / "encoder", "bert")
+    decoder = reluctant(tmp_path / "decoder", "gpt2", 0)
+    words = AutoTokenizer.from_pretrained(decoder)
+    words.bos_token = words.eos_token = "[SEP]"
+    words.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    words.save_pretrained(decoder)
+    lines = [{"source": "the film is good", "target": "good"}, {"source": "a plot", "target": "a very long plot it is"}]
+    write_lines(tmp_path / "rows.jsonl", lines)
+    given = {
+        "task": "translation", "method": "fine-tuning", "data": {"train": "rows.jsonl"},
+        "model": {"new": {"model_type": "encoder-decoder", "encoder": "encoder", "decoder": "decoder"},
+                  "tokenizer": "decoder"},
+        "training": {"max_steps": 1, "batch_size": 2, "precision": "fp32"}, "generation": {"max_new_tokens": 4},
+    }  # fmt: skip
+    job = build(prepared(given, tmp_path), QUIET)
+    task, examples, model = job.material.task, job.material.examples["train"], job.model.eval()
+    assert task.tokenizer.pad_token_id == model.config.decoder_start_token_id == 3
+    batch = task.collate(examples)
+    together = task.candidates(model, examples, "cpu")
+    assert together == [task.candidates(model, [example], "cpu")[0] for example in examples]
+    with torch.no_grad():
+        found = task.losses(task.rows(task.forward(model, batch), batch), batch)
+        model.double()
+        for example, loss in zip(examples, found, strict=True):
+            inputs = {name: torch.tensor([ids]) for name, ids in example.inputs.items()}
+            seen = torch.ones_like(inputs["decoder_input_ids"])
+            log_probs = model(**inputs, decoder_attention_mask=seen).logits[0].log_softmax(-1)
+            by_hand = -log_probs[range(len(example.targets)), example.targets].sum()
+            assert loss == pytest.approx(float(by_hand), rel=1e-5)
 
 
 # Heads and tables that lack ids
@@ -218,22 +256,44 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_by_check(tmp_pa
             prepared(given, tmp_path)
 
 
-def test_ids_beyond_a_table_are_refused_by_check(tmp_path):
-    """A special token that the tokenizer puts around texts, segments and a start token that the model lacks."""
-    folder = models.save_tiny(tmp_path / "model")
+def with_a_start(folder: Path) -> Path:
+    """A model whose tokenizer puts a special token before each text that the model has no row for."""
+    models.save_tiny(folder)
     words = models.word_tokenizer()
     words.add_special_tokens({"cls_token": "<start>"})
-    from tokenizers import processors
-
-    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+    words.backend_tokenizer.post_processor = TemplateProcessing(
         single="<start> $A", pair="<start> $A $B", special_tokens=[("<start>", 25)]
     )
     words.save_pretrained(folder)
-    write_lines(
-        tmp_path / "rows.jsonl", [{"text": "good", "label": "positive"}, {"text": "bad", "label": "negative"}] * 4
-    )
-    given = {"task": "text-classification", "method": "fine-tuning", "model": "model", "data": {"train": "rows.jsonl"}}
+    rows = [{"text": "good", "label": "positive"}, {"text": "bad", "label": "negative"}]
+    write_lines(folder.parent / "rows.jsonl", rows * 4)
+    return folder
+
+
+CLASSES = {"task": "text-classification", "data": {"train": "rows.jsonl"}}
+
+
+def test_ids_beyond_a_table_are_refused_by_check(tmp_path):
+    with_a_start(tmp_path / "model")
     with pytest.raises(UserError, match="input_ids of 25"):
+        prepared({**CLASSES, "method": "fine-tuning", "model": "model"}, tmp_path)
+
+
+def test_ids_beyond_a_table_of_the_reference_are_refused_by_check(tmp_path):
+    """It has the student's tokenizer and reads the student's ids, of which its own table has no row for one."""
+    student = with_a_start(tmp_path / "student")
+    with_a_start(tmp_path / "teacher")
+    model = AutoModelForSequenceClassification.from_pretrained(student)
+    model.resize_token_embeddings(26)
+    model.save_pretrained(student)
+    prepared({**CLASSES, "method": "fine-tuning", "model": "student"}, tmp_path)
+    given = {**CLASSES, "method": "distillation", "model": "student", "reference": "teacher"}
+    with pytest.raises(UserError, match="input_ids of 25"):
+        prepared(given, tmp_path)
+    words = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    words.add_tokens(["film2"])
+    words.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(UserError, match=r"reference\n.*with none for"):
         prepared(given, tmp_path)
 
 

@@ -6,8 +6,9 @@ ever added to a model's vocabulary, as a new row takes probability from all othe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -36,6 +37,13 @@ class Bounds:
     writes: int | None = None
     places: int | None = None
     written: int | None = None
+
+
+def read_by_all(own: Bounds, others: Sequence[Bounds]) -> Bounds:
+    """A model's bounds, within those of others that read the same ids."""
+    known = [own, *others]
+    reads, segments = ([n for b in known if (n := getattr(b, name)) is not None] for name in ("reads", "segments"))
+    return replace(own, reads=min(reads, default=None), segments=min(segments, default=None))
 
 
 def bounds_of(model: Any) -> Bounds:

@@ -6,7 +6,7 @@ A reference that does not fit is refused by what differs: the names of its label
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.models import configuration, loading, processors, tokenizer_match
 from keeltune.models.generation import stored_generation
-from keeltune.models.vocabulary import CTC, bounds_of, vocabulary_size
+from keeltune.models.vocabulary import CTC, Bounds, bounds_of, vocabulary_size
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
@@ -45,6 +45,7 @@ class ReferenceFiles:
     auto_model   the class that loads it
     shared       the token ids on which it is compared with the student; None: on all choices
     notice       what users should know of its tokens
+    bounds       the ids that it knows
     """
 
     source: str
@@ -54,6 +55,7 @@ class ReferenceFiles:
     auto_model: str
     shared: Sequence[int] | None = None
     notice: str = ""
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def _compare(student: ComparedStudent, number: int, source: str) -> ReferenceFil
         if recipe.generation.on_policy and (companion is not None or (sizes[0] or 0) > (sizes[1] or 0)):
             return unreadable(recipe, source, sizes)
         shared, notice = shared_tokens(source, relation, sizes)
-    own_reader = None if same else reader
-    return ReferenceFiles(source, candidate.names, own_reader, companion, candidate.auto_model, shared, notice)
+    own_reader, known = None if same else reader, reader.settings.bounds
+    return ReferenceFiles(source, candidate.names, own_reader, companion, candidate.auto_model, shared, notice, known)
 
 
 def _read(student: ComparedStudent, source: str) -> _Candidate:
@@ -177,6 +179,8 @@ def _reader(student: ComparedStudent, candidate: _Candidate) -> tuple[Task, bool
     """The task as the candidate reads it, and whether it reads less of a row than the student."""
     where, most, task_class = student.recipe.where("reference"), student.settings.max_length, student.task_class
     shape = loading.skeleton(candidate.config, candidate.auto_model, where, "reference")
+    if problem := loading.misfit(shape, candidate.processor):
+        raise UserError(Problem(where, "reference", *problem))
     reach = reading_length(None, shape, candidate.processor, task_class, where)
     max_length = min((length for length in (reach, most) if length is not None), default=None)
     settings = replace(

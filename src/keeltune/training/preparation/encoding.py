@@ -9,7 +9,7 @@ from keeltune.data.dataset import Row
 from keeltune.models import loading, processors, surgery
 from keeltune.models.generation import stored_generation
 from keeltune.models.lora import adapter_problem
-from keeltune.models.vocabulary import CTC, bounds_of
+from keeltune.models.vocabulary import CTC, bounds_of, read_by_all
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import StudentFrom
 from keeltune.tasks.common.example import Example
@@ -68,6 +68,8 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     asked = recipe.generation
     if "max_new_tokens" in asked.model_fields_set and settings.max_new_tokens < asked.max_new_tokens:
         log.notices.append(f"max_new_tokens is {settings.max_new_tokens}: the model has places for no more")
+    alike = [files.bounds for files in references if files.companion is None and not student.only_writes]
+    settings = replace(settings, bounds=read_by_all(settings.bounds, alike))
     task = reading.task_class(processor, settings, companions_of(references))
     log.errors += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
     anchor_task = None
