@@ -45,6 +45,18 @@ def head_names(config: Any) -> list[str] | None:
         return None
 
 
+def look_back(config: Any, auto_model: str) -> list[str]:
+    """Has each token of a decoder see those before it alone, where that is left to `is_decoder`; says so.
+
+    BERT's kind sees the whole text by default, so also the token that it is asked for.
+    """
+    decodes = auto_model == "AutoModelForCausalLM" and not getattr(config, "is_encoder_decoder", False)
+    if not decodes or getattr(config, "is_decoder", True):
+        return []
+    config.is_decoder = True
+    return [f"{config.model_type} writes as a decoder (is_decoder: true): each token sees those before it alone"]
+
+
 def _too_deep(values: Mapping[str, Any]) -> str | None:
     """`name: number` of a depth, of a part of the configuration too, that makes no model."""
     for name, value in ((str(key), value) for key, value in values.items()):

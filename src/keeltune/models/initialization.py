@@ -92,6 +92,7 @@ def load(spec: NewModel, recipe: Recipe, config: Any, processor: Any, auto_model
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: i for i, name in enumerate(labels)}
     changed = whole_attention(config)
+    configuration.look_back(config, auto_model)
     model = getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
     for part in PARTS:
         if isinstance(origin := spec.new.get(part), str):

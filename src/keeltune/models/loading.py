@@ -20,7 +20,7 @@ from torch import nn
 from keeltune.models import adapters
 from keeltune.models.adapters import adapters_on, base_of
 from keeltune.models.attention import whole_attention
-from keeltune.models.configuration import read_config
+from keeltune.models.configuration import look_back, read_config
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of
 from keeltune.models.vocabulary import CTC, bounds_of, fit_ctc_head, unknown_tokens
@@ -146,6 +146,7 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
     if auto_model == "AutoModelForSequenceClassification":
         config.problem_type = "multi_label_classification" if head.multi_label else "single_label_classification"
     changes = [note for note in (fit_head(source, config, processor, auto_model), whole_attention(config)) if note]
+    changes += look_back(config, auto_model)
     model, info = or_refuse(
         lambda: getattr(transformers, auto_model).from_pretrained(
             base_of(source),

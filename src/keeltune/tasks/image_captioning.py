@@ -24,6 +24,7 @@ from keeltune.tasks.common import own_generation
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.common.padding_effect import PaddingEffect, Unmeasured
 from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.caption_bleu import CaptionBleu
 from keeltune.tasks.metrics.cider import Cider
@@ -144,6 +145,13 @@ class ImageCaptioning(TextGeneration):
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds.values()).items()))
         notices = [f"{len(kinds)} pictures are made RGB of 8 bits: {listed}"] if kinds else []
         return [*super().notices(examples), *notices]
+
+    @cached_property
+    def padding_effect(self) -> PaddingEffect:
+        return Unmeasured()  # a picture's arrays are not a row each, so a batch of them is not taken apart
+
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        return [list(range(len(examples)))]
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
         """A picture of so many tokens that no caption has room behind it."""

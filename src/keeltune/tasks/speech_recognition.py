@@ -17,10 +17,11 @@ from keeltune.data.dataset import Row
 from keeltune.data.media import Media, Unreadable
 from keeltune.models import positions
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.batches import shapes, to_device
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
-from keeltune.tasks.common.padding_effect import PaddingEffect, groups_of_one_length
+from keeltune.tasks.common.padding_effect import groups_of_one_length
+from keeltune.tasks.common.recording_padding import RecordingPadding
 from keeltune.tasks.common.recordings import Recordings, too_short
 from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.character_error_rate import CharacterErrorRate
@@ -48,7 +49,6 @@ class SpeechRecognition(TextGeneration):
     def setup(self) -> None:
         super().setup()
         self.recordings = Recordings(self.processor, self.settings.config, self.settings.auto_model)
-        self.padding_effect = PaddingEffect(self.recordings, self.architecture.framewise)
         if self.settings.config is None:
             return
         decodes = self.settings.auto_model and not self.architecture.framewise and not self.architecture.reads_prompt
@@ -197,17 +197,16 @@ class SpeechRecognition(TextGeneration):
     def pad_source(self, inputs: Sequence[Mapping[str, Any]], *, left: bool = False) -> dict[str, Tensor]:
         return self.recordings.pad(inputs)
 
-    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
-        if not self.padding_effect.matters(model, batch):
-            return super().forward(model, batch)
-        return self.padding_effect.forward(model, batch)
+    @cached_property
+    def padding_effect(self) -> RecordingPadding:
+        return RecordingPadding(self.recordings, self.architecture.framewise)
 
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        groups = groups_of_one_length([example.notes for example in examples])
+        groups = groups_of_one_length([shapes(example) for example in examples])
         if len(groups) == 1 or self.architecture.framewise or not self._apart(model, examples, device):
             return super().groups(model, examples, device)  # a CTC model writes by one call of `forward`
         return groups
 
     def _apart(self, model: Any, examples: Sequence[Example], device: str) -> bool:
-        batch = {"inputs": self.pad([e.inputs for e in examples]), "notes": [e.notes for e in examples]}
+        batch = {"inputs": self.pad([e.inputs for e in examples]), "shapes": [shapes(e) for e in examples]}
         return self.padding_effect.matters(model, to_device(batch, device))

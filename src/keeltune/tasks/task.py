@@ -27,8 +27,10 @@ from keeltune.tasks.common.batches import Autocast, collated, labelled_and_ancho
 from keeltune.tasks.common.declaration import Declaration
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault, other_targets
+from keeltune.tasks.common.padding_effect import PaddingEffect
 from keeltune.tasks.common.scoring import Scoring
 from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.common.text_padding import TextPadding
 from keeltune.utils.errors import UserError
 
 
@@ -170,11 +172,14 @@ class Task(Declaration):
         """n_CE and n_D of a batch: its labelled predictions (their weights' sum), and its anchored ones."""
         return labelled_and_anchored(batch)
 
-    # predictions
-
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
         """The model's outputs. Families with a vocabulary head let the head see the predictions alone."""
-        return model(**batch["inputs"])
+        return self.padding_effect.forward(model, batch)
+
+    @cached_property
+    def padding_effect(self) -> PaddingEffect:
+        """Which rows may share a forward pass."""
+        return TextPadding(self.tokenizer)
 
     @abstractmethod
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:

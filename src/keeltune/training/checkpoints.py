@@ -16,16 +16,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from keeltune.data import dataset
 from keeltune.models import model_files
@@ -164,7 +165,16 @@ def live_names(model: Any) -> Iterator[None]:
 
 
 def save_states(checkpoint: Path, stateful: Sequence[Stateful]) -> None:
-    """What has a state, a file each beside the checkpoint's weights."""
+    """What has a state, a file each beside the checkpoint's weights; and no configuration that the Trainer cannot read.
+
+    It reads one to compare versions, by the class of all configurations, which refuses the kinds of layers that only
+    some classes know (DeepSeek-V4). A checkpoint's model is made of the recipe, never of this file.
+    """
+    with suppress(FileNotFoundError):
+        try:
+            PreTrainedConfig.from_json_file(checkpoint / CONFIG_NAME)
+        except StrictDataclassClassValidationError:
+            (checkpoint / CONFIG_NAME).unlink()
     for part in stateful:
         if state := part.state():
             tensors = {name: value.cpu().contiguous() for name, value in state.items()}

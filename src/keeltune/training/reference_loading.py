@@ -12,6 +12,7 @@ from keeltune.objective.references.reference import Autocast, Reference, Referen
 from keeltune.tasks.task import Task
 from keeltune.training.cache.finished import selected
 from keeltune.training.cache.identity import choices_of
+from keeltune.training.model_trial import try_model
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.training.preparation.head_compatibility import no_trained_head
 from keeltune.training.preparation.material import Material
@@ -52,7 +53,12 @@ def _load_model(
         reader.adopt(loaded.model, loaded.processor)
     order = [files.names.index(name) for name in task.settings.labels]
     to_rows = on_shared_ids(reordered(reader, order), files.shared, device)
-    return Model(loaded.model.to(device), to_rows, autocast, files.companion, reader.forward, temperature)
+    loaded.model.to(device)
+    name = files.companion
+    if files.reader is None or name is not None:  # one that only writes reads rows of its own
+        examples = [e if name is None else e.others[name] for e in material.examples["train"]]
+        try_model(loaded.model, reader, examples, device, (recipe.where("reference"), "reference"))
+    return Model(loaded.model, to_rows, autocast, name, reader.forward, temperature)
 
 
 def reordered(task: Task, order: list[int]) -> ToRows:

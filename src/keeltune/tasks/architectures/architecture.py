@@ -19,8 +19,9 @@ from keeltune.data.dataset import Row
 from keeltune.models.generation import plain_generation, scored_generation
 from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, sliced_cross_entropy
 from keeltune.tasks.common import lm_head
-from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, losses_by_example, to_device
+from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, losses_by_example, shapes, to_device
 from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.padding_effect import PaddingEffect
 from keeltune.tasks.common.settings import Settings
 
 
@@ -28,6 +29,9 @@ class TextTask(Protocol):
     """What an architecture asks of the task whose texts it writes (`text_generation.TextGeneration`)."""
 
     settings: Settings
+
+    @property
+    def padding_effect(self) -> PaddingEffect: ...
 
     @property
     def tokenizer(self) -> Any: ...
@@ -83,7 +87,7 @@ class Architecture(ABC):
         return labelled_and_anchored(batch)
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
-        return lm_head.forward(model, batch)
+        return self.task.padding_effect.forward(model, batch, selects=True)
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
         return lm_head.rows(outputs, batch)
@@ -97,6 +101,11 @@ class Architecture(ABC):
     def losses(self, rows: Rows, batch: Mapping[str, Any]) -> list[float]:
         """Σ CE of each example, in nats."""
         return losses_by_example(rows, batch)
+
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """The indices of the examples that may be written for in one batch, as their inputs may be read in one."""
+        batch = {"inputs": self.task.pad([e.inputs for e in examples]), "shapes": [shapes(e) for e in examples]}
+        return self.task.padding_effect.groups(model, to_device(batch, device))
 
     @abstractmethod
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:

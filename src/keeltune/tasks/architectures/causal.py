@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, TextTask, beam_options
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.padding_effect import TOLERANCE, groups_of_one_length, say
+from keeltune.utils.device import in_eval_mode
 
 
 class Causal(Architecture):
@@ -22,6 +28,10 @@ class Causal(Architecture):
     """
 
     reads_prompt = True
+
+    def __init__(self, task: TextTask):
+        super().__init__(task)
+        self._reads_padding: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
     def encode(self, row: Row, target: str | None) -> Example:
         answer: list[int] = []
@@ -69,6 +79,37 @@ class Causal(Architecture):
         if limit is not None and len(ids) > limit:
             return ids[: limit - len(self.end)] + self.end, True
         return ids, False
+
+    def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
+        """Prompts are padded before their first token, where a state that is carried along reads the padding."""
+        prompts = [example.notes["prompt"] for example in examples]
+        lengths = [{"input_ids": (len(prompt["input_ids"]),)} for prompt in prompts]
+        by_length = groups_of_one_length(lengths)
+        if len(by_length) == 1:
+            return by_length
+        inner = getattr(model, "module", model)
+        if inner not in self._reads_padding:
+            self._reads_padding[inner] = self._measured(inner, max(prompts, key=lambda p: len(p["input_ids"])), device)
+            if self._reads_padding[inner]:
+                say(type(inner).__name__, "prompts", "one length")
+        return by_length if self._reads_padding[inner] else [list(range(len(examples)))]
+
+    def _measured(self, model: Any, longest: Mapping[str, Any], device: str) -> bool:
+        """Whether what follows a prompt changes with its padding: beginnings of one, alone and side by side."""
+        whole = len(longest["input_ids"])
+        sizes = [whole, *sorted({n for n in (whole - 1, whole // 2) if 0 < n < whole}, reverse=True)]
+        prompts = [{n: v[:size] if isinstance(v, list) else v for n, v in longest.items()} for size in sizes]
+
+        def first_logits(rows: Sequence[Mapping[str, Any]]) -> Tensor:
+            options = {"max_new_tokens": 1, "num_beams": 1, "output_logits": True, "return_dict_in_generate": True}
+            batch = to_device(self.task.pad(rows, left=True), device)
+            logits: Tensor = self.generate(model, batch, **options).logits[0]  # type: ignore[attr-defined]
+            return logits
+
+        with in_eval_mode(model):
+            together = first_logits(prompts)
+            alone = torch.cat([first_logits([prompt]) for prompt in prompts])
+        return not bool((together - alone).abs().max() <= TOLERANCE * alone.abs().max())
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         ids = self._generated(model, examples, device, **beam_options(count, self.task.settings.beams))

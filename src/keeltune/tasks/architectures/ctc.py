@@ -68,7 +68,7 @@ class Ctc(Architecture):
         return float(batch["label_lengths"].sum()), float(batch["anchored"].sum())
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
-        return model(**batch["inputs"])
+        return self.task.padding_effect.forward(model, batch)
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
         predicted = batch["predicted"]

@@ -35,9 +35,10 @@ def labelled_and_anchored(batch: Mapping[str, Any]) -> tuple[float, float]:
 def collated(examples: Sequence[Example], pad: Callable[[Sequence[Mapping[str, Any]]], Any]) -> dict[str, Any]:
     """Examples as a batch: `inputs`, `targets` [N], `weights` [N], `anchored` [N] bool, `keys`, the others.
 
-    `predicted` [B, T] bool marks the output positions that are the N predictions, row by row. `work` is what the
-    forward pass reads: tokens, and slots (tokens and padding). `encoded` is what the examples say of n_CE and N, for
-    the self-test. `pad` makes a model's tensors of inputs of uneven length.
+    `predicted` [B, T] bool marks the output positions that are the N predictions, row by row. `shapes` are the sizes
+    that the examples' inputs have without padding. `work` is what the forward pass reads: tokens, and slots (tokens and
+    padding). `encoded` is what the examples say of n_CE and N, for the self-test. `pad` makes a model's tensors of
+    inputs of uneven length.
     """
     counts = torch.tensor([e.predictions for e in examples])
     batch: dict[str, Any] = {
@@ -48,12 +49,19 @@ def collated(examples: Sequence[Example], pad: Callable[[Sequence[Mapping[str, A
         "counts": counts,
         "keys": [e.key for e in examples],
         "notes": [e.notes for e in examples],
+        "shapes": [shapes(e) for e in examples],
         "encoded": [sum(e.labelled for e in examples), sum(e.predictions for e in examples)],
         "work": [sum(e.length for e in examples), len(examples) * max(e.length for e in examples)],
     }
     if any(e.predicted for e in examples):
         batch["predicted"] = stack([e.predicted for e in examples], fill=False)
     return batch
+
+
+def shapes(example: Example) -> Mapping[str, Sequence[int]]:
+    """The sizes of an example's inputs that a batch pads, by their names."""
+    known: Mapping[str, Sequence[int]] | None = example.notes.get("shapes")
+    return {n: (len(v),) for n, v in example.inputs.items() if isinstance(v, list)} if known is None else known
 
 
 def stack(rows: Sequence[Sequence[Any]], *, fill: Any, left: bool = False) -> Tensor:

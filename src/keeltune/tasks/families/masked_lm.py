@@ -59,7 +59,7 @@ class MaskedLm(Task):
         return pad_tokens(self.tokenizer, inputs)
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
-        return lm_head.forward(model, batch)
+        return self.padding_effect.forward(model, batch, selects=True)
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
         return lm_head.rows(outputs, batch)

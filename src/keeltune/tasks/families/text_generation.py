@@ -235,7 +235,7 @@ class TextGeneration(Task):
 
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         """The indices of the examples that may share a batch: all, where padding changes nothing of what is written."""
-        return [list(range(len(examples)))]
+        return self.architecture.groups(model, examples, device)
 
     def sample_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         return self._by_group(model, examples, device, lambda part: self.architecture.sample(model, part, device))

@@ -1,0 +1,95 @@
+"""What is tried of a model before its first step: that it reads these rows, and not the token that it is asked for."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keeltune.objective.predictions import IGNORED
+from keeltune.tasks.common.batches import to_device
+from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
+from keeltune.utils.device import in_eval_mode
+from keeltune.utils.errors import Problem, UserError
+
+ROWS = 4
+
+PACKAGE = Path(__file__).parents[1]
+
+TOLERANCE = 1e-3
+"""The relative difference of logits above which a later token was read."""
+
+
+@torch.no_grad()
+def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, place: tuple[str, str]) -> None:
+    """Reads a few examples as training will; eval mode, no gradient, the random state untouched.
+
+    Args:
+        place: where the recipe names the model, and the field.
+
+    Raises: UserError where transformers raises over the rows, in its own words; where there are fewer outputs than
+        predictions; and where a prediction depends on tokens behind it: such a model reads the answer while it is
+        trained, and has none to read when it writes.
+    """
+    examples = examples[:ROWS]
+    if not examples:
+        return
+    with in_eval_mode(model):
+        batch = to_device(task.collate(examples), device)
+        try:
+            outputs = task.forward(model, batch)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError | UserError) or not _of_transformers(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            found = f"{type(model).__name__}, which raises {type(error).__name__} over these rows: {reason}"
+            fix = "correct its config.json, or take another model"
+            raise _refused(place, found, "a model that reads them", fix, "model fails") from error
+        try:
+            task.rows(outputs, batch)
+        except IndexError as error:
+            found = f"{type(model).__name__}, whose outputs are fewer than the predictions of a row: {error}"
+            fix = "take another model, or the processor that belongs to it"
+            raise _refused(place, found, "an output for each prediction", fix, "other outputs") from error
+        if task.choices == "tokens" and _looks_ahead(model, task, examples, device):
+            found = f"{type(model).__name__}, whose prediction of a token changes with the tokens behind it"
+            expected = "a model that reads the tokens before it alone: it writes one after the other"
+            fix = "take a decoder (GPT-2's or Llama's kind), or an encoder-decoder"
+            raise _refused(place, found, expected, fix, "looks ahead")
+
+
+def _refused(place: tuple[str, str], found: str, expected: str, fix: str, kind: str) -> UserError:
+    where, field = place
+    return UserError(Problem(where, field, found, expected, fix, kind))
+
+
+def _of_transformers(error: Exception) -> bool:
+    """Whether it was raised by the model, and not by us."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or not Path(frames[-1].filename).is_relative_to(PACKAGE)
+
+
+def _looks_ahead(model: Any, task: Task, examples: Sequence[Example], device: str) -> bool:
+    """Whether another last token changes what is predicted before it."""
+    for example in examples:
+        batch = to_device(task.collate([example]), device)
+        inputs: Mapping[str, Any] = batch["inputs"]
+        name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
+        if "predicted" not in batch or name not in inputs or int(batch["predicted"].sum()) < 2:
+            continue
+        ids = inputs[name]
+        written = next((i for i in example.targets if i not in (IGNORED, int(ids[0, -1]))), None)
+        if written is None:  # one word, again and again
+            continue
+        other = ids.clone()
+        other[0, -1] = written
+        before, after = (model(**{**inputs, name: row}).logits for row in (ids, other))
+        asked = torch.nn.functional.pad(batch["predicted"], (before.shape[1] - ids.shape[1], 0), value=False)
+        asked[:, -1] = False
+        difference = (before[asked] - after[asked]).abs()
+        return bool(difference.numel() and difference.max() > TOLERANCE * before[asked].abs().max())
+    return False
