@@ -65,7 +65,7 @@ def test_one_that_looks_ahead_all_the_same_is_refused(tmp_path):
 
 def test_a_model_that_raises_over_the_rows_is_refused_in_its_own_words(tmp_path):
     given = spec(tmp_path, "xmod", **models.BODY)
-    with pytest.raises(UserError, match=r"raises ValueError over these rows: Input language unknown") as caught:
+    with pytest.raises(UserError, match=r"xmod, whose forward pass fails on a row: Input language unknown") as caught:
         train(given, tmp_path)
     assert [p.field for p in caught.value.problems] == ["model"]
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from keeltune.evaluation import overruled_labels, split_scores, teacher_report
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.predictions import Rows
@@ -60,36 +58,13 @@ def _require_independent_rows(job: Job) -> None:
         asked["reference"] = job.reference.rows
     rough = 1 if job.precision == "fp32" else 100  # a reference runs in the precision of the run
     for field, rows_of in asked.items():
-        try:
-            with in_eval_mode(job.model):
-                examples = job.plan.anchored_examples() if field == "reference" else job.material.main_stream
-                found = dependence(rows_of, task, examples, job.device)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            _refuse_model_that_fails(job, error)
-            raise
+        with in_eval_mode(job.model):
+            examples = job.plan.anchored_examples() if field == "reference" else job.material.main_stream
+            found = dependence(rows_of, task, examples, job.device)
         if found > TOLERANCE * (rough if field == "reference" else 1):
             said = f"a model whose answer to a row depends on the rows beside it: log P differs by {found:.1g} of it"
             fix = "take another architecture; one of experts (expert_capacity) a capacity that drops no token"
             raise UserError(Problem(recipe.where(field), field, said, "the same answer alone and in a batch", fix))
-
-
-def _refuse_model_that_fails(job: Job, error: Exception) -> None:
-    """UserError where the model by itself, without anything of ours around it, fails on rows of these lengths."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return
-    task, recipe = job.material.task, job.material.recipe
-    for example in job.material.main_stream[:1]:
-        batch = to_device(task.collate([example]), job.device)
-        try:
-            with torch.no_grad(), in_eval_mode(job.model):
-                job.model(**batch["inputs"])
-        except (RuntimeError, ValueError, IndexError, TypeError) as own:
-            reason = (str(own).strip().splitlines() or [type(own).__name__])[0][:200]
-            found = f"{job.material.config.model_type}, whose forward pass fails on a row: {reason}"
-            fix = "take another architecture, or correct its config.json"
-            raise UserError(
-                Problem(recipe.where("model"), "model", found, "a model that takes rows of any length", fix)
-            ) from own
 
 
 def _self_test(job: Job) -> None:

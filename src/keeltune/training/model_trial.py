@@ -17,6 +17,7 @@ from keeltune.utils.device import in_eval_mode
 from keeltune.utils.errors import Problem, UserError
 
 ROWS = 4
+"""How many examples are read."""
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -26,7 +27,7 @@ TOLERANCE = 1e-3
 
 @torch.no_grad()
 def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, place: tuple[str, str]) -> None:
-    """Reads a few examples as training will; eval mode, no gradient, the random state untouched.
+    """Reads a few examples, from the shortest to the longest, as training will; eval mode, the random state untouched.
 
     Args:
         place: where the recipe names the model, and the field.
@@ -35,9 +36,10 @@ def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, 
         predictions; and where a prediction depends on tokens behind it: such a model reads the answer while it is
         trained, and has none to read when it writes.
     """
-    examples = examples[:ROWS]
     if not examples:
         return
+    ordered = sorted(examples, key=lambda example: example.length)
+    examples = [ordered[i] for i in torch.linspace(0, len(ordered) - 1, min(ROWS, len(ordered))).round().int().tolist()]
     with in_eval_mode(model):
         batch = to_device(task.collate(examples), device)
         try:
@@ -45,10 +47,10 @@ def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, 
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
             if isinstance(error, torch.OutOfMemoryError | UserError) or not _of_transformers(error):
                 raise
-            reason = " ".join(str(error).split())[:300]
-            found = f"{type(model).__name__}, which raises {type(error).__name__} over these rows: {reason}"
-            fix = "correct its config.json, or take another model"
-            raise _refused(place, found, "a model that reads them", fix, "model fails") from error
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            found = f"{model.config.model_type}, whose forward pass fails on a row: {reason}"
+            fix = "take another architecture, or correct its config.json"
+            raise _refused(place, found, "a model that takes rows of any length", fix, "model fails") from error
         try:
             task.rows(outputs, batch)
         except IndexError as error:
