@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from keeltune import recipe
+from keeltune.reports import charts, model_card, templating
+from keeltune.reports.localization import translator
 from keeltune.runs import prediction_file, run, run_folder
 from keeltune.utils import files
 from keeltune.utils.errors import UserError
@@ -217,3 +222,79 @@ def test_no_secret_is_printed_or_stored(field, flags, folder, monkeypatch, capsy
     said = capsys.readouterr()
     assert "SECRET" not in said.err + said.out
     assert not (folder / "runs" / "two").exists()
+
+
+@pytest.mark.parametrize("verb", [("compare", "runs/one", "runs/one"), ("schema",)])
+def test_a_page_takes_no_other_files_place(verb, folder, monkeypatch, capsys):
+    for name in ("test.csv", "runs/one/recipe.yaml"):
+        (folder / "test.csv").write_text("precious")
+        before = (folder / name).read_bytes()
+        assert keeltune(monkeypatch, *verb, "--output", name) == 2
+        assert (folder / name).read_bytes() == before
+    for _ in range(2):
+        assert keeltune(monkeypatch, *verb, "--output", "new.html") == 0
+
+
+@pytest.mark.parametrize("text", ['prompt: "a\\ud800"', '"\\ud800": 1', "training: {seed: ['\\ud800', \"\\udfff\"]}"])
+def test_half_a_character_in_a_recipe_is_a_problem_of_its_line(text, folder, monkeypatch, capsys):
+    (folder / "half.yaml").write_text((folder / "recipe.yaml").read_text() + text + "\n")
+    assert keeltune(monkeypatch, "check", "half.yaml") == 2
+    assert "half.yaml:7" in capsys.readouterr().err
+    with pytest.raises(UserError):
+        recipe.from_dict({"\ud800": 1, "task": "\ud800"}, folder)
+
+
+def test_a_pattern_without_end_is_a_fault_of_the_tokenizer(folder, monkeypatch, capfd):
+    file = folder / "encoder" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    file.write_text(json.dumps(tokenizer))
+    rows = [{"text": "a" * 40 + "b", "label": "positive"}, {"text": "good", "label": "negative"}] * 8
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert keeltune(monkeypatch, "check", "recipe.yaml") == 2
+    assert "retry-limit-in-match" in capfd.readouterr().err
+
+
+def test_no_file_of_the_working_folder_stands_for_a_library(folder):
+    for name in (
+        "transformers",
+        "torch",
+        "yaml",
+        "rich",
+        "typer",
+        "pydantic",
+        "sentencepiece",
+        "flash_attn",
+        "readline",
+    ):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'canary')!r}, 'a').write({name!r})\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "keeltune", "runs", "runs"], capture_output=True, text=True, cwd=folder, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not (folder / "canary").exists()
+
+
+PAYLOADS = ["<script>alert(1)</script>", '"onerror="x', "javascript:alert(1)", "](javascript:x)", "\u202etxt.exe",
+            "a\u200bb", "a|b", "![x](http://evil)", "a\n# b", "\x1b[31m", "<!-- x", "{{ 7*7 }}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
+def test_nothing_in_a_page_or_card_is_of_the_users_making(text):
+    card = model_card.markdown(text)
+    assert "\n" not in card
+    assert not re.search(r"(?<!\\)[\[\]|<!`]", card)
+    page = templating.environment(translator("en")).from_string("<p>{{ t }}</p>").render(t=text)
+    drawn = charts.ranges([(text, 0.5, 0.1, 0.9)], text)
+    for shown in (page, drawn, card):
+        assert not re.search("<script|[\u202e\u200b\x1b]|<!--", shown)
+
+
+def test_joiners_of_real_scripts_stay_on_a_page():
+    page = templating.environment(translator("en")).from_string("{{ t }}").render(t="می\u200cخواهم 👩\u200d💻")
+    assert page == "می\u200cخواهم 👩\u200d💻"

@@ -10,7 +10,7 @@ import typer
 
 from keeltune.reports import comparison_page
 from keeltune.runs import comparison
-from keeltune.utils.files import write_text
+from keeltune.utils.files import refuse_other_file, write_text
 from keeltune.utils.terminal import Terminal
 
 
@@ -22,6 +22,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Only the comparison, as JSON, on stdout.")] = False,
 ) -> None:
     """Several runs of one task in one table and one picture: target against source, with paired tests."""
+    refuse_other_file(output, b"<!doctype html")
     compared = comparison.compare(runs, language, task=task)
     write_text(output, comparison_page.page(compared))
     if as_json:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from keeltune.recipe.fields import json_schema
+from keeltune.utils.files import refuse_other_file, write_text
 
 
 def schema(output: Annotated[Path | None, typer.Option("--output", help="A file; stdout without it.")] = None) -> None:
@@ -17,4 +18,5 @@ def schema(output: Annotated[Path | None, typer.Option("--output", help="A file;
     if output is None:
         print(text, end="")
     else:
-        output.write_text(text, encoding="utf-8")
+        refuse_other_file(output, b"{")
+        write_text(output, text)

@@ -38,7 +38,7 @@ class Document:
 
     def take(self, values: Mapping[str, Any]) -> None:
         """Take over plain values, which have no lines."""
-        self.values = {str(key): _plain(value) for key, value in values.items()}
+        self.values = {_plain(str(key)): _plain(value) for key, value in values.items()}
         self.locations[()] = self.label
 
     def override(self, assignment: str) -> None:
@@ -125,9 +125,10 @@ def seen(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Python's values as YAML would give them."""
+    """Python's values as YAML would give them: halves of characters, which it cannot hold, are spelt out."""
     if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
+        return {_plain(key): _plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return str(value) if isinstance(value, os.PathLike) else value
+    value = str(value) if isinstance(value, os.PathLike) else value
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

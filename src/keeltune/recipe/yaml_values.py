@@ -97,6 +97,9 @@ class YamlReader:
 
     def scalar(self, node: ScalarNode, field: Key) -> Any:
         text, kind = node.value, str(node.tag).removeprefix(_STANDARD)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.fault(node, field, shown(text), "whole characters: half a one has no bytes", "write the text again")
+            return text.encode("utf-8", "backslashreplace").decode()
         if node.style is None and text.lower() in AMBIGUOUS:
             found = f"{text} without quotes, which YAML 1.1 reads as true or false and YAML 1.2 as text"
             fix = f'quote it: "{text}"; or write true or false'

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
+
+from keeltune.utils.sanitization import shown_text
 
 Point = tuple[float, float]
 
 Range = tuple[str, float, float | None, float | None]
 """A name, its value, and the ends of its interval; None where it has none."""
+
+
+def escape(text: str) -> str:
+    """A text within SVG: no markup, and nothing invisible."""
+    return html.escape(shown_text(text))
+
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 66, 34, 16, 120
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from keeltune.data.clusters import FEW_CLUSTERS
@@ -9,6 +10,12 @@ from keeltune.recipe.fields import Recipe
 from keeltune.reports import uncertainty
 from keeltune.reports.findings import method
 from keeltune.utils import registry
+from keeltune.utils.sanitization import shown_text
+
+
+def markdown(text: str) -> str:
+    """A text of the user's within Markdown: one line, no markup, link, table cell or HTML."""
+    return re.sub(r"([\\`*\[\]!|<>~&])", r"\\\1", shown_text(text))
 
 
 def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
@@ -20,13 +27,13 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         *([f"pipeline_tag: {pipeline}"] if (pipeline := registry.find("tasks", recipe.task).pipeline) else []),
         "tags: [keeltune]",
         "---",
-        f"# {recipe.task}, trained with keeltune",
+        f"# {markdown(recipe.task)}, trained with keeltune",
         "",
-        " ".join(method.findings(result)),
+        markdown(" ".join(method.findings(result))),
         "",
-        f"- task: {recipe.task}",
+        f"- task: {markdown(recipe.task)}",
         f"- method: {recipe.method}",
-        f"- reference: {result['reference']['kind']}",
+        f"- reference: {markdown(str(result['reference']['kind']))}",
         f"- training rows: {result['data']['train']['rows'] if result['data']['train'] else 0}",
         f"- keeltune {result['keeltune']}, transformers {result['environment']['transformers']}",
         "",
@@ -34,9 +41,13 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
     if split:
         lines += [f"| metric on {split} | value | 95 % interval |", "| --- | ---: | --- |"]
         for name, (low, high) in result["intervals"][split].items():
-            lines.append(f"| {name} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
+            lines.append(f"| {markdown(name)} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
         clusters = uncertainty.cluster_count(recipe.path(recipe.output) / "predictions" / f"{split}.jsonl")
-        units = f"{split} rows" if clusters is None else f"clusters of {recipe.evaluation.clusters} in the {split} rows"
+        units = (
+            f"{split} rows"
+            if clusters is None
+            else f"clusters of {markdown(str(recipe.evaluation.clusters))} in the {split} rows"
+        )
         lines += ["", f"The interval is over {units} alone; training noise is not in it."]
         if clusters is not None and clusters < FEW_CLUSTERS:
             lines += [f"With so few of them ({clusters}) it is too narrow to be trusted."]

@@ -109,7 +109,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
     refuse_unwritable(folder)
     if overwrite and folder.is_symlink():
         raise refuse(f"a link to {folder.resolve()}", "name the folder itself, or remove it by hand", "a folder")
-    if resume and (links := [str(path.relative_to(folder)) for path in _own(folder) if path.is_symlink()]):
+    if resume and (links := [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink()]):
         raise refuse(f"links: {name_list(links)}", "put the folders themselves there", "folders and files of its own")
     used = folder.is_dir() and any(path.name != test_set_looks.LOOKS for path in folder.iterdir())
     is_run = any((folder / name).is_file() for name in ("recipe.yaml", "result.json"))

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from keeltune.utils.errors import Problem, UserError
+
 _KINDS = {
     stat.S_IFDIR: "a folder, not a file",
     stat.S_IFIFO: "a named pipe, not a file",
@@ -96,6 +98,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def refuse_other_file(path: Path, head: bytes) -> None:
+    """UserError where `path` is there and is no file that begins with `head`, as what will take its place does."""
+    try:
+        with open_regular(path) as stream:
+            same = stream.read(len(head)).lower() == head
+        found = "a file of another kind"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        same, found = False, str(error.strerror)
+    if not same:
+        expected = "a new file, or an earlier one of the same kind"
+        raise UserError(Problem(str(path), "--output", found, expected, "name another file"))
 
 
 @contextmanager

@@ -141,8 +141,8 @@ def _contract(shelf: str) -> type:
 def _from_outside(shelf: str, name: str) -> Any:
     """`my_package.my_module:Name`, from the installed packages or the working folder."""
     module_name, attribute = name.split(":", 1)
-    if "" not in sys.path:  # the console script does not look into the working folder, `python -m` does
-        sys.path.insert(0, "")
+    if "" not in sys.path:  # behind the installed packages: none of its files stands for one of them
+        sys.path.append("")
     try:
         module = import_module(module_name)
     except Exception as error:  # a module of somebody else's fails in its own way

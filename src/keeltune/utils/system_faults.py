@@ -27,7 +27,8 @@ are ValueErrors."""
 @contextmanager
 def system_faults(folder: Path | None = None) -> Iterator[None]:
     """Within: a full disk or memory ends with OutOfResources, whichever library meets it, and a file that cannot be
-    opened or written with a UserError that names it. `folder`: whose disk it is; None: the working folder."""
+    opened or written with a UserError that names it. The tokenizers' pattern matcher gives up after 10^7 steps, by a
+    panic of Rust. `folder`: whose disk it is; None: the working folder."""
     try:
         yield
     except KeeltuneError:
@@ -36,6 +37,14 @@ def system_faults(folder: Path | None = None) -> Iterator[None]:
         if (foreseen := _foreseen(error, folder or Path())) is None:
             raise
         raise foreseen from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        found = f"a library in Rust gave up ({reason(error)})"
+        expected = "a tokenizer whose patterns come to an end on each text, and files that it can read"
+        raise UserError(
+            Problem("the model", "tokenizer", found, expected, "use a tokenizer as it is published")
+        ) from None
 
 
 def _foreseen(error: Exception, folder: Path) -> KeeltuneError | None:
@@ -72,7 +81,7 @@ def unusable(error: Exception, where: str, field: str, expected: str, fix: str =
     return Problem(where, field, reason(error), expected, fix or "mend the path or its permissions, or name another")
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What an error of reading or writing says, in one line."""
     if isinstance(error, RecursionError):
         return "brackets inside brackets, deeper than any file of its kind"
