@@ -4,9 +4,8 @@ import os
 import sys
 
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
-    del sys.path[
-        0
-    ]  # a file of the working folder, which may be somebody else's, stands for no library: `transformers.py`
+    # no file of the working folder, which may be somebody else's, stands for a library: transformers.py
+    del sys.path[0]
 
 from keeltune.cli.app import main
 

@@ -57,7 +57,7 @@ def test_intervals_over_clusters_say_so(tiny, tmp_path):
     assert "test: accuracy †" in page.words
     assert "validation: accuracy" in page.words
     card = (done.model / "README.md").read_text("utf-8")
-    assert "over clusters of <b>who in the test rows alone" in card
+    assert "over clusters of &lt;b&gt;who in the test rows alone" in card
     assert "too narrow to be trusted" in card
     in_chinese(done.folder)
     chinese = check_page(run_page.page(done.folder, done.result))

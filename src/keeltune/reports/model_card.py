@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from keeltune.utils.sanitization import shown_text
 
 def markdown(text: str) -> str:
     """A text of the user's within Markdown: one line, no markup, link, table cell or HTML."""
-    return re.sub(r"([\\`*\[\]!|<>~&])", r"\\\1", shown_text(text))
+    return re.sub(r"([\\`*\[\]!|~])", r"\\\1", html.escape(shown_text(text), quote=False))
 
 
 def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
@@ -43,11 +44,8 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         for name, (low, high) in result["intervals"][split].items():
             lines.append(f"| {markdown(name)} | {result['metrics'][split][name]:.4f} | {low:.4f} to {high:.4f} |")
         clusters = uncertainty.cluster_count(recipe.path(recipe.output) / "predictions" / f"{split}.jsonl")
-        units = (
-            f"{split} rows"
-            if clusters is None
-            else f"clusters of {markdown(str(recipe.evaluation.clusters))} in the {split} rows"
-        )
+        column = markdown(str(recipe.evaluation.clusters))
+        units = f"{split} rows" if clusters is None else f"clusters of {column} in the {split} rows"
         lines += ["", f"The interval is over {units} alone; training noise is not in it."]
         if clusters is not None and clusters < FEW_CLUSTERS:
             lines += [f"With so few of them ({clusters}) it is too narrow to be trusted."]

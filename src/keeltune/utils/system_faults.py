@@ -42,9 +42,8 @@ def system_faults(folder: Path | None = None) -> Iterator[None]:
             raise
         found = f"a library in Rust gave up ({reason(error)})"
         expected = "a tokenizer whose patterns come to an end on each text, and files that it can read"
-        raise UserError(
-            Problem("the model", "tokenizer", found, expected, "use a tokenizer as it is published")
-        ) from None
+        problem = Problem("the model", "tokenizer", found, expected, "use a tokenizer as it is published")
+        raise UserError(problem) from None
 
 
 def _foreseen(error: Exception, folder: Path) -> KeeltuneError | None:
