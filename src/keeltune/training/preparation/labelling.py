@@ -17,6 +17,7 @@ from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.scored_columns import cluster_warnings, missing_columns
 from keeltune.training.preparation.splits import emptied_splits
+from keeltune.utils.collection import paused_collection
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Labelled:
     class_weights: Mapping[str, float] | None
 
 
+@paused_collection()
 def label(recipe: Recipe, reading: Reading, log: ProblemLog) -> Labelled:
     """Decides the labels and checks the rows, and the student's head where that is the reference's too."""
     task_class, config = reading.task_class, reading.student.config

@@ -29,10 +29,8 @@ from keeltune.training.preparation.task_checks import (
     writing_problems,
 )
 from keeltune.training.preparation.variants import variant_rows
-from keeltune.utils.collection import paused_collection
 
 
-@paused_collection()
 def prepare(
     recipe: Recipe, progress: Callable[[str], None] = lambda what: None, *, limit: int | None = None
 ) -> Material:
