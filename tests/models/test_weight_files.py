@@ -198,3 +198,30 @@ def test_a_length_that_is_none_is_refused(folder, value):
         return
     with pytest.raises(UserError, match="model_max_length"):
         processors.read_processor(str(folder), "w", "model")
+
+
+EXTRACTORS = {
+    "Wav2Vec2FeatureExtractor": {"sampling_rate": [0, -1, "x", None, 10**12, 2.5], "padding_value": ["x"]},
+    "WhisperFeatureExtractor": {"sampling_rate": [0], "chunk_length": [0, -3, 10**9], "n_fft": [0]},
+    "ViTImageProcessorPil": {
+        "size": [{"height": 0, "width": 8}, {"height": 8, "width": 10**6}, {"height": "x", "width": 2}]
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [(kind, name, value) for kind, names in EXTRACTORS.items() for name, values in names.items() for value in values],
+)
+def test_an_extractor_that_makes_no_numbers_is_refused(tmp_path, kind, name, value):
+    import transformers
+
+    from keeltune.models import processors
+
+    reads = "image" if "Image" in kind else "sound"
+    getattr(transformers, kind)().save_pretrained(tmp_path)
+    assert processors.read_extractor(str(tmp_path), "w", "model", reads) is not None
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    with pytest.raises(UserError, match=str(tmp_path)):
+        processors.read_extractor(str(tmp_path), "w", "model", reads)

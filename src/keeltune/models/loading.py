@@ -6,6 +6,7 @@ ever run. What a folder lacks is said before training, by name.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from keeltune.models.configuration import look_back, read_config
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of
 from keeltune.models.vocabulary import CTC, bounds_of, fit_ctc_head, unknown_tokens
-from keeltune.utils.errors import Problem, UserError, shown, visible
+from keeltune.utils.errors import Problem, UserError, name_list, shown, visible
 
 
 @contextmanager
@@ -171,6 +172,9 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
     if head.new:
         fresh = sorted({*fresh, *_reset_head(model)})
     notes = [f"the adapter {shown(str(a.folder))} is merged into {shown(a.base)}" for a in merged]
+    if idle := sorted(name for name in info["unexpected_keys"] if re.search(r"\.\d+\.", name)):
+        listed = name_list(idle[:3])
+        notes.append(f"{shown(source)} holds {len(idle)} weights that this model has no place for, such as {listed}")
     notes += padding(model, processor, auto_model)
     if problem := misfit(model, processor):
         raise UserError(Problem(where, field, *problem))

@@ -156,7 +156,9 @@ def or_refuse(load: Callable[[], Any], source: str, where: str, field: str) -> A
     """What `load` returns; a UserError that names `source` where it fails."""
     try:
         return load()
-    except Exception as error:  # whatever transformers raises over a folder, the folder is what the user can fix
+    except BaseException as error:  # whatever transformers raises over a folder, the folder is what the user can fix
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that is tokenizers' own
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
         local = Path(source).is_dir()

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from keeltune.models.adapters import base_of
+from keeltune.models.extractors import check_extractor
 from keeltune.models.model_files import or_refuse
 from keeltune.models.vocabulary import CTC, vocabulary_size
 from keeltune.utils.errors import Problem, UserError, shown, visible
+
+PROBE = "a B 7 é 中 \U0001f600"
+"""What every tokenizer takes, if only as unknown."""
 
 
 class Pair:
@@ -46,11 +50,13 @@ def read_processor(source: str, where: str, field: str, reads: str = "text") -> 
 
     if reads == "text":
         return _sound_tokenizer(or_refuse(lambda: load(t.AutoTokenizer), source, where, field), source, where, field)
+    processor = None
     with suppress(Exception):  # many models have no processor for both parts; then the parts are read one by one
         processor = load(t.AutoProcessor)
-        if hasattr(processor, "tokenizer") and extractor_of(processor) is not None:
-            _sound_tokenizer(tokenizer_of(processor), source, where, field)
-            return processor
+    if hasattr(processor, "tokenizer") and extractor_of(processor) is not None:
+        _sound_tokenizer(tokenizer_of(processor), source, where, field)
+        check_extractor(extractor_of(processor), reads, source, where, field)
+        return processor
     tokenizer = _sound_tokenizer(or_refuse(lambda: load(t.AutoTokenizer), source, where, field), source, where, field)
     return Pair(tokenizer, read_extractor(source, where, field, reads))
 
@@ -61,6 +67,7 @@ def _sound_tokenizer(tokenizer: Any, source: str, where: str, field: str) -> Any
     if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1:
         found = f"{shown(source)}: tokenizer_config.json says model_max_length: {visible(repr(most))}"
         raise UserError(Problem(where, field, found, "a number of tokens, from 1", "correct it, or leave it out"))
+    or_refuse(lambda: tokenizer(PROBE), source, where, field)
     return tokenizer
 
 
@@ -70,7 +77,9 @@ def read_extractor(source: str, where: str, field: str, reads: str) -> Any:
 
     auto = t.AutoImageProcessor if reads == "image" else t.AutoFeatureExtractor
     pil = {"backend": "pil"} if reads == "image" else {}  # with or without torchvision the same numbers
-    return or_refuse(lambda: auto.from_pretrained(source, trust_remote_code=False, **pil), source, where, field)
+    extractor = or_refuse(lambda: auto.from_pretrained(source, trust_remote_code=False, **pil), source, where, field)
+    check_extractor(extractor, reads, source, where, field)
+    return extractor
 
 
 def prepare_tokenizer(config: Any, processor: Any, *, spells: bool = False) -> list[str]:

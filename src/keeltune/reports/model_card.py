@@ -36,6 +36,7 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         f"- method: {recipe.method}",
         f"- reference: {markdown(str(result['reference']['kind']))}",
         f"- training rows: {result['data']['train']['rows'] if result['data']['train'] else 0}",
+        *_generation(result.get("generation")),
         f"- keeltune {result['keeltune']}, transformers {result['environment']['transformers']}",
         "",
     ]
@@ -50,3 +51,14 @@ def model_card(recipe: Recipe, result: dict[str, Any]) -> str:
         if clusters is not None and clusters < FEW_CLUSTERS:
             lines += [f"With so few of them ({clusters}) it is too narrow to be trusted."]
     return "\n".join([*lines, ""])
+
+
+def _generation(generation: dict[str, Any] | None) -> list[str]:
+    """By what settings texts were scored, and which of the base model's are not among them."""
+    if not generation:
+        return []
+    named = ("num_beams", "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "language")
+    said = [f"{name} {value}" for name, value in generation["settings"].items() if name in named]
+    unused = [f"{name} {value}" for name, value in generation["unused"].items()]
+    lines = [f"- texts are written, and were scored, by generation_config.json: {', '.join(said)}"]
+    return lines + ([f"- the base model's own settings are not used: {', '.join(unused)}"] if unused else [])

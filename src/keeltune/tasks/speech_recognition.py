@@ -80,6 +80,11 @@ class SpeechRecognition(TextGeneration):
                       "no max_length: a recording that is cut does not fit its text", "leave it out")
             )  # fmt: skip
         faults += self.language_faults()
+        bins, made = getattr(config, "num_mel_bins", None), getattr(self.extractor, "feature_size", None)
+        if config.model_type == "whisper" and bins != made:
+            found, expected = f"an extractor of {made} mel bins", f"the model's own {bins} (num_mel_bins)"
+            fix = "save the model's own feature extractor there (preprocessor_config.json)"
+            faults.append(Fault("model", "sound of another form", found, expected, fix))
         return faults
 
     # Rows
