@@ -204,7 +204,8 @@ EXTRACTORS = {
     "Wav2Vec2FeatureExtractor": {"sampling_rate": [0, -1, "x", None, 10**12, 2.5], "padding_value": ["x"]},
     "WhisperFeatureExtractor": {"sampling_rate": [0], "chunk_length": [0, -3, 10**9], "n_fft": [0]},
     "ViTImageProcessorPil": {
-        "size": [{"height": 0, "width": 8}, {"height": 8, "width": 10**6}, {"height": "x", "width": 2}]
+        "size": [{"height": 0, "width": 8}, {"height": 8, "width": 10**6}, {"height": "x", "width": 2}],
+        "image_std": [[0, 0, 0], ["x"]],
     },
 }
 

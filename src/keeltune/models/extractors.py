@@ -37,11 +37,11 @@ def _silence(extractor: Any) -> None:
 
 
 def _sound_faults(extractor: Any) -> Iterator[tuple[str, Any, str]]:
-    rate = getattr(extractor, "sampling_rate", None)
+    rate: Any = getattr(extractor, "sampling_rate", None)
     if not _is_count(rate) or not RATES[0] <= rate <= RATES[1]:
         yield "sampling_rate", rate, f"samples a second, {RATES[0]} to {RATES[1]}"
         return
-    window = getattr(extractor, "n_samples", None)
+    window: Any = getattr(extractor, "n_samples", None)
     if window is not None and (not _is_count(window) or window > rate * SECONDS):
         yield "n_samples", window, f"samples of at most {SECONDS} seconds"
     padding = getattr(extractor, "padding_value", 0.0)
@@ -54,6 +54,9 @@ def _sound_faults(extractor: Any) -> Iterator[tuple[str, Any, str]]:
 
 
 def _picture_faults(extractor: Any) -> Iterator[tuple[str, Any, str]]:
+    spread = getattr(extractor, "image_std", None)
+    if isinstance(spread, list | tuple) and not all(_is_number(value) and value > 0 for value in spread):
+        yield "image_std", spread, "numbers above 0, by which points are divided"
     for name in ("size", "crop_size", "pad_size"):
         value = getattr(extractor, name, None)
         if value is None:
