@@ -183,7 +183,7 @@ class Architecture(ABC):
         inner = getattr(model, "module", model)
         inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
         own = inner.generation_config = self.generation_config(inner.generation_config)
-        if options.get("do_sample"):
+        if options.keys() & {"do_sample", "output_logits"}:  # of the model itself, no text of ours
             inner.generation_config = plain_generation(own)
         try:
             with torch.no_grad():
