@@ -96,7 +96,10 @@ def spec_of(folder: Path, **fields: Any) -> Any:
     return kt.recipe.from_dict({**spec, **fields}, folder)
 
 
-@pytest.mark.parametrize("kind", ["nllb", "mbart", "mbart50", "m2m"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mbart50", "m2m")]  # as NLLB, in other tokens
+
+
+@pytest.mark.parametrize("kind", ["nllb", "mbart", *SLOW])
 def test_stock_generate_writes_a_runs_translations(tmp_path, kind):
     """The target language is given: forced by the saved settings, the decoder's start for mBART; and never learnt."""
     model_of(TOKENIZERS[kind][0](tmp_path), kind, tmp_path / "student")
