@@ -11,6 +11,7 @@ CELLS = {cell.name: cell for cell in cells()}
 FAST = (
     "text-classification/fnet",  # mixes all positions, padding too
     "text-generation/mamba",  # a state-space model
+    "text-generation/doge",  # attends to keys chosen among all, padding too
     "text-generation/recurrent_gemma",  # a state that reads the padding before a prompt
     "text-generation/mixtral",  # experts
     "semantic-role-labeling/mobilebert",  # reads its neighbours' embeddings

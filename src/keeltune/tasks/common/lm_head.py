@@ -69,6 +69,8 @@ def forward(
 
     def select(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden, part = arguments[0], parts[min(len(seen), len(parts) - 1)]
+        if groups is not None and not part[:, hidden.shape[1] :].any():
+            part = part[:, : hidden.shape[1]]  # a group is as long as its own rows
         if hidden.dim() != 3 or len(hidden) != len(part) or hidden.shape[1] < part.shape[1]:
             return None
         chosen = hidden[_aligned(part, hidden)]
