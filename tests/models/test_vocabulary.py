@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import (
 
 import keeltune as kt
 from keeltune import recipe
+from keeltune.data.dataset import Row
 from keeltune.models import loading, positions, tokenizer_training, vocabulary
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.training.build import build, collated
@@ -368,6 +370,30 @@ def test_a_longer_text_is_cut_where_the_tokenizer_names_no_maximum(tmp_path):
         assert len(example.inputs["input_ids"]) <= 32
         assert len(example.targets) <= 16
     assert any("are cut" in warning.found for warning in material.warnings)
+
+
+def test_what_is_given_takes_places_of_the_decoder_too(tmp_path):
+    """NLLB's kind is given a language behind its start: a text of all places ended in an IndexError."""
+    _, task = writers.writer("marian")
+    german = task.tokenizer.convert_tokens_to_ids("<unk>")
+    task.settings = replace(task.settings, bounds=vocabulary.Bounds(written=6), target_max_length=6)
+    task.architecture.__dict__ |= {"frame": ([german], []), "languages": frozenset([german])}
+    (example,) = task.encode(Row({"source": "a", "target": "the film is very very good"}, "f", 1, "k"))
+    assert len(example.inputs["decoder_input_ids"]) == 6
+    assert example.notes["target_cut"]
+
+
+def test_a_start_that_only_the_generation_settings_name(tmp_path):
+    model, writer = writers.writer("bart")
+    folder = writers.folder_of(model, writer, tmp_path / "model")
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["decoder_start_token_id"]
+    (folder / "config.json").write_text(json.dumps({**fields, "bos_token_id": 5}))
+    stored = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**stored, "decoder_start_token_id": 2}))
+    rows = writers.write(tmp_path / "rows.jsonl", "translation")
+    given = {"task": "translation", "method": "fine-tuning", "model": "model", "data": {"train": rows}}
+    assert {e.inputs["decoder_input_ids"][0] for e in prepared(given, tmp_path).examples["train"]} == {2}
 
 
 @pytest.mark.parametrize(

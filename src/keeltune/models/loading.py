@@ -169,6 +169,8 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         fresh = [name for name in fresh if name not in adapter.trained_whole]
     if problem := problem or _not_finite(model, source):
         raise UserError(Problem(where, field, *problem))
+    if other := sorted({str(name) for name, *_ in info["mismatched_keys"]} & set(fresh)):
+        changes.append(f"new weights, as those stored have another shape: {', '.join(other[:5])}")
     if head.new:
         fresh = sorted({*fresh, *_reset_head(model)})
     notes = [f"the adapter {shown(str(a.folder))} is merged into {shown(a.base)}" for a in merged]

@@ -91,6 +91,7 @@ class Seq2Seq(Architecture):
         parts = [
             part for part in (config, getattr(config, "decoder", None), config.get_text_config(decoder=True)) if part
         ]
+        parts += [self.task.settings.stored] if self.task.settings.stored is not None else []
         names = ("decoder_start_token_id", "bos_token_id")
         configured = [getattr(part, name, None) for name in names for part in parts]
         start = next((i for i in [*configured, tokenizer.bos_token_id] if i is not None), None)
@@ -112,7 +113,9 @@ class Seq2Seq(Architecture):
             ids = ids[: -len(behind)]
         if self.end and ids[-1:] != self.end and self.end[0] not in ids[-2:]:
             ids += self.end
-        limit = self.task.settings.target_max_length
+        limit, places = self.task.settings.target_max_length, self.task.settings.bounds.written
+        if places is not None:  # of which what is given takes some
+            limit = min(limit or places, places - len(given))
         if limit is not None and len(ids) > limit:
             return ids[: limit - len(self.end)] + self.end, True
         return ids, False
