@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from keeltune.data.dataset import Row, subset
-from keeltune.evaluation.bootstrap import bootstrap
+from keeltune.evaluation.bootstrap import bootstrap, share_interval
+from keeltune.evaluation.intervals import metrics_of
 from keeltune.evaluation.prediction import predict, prediction_rows
 from keeltune.evaluation.scores import gain, score, scores_of
 from keeltune.tasks.common.example import Prediction
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.text_classification import TextClassification
+from keeltune.utils import registry
 from tests.helpers.models import ARCHITECTURES, WORDS
 
 LABELS = ["negative", "positive"]
@@ -86,15 +90,76 @@ def answers(values: list[str], losses: list[float] | None = None) -> list[Predic
     return [Prediction(v, None, x, 1.0) for v, x in zip(values, losses or [0.5] * len(values), strict=True)]
 
 
-def test_the_interval_is_the_binomials():
-    """90 of 100 right: the bootstrap of a share is the binomial's, whose 2.5 and 97.5 % quantiles are 84 and 95."""
+def labelled(labels: list[str], **fields: list[str]) -> list[Row]:
+    return [
+        Row({"label": label} | {name: values[i] for name, values in fields.items()}, "f", i, str(i))
+        for i, label in enumerate(labels)
+    ]
+
+
+@pytest.mark.parametrize("right", [0, 1, 90, 99, 100])
+def test_the_interval_of_a_share_is_clopper_and_pearsons(right):
     task = TextClassification(None, Settings(LABELS))
-    rows = [Row({"label": "positive"}, "f", i, str(i)) for i in range(100)]
-    found = score(task, answers(["positive"] * 90 + ["negative"] * 10), rows)
-    low, high = found.intervals["accuracy"]
-    assert found.metrics["accuracy"] == 0.9
-    assert (low, high) == pytest.approx((0.84, 0.95), abs=0.011)
+    found = score(task, answers(["positive"] * right + ["negative"] * (100 - right)), labelled(["positive"] * 100))
+    exact = binomtest(right, 100).proportion_ci(method="exact")
+    assert found.intervals["accuracy"] == pytest.approx((exact.low, exact.high), rel=1e-9)
     assert set(found.intervals) == set(found.metrics)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.5, 20), (0.9, 20), (0.98, 200), (0.999, 1000), (1.0, 20)])
+def test_intervals_of_shares_hold_the_true_one_in_95_of_100_cases_at_least(share, rows):
+    """The percentile bootstrap: 0.88, 0.90 and 0.63 at (0.9, 20), (0.98, 200) and (0.999, 1000); Wilson: 0.92 there."""
+    right = np.arange(rows + 1)
+    held = [low <= share <= high for low, high in (share_interval(k / rows, rows) for k in right)]
+    assert binom.pmf(right, rows, share)[held].sum() >= 0.95
+
+
+def test_a_score_at_its_end_has_an_interval_with_a_width():
+    """Macro-F1 of 1 (no row is wrong), WER of 0, F1 of 0: at most as many rows are otherwise as are not ruled out."""
+    task = TextClassification(None, Settings(LABELS))
+    labels = ["positive", "negative"] * 10
+    found = score(task, answers(labels), labelled(labels))
+    most = 1 - 0.025 ** (1 / 20)
+    assert found.intervals["macro_f1"] == found.intervals["mcc"] == pytest.approx((1 - most, 1.0))
+    errors = np.stack([np.zeros(20), np.full(20, 5.0), np.full(20, 0.5), np.ones(20)], axis=1)
+    speech = registry.find("tasks", "speech-recognition")
+    wer = scores_of(_bare(speech, metric="wer"), np.concatenate([errors[:, :2], errors[:, :2], errors[:, 2:]], axis=1))
+    assert wer.intervals["wer"] == wer.intervals["cer"] == pytest.approx((0.0, most))
+    assert found.intervals["loss"][0] == found.intervals["loss"][1]  # a loss has no end: equal rows say no more
+
+
+def _bare(task: type, **settings: Any) -> Any:
+    class Bare(task):  # type: ignore[misc]
+        def setup(self) -> None:
+            pass
+
+    return Bare(None, Settings(**settings))
+
+
+def test_a_score_that_is_no_share_is_bootstrapped():
+    task = TextClassification(None, Settings(LABELS))
+    labels = ["positive"] * 30 + ["negative"] * 10
+    found = score(task, answers([*labels[:35], *["positive"] * 5]), labelled(labels))
+    drawn = bootstrap(found.table)
+    expected = np.percentile(metrics_of(task, drawn)["macro_f1"], [2.5, 97.5])
+    assert found.intervals["macro_f1"] == pytest.approx(tuple(expected))
+
+
+def test_rows_that_are_drawn_in_clusters_count_as_fewer():
+    """Ten speakers of ten rows, each all right or all wrong, are ten rows; where each is as the whole, a hundred."""
+    task = TextClassification(None, Settings(LABELS))
+    labels = ["positive"] * 100
+    speakers = [str(i // 10) for i in range(100)]
+    whole = ["positive"] * 80 + ["negative"] * 20
+    low, high = score(task, answers(whole), labelled(labels, who=speakers), clusters="who").intervals["accuracy"]
+    exact = binomtest(8, 10).proportion_ci(method="exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=0.02)
+    within = (["positive"] * 8 + ["negative"] * 2) * 10
+    low, high = score(task, answers(within), labelled(labels, who=speakers), clusters="who").intervals["accuracy"]
+    exact = binomtest(80, 100).proportion_ci(method="exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high), rel=1e-9)
+    low, high = score(task, answers(labels), labelled(labels, who=speakers), clusters="who").intervals["accuracy"]
+    assert (low, high) == pytest.approx((0.025 ** (1 / 10), 1.0))
 
 
 def test_intervals_cover_as_often_as_they_say():

@@ -49,7 +49,7 @@ def test_intervals_over_clusters_say_so(tiny, tmp_path):
     done = clustered_run(tiny, make_data(tmp_path))
     page = check_page((done.folder / "report.html").read_text("utf-8"))
     assert "percentile bootstrap over clusters of <b>who" in page.text
-    assert "95 % bootstrap interval over clusters of <b>who" in page.text
+    assert "95 % interval over clusters of <b>who" in page.text
     assert "over rows" not in page.text
     assert "† Clusters of <b>who in test: 4. With fewer than 5" in page.text
     assert page.text.count("too narrow (clusters: 4)") == len(done.result["intervals"]["test"])
@@ -72,7 +72,7 @@ def test_pools_and_comparisons_say_it_too(tiny, tmp_path):
     done = clustered_run(tiny, folder, training={"seed": [0, 1]})
     page = check_page((done.folder / "report.html").read_text("utf-8"))
     assert "bootstrap over clusters of <b>who and seeds" in page.text
-    assert "95 % bootstrap interval over clusters of <b>who and seeds" in page.text
+    assert "95 % interval over clusters of <b>who and seeds" in page.text
     assert "in test: 4. With fewer than 5" in page.text
     plain = run.train(
         recipe.from_dict(spec_of("fine-tuning", tiny("bert"), output="plain"), folder), display=Display(quiet=True)
@@ -80,7 +80,7 @@ def test_pools_and_comparisons_say_it_too(tiny, tmp_path):
     for runs in ([done.folder, plain.folder], [plain.folder, done.folder]):  # the clusters of one are drawn for both
         page = check_page(comparison_page.page(comparison.compare(runs)))
         assert "percentile bootstrap over clusters of <b>who" in page.text
-        assert "accuracy, 95 % bootstrap interval over clusters of <b>who †" in page.words
+        assert "accuracy, 95 % interval over clusters of <b>who †" in page.words
         assert "† Clusters of <b>who in test: 4" in page.text
         assert "over rows" not in page.text
         assert "McNemar" not in page.text

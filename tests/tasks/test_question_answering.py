@@ -26,7 +26,7 @@ from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.example import Prediction
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.families import span_extraction
-from keeltune.tasks.metrics.squad import _best_match
+from keeltune.tasks.metrics.squad import best_match, english
 from keeltune.tasks.question_answering import QuestionAnswering
 from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
@@ -372,7 +372,7 @@ def test_the_metric_is_squads():
     ],
 )
 def test_the_metric_by_hand(value, answers, f1, exact):
-    assert _best_match(value, answers) == pytest.approx((f1, exact))
+    assert best_match(value, answers, english) == pytest.approx((f1, exact))
 
 
 # Bad rows

@@ -191,9 +191,7 @@ def _print(lines: list[dict[str, Any]], size: DemoSize, folder: Path, seconds: f
         f"Training rows: {size.source} of films, {size.target} of appliances, {size.unlabeled} of appliances without "
         f"labels ({size.share:.0%} of the whole demo). Steps of {size.batch_size} rows: {steps}."
     )
-    console.print(
-        f"In brackets: 95 % bootstrap intervals over the {size.test} test rows; other seeds move the scores further."
-    )
+    console.print(f"In brackets: 95 % intervals over the {size.test} test rows; other seeds move the scores further.")
     console.print(f"{seconds:.0f} s. Reports: {folder / 'runs'}/*/report.html")
 
 

@@ -1,9 +1,9 @@
-"""Whether a difference is more than chance."""
+"""How sure a score is, and whether a difference is more than chance."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -41,3 +41,29 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of the draws."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def share_interval(share: float, rows: float) -> tuple[float, float]:
+    """The 95 % interval of a share of rows that are right, by Clopper and Pearson.
+
+    It holds the true share in 95 % of cases at least, also at 0 and at 1, where a bootstrap has no width: of n rows
+    without an error 1 − 0.025^(1/n) is the most of them. Wilson's, narrower by a twentieth, holds it in 92 % of cases
+    at 0.999 and n = 1000, and the percentile bootstrap in 90 % at 0.98 and n = 200. `rows` is real: fewer than there
+    are where they are not drawn one by one (`effective_rows`).
+    Source: Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404; Korn and Graubard 1998, Survey
+    Methodology 24, for the number of rows.
+    """
+    right = share * rows
+    wrong = rows - right
+    low = float(beta.ppf(0.025, right, wrong + 1)) if share > 0 else 0.0
+    high = float(beta.ppf(0.975, right + 1, wrong)) if share < 1 else 1.0
+    return low, high
+
+
+def effective_rows(draws: np.ndarray, share: float, rows: int) -> float:
+    """How many rows drawn one by one would make a share vary as these draws of whole clusters, or of seeds, do.
+
+    At most `rows`; where the draws do not vary they say nothing.
+    """
+    variance = float(np.var(draws))
+    return min(float(rows), share * (1 - share) / variance) if variance > 0 else float(rows)

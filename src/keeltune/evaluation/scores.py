@@ -11,8 +11,9 @@ import numpy as np
 from keeltune.data.clusters import numbers_of
 from keeltune.data.dataset import Row
 from keeltune.evaluation.bootstrap import bootstrap, interval
+from keeltune.evaluation.intervals import intervals as intervals_of
+from keeltune.evaluation.intervals import metrics_of
 from keeltune.tasks.common.example import Prediction
-from keeltune.tasks.metrics.loss import Loss
 from keeltune.tasks.task import Task
 
 WRITTEN = 200
@@ -40,7 +41,7 @@ def score(
     intervals: bool = True,
     clusters: str | None = None,
 ) -> Scores:
-    """Metrics of labelled rows, with percentile-bootstrap intervals over rows (no training noise is in them).
+    """Metrics of labelled rows, with 95 % intervals over rows (`intervals.py`; no training noise is in them).
 
     `clusters` names a column: the rows of one value of it are drawn together.
     """
@@ -64,7 +65,8 @@ def scores_of(task: Task, table: np.ndarray, *, intervals: bool = True, clusters
     ranges: dict[str, tuple[float, float]] = {}
     if intervals:
         resampled = metrics_of(task, bootstrap(table, clusters=clusters))
-        ranges = {name: interval(values) for name, values in resampled.items()}
+        units = len(table) if clusters is None else int(clusters.max()) + 1
+        ranges = intervals_of(task, [table], resampled, units)
     return Scores(metrics, ranges, task.details(sums[:-2]) if table.shape[1] > 2 else {}, table)
 
 
@@ -87,11 +89,3 @@ def differences(
     resampled = bootstrap(np.concatenate([table, baseline], axis=1), clusters=clusters)
     a, b = (metrics_of(task, part) for part in np.split(resampled, [table.shape[1]], axis=1))
     return {name: a[name] - b[name] for name in a}
-
-
-def metrics_of(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2]."""
-    values = Loss().scores(sums[..., -2:])
-    if sums.shape[-1] > 2:
-        values = task.scores(sums[..., :-2]) | values
-    return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"]) if name in values}

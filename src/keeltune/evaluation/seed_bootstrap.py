@@ -19,7 +19,8 @@ import numpy as np
 
 from keeltune.data.clusters import clusters_of
 from keeltune.evaluation import bootstrap
-from keeltune.evaluation.scores import metrics_of, table_of
+from keeltune.evaluation.intervals import metrics_of
+from keeltune.evaluation.scores import table_of
 from keeltune.tasks.task import Task
 
 
@@ -41,5 +42,9 @@ def over_seeds(seed_draws: Sequence[np.ndarray]) -> np.ndarray:
 
 def clustered(task: Task, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """The table of a prediction file, in the units that are drawn together: rows, or the sums of their clusters."""
-    clusters = clusters_of([line.get("cluster") for line in lines])
-    return bootstrap.summed(table_of(task, lines), clusters)
+    return grouped(table_of(task, lines), lines)
+
+
+def grouped(table: np.ndarray, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The table of a prediction file's lines, [rows, K + 2], in those units."""
+    return bootstrap.summed(table, clusters_of([line.get("cluster") for line in lines]))

@@ -47,8 +47,8 @@ def spelt(name: str, known: Iterable[str]) -> str | None:
     for exact in (name, plain, *(code for code in known if code.casefold() == plain.casefold())):
         if exact in known:
             return exact
-    by_tag = {tag: code for code in known if (tag := _tag(code)) is not None}
-    if (tag := _tag(plain)) is None:
+    by_tag = {tag: code for code in known if (tag := tag_of(code)) is not None}
+    if (tag := tag_of(plain)) is None:
         return None
     nearest = langcodes.closest_supported_match(tag, list(by_tag), max_distance=NEAR)
     if nearest is None:
@@ -59,7 +59,7 @@ def spelt(name: str, known: Iterable[str]) -> str | None:
     return None if nearest is None else by_tag[nearest]
 
 
-def _tag(name: str) -> str | None:
+def tag_of(name: str) -> str | None:
     """The BCP 47 tag of a language, by its code or its name in English or in itself; None for no language.
 
     XX is mBART's "in no country".
@@ -79,7 +79,7 @@ def nearest_language(name: str, known: Iterable[str]) -> str:
     """`; did you mean "German"?` for the closest name of a known language, or nothing."""
     import langcodes
 
-    codes = [langcodes.Language.get(tag).language or tag for code in known if (tag := _tag(code)) is not None]
+    codes = [langcodes.Language.get(tag).language or tag for code in known if (tag := tag_of(code)) is not None]
     return nearest(name.title(), [*(langcodes.Language.make(language=code).display_name() for code in codes), *known])
 
 

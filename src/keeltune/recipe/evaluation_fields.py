@@ -35,6 +35,16 @@ class Evaluation(Declared):
         description="Metrics that are reported besides the task's: names of `keeltune/tasks/metrics/`, or "
         "my_package.my_module:Name.",
     )
+    language: Text | None = Field(
+        default=None,
+        description="The language that answers are scored in, as de, zh-Hant, deu_Latn or German; null: the target of "
+        "`languages`, else told once from the right answers. English alone has stems (ROUGE) and articles (F1).",
+    )
+    bleu_tokenizer: Text | None = Field(
+        default=None,
+        description="BLEU's tokens, by sacrebleu's name, such as 13a, intl, char, ja-mecab, flores200; null: those of "
+        "the language.",
+    )
     clusters: Text | None = Field(
         default=None,
         description="A column of the data, such as speaker: rows of one value are resampled together, which is honest "

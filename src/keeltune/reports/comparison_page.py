@@ -60,8 +60,8 @@ def picture(comparison: Mapping[str, Any], units: ResampledUnits, say: Translato
     if not all(run["source"] for run in runs):
         bars = [(run["name"], run["target"]["value"], *run["target"]["interval"]) for run in runs]
         if units.column is None:
-            return charts.ranges(bars, say("{metric}, 95 % bootstrap interval over rows", metric=metric))
-        axis = say("{metric}, 95 % bootstrap interval over clusters of {column}", metric=metric, column=units.column)
+            return charts.ranges(bars, say("{metric}, 95 % interval over rows", metric=metric))
+        axis = say("{metric}, 95 % interval over clusters of {column}", metric=metric, column=units.column)
         return charts.ranges(bars, axis + units.mark("test"))
     points = [
         charts.NamedPoint(

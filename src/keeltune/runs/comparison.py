@@ -19,7 +19,8 @@ from keeltune import recipe
 from keeltune.data.clusters import clusters_of
 from keeltune.evaluation import bootstrap
 from keeltune.evaluation.bootstrap import mcnemar
-from keeltune.evaluation.scores import metrics_of, scores_of
+from keeltune.evaluation.intervals import intervals, metrics_of
+from keeltune.evaluation.scores import scores_of
 from keeltune.recipe import fields
 from keeltune.runs import opened_model, prediction_file, run_folder
 from keeltune.tasks.task import Task
@@ -205,7 +206,8 @@ def _resampled(task: Task, side: Side, metric: str) -> np.ndarray:
 
 
 def _score(task: Task, side: Side, metric: str) -> dict[str, Any]:
-    interval = bootstrap.interval(_resampled(task, side, metric))
+    units = len(side.scores) if side.clusters is None else int(side.clusters.max()) + 1
+    interval = intervals(task, side.tables, {metric: _resampled(task, side, metric)}, units)[metric]
     return {"value": _value(task, side, metric), "interval": list(interval), "rows": len(side.scores)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from keeltune.evaluation.scores import score
 from keeltune.runs import prediction_file, run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
 from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.task import Task
+from keeltune.training.preparation import scoring_language
 from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import sound_rows
 from keeltune.training.preparation.task_checks import control_token_warnings
@@ -55,6 +58,7 @@ def evaluate(
     labels_of = None if any(c.name == "label" for c in opened.columns) else opened.task.labels_of
     faults, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
     _refuse([*problems, *faults], display)
+    opened = replace(opened, task=_in_language(opened.task, rows, display))
     answers = _answers(opened, rows, display, "scoring", labelled=True)
     scores = score(opened.task, answers, rows, clusters=opened.clusters)
     if run := run_folder.finished(Path(model)):
@@ -68,6 +72,18 @@ def evaluate(
         "intervals": {name: list(pair) for name, pair in scores.intervals.items()},
         "rows": len(rows),
     }
+
+
+def _in_language(task: Task, rows: Sequence[Row], display: Display) -> Task:
+    """The task in the language of its scores: the run's, else that of the rows; says where a metric does not fit."""
+    if not task.scoring.reads_language:
+        return task
+    if task.settings.language is None and (told := scoring_language.told(task, rows)):
+        task = scoring_language.in_language(task, told)
+        display.say(f"answers are scored in {scoring_language.said(task)}")
+    for found in task.scoring.misfits(scoring_language.texts_of(task, rows)):
+        display.say(f"warning: {found}")
+    return task
 
 
 def predict(

@@ -17,10 +17,13 @@ from keeltune.models import configuration, generation, loading, model_files
 from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
+from keeltune.runs import run_folder
+from keeltune.tasks.common.language import Language
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.lengths import generation_length, reading_length, writing_length
 from keeltune.training.preparation.reading import find_task
+from keeltune.training.preparation.scoring_language import in_language
 from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
 from keeltune.utils.device import this_device
@@ -60,6 +63,8 @@ def open_model(
         _settings(past, task_class, stored, where),
         metrics=tuple(metric for metric in scored_by.metrics if outside or ":" not in metric),
         metric=scored_by.metric,
+        language=_stored_language(folder),
+        bleu_tokenizer=scored_by.bleu_tokenizer,
     )
     device = this_device()
     labels = past.data.labels if past else None
@@ -76,6 +81,14 @@ def open_model(
         past.evaluation.clusters if past else None,
         device,
     )
+
+
+def _stored_language(folder: Path, domain: str = "target") -> Language | None:
+    """The language that a finished run scored a domain's answers in."""
+    run = run_folder.finished(folder)
+    scoring = (run.result.get("scoring") or {}).get(domain) if run else None
+    code, by = ((scoring or {}).get(key) for key in ("language", "by"))
+    return Language(code, by) if code and by else None
 
 
 def _task_name(task: str | None, past: Recipe | None, where: str, *, outside: bool) -> str:
@@ -150,6 +163,8 @@ def tasks_of(folder: Path, task: str | None = None, *, outside: bool = False) ->
     past, old = recipe.load(folder / "recipe.yaml"), folder / "source_model"
     target = open_model(folder, task, outside=outside).task
     source = open_model(old, task or past.task, past.evaluation, outside=outside).task if old.is_dir() else target
+    if source is target and (language := _stored_language(folder, "source")):
+        source = in_language(target, language)
     return {"target": target, "source": source}
 
 

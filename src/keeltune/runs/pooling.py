@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from keeltune.evaluation import bootstrap, overfitting
-from keeltune.evaluation.seed_bootstrap import clustered, draws, over_seeds
+from keeltune.evaluation.intervals import intervals
+from keeltune.evaluation.scores import table_of
+from keeltune.evaluation.seed_bootstrap import clustered, draws, grouped, over_seeds
 from keeltune.runs.result import empty
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
@@ -43,7 +45,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
     results, folders = [run.result for run in runs], [run.folder for run in runs]
     first = results[0]
     pooled = empty() | {name: first[name] for name in ("keeltune", "task", "method", "status", "data", "environment")}
-    pooled["audit"] = first.get("audit")
+    pooled |= {name: first.get(name) for name in ("audit", "scoring")}
     values = _pool_metrics(pooled, tasks, folders, results)
     metric, sign = tasks["target"].metrics[0], tasks["target"].primary_sign
     validation = values.get("validation", {}).get(metric, [0.0])
@@ -83,26 +85,25 @@ def _pool_metrics(
         _put(pooled["metrics"], path, means | details)
         if path[0] != "before":
             task = tasks["source" if split == "source" else "target"]
-            seed_draws = [draws(task, table) for table in _tables(task, folders, where, split)]
-            _put(
-                pooled["intervals"],
-                path,
-                {name: _interval(name, [seed[name] for seed in seed_draws]) for name in names},
-            )
+            seeds = _lines(folders, where, split)
+            tables = [table_of(task, lines) for lines in seeds]
+            drawn = [grouped(table, lines) for table, lines in zip(tables, seeds, strict=True)]
+            seed_draws = [draws(task, table) for table in drawn]
+            over = {name: _within(name, [seed[name] for seed in seed_draws]) for name in names}
+            found = intervals(task, tables, over, len(drawn[0]))
+            _put(pooled["intervals"], path, {name: list(pair) for name, pair in found.items()})
     return values
 
 
-def _interval(metric: str, seed_draws: Sequence[np.ndarray]) -> list[float]:
-    """The pool's interval; the root in its draws may carry them beyond what the metric can be, where it is cut."""
-    low, high = bootstrap.interval(over_seeds(seed_draws))
+def _within(metric: str, seed_draws: Sequence[np.ndarray]) -> np.ndarray:
+    """The pool's draws, cut where their root carries them beyond what the metric can be."""
     scale = scale_of(metric)
     lowest = 0.0 if min(draw.min() for draw in seed_draws) >= 0 else -np.inf
-    return [float(np.clip(end, lowest, np.inf if scale is None else scale)) for end in (low, high)]
+    return np.clip(over_seeds(seed_draws), lowest, np.inf if scale is None else scale)
 
 
-def _tables(task: Task, folders: Sequence[Path], where: str, split: str) -> list[np.ndarray]:
-    seeds = [read_lines(folder / "predictions" / where / f"{split}.jsonl") for folder in folders]
-    return [clustered(task, lines) for lines in seeds]
+def _lines(folders: Sequence[Path], where: str, split: str) -> list[list[dict[str, Any]]]:
+    return [read_lines(folder / "predictions" / where / f"{split}.jsonl") for folder in folders]
 
 
 def _overfitting(values: Mapping[str, Sequence[float]], metric: str, results: Sequence[Result]) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def _forgetting(tasks: Mapping[str, Task], folders: Sequence[Path], results: Seq
 def _change(task: Task, folders: Sequence[Path], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One split before and after, as `evaluation.forgetting.change` says it of one seed."""
     split = changes[0]["split"]
-    after, before = (_tables(task, folders, where, split) for where in ("", "before"))
+    after, before = ([clustered(task, lines) for lines in _lines(folders, where, split)] for where in ("", "before"))
     differences = [
         {name: new[name] - old[name] for name in new}
         for new, old in ((draws(task, now), draws(task, then)) for now, then in zip(after, before, strict=True))

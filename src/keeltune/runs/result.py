@@ -12,6 +12,7 @@ from keeltune.data import dataset
 from keeltune.evaluation.scores import Scores
 from keeltune.recipe.paths import shared
 from keeltune.runs.environment import environment, peak_memory
+from keeltune.tasks.task import Task
 from keeltune.training.callbacks import means
 from keeltune.training.job import Job
 from keeltune.training.reference_choice import model_names
@@ -48,6 +49,10 @@ def completed(
             "test": _intervals(after["test"]),
             "source": {"before": _intervals(before["source"]), "after": _intervals(after["source"])},
         },
+        "scoring": {
+            "target": scoring(job.material.task),
+            "source": scoring(job.of("source", None)[0]) if job.material.rows.get("source") else None,
+        },
         "objective": _objective(job, trainer),
         "reference": {
             "kind": job.reference_source.kind,
@@ -71,6 +76,16 @@ def _cache(job: Job) -> dict[str, Any] | None:
     """The cache's facts, its folder as seen from the run's."""
     cache, recipe = job.reference_source.cache, job.material.recipe
     return None if cache is None else {**cache, "folder": shared(Path(cache["folder"]), recipe.path(recipe.output))}
+
+
+def scoring(task: Task) -> dict[str, Any]:
+    """How a task's answers are scored: the language, how it is known, and each metric's signature."""
+    language = task.settings.language
+    return {
+        "language": language.code if language else None,
+        "by": language.by if language else None,
+        "signatures": task.scoring.signatures,
+    }
 
 
 def _objective(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
@@ -149,6 +164,7 @@ def empty() -> dict[str, Any]:
             "before": {"validation": None, "test": None},
         },
         "intervals": {"validation": None, "test": None, "source": dict(pair)},
+        "scoring": None,
         "objective": None,
         "reference": None,
         "veto": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ class _Stored(BaseModel):
 
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
-Metrics = dict[str, float | dict[str, Any] | None] | None
+Metrics = dict[str, float | str | dict[str, Any] | None] | None
 Intervals = dict[str, Interval] | None
 Named = dict[str, float]
 
@@ -60,6 +60,16 @@ class _Data(_Stored):
     validation: _Split | None = None
     test: _Split | None = None
     source: _Split | None = None
+
+
+class _DomainScoring(_Stored):
+    language: str | None = None
+    by: Literal["named", "detected", "assumed"] | None = None
+
+
+class _Scoring(_Stored):
+    target: _DomainScoring | None = None
+    source: _DomainScoring | None = None
 
 
 class _Objective(_Stored):
@@ -149,6 +159,7 @@ class _Result(_Stored):
     metrics: _Metrics | None = None
     intervals: _Intervals | None = None
     data: _Data | None = None
+    scoring: _Scoring | None = None
     objective: _Objective | None = None
     training: _Training | None = None
     budget: _Budget | None = None

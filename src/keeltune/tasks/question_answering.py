@@ -21,6 +21,7 @@ class QuestionAnswering(SpanExtraction):
     """
 
     scored_by = (Squad,)
+    passage = "context"
     columns = (Column("question", "text"), Column("context", "text"), Column("answers", "answers", label=True))
 
     @classmethod

@@ -154,10 +154,8 @@ class Task(Declaration):
         return self.choices != "positions" and not self.companions
 
     def collate_anchored(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """`collate`, with the anchored examples alone as the batch's `anchored_batch`, where there are others too.
-
-        The reference reads those, so that it computes nothing on rows on which it is not compared.
-        """
+        """`collate`, with the anchored examples alone as the batch's `anchored_batch`, where there are others too: the
+        reference reads those, so that it computes nothing on rows on which it is not compared."""
         anchored = [example for example in examples if example.anchored]
         batch = self.collate(examples)
         if not self.separable:
@@ -276,10 +274,7 @@ class Task(Declaration):
         return self.scoring.statistics(values, golds)
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
-        """Summed statistics [..., K] as scores [...], each in its unit (0..1; BLEU and chrF 0..100; CIDEr from 0).
-
-        `loss` and `perplexity` are not made here: evaluation has the losses.
-        """
+        """Summed statistics [..., K] as scores [...], each in its unit; `loss` is not made here."""
         return self.scoring.scores(sums)
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:

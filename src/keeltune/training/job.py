@@ -45,9 +45,12 @@ class Job:
     regularizers: Sequence[Regularizer] = ()
 
     def of(self, split: str, model: Any) -> tuple[Task, Any]:
-        """Who answers a split's rows: the source domain's old labels are the second head's, where there is one."""
+        """Who answers a split's rows, and scores them: the source domain's old labels are the second head's, where
+        there is one, and its language is its own."""
         if self.anchor_head is not None and split in OLD:
             return self.anchor_head.task, self.anchor_head.model
+        if split in OLD and self.material.source_task is not None:
+            return self.material.source_task, model
         return self.material.task, model
 
     @property

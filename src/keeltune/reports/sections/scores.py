@@ -85,10 +85,10 @@ def _axis(run: FinishedRun) -> str:
     """What a bootstrap interval's draws are of."""
     say, column, seeds = run.say, run.units.column, run.result["seeds"]
     if column is None:
-        return say("95 % bootstrap interval over rows and seeds") if seeds else say("95 % bootstrap interval over rows")
+        return say("95 % interval over rows and seeds") if seeds else say("95 % interval over rows")
     if seeds:
-        return say("95 % bootstrap interval over clusters of {column} and seeds", column=column)
-    return say("95 % bootstrap interval over clusters of {column}", column=column)
+        return say("95 % interval over clusters of {column} and seeds", column=column)
+    return say("95 % interval over clusters of {column}", column=column)
 
 
 def _intervals(run: FinishedRun) -> str:
@@ -110,11 +110,13 @@ def _intervals(run: FinishedRun) -> str:
     if column is None:
         return say(
             "The interval is a percentile bootstrap over rows: how much the score would move with other test rows. "
+            "Of a share of right rows, such as accuracy, it is Clopper and Pearson's. "
             "Training noise (other seeds) is not in it."
         )
     return say(
         "The interval is a percentile bootstrap over clusters of {column}: how much the score would move with other "
-        "clusters. A row that is in no cluster is drawn alone. Training noise (other seeds) is not in it.",
+        "clusters. A row that is in no cluster is drawn alone. Of a share of right rows, such as accuracy, it is "
+        "Clopper and Pearson's, of as many rows as the clusters are worth. Training noise (other seeds) is not in it.",
         column=column,
     )
 

@@ -31,6 +31,9 @@ class Declaration(ABC):
     whole_texts: ClassVar[tuple[str, ...]] = ()
     """Columns of text of which a part can be left out and the row still has an answer: one of the text as a whole."""
 
+    passage: ClassVar[str | None] = None
+    """The column of text that short answers are parts of, which tells their language better than they do."""
+
     generates: ClassVar[bool] = False
     """Whether an answer is written token by token: evaluation while training then looks at a subset."""
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.metrics.bleu import Bleu, missing, tokenizers
 from keeltune.tasks.metrics.loss import Loss
 from keeltune.tasks.metrics.metric import Metric
 from keeltune.utils import registry
@@ -45,6 +46,20 @@ class Scoring:
         """The names whose smaller values are the better ones."""
         metrics: list[Metric] = [Loss(), *self.metrics]
         return frozenset(name for metric in metrics if not metric.higher_is_better for name in metric.names)
+
+    @property
+    def reads_language(self) -> bool:
+        """Whether a score depends on the language of the data set."""
+        return any(metric.reads_language for metric in self.metrics)
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """How each metric's scores come about, by its first name."""
+        return {metric.names[0]: metric.signature for metric in self.metrics}
+
+    def misfits(self, texts: Sequence[str]) -> list[str]:
+        """Why metrics do not fit a data set, of a sample of its right answers."""
+        return [found for metric in self.metrics for found in metric.misfits(texts)]
 
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
         """[rows, K], metric by metric."""
@@ -96,7 +111,24 @@ class Scoring:
                 yield Fault("evaluation.metrics", "scored twice", found, "a score of another name", "leave it out")
             else:
                 names += metric.names
+        yield from self._language_faults()
         primary = self.settings.metric
         if primary is not None and primary not in names:
             fix = f"choose one of them{nearest(primary, names)}"
             yield Fault("evaluation.metric", "unknown metric", shown(primary), f"one of: {', '.join(names)}", fix)
+
+    def _language_faults(self) -> Iterator[Fault]:
+        """Of `evaluation.bleu_tokenizer`."""
+        name = self.settings.bleu_tokenizer
+        if name is None:
+            return
+        if not any(isinstance(metric, Bleu) for metric in self.metrics):
+            yield Fault("evaluation.bleu_tokenizer", "no BLEU", name, "nothing: BLEU is not among the metrics",
+                        "leave it out")  # fmt: skip
+        elif name not in tokenizers():
+            yield Fault("evaluation.bleu_tokenizer", "unknown tokenizer", shown(name),
+                        f"one of sacrebleu's: {', '.join(tokenizers())}",
+                        f"choose one of them{nearest(name, tokenizers())}")  # fmt: skip
+        elif package := missing(name):
+            expected = "a tokenizer whose dictionary or model is installed"
+            yield Fault("evaluation.bleu_tokenizer", "not installed", name, expected, f"pip install '{package}'")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keeltune.models.vocabulary import Bounds
+from keeltune.tasks.common.language import Language
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Settings:
     metric             the score that chooses the best weights (`evaluation.metric`); None: the task's primary one
     decoding           how texts are written besides beams and length, as `transformers.GenerationConfig` names it
     stored             the model's own `GenerationConfig`
+    language           what the answers are scored in; None: told from the right answers, each time they are scored
+    bleu_tokenizer     sacrebleu's name of BLEU's tokens; None: by the language
     """
 
     labels: Sequence[str] = ()
@@ -44,3 +47,5 @@ class Settings:
     metric: str | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
     stored: Any = None
+    language: Language | None = None
+    bleu_tokenizer: str | None = None

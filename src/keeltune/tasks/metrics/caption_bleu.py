@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keeltune.tasks.metrics.metric import Metric, right_answers
-from keeltune.utils.text import apart
+from keeltune.utils.text import canonical, fold_case, plain_width, tokens
 
 ORDER = 4
 """The longest n-grams."""
@@ -19,8 +18,9 @@ SMALL, TINY = 1e-9, 1e-15
 class CaptionBleu(Metric):
     """BLEU-4 of captions, 0..1: n-grams by sacrebleu, the captions' closest length, and pycocoevalcap's formula.
 
-    Words are in lower case without punctuation, Chinese by character. Statistics a row: lengths of answer and closest
-    caption, n-grams right and in all for n = 1..4.
+    Words are Unicode's, in lower case without punctuation, a character where a script sets no spaces. Where no caption
+    has as many as four words, by the n-grams that there are. Statistics a row: lengths of answer and closest caption,
+    n-grams right and in all for n = 1..4, and the caption's n-grams.
     Sources: Papineni et al. 2002, https://aclanthology.org/P02-1040; https://github.com/salaniz/pycocoevalcap.
     """
 
@@ -30,7 +30,7 @@ class CaptionBleu(Metric):
 
     @property
     def width(self) -> int:
-        return 2 + 2 * ORDER
+        return 2 + 3 * ORDER
 
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
         from sacrebleu.metrics import BLEU
@@ -38,8 +38,10 @@ class CaptionBleu(Metric):
         bleu = BLEU(tokenize="none", force=True)
         table = []
         for value, gold in zip(values, golds, strict=True):
-            captions = [words(caption) or caption.lower() for caption in right_answers(gold)]
-            table.append(bleu._extract_corpus_statistics([words(value)], [[caption] for caption in captions])[0])
+            captions = [words(caption) for caption in right_answers(gold)]
+            row = bleu._extract_corpus_statistics([words(value)], [[caption] for caption in captions])[0]
+            longest = max((len(caption.split()) for caption in captions), default=0)
+            table.append([*row, *(max(0, longest - n) for n in range(ORDER))])
         return np.array(table, dtype=np.float64).reshape(len(table), self.width)
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -51,15 +53,16 @@ class CaptionBleu(Metric):
 
 
 def words(text: str) -> str:
-    """The words that are counted, with a space between: lower case, no punctuation, Chinese by character."""
-    return " ".join(re.findall(r"\w+(?:['’]\w+)*", apart(text.lower())))
+    """The words that are counted, with a space between: Unicode's, in lower case, without punctuation."""
+    return " ".join(fold_case(word) for word in tokens(plain_width(canonical(text))))
 
 
 def _bleu(sums: np.ndarray, above: Any, below: Any) -> np.ndarray:
-    """brevity · (Π (right + above) / (all + below))^¼, as pycocoevalcap's BleuScorer has it; sums [..., 2 + 8]."""
+    """brevity · (Π (right + above) / (all + below))^¼, as pycocoevalcap's BleuScorer has it; sums [..., 2 + 12]."""
     answer, closest = sums[..., 0], sums[..., 1]
-    right, total = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
-    mean = ((right + above) / (total + below)).prod(-1) ** (1 / ORDER)
+    right, total, there = (sums[..., 2 + k * ORDER : 2 + (k + 1) * ORDER] for k in range(3))
+    precision = np.where(there > 0, (right + above) / (total + below), 1.0)
+    mean = precision.prod(-1) ** (1 / np.maximum((there > 0).sum(-1), 1))
     lengths = (answer + TINY) / (closest + SMALL)
     with np.errstate(over="ignore"):
         return np.asarray(mean * np.where(lengths < 1, np.exp(1 - 1 / lengths), 1.0))

@@ -7,27 +7,39 @@ import numpy as np
 
 from keeltune.tasks.metrics.metric import Metric, right_answers
 from keeltune.tasks.metrics.word_error_rate import NORMALISER, normalised
+from keeltune.utils.text import together
 
 
 class CharacterErrorRate(Metric):
     """CER, 0 and up, less is better: character errors / characters, summed over the rows, as jiwer counts them.
 
-    Both sides are normalised as for WER, spaces are characters. Of several right texts the one with the fewest errors
+    Both sides are normalised as for WER; spaces are characters, but for those beside characters of scripts that set
+    none, which mean nothing. Of several right texts the one with the fewest errors
     counts. Statistics a row: errors, characters.
     """
 
     names = ("cer",)
     answers = "text"
     higher_is_better = False
+    reads_language = True
     library = "jiwer"
+
+    @property
+    def signature(self) -> str:
+        return f"jiwer|{NORMALISER}|spaces: not beside scripts without"
 
     @property
     def width(self) -> int:
         return 2
 
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
+        base = self.language(golds).base
+
+        def letters(text: str) -> str:
+            return together(normalised(text, base))
+
         table = [
-            min(character_errors(normalised(text), normalised(value)) for text in right_answers(gold))
+            min(character_errors(letters(text), letters(value)) for text in right_answers(gold))
             for value, gold in zip(values, golds, strict=True)
         ]
         return np.array(table, dtype=np.float64).reshape(len(table), 2)

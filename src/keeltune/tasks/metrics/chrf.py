@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keeltune.tasks.metrics.metric import Metric, ratio, right_answers
+from keeltune.utils.text import canonical, plain_width
 
 CHARACTERS = 6
 """The longest n-grams of characters."""
@@ -17,7 +18,8 @@ BETA = 2.0
 class Chrf(Metric):
     """chrF, 0..100, by sacrebleu: 100 · F_2 of character n-grams.
 
-    Precision and recall are averaged over the n that both sides have. Statistics a row: n-grams of characters of
+    Precision and recall are averaged over the n that both sides have. Texts are compared in one Unicode form and width,
+    with the joiners of Persian and Indic spelling. Statistics a row: n-grams of characters of
     hypothesis and reference, and those in common, for n = 1..6. Source: Popović 2015, https://aclanthology.org/W15-3049.
     """
 
@@ -27,6 +29,12 @@ class Chrf(Metric):
     library = "sacrebleu, case:mixed|eff:yes|nc:6|nw:0|space:no"
 
     @property
+    def signature(self) -> str:
+        import sacrebleu
+
+        return f"case:mixed|eff:yes|nc:6|nw:0|space:no|version:{sacrebleu.__version__}"
+
+    @property
     def width(self) -> int:
         return 3 * CHARACTERS
 
@@ -34,8 +42,12 @@ class Chrf(Metric):
         from sacrebleu.metrics import CHRF
 
         chrf = CHRF()
+
+        def form(text: str) -> str:
+            return plain_width(canonical(text, joiners=True))
+
         table = [
-            chrf._extract_corpus_statistics([value], [[text] for text in right_answers(gold)])[0]
+            chrf._extract_corpus_statistics([form(value)], [[form(text)] for text in right_answers(gold)])[0]
             for value, gold in zip(values, golds, strict=True)
         ]
         return np.array(table, dtype=np.float64).reshape(len(table), self.width)

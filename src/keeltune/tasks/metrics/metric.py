@@ -26,11 +26,12 @@ Shapes: K statistics a row.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
+from keeltune.tasks.common.language import Language, detect, sample
 from keeltune.tasks.common.settings import Settings
 
 
@@ -52,6 +53,9 @@ class Metric(ABC):
     scores_single_rows: ClassVar[bool] = True
     """Whether one row alone has a telling score; CIDEr needs the other rows, and one sentence's BLEU is mostly 0."""
 
+    reads_language: ClassVar[bool] = False
+    """Whether it scores an answer by the language of the data set (`language`)."""
+
     library: ClassVar[str] = "keeltune"
     """What computes it, or what it was checked against."""
 
@@ -70,6 +74,21 @@ class Metric(ABC):
     @abstractmethod
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """Summed statistics [..., K] as scores [...], each in its unit; the keys are `names`."""
+
+    @property
+    def signature(self) -> str:
+        """How a score came about, as sacrebleu writes it: what one must know to compute it again."""
+        return self.library
+
+    def misfits(self, texts: Sequence[str]) -> Iterable[str]:
+        """Why it does not fit a data set, of a sample of its right answers; in the words of a warning."""
+        return ()
+
+    def language(self, golds: Sequence[Any]) -> Language:
+        """The language of the data set: the run's, else that of these right answers."""
+        if self.settings.language is not None:
+            return self.settings.language
+        return detect(sample([text for gold in golds for text in right_answers(gold)]))
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:
         """What is worth more than a number: `{"by_label": {...}}`, from summed statistics [K]."""

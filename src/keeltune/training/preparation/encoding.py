@@ -29,6 +29,7 @@ from keeltune.training.preparation.lengths import generation_length, reading_len
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.row_encoding import encode_splits
+from keeltune.training.preparation.scoring_language import settle
 from keeltune.training.preparation.splits import emptied_splits
 from keeltune.training.preparation.task_checks import task_problems
 from keeltune.training.regularization import regularizer_problems
@@ -42,11 +43,13 @@ class Encoded:
     task          as the student reads and writes it, with the companions that references need
     references    the models of the reference that are compared with the student
     anchor_task   the task of the second head, which encodes the scored rows of the source domain; or None
+    source_task   the task that scores the rows of the source domain otherwise: `task`, or in their language
     """
 
     task: Task
     references: list[ReferenceFiles]
     anchor_task: Task | None
+    source_task: Task
     rows: dict[str, list[Row]]
     examples: dict[str, list[list[Example]]]
 
@@ -72,6 +75,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     settings = replace(settings, bounds=read_by_all(settings.bounds, alike))
     task = reading.task_class(processor, settings, companions_of(references))
     log.errors += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
+    task, source_task = settle(recipe, task, labelled.rows, log)
     anchor_task = None
     if recipe.objective.anchor_head != "task":
         anchor_task = anchor_task_of(recipe, task, labelled.choice.head, reading.source)
@@ -79,7 +83,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     log.add_of_rows(faulty)
     if log.skips_rows:
         log.errors += emptied_splits(recipe, rows, faulty)
-    return Encoded(task, references, anchor_task, rows, examples)
+    return Encoded(task, references, anchor_task, source_task, rows, examples)
 
 
 def _settings(
@@ -105,6 +109,7 @@ def _settings(
         generation_length(recipe.generation.max_new_tokens, shape, max_length),
         tuple(recipe.evaluation.metrics),
         recipe.evaluation.metric,
+        bleu_tokenizer=recipe.evaluation.bleu_tokenizer,
     )
 
 

@@ -33,6 +33,7 @@ class Material:
     rows, encoded        each split's rows, and their examples row by row
     references           the models of the reference, where they are others
     anchor_task          the task of the second head (`objective.anchor_head`), or None
+    source_task          the task that scores the source domain's rows: `task`, or the same in their language
     notices, warnings, skipped   what users should know; what is doubtful; faults of rows that were left out
     sampled              whether only some rows of large splits are encoded
     """
@@ -49,6 +50,7 @@ class Material:
     encoded: dict[str, list[list[Example]]]
     references: list[ReferenceFiles]
     anchor_task: Task | None = None
+    source_task: Task | None = None
     notices: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)

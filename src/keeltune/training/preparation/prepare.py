@@ -91,6 +91,7 @@ def _material(
         examples,
         encoded.references,
         encoded.anchor_task,
+        encoded.source_task,
         log.notices,
         log.warnings,
         log.skipped,
