@@ -125,7 +125,7 @@ def test_several_teachers_are_averaged_first(tmp_path, given):
     online = train(given, tmp_path, reference={**both, "from": "online"}, output="a")
     cached = train(given, tmp_path, reference={**both, "from": "cached"}, output="b")
     assert losses(cached) == pytest.approx(losses(online), rel=1e-4, abs=1e-6)
-    there = cached.result["reference"]["cache"]["folder"]
+    there = str((cached.folder / cached.result["reference"]["cache"]["folder"]).resolve())
     other = {**both, "weight": [3.0, 1.0], "from": "cached", "cache": there}
     with pytest.raises(StateRefused, match="weight"):  # the same members, weighed otherwise
         train(given, tmp_path, output="c", reference=other)
