@@ -1,0 +1,45 @@
+"""The kinds of bad input that users really bring, by number."""
+
+KINDS = {
+    "R1": "YAML syntax", "R2": "unknown key", "R3": "key given twice", "R4": "number written as text, or in words",
+    "R5": "labels that YAML reads as true, false or null", "R6": "fraction or word for a whole number",
+    "R7": "number out of range", "R8": "unknown choice", "R9": "fields that exclude one another", "R10": "missing field",
+    "R11": "tag that would run code", "R12": "no recipe at all: empty, binary, another encoding, an alias bomb",
+    "R13": "path that is not there, or not what it should be", "R14": "what another program or version has",
+    "R15": "changes on the command line",
+    "D1": "broken line of JSON", "D2": "last line cut", "D3": "not UTF-8", "D4": "NUL, lone surrogate",
+    "D5": "field missing or misspelt", "D6": "null, number, list or nothing where text is wanted",
+    "D7": "row that is no object", "D8": "key twice in a row", "D9": "empty file, header only",
+    "D10": "table with a column too many or too few", "D11": "quotation mark not closed",
+    "D12": "wrong delimiter, no header, column twice", "D13": "broken Parquet, or another file under its name",
+    "D14": "files of a folder that differ", "D15": "rows shared between splits", "D16": "text cut off",
+    "D17": "path out of the data's folder", "D18": "broken gzip", "D19": "a very long line",
+    "D20": "conversation out of order",
+    "L1": "unknown label", "L2": "number beyond the classes", "L3": "negative label", "L4": "label of another type",
+    "L5": "label that only an evaluation split has", "L6": "one class alone", "L7": "several labels for one, one for several",
+    "L8": "tags that do not fit the tokens", "L9": "regression target", "L10": "preference pair",
+    "Q1": "answer that is not at its offset", "Q2": "offset negative or past the end", "Q3": "offset in bytes or UTF-16",
+    "Q4": "no answer, and is_impossible says otherwise", "Q5": "answer lost by truncation", "Q6": "lists of unequal length",
+    "Q7": "answer in another Unicode form",
+    "I1": "picture missing", "I2": "picture of zero bytes", "I3": "picture cut", "I4": "no picture under its name",
+    "I5": "decompression bomb", "I6": "colours of another kind", "I7": "address or absolute path", "I8": "placeholders of pictures",
+    "S1": "sound whose header lies, or cut", "S2": "sampling rate", "S3": "no sound, silence, NaN", "S4": "channels",
+    "S5": "transcript longer than the frames", "S6": "letters outside the vocabulary",
+    "M1": "model folder missing or empty", "M2": "no config.json, or a broken one", "M3": "shard that is not there",
+    "M4": "weights cut, or a git-lfs pointer", "M5": "weight missing", "M6": "weight of another shape", "M7": "weight not finite",
+    "M8": "weights only as pickle", "M9": "code of the folder's own", "M10": "adapter of another base",
+    "M11": "labels that disagree with the data", "M12": "model too large for this machine",
+    "T1": "tokenizer missing", "T2": "token beyond the embeddings", "T3": "no padding token", "T4": "text longer than the positions",
+    "T5": "chat template", "T6": "teacher with other tokens", "T7": "cache of another tokenizer", "T8": "special token in a text",
+    "E1": "server refuses", "E2": "server silent or slow", "E3": "server wants a key", "E4": "server busy",
+    "E5": "answer that is no answer", "E6": "other model, vocabulary or top-k", "E7": "impossible log-probabilities",
+    "E8": "answer cut", "E9": "redirect, or another machine", "E10": "answer without end", "E11": "teacher that changes",
+}  # fmt: skip
+
+ABSENT = {
+    "L9": "no task predicts numbers yet",
+    "L10": "no task learns from preferences",
+    "I8": "no row has placeholders: a picture's place in a prompt is the recipe's, and is tried there",
+    "T7": "a cache's tokenizer is held against the recipe's where caches are tested (tests/training/test_cache.py), exit 3",
+}
+"""Kinds without a case here, and why."""

@@ -1,0 +1,36 @@
+"""Everything that users bring by mistake, over all nine tasks: refused by a message that mends it, and no whole input is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.bad_inputs import cases
+from tests.bad_inputs.campaign import Campaign
+from tests.bad_inputs.case import Case
+from tests.bad_inputs.kinds import ABSENT, KINDS
+from tests.bad_inputs.rows import TASKS
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    return Campaign(tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries, which the command does not show either
+@pytest.mark.parametrize("case", cases.CASES, ids=str)
+def test_case(case: Case, campaign: Campaign, tmp_path: Path, monkeypatch, capsys):
+    campaign.run(case, tmp_path, monkeypatch, capsys)
+
+
+def test_every_kind_has_its_cases():
+    refused = Counter(case.kind for case in cases.CASES if not case.valid)
+    passed = Counter(case.kind for case in cases.CASES if case.valid)
+    assert len(KINDS) == 97
+    assert refused.keys() | passed.keys() == KINDS.keys() - ABSENT.keys()
+    assert not [kind for kind in KINDS.keys() - ABSENT.keys() if refused[kind] < 2 or passed[kind] < 2]
+    assert len(cases.CASES) >= 250
+    assert {case.task for case in cases.CASES} == set(TASKS)
+    assert max(Counter(map(str, cases.CASES)).values()) == 1
