@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,6 +27,10 @@ from tests.helpers.families import family_of
 ARCHITECTURES = {"image-captioning": "vit gpt2", "speech-recognition": "wav2vec2"}
 SECRET = "sk-canary-5c1e88"
 """Is in the environment as the key of the teacher's server, and in no message."""
+
+
+PLACE = re.compile(r"recipe\.yaml|^override |^the call|^this machine|^https?://|/")
+"""How a problem's first line begins: the recipe with its line, a change on the command line, a file, a server."""
 
 
 @dataclass
@@ -54,6 +60,7 @@ class Campaign:
         if "recipe.yaml" not in files:
             text = json.dumps(self.recipe(case)) if case.recipe is None else case.recipe
             (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        (folder / "empty").mkdir()
         if "encoder" in (case.recipe or ""):
             (folder / "encoder").symlink_to(self.model(case.task))
 
@@ -73,9 +80,10 @@ class Campaign:
         self.lay_out(case, folder)
         patch.chdir(folder)
         patch.setenv(http_client.KEY, SECRET)
-        patch.setattr(http_client.time, "sleep", lambda seconds: None)
+        hasty = SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic, time=time.time)
+        patch.setattr(http_client, "time", hasty)  # between two tries
         patch.setitem(http_client.Endpoint.__init__.__kwdefaults__, "timeout", 0.4)
-        before = {path for path in folder.rglob("*")}
+        before = set(folder.rglob("*"))
         captured.readouterr()
         with self.server(case) as url:
             model = str(self.model(case.task))
@@ -130,12 +138,13 @@ def assert_refused(case: Case, status: int, message: str, output: str, new: set[
     assert not new - {".cache"}, f"was begun: {new}"
     if case.status != 2:
         return
-    blocks = message[message.index("error: ") :].split("\nerror: ")
-    for block in blocks:
-        assert block.splitlines()[0].removeprefix("error: ").strip(), message
+    blocks = message[message.index("error: ") :].removeprefix("error: ").split("\nerror: ")
+    heads = [block.splitlines()[0] for block in blocks]
+    once = heads if case.kind[0] == "R" else blocks  # one problem a field of a recipe; elsewhere none twice
+    assert len(set(once)) == len(once), f"said twice:\n{message}"
+    for head, block in zip(heads, blocks, strict=True):
+        assert PLACE.search(head), f"no place in\n{block}"
         for part in ("found:    ", "expected: ", "fix:      "):
             _, _, rest = block.partition(f"\n    {part}")
             assert rest.split("\n")[0].strip(), f"no {part} in\n{block}"
         assert len(block) < 2500, f"a message of {len(block)} characters:\n{block}"
-
-

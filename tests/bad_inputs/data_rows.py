@@ -28,7 +28,9 @@ def every_task() -> list[Case]:
         field, rows = TEXT_FIELD[task], ROWS[task]
         name, near = json.dumps(field), f"{field}s" if not field.endswith("s") else field[:-1]
         value = rows[1][field]
-        wrong = json.dumps({**rows[1], field: value, near: value}).replace(f"{name}: ", f"{json.dumps(near + 'x')}: ", 1)
+        wrong = json.dumps({**rows[1], field: value, near: value}).replace(
+            f"{name}: ", f"{json.dumps(near + 'x')}: ", 1
+        )
         cases += [
             bad("D1", "a quotation mark missing", "train.jsonl:2", task=task, train=with_line(task, b'{"a: 1}')),
             bad("D2", "the file ends within a row", "train.jsonl:3", "ends within this row", task=task,
@@ -38,8 +40,8 @@ def every_task() -> list[Case]:
                 train=changed(task, **{field: [*value, "\ud83d"] if isinstance(value, list) else "x\ud83d"})),
             bad("D4", "a lone surrogate in a column of the user's own", "train.jsonl:2", "surrogate", task=task,
                 train=changed(task, note="x\udc00")),
-            bad("D5", "a field missing", "train.jsonl:2", f'"{field}"', task=task, train=changed(task, **{field: ...})),
-            bad("D5", "a field misspelt", "train.jsonl:2", f'"{field}"', task=task, train=with_line(task, wrong.encode())),
+            bad("D5", "a field missing", "train.jsonl:2", field, task=task, train=changed(task, **{field: ...})),
+            bad("D5", "a field misspelt", "train.jsonl:2", field, task=task, train=with_line(task, wrong.encode())),
             bad("D6", "nothing", "train.jsonl:2", f"{field}\n", "nothing", task=task, train=changed(task, **{field: None})),
             bad("D6", "a number", "train.jsonl:2", f"{field}\n", "12 (a whole number)", task=task, train=changed(task, **{field: 12})),
             bad("D6", "a mapping", "train.jsonl:2", f"{field}\n", "(a mapping)", task=task, train=changed(task, **{field: {"a": "x"}})),
@@ -52,6 +54,8 @@ def every_task() -> list[Case]:
             bad("D12", "a field mapped to none", "data.columns", field, "ours", task=task, overrides=(f"data.columns={{{field}: ours}}",)),
             good("D1", "JSON with blanks and escapes", task=task,
                  train=json_lines(rows).replace(b": ", b" :\t").replace(b"film", rb"fil\u006d")),
+            good("D4", "letters beyond 16 bits, and escapes of whole ones", task=task, train=[{**row, "note": "\U0001f600 é"} for row in rows]),
+            good("D8", "one key in a row and inside one of its values", task=task, train=[{**row, "src": {field: "x"}} for row in rows]),
             good("D5", "columns of the user's own", task=task, train=[{**row, "id": n, "src": {"x": [None]}} for n, row in enumerate(rows)]),
             good("D5", "a column under another name", task=task, overrides=(f"data.columns={{{field}: ours}}",),
                  train=[{("ours" if name == field else name): v for name, v in row.items()} for row in rows]),
@@ -88,6 +92,10 @@ FILES = [
         files={"train.csv": b'tokens,predicate_index,tags\n"[""Mary"", ""ran""]",1,B-ARG0 B-V\n'}),
     bad("D11", "a quotation mark that stays open", "train.csv:3", "not closed", task="summarization", overrides=("data.train=train.csv",),
         files={"train.csv": b'document,summary\na,b\n"c,d\ne,f\n'}),
+    good("D11", "a text with marks, commas and lines", task="translation", overrides=("data.train=train.csv",),
+         files={"train.csv": b'source,target\n"he said ""no"", twice",nein\n"two\nlines",b\n'}),
+    good("D11", "a mark in the middle of a cell", task="summarization", overrides=("data.train=train.tsv",),
+         files={"train.tsv": b'document\tsummary\n12" of rain\twet\n"b"\tc\n'}),
     bad("D13", "a web page", "t.parquet", "HTML", task="question-answering", overrides=("data.train=t.parquet",),
         files={"t.parquet": b"<!DOCTYPE html><html>404</html>"}),
     bad("D14", "another column", "parts/b.jsonl", task="translation", overrides=("data.train=parts",),
@@ -106,11 +114,16 @@ FILES = [
     good("D19", "a megabyte in a column of the user's own", train=[{**row, "note": LONG[:1_000_000]} for row in ROWS["sentiment-analysis"]]),
 ]  # fmt: skip
 
+QUOTED = [
+    good("D6", "a number in quotes", task=task, train=changed(task, **{TEXT_FIELD[task]: "12"}))
+    for task in ("sentiment-analysis", "summarization", "translation", "text-generation")
+]
+
 SPLITS = [  # warned of, and well
     good("D15", "the training rows as test rows", overrides=("data.test=train.jsonl",)),
     good("D15", "one row in both", task="translation", overrides=("data.test=t.jsonl",), files={"t.jsonl": json_lines(ROWS["translation"][:1])}),
-    bad("D15", "test rows that are none", "t.jsonl:1", overrides=("data.test=t.jsonl",), files={"t.jsonl": b"{}\n"}),
-    bad("D15", "no rows left for training", "data.validation", overrides=("data.validation=0.99",)),
+    bad("D15", "test rows that are none", "t.jsonl", overrides=("data.test=t.jsonl",), files={"t.jsonl": b"{}\n"}),
+    bad("D15", "no class left for training", "one class only", overrides=("data.validation=0.99",)),
     good("D16", "a text longer than max_length", overrides=("max_length=8",), train=[{**row, "text": "a film " * 90} | {"text": f"{n} " + "a film " * 90} for n, row in enumerate(ROWS["sentiment-analysis"])]),
     good("D16", "a summary longer than target_max_length", task="summarization", overrides=("target_max_length=4",)),
     bad("D16", "a completion that is wholly cut", "max_length", task="text-generation", overrides=("max_length=1",)),
@@ -126,7 +139,7 @@ OUTSIDE = [
         bad("D17", "through a folder and out", "train.jsonl:2", "below", task=task, train=changed(task, **{field: "a/../../x"})),
         bad("D17", "a NUL", "train.jsonl:2", "a\\x00b", task=task, train=changed(task, **{field: "a\0b"})),
         bad("D17", "4,096 letters", "train.jsonl:2", task=task, train=changed(task, **{field: "a" * 4096})),
-        bad("D17", "a folder", "train.jsonl:2", "Is a directory", task=task, train=changed(task, **{field: "."})),
+        bad("D17", "a folder", "train.jsonl:2", "a folder", task=task, train=changed(task, **{field: "."})),
         good("D17", "in a folder below, with dots", task=task, train=changed(task, **{field: "./a/../a/b x.bin"}),
              files={"a/b x.bin": next(iter(beside(task).values()))}),
         good("D17", "a name with letters of other scripts", task=task, train=changed(task, **{field: "文 é.bin"}),
@@ -150,4 +163,4 @@ TALKS = [
     bad("D20", "neither messages nor a prompt", "train.jsonl:2", task="text-generation", train=json_lines([{"messages": TALK}, {"id": 3}])),
 ]  # fmt: skip
 
-CASES = [*every_task(), *FILES, *SPLITS, *OUTSIDE, *TALKS]
+CASES = [*every_task(), *QUOTED, *FILES, *SPLITS, *OUTSIDE, *TALKS]

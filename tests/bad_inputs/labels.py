@@ -53,7 +53,7 @@ MULTIPLE = [
     bad("L7", "one name", "train.jsonl:2", '["news"]', task="text-classification", train=json_lines([{"text": "a", "label": ["x"]}, {"text": "b", "label": "x"}]), overrides=SEVERAL),
     bad("L7", "a list", "train.jsonl:2", "multi_label: true", task="sentiment-analysis", train=changed("sentiment-analysis", label=["positive"])),
     bad("L7", "a name twice", "train.jsonl:1", "once", task="text-classification", train=json_lines([{"text": "a", "label": ["x", "x"]}]), overrides=SEVERAL),
-    bad("L7", "no name anywhere", "no label in any", task="text-classification", train=json_lines([{"text": "a", "label": []}, {"text": "b", "label": []}]), overrides=SEVERAL),
+    bad("L7", "no name anywhere", "none in 2 rows", task="text-classification", train=json_lines([{"text": "a", "label": []}, {"text": "b", "label": []}]), overrides=SEVERAL),
     good("L7", "lists, some empty", task="text-classification", train=[{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}], overrides=SEVERAL),
     good("L7", "one class that is there or not", task="text-classification", train=[{"text": "a", "label": ["x"]}, {"text": "b", "label": []}], overrides=SEVERAL),
 ]  # fmt: skip
@@ -65,7 +65,7 @@ TAGS = [
     bad("L8", "I- without B-", "train.jsonl:2", "I-ARG1", task=SRL, train=changed(SRL, tags=["B-ARG0", "B-V", "I-ARG1", "O"])),
     bad("L8", "I- after another kind", "train.jsonl:2", "I-ARG1", task=SRL, train=changed(SRL, tags=["B-ARG0", "I-ARG1", "O", "O"])),
     bad("L8", "a tag that is no BIO", "train.jsonl:2", "ARG0", task=SRL, train=changed(SRL, tags=["ARG0", "B-V", "O", "O"])),
-    bad("L8", "a predicate past the end", "train.jsonl:2", "predicate_index", "past the end", task=SRL, train=changed(SRL, predicate_index=4)),
+    bad("L8", "a predicate past the end", "train.jsonl:2", "predicate_index", "0 to 3", task=SRL, train=changed(SRL, predicate_index=4)),
     bad("L8", "a predicate before the start", "train.jsonl:2", "predicate_index", task=SRL, train=changed(SRL, predicate_index=-1)),
     bad("L8", "a predicate in halves", "train.jsonl:2", "predicate_index", task=SRL, train=changed(SRL, predicate_index=0.5)),
     bad("L8", "a token that is nothing", "train.jsonl:2", "tokens", task=SRL, train=changed(SRL, tokens=["he", None, "fish", "!"])),

@@ -36,7 +36,12 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**5))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**5)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def wav(channels: int = 1, rate: int = 16_000, bits: int = 16, tag: int = 1, sound: bytes | None = None,
@@ -46,7 +51,15 @@ def wav(channels: int = 1, rate: int = 16_000, bits: int = 16, tag: int = 1, sou
     frame = channels * bits // 8
     fmt = struct.pack("<HHIIHH", tag, channels, rate, rate * frame % 2**32, frame % 2**16, bits)
     size = len(sound) if size is None else size
-    return b"RIFF" + struct.pack("<I", (36 + size) % 2**32) + b"WAVEfmt \x10\0\0\0" + fmt + b"data" + struct.pack("<I", size) + sound
+    return (
+        b"RIFF"
+        + struct.pack("<I", (36 + size) % 2**32)
+        + b"WAVEfmt \x10\0\0\0"
+        + fmt
+        + b"data"
+        + struct.pack("<I", size)
+        + sound
+    )
 
 
 PNG, JPEG = picture(), picture(kind="JPEG", quality=95)

@@ -41,7 +41,13 @@ def well(kind: str, name: str, text: str, base: str = FINE_TUNING, **more: objec
 
 TEXT = [
     whole("R1", "not closed", FINE_TUNING + "training: {epochs: 3", "recipe.yaml:7:21", "expected ',' or '}'"),
-    whole("R1", "tab", "task: sentiment-analysis\ndata:\n\ttrain: x\n", "recipe.yaml:3:1", "indent with spaces, not with tabs"),
+    whole(
+        "R1",
+        "tab",
+        "task: sentiment-analysis\ndata:\n\ttrain: x\n",
+        "recipe.yaml:3:1",
+        "indent with spaces, not with tabs",
+    ),
     whole("R1", "colon in text", "task: a: b\n", "recipe.yaml:1:8", "in quotes"),
     whole("R1", "at sign", FINE_TUNING + "reference: @teacher\n", "recipe.yaml:7:12", "put the text in quotes"),
     whole("R1", "two documents", FINE_TUNING + "---\ntask: x\n", "recipe.yaml:7:1", "take out the line ---"),
@@ -54,14 +60,26 @@ TEXT = [
     whole("R12", "alias inside itself", FINE_TUNING + "prompt: &p [*p]\n", "do not end"),
     whole("R12", "too deep", FINE_TUNING + "prompt: " + "[" * 500 + "]" * 500, "do not end"),
     line(
-        "R3", "duplicate", "  train: other.jsonl", "recipe.yaml:7:3 · data.train", "recipe.yaml:6 too", "keep one of the two"
+        "R3",
+        "duplicate",
+        "  train: other.jsonl",
+        "recipe.yaml:7:3 · data.train",
+        "recipe.yaml:6 too",
+        "keep one of the two",
     ),
     line("R3", "duplicate at the top", "task: x", "recipe.yaml:7:1 · task", "task again", "recipe.yaml:1 too"),
-    line("R11", "python tag", "prompt: !!python/object/apply:os.system [exit]", "recipe.yaml:7:9 · prompt", "runs no code"),
+    line(
+        "R11",
+        "python tag",
+        "prompt: !!python/object/apply:os.system [exit]",
+        "recipe.yaml:7:9 · prompt",
+        "runs no code",
+    ),
     line("R11", "python name", "prompt: !!python/name:os.system x", "recipe.yaml:7:9 · prompt", "take the tag out"),
     line("R11", "own tag", "prompt: !secret x", "recipe.yaml:7:9 · prompt", '"!secret" (text)'),
     line(
-        "R5", "labels yes and no",
+        "R5",
+        "labels yes and no",
         "  labels: [yes, no]",
         "recipe.yaml:7:12 · data.labels.0",
         "recipe.yaml:7:17 · data.labels.1",
@@ -79,7 +97,8 @@ TEXT = [
 
 FIELDS = [
     line(
-        "R2", "unknown field",
+        "R2",
+        "unknown field",
         "training: {learning_rte: 1.0e-4}",
         "recipe.yaml:7:26 · training.learning_rte",
         'did you mean "learning_rate"?',
@@ -87,37 +106,67 @@ FIELDS = [
     line("R2", "unknown at the top", "trainin: {epochs: 3}", "recipe.yaml:7:1 · trainin", 'did you mean "training"?'),
     line("R2", "in the wrong section", "epochs: 3", "recipe.yaml:7:1 · epochs", "write it as training.epochs"),
     line("R14", "other program's name", "training: {lr: 1.0e-4}", "training.lr", "use training.learning_rate"),
-    line("R4", "number in quotes", 'training: {learning_rate: "1e-4"}', '"1e-4" (text)', "write it without quotes: 1e-4"),
+    line(
+        "R4", "number in quotes", 'training: {learning_rate: "1e-4"}', '"1e-4" (text)', "write it without quotes: 1e-4"
+    ),
     line("R4", "word for a number", "training: {learning_rate: fast}", "recipe.yaml:7:27", '"fast" (text)', "a number"),
     line("R7", "negative rate", "training: {learning_rate: -1}", "training.learning_rate", "greater than 0"),
     line("R7", "rate nan", "training: {learning_rate: .nan}", "nan (a number)", "finite"),
     line("R7", "rate inf", "training: {learning_rate: 1e999}", "inf (a number)", "finite"),
     line("R6", "half a batch", "training: {batch_size: 2.5}", "2.5 (a number)", "a whole number"),
     line("R6", "batch with a point", "training: {batch_size: 8.0}", "write 8"),
-    line("R4", "batch in words", "training: {batch_size: eight}", "recipe.yaml:7:24 · training.batch_size", "a whole number"),
+    line(
+        "R4",
+        "batch in words",
+        "training: {batch_size: eight}",
+        "recipe.yaml:7:24 · training.batch_size",
+        "a whole number",
+    ),
     line("R6", "true for a number", "training: {batch_size: true}", "true (true/false)", "a whole number"),
     line("R7", "no epochs", "training: {epochs: 0}", "training.epochs", "greater than 0"),
     line("R7", "no length", "max_length: 0", "recipe.yaml:7:13 · max_length", "greater than 0"),
-    line("R7", "dropout 3", "training: {lora: {dropout: 3}}", "recipe.yaml:7:28 · training.lora.dropout", "less than 1"),
+    line(
+        "R7", "dropout 3", "training: {lora: {dropout: 3}}", "recipe.yaml:7:28 · training.lora.dropout", "less than 1"
+    ),
     line("R8", "unknown precision", "training: {precision: fb16}", "'bf16'", 'did you mean "bf16"?'),
     line(
-        "R9", "epochs and max_steps", "training: {epochs: 3, max_steps: 9}", "7:34 · training.max_steps", "recipe.yaml:7:20"
+        "R9",
+        "epochs and max_steps",
+        "training: {epochs: 3, max_steps: 9}",
+        "7:34 · training.max_steps",
+        "recipe.yaml:7:20",
     ),
-    line("R9", "two measures", "training: {batch_size: 8, tokens_per_batch: 99}", "training.tokens_per_batch", "batch_size"),
+    line(
+        "R9",
+        "two measures",
+        "training: {batch_size: 8, tokens_per_batch: 99}",
+        "training.tokens_per_batch",
+        "batch_size",
+    ),
     line("R10", "neither measure", "training: {epochs: null}", "training.epochs", "either epochs or max_steps"),
     line("R7", "huge seed", "training: {seed: 4294967296}", "less than 4294967296"),
     line("R7", "share of one", "  validation: 1", "recipe.yaml:7:15 · data.validation", "less than 1"),
-    line("R4", "number as a path", "  test: 5", "recipe.yaml:7:9 · data.test", 'put it in quotes, if text is meant: "5"'),
+    line(
+        "R4", "number as a path", "  test: 5", "recipe.yaml:7:9 · data.test", 'put it in quotes, if text is meant: "5"'
+    ),
     line("R13", "empty path", '  test: ""', "recipe.yaml:7:9 · data.test", "not empty"),
     line("R13", "NUL in a path", '  test: "a\\0b"', "recipe.yaml:7:9 · data.test", "a\\x00b"),
-    line("R10", "path without a value", "  columns: {text: }", "data.columns.text", "found:    nothing", "expected: text"),
+    line(
+        "R10", "path without a value", "  columns: {text: }", "data.columns.text", "found:    nothing", "expected: text"
+    ),
     line("R9", "label twice", "  labels: [a, b, a]", "recipe.yaml:7:11 · data.labels", "twice there: a"),
     line(
-        "R8", "unknown file format", "  format: csvs", "7:11 · data.format", 'did you mean "csv"?', "csv, json, parquet, tsv"
+        "R8",
+        "unknown file format",
+        "  format: csvs",
+        "7:11 · data.format",
+        'did you mean "csv"?',
+        "csv, json, parquet, tsv",
     ),
     line("R9", "one label", "  labels: [a]", "recipe.yaml:7:11 · data.labels", "two names at least"),
     line(
-        "R9", "weight of no label",
+        "R9",
+        "weight of no label",
         "  labels: [good, bad]\n  class_weights: {god: 2}",
         "8:24 · data.class_weights.god",
         'did you mean "good"?',
@@ -128,22 +177,54 @@ FIELDS = [
     line("R8", "section as a number", "training: 5", "recipe.yaml:7:11 · training", "a mapping"),
     whole("R10", "no fields", "{}", *(f"recipe.yaml · {f}\n" for f in ("task", "method", "model", "data", "output"))),
     whole("R8", "method null", FINE_TUNING.replace("fine-tuning", ""), "method", "nothing", "'cross-domain'"),
-    whole("R8", "misspelt method", FINE_TUNING.replace("fine-t", "finet"), "2:9 · method", 'did you mean "fine-tuning"?'),
     whole(
-        "R8", "misspelt task", FINE_TUNING.replace("analysis", "analysys"), "1:7 · task", 'did you mean "sentiment-analysis"?'
-    ),
-    whole("R10", "nothing to learn from", FINE_TUNING.replace("train:", "test:"), "recipe.yaml:5:1 · data.train", "nothing"),
-    whole("R8", "model as a list", FINE_TUNING.replace("encoder", "[a]"), "3:8 · model", "{from, layers} or {new, tokenizer}"),
-    whole(
-        "R10", "student without layers", FINE_TUNING.replace("encoder", "{from: t}"), "3:8 · model.layers", "add model.layers"
+        "R8", "misspelt method", FINE_TUNING.replace("fine-t", "finet"), "2:9 · method", 'did you mean "fine-tuning"?'
     ),
     whole(
-        "R6", "half a layer", FINE_TUNING.replace("encoder", "{from: t, layers: 2.5}"), "3:26 · model.layers", "whole number"
+        "R8",
+        "misspelt task",
+        FINE_TUNING.replace("analysis", "analysys"),
+        "1:7 · task",
+        'did you mean "sentiment-analysis"?',
     ),
     whole(
-        "R7", "layer -1", FINE_TUNING.replace("encoder", "{from: t, layers: [0, -1]}"), "3:30 · model.layers.1", "equal to 0"
+        "R10",
+        "nothing to learn from",
+        FINE_TUNING.replace("train:", "test:"),
+        "recipe.yaml:5:1 · data.train",
+        "nothing",
     ),
-    whole("R2", "misspelt key of model", FINE_TUNING.replace("encoder", "{form: t, layers: 2}"), 'did you mean "from"?'),
+    whole(
+        "R8",
+        "model as a list",
+        FINE_TUNING.replace("encoder", "[a]"),
+        "3:8 · model",
+        "{from, layers} or {new, tokenizer}",
+    ),
+    whole(
+        "R10",
+        "student without layers",
+        FINE_TUNING.replace("encoder", "{from: t}"),
+        "3:8 · model.layers",
+        "add model.layers",
+    ),
+    whole(
+        "R6",
+        "half a layer",
+        FINE_TUNING.replace("encoder", "{from: t, layers: 2.5}"),
+        "3:26 · model.layers",
+        "whole number",
+    ),
+    whole(
+        "R7",
+        "layer -1",
+        FINE_TUNING.replace("encoder", "{from: t, layers: [0, -1]}"),
+        "3:30 · model.layers.1",
+        "equal to 0",
+    ),
+    whole(
+        "R2", "misspelt key of model", FINE_TUNING.replace("encoder", "{form: t, layers: 2}"), 'did you mean "from"?'
+    ),
 ]
 
 METHODS = [
@@ -151,15 +232,37 @@ METHODS = [
     line("R9", "fine-tuning with a weight", "objective: {weight: 0.3}", "7:21 · objective.weight", "cross-domain"),
     line("R9", "fine-tuning with a divergence", "objective: {divergence: forward-kl}", "7:25 · objective.divergence"),
     line("R9", "fine-tuning without labels", "  unlabeled: texts.jsonl", "7:14 · data.unlabeled", "labels alone"),
-    whole("R10", "no teacher", DISTILLATION.replace("reference: teacher\n", ""), "recipe.yaml · reference", "needs one"),
-    whole("R10", "no labels across domains", CROSS_DOMAIN.replace("train:", "unlabeled:"), "data.train", "labelled rows"),
-    line("R7", "negative weight", "objective: {weight: -1}", "8:21 · objective.weight", "equal to 0", base=DISTILLATION),
-    line("R4", "weight as text", "objective: {weight: '1'}", "without quotes: 1", "a number or a mapping", base=DISTILLATION),
-    line("R7", "unsure", "objective: {weight: {confidence: 0.5}}", "8:34 · objective.weight.confidence", base=DISTILLATION),
-    line("R9", "two rules", "objective: {weight: {}}", "exactly one of confidence", base=DISTILLATION),
-    line("R2", "unknown rule", "objective: {weight: {confidense: 0.9}}", 'did you mean "confidence"?', base=DISTILLATION),
+    whole(
+        "R10", "no teacher", DISTILLATION.replace("reference: teacher\n", ""), "recipe.yaml · reference", "needs one"
+    ),
+    whole(
+        "R10", "no labels across domains", CROSS_DOMAIN.replace("train:", "unlabeled:"), "data.train", "labelled rows"
+    ),
     line(
-        "R9", "no confidence for it",
+        "R7", "negative weight", "objective: {weight: -1}", "8:21 · objective.weight", "equal to 0", base=DISTILLATION
+    ),
+    line(
+        "R4",
+        "weight as text",
+        "objective: {weight: '1'}",
+        "without quotes: 1",
+        "a number or a mapping",
+        base=DISTILLATION,
+    ),
+    line(
+        "R7",
+        "unsure",
+        "objective: {weight: {confidence: 0.5}}",
+        "8:34 · objective.weight.confidence",
+        base=DISTILLATION,
+    ),
+    line("R9", "two rules", "objective: {weight: {}}", "exactly one of confidence", base=DISTILLATION),
+    line(
+        "R2", "unknown rule", "objective: {weight: {confidense: 0.9}}", 'did you mean "confidence"?', base=DISTILLATION
+    ),
+    line(
+        "R9",
+        "no confidence for it",
         "objective: {divergence: jensen-shannon}",
         "7:12 · objective.weight",
         "{confidence: 0.999} for cross-domain",
@@ -167,96 +270,135 @@ METHODS = [
         base=CROSS_DOMAIN,
     ),
     line(
-        "R9", "confidence at T = 2",
+        "R9",
+        "confidence at T = 2",
         "objective: {weight: {confidence: 0.9}, divergence: forward-kl, temperature: 2}",
         "temperature 1 only",
         base=DISTILLATION,
     ),
     whole(
-        "R9", "confidence without labels",
+        "R9",
+        "confidence without labels",
         DISTILLATION.replace("train:", "unlabeled:"),
         "override objective.weight.confidence=0.9 · objective.weight",
         "against labels",
         overrides=("objective.weight.confidence=0.9",),
     ),
-    line("R8", "misspelt divergence", "objective: {divergence: reverse_kl}", 'did you mean "reverse-kl"?', base=DISTILLATION),
     line(
-        "R7", "T of total variation",
+        "R8",
+        "misspelt divergence",
+        "objective: {divergence: reverse_kl}",
+        'did you mean "reverse-kl"?',
+        base=DISTILLATION,
+    ),
+    line(
+        "R7",
+        "T of total variation",
         "objective: {divergence: total-variation, temperature: 2}",
         "objective.temperature",
         base=DISTILLATION,
     ),
     line(
-        "R7", "beta 2",
+        "R7",
+        "beta 2",
         "objective: {divergence: {name: jensen-shannon, beta: 2}}",
         "8:54 · objective.divergence.beta",
         "from 0 to 1",
         base=DISTILLATION,
     ),
     line(
-        "R8", "parameter of another",
+        "R8",
+        "parameter of another",
         "objective: {divergence: {name: skewed-kl, beta: 0.5}}",
         "a parameter of skewed-kl: a",
         base=DISTILLATION,
     ),
     line("R7", "a of 1", "objective: {divergence: {name: skewed-kl, a: 1}}", "between 0 and 1", base=DISTILLATION),
     whole(
-        "R9", "weights of two",
+        "R9",
+        "weights of two",
         DISTILLATION.replace("teacher", "{model: [a, b], weight: [1]}"),
         "reference.weight",
         "each of the 2 models",
         "objective.weight",
     ),
     whole(
-        "R8", "one weight", DISTILLATION.replace("teacher", "{model: [a, b], weight: 1}"), "4:36 · reference.weight", "a list"
+        "R8",
+        "one weight",
+        DISTILLATION.replace("teacher", "{model: [a, b], weight: 1}"),
+        "4:36 · reference.weight",
+        "a list",
     ),
     whole(
-        "R9", "temperatures of two",
+        "R9",
+        "temperatures of two",
         DISTILLATION.replace("teacher", "{model: [a, b], temperature: [1.5]}"),
         "reference.temperature",
         "each of the 2 models",
     ),
     whole(
-        "R7", "temperature 0",
+        "R7",
+        "temperature 0",
         DISTILLATION.replace("teacher", "{model: t, temperature: 0}"),
         "reference.temperature",
         "greater than 0",
     ),
     whole(
-        "R8", "calibrated by name",
+        "R8",
+        "calibrated by name",
         DISTILLATION.replace("teacher", "{model: t, temperature: calibrated}"),
         "reference.temperature",
         "a number",
     ),
     whole(
-        "R9", "temperature of an old self",
+        "R9",
+        "temperature of an old self",
         CROSS_DOMAIN + "reference: {temperature: 2.0}\n",
         "reference.temperature",
         "the student's old self",
     ),
     whole(
-        "R9", "temperature of an adapter",
+        "R9",
+        "temperature of an adapter",
         DISTILLATION.replace("teacher", "{model: t, from: adapter-off, temperature: 2.0}") + "training: {lora: {}}\n",
         "reference.temperature",
         "the student's old self",
     ),
     whole(
-        "R9", "adapter-off without one",
+        "R9",
+        "adapter-off without one",
         CROSS_DOMAIN + "reference: {from: adapter-off}\n",
         "7:19 · reference.from",
         "training.lora",
     ),
     line("R9", "multi-label sentiment", "  multi_label: true", "7:16 · data.multi_label", "task: text-classification"),
     line(
-        "R10", "nothing to mix", "  mix: {unlabeled: 2}", "data.mix.unlabeled", "data.unlabeled is missing", base=DISTILLATION
+        "R10",
+        "nothing to mix",
+        "  mix: {unlabeled: 2}",
+        "data.mix.unlabeled",
+        "data.unlabeled is missing",
+        base=DISTILLATION,
     ),
-    line("R9", "nothing to label", "  unlabeled_as: labels", "8:17 · data.unlabeled_as", "rows that", base=DISTILLATION),
-    line("R8", "no kind of answer", "  unlabeled_as: logits", "8:17 · data.unlabeled_as", "'labels'", base=DISTILLATION),
+    line(
+        "R9", "nothing to label", "  unlabeled_as: labels", "8:17 · data.unlabeled_as", "rows that", base=DISTILLATION
+    ),
+    line(
+        "R8", "no kind of answer", "  unlabeled_as: logits", "8:17 · data.unlabeled_as", "'labels'", base=DISTILLATION
+    ),
     line("R9", "variants without a teacher", "  augment: {}", "7:12 · data.augment", "no reference to speak on them"),
-    line("R9", "no variants to mix", "  mix: {augmented: 2}", "data.mix.augmented", "augment is missing", base=DISTILLATION),
+    line(
+        "R9",
+        "no variants to mix",
+        "  mix: {augmented: 2}",
+        "data.mix.augmented",
+        "augment is missing",
+        base=DISTILLATION,
+    ),
     line("R7", "every word left out", "  augment: {word_dropout: 1.0}", "data.augment.word_dropout", "less than 1"),
     line(
-        "R9", "variants that vary nothing",
+        "R9",
+        "variants that vary nothing",
         "  augment: {word_dropout: 0, crops: false}",
         "8:12 · data.augment",
         "the texts as they are",
@@ -265,18 +407,31 @@ METHODS = [
 ]
 
 UNBUILT = [
-    whole("R10", "served", DISTILLATION.replace("teacher", "{model: t, from: served}"), "reference.url", "where the server is"),
     whole(
-        "R9", "cache",
+        "R10",
+        "served",
+        DISTILLATION.replace("teacher", "{model: t, from: served}"),
+        "reference.url",
+        "where the server is",
+    ),
+    whole(
+        "R9",
+        "cache",
         DISTILLATION.replace("teacher", "{model: t, from: online, cache: c}"),
         "reference.cache",
         "caches nothing",
     ),
     line(
-        "R10", "mix of nothing", "  mix: {source: 0.25}", "data.mix.source", "data.source.train is missing", base=CROSS_DOMAIN
+        "R10",
+        "mix of nothing",
+        "  mix: {source: 0.25}",
+        "data.mix.source",
+        "data.source.train is missing",
+        base=CROSS_DOMAIN,
     ),
     line(
-        "R10", "source anchor without inputs",
+        "R10",
+        "source anchor without inputs",
         "objective: {anchor_on: source, weight: 1}",
         "objective.anchor_on",
         "inputs of the source domain",
@@ -284,49 +439,56 @@ UNBUILT = [
         base=CROSS_DOMAIN,
     ),
     line(
-        "R9", "source inputs for nothing",
+        "R9",
+        "source inputs for nothing",
         "  source: {unlabeled: s.jsonl}",
         "data.source.unlabeled",
         "nothing would be computed on them",
         base=CROSS_DOMAIN,
     ),
     line(
-        "R9", "source inputs without a source",
+        "R9",
+        "source inputs without a source",
         "  source: {unlabeled: s.jsonl}",
         "data.source.unlabeled",
         "nothing would be computed on them",
     ),
     line("R9", "an anchor of fine-tuning", "objective: {anchor_on: both}", "objective.anchor_on", "no source domain"),
     line(
-        "R9", "texts of a classifier",
+        "R9",
+        "texts of a classifier",
         "objective: {anchor_on: generated}",
         "objective.anchor_on",
         "writes no text",
         base=CROSS_DOMAIN,
     ),
     line(
-        "R9", "confidence on rows without labels",
+        "R9",
+        "confidence on rows without labels",
         "  source: {unlabeled: s.jsonl}\nobjective: {anchor_on: source, weight: {confidence: 0.99}}",
         "objective.weight",
         "has none",
         base=CROSS_DOMAIN,
     ),
     line(
-        "R10", "drop without a control slice",
+        "R10",
+        "drop without a control slice",
         "objective: {weight: {max_source_drop: 0.01}}",
         "max_source_drop",
         "data.source.validation",
         base=CROSS_DOMAIN,
     ),
     line(
-        "R10", "divergence without held-out rows",
+        "R10",
+        "divergence without held-out rows",
         "objective: {weight: {max_kl: 0.1}}",
         "max_kl",
         "add data.validation",
         base=CROSS_DOMAIN,
     ),
     line(
-        "R9", "two who choose the point",
+        "R9",
+        "two who choose the point",
         "  validation: v.jsonl\n  source: {validation: s.jsonl}\n"
         "objective: {weight: {max_kl: 0.1}}\ntraining: {interpolate: 0.5}",
         "training.interpolate",
@@ -335,7 +497,8 @@ UNBUILT = [
     ),
     line("R8", "a point between", "training: {interpolate: best}", "training.interpolate", "auto, recommended"),
     line(
-        "R10", "a recommendation without rows",
+        "R10",
+        "a recommendation without rows",
         "training: {interpolate: recommended}",
         "training.interpolate",
         "data.source.validation",
@@ -344,7 +507,9 @@ UNBUILT = [
     line("R9", "beams", "generation: {beams: 4}", "generation", "writes no text"),
     line("R9", "languages", "languages: {source: de, target: en}", "languages", "writes no text"),
     line("R9", "target length", "target_max_length: 9", "target_max_length", "writes no text"),
-    whole("R10", "new model", FINE_TUNING.replace("encoder", "{new: {model_type: bert}}"), "model.tokenizer", "train: bpe"),
+    whole(
+        "R10", "new model", FINE_TUNING.replace("encoder", "{new: {model_type: bert}}"), "model.tokenizer", "train: bpe"
+    ),
 ]
 
 PASSED = [
@@ -352,7 +517,12 @@ PASSED = [
     line("R14", "void although false", "training: {use_liger_kernel: false}", "not computed inside the model"),
     line("R14", "ours", "training: {num_train_epochs: 3}", "recipe.yaml:7:30", "use training.epochs"),
     line(
-        "R9", "both precisions", "training: {fp16: true, bf16: true}", "training.fp16", "training.bf16", "training.precision"
+        "R9",
+        "both precisions",
+        "training: {fp16: true, bf16: true}",
+        "training.fp16",
+        "training.bf16",
+        "training.precision",
     ),
     line("R14", "sharding", "training: {fsdp: full_shard}", "training.fsdp", "not built yet"),
     line("R8", "unknown schedule", "training: {lr_scheduler_type: cosin}", "cosine_with_restarts", 'mean "cosine"?'),
@@ -360,15 +530,26 @@ PASSED = [
     line("R7", "never saving", "training: {save_steps: 0}", "training.save_steps", "greater than 0"),
     line("R7", "decay nan", "training: {weight_decay: .nan}", "training.weight_decay", "finite"),
     line("R4", "norm in words", "training: {max_grad_norm: high}", "training.max_grad_norm", "a number"),
-    line("R6", "one for true", "training: {gradient_checkpointing: 1}", "training.gradient_checkpointing", "true or false"),
+    line(
+        "R6",
+        "one for true",
+        "training: {gradient_checkpointing: 1}",
+        "training.gradient_checkpointing",
+        "true or false",
+    ),
     line("R8", "unknown tracker", "training: {report_to: tensorbord}", 'did you mean "tensorboard"?'),
-    line("R2", "schedule's keyword", "training: {lr_scheduler_kwargs: {foo: 1}}", "training.lr_scheduler_kwargs", "'foo'"),
-    line("R9", "not together", "training: {dataloader_prefetch_factor: 2}", "dataloader_prefetch_factor", "num_workers"),
+    line(
+        "R2", "schedule's keyword", "training: {lr_scheduler_kwargs: {foo: 1}}", "training.lr_scheduler_kwargs", "'foo'"
+    ),
+    line(
+        "R9", "not together", "training: {dataloader_prefetch_factor: 2}", "dataloader_prefetch_factor", "num_workers"
+    ),
 ]
 
 OVERRIDES = [
     whole(
-        "R15", "unknown override",
+        "R15",
+        "unknown override",
         FINE_TUNING,
         "override trainin.epochs=3 · trainin",
         "training",
@@ -392,12 +573,20 @@ FILES = [
 
 MISSING = [
     line("R13", "no such file", "  test: tset.jsonl", "recipe.yaml:7:9", "tset.jsonl", "no file or folder"),
-    whole("R13", "no such folder", FINE_TUNING.replace("train.jsonl", "data/train.jsonl"), "6:10", "there is no folder"),
+    whole(
+        "R13", "no such folder", FINE_TUNING.replace("train.jsonl", "data/train.jsonl"), "6:10", "there is no folder"
+    ),
     whole("R13", "nearly its name", FINE_TUNING.replace("train.jsonl", "trian.jsonl"), 'did you mean "train.jsonl"?'),
-    whole("R13", "a folder without data", FINE_TUNING.replace("train.jsonl", "encoder"), "no data file in the folder"),
+    whole("R13", "a folder without data", FINE_TUNING.replace("train.jsonl", "empty"), "no data file in the folder"),
     whole("R13", "a model that is a file", FINE_TUNING.replace("encoder", "train.jsonl"), "3:8 · model", "(a file)"),
     whole("R14", "a field of a later version", "version: 2\n" + FINE_TUNING, "recipe.yaml:1:1 · version"),
-    line("R14", "a recipe of another program", "load_in_4bit: true\nmicro_batch_size: 2", "load_in_4bit", "micro_batch_size"),
+    line(
+        "R14",
+        "a recipe of another program",
+        "load_in_4bit: true\nmicro_batch_size: 2",
+        "load_in_4bit",
+        "micro_batch_size",
+    ),
 ]
 
 WELL = [
@@ -439,7 +628,7 @@ WELL = [
          files={"parts/a.jsonl": b'{"text": "a film", "label": "x"}\n', "parts/b.csv": b"text,label\na plot,y\n"}),
     well("R14", "what is handed on to transformers", "training: {weight_decay: 0.1, adam_beta2: 0.98, batch_size: 1}\n"),
     well("R14", "no report to others", "training: {report_to: none, batch_size: 1}\n"),
-    well("R15", "a change, and one of a section", "", overrides=("training.batch_size=1", "evaluation={every: 5}")),
+    well("R15", "a change, and one of a section", "", overrides=("training.batch_size=1", "evaluation={rows: 5}")),
     well("R15", "a value that holds =", "", overrides=("training.batch_size=1", "output=a=b")),
 ]  # fmt: skip
 

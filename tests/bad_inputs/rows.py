@@ -57,12 +57,16 @@ TEXT_FIELD = {
 """A field of each task that holds text."""
 
 
-def picture(colour: str = "red", size: tuple[int, int] = (48, 40), mode: str = "RGB", kind: str = "PNG", **options: Any) -> bytes:
+def picture(
+    colour: str = "red", size: tuple[int, int] = (48, 40), mode: str = "RGB", kind: str = "PNG", **options: Any
+) -> bytes:
     from PIL import Image
 
     sink = io.BytesIO()
     made = Image.new("RGB", size, colour)
-    (made.convert("L").convert("I").convert("I;16") if mode == "I;16" else made.convert(mode)).save(sink, kind, **options)
+    (made.convert("L").convert("I").convert("I;16") if mode == "I;16" else made.convert(mode)).save(
+        sink, kind, **options
+    )
     return sink.getvalue()
 
 
@@ -71,7 +75,9 @@ def tone(seconds: float = 0.5, rate: int = 16_000, channels: int = 1, width: int
     sink = io.BytesIO()
     with wave.open(sink, "wb") as file:
         file.setparams((channels, width, rate, 0, "NONE", ""))
-        cycle = b"".join((sign * loud).to_bytes(width, "little", signed=True) * channels for sign in (1, 1, 1, -1, -1, -1))
+        cycle = b"".join(
+            (sign * loud).to_bytes(width, "little", signed=True) * channels for sign in (1, 1, 1, -1, -1, -1)
+        )
         file.writeframes(cycle * int(seconds * rate / 6))
     return sink.getvalue()
 

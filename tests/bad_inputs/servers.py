@@ -9,7 +9,10 @@ TASK = "text-generation"
 
 def asking(name: str = "teacher", url: str = "URL", k: int = 3, **more: str) -> tuple[str, ...]:
     fields = {"model": name, "from": "served", "url": url, "k": str(k), "form": "top-k", **more}
-    return ("method=distillation", "reference={" + ", ".join(f"{n}: '{v}'" if n != "k" else f"k: {v}" for n, v in fields.items()) + "}")
+    return (
+        "method=distillation",
+        "reference={" + ", ".join(f"{n}: '{v}'" if n != "k" else f"k: {v}" for n, v in fields.items()) + "}",
+    )
 
 
 def server(kind: str, name: str, fault: str, *needles: str, status: int = 2, **more: object) -> Case:

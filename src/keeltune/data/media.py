@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keeltune.utils.files import open_regular
+from keeltune.utils.files import open_regular, read_at_most
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def content_of(source: Media | Path) -> bytes:
         return source.content
     try:
         with open_regular(path, root) as stream:
-            content = stream.read(MOST_BYTES + 1)
+            content = read_at_most(stream, MOST_BYTES)
     except OSError as error:
         raise Unreadable("missing file", str(error.strerror), "a file that can be read", "put it there") from error
     if len(content) > MOST_BYTES:

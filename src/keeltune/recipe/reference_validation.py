@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.objective_validation import weight_faults
 from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.utils import registry
-from keeltune.utils.errors import Problem, nearest
+from keeltune.utils.errors import Problem, UserError, nearest
+from keeltune.utils.server_address import plain_url
 
 CAPTURED = frozenset({"cache", "server"})
 """Needs of a reference whose answers are captured ahead of training."""
@@ -135,6 +137,11 @@ def _served_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem
     if reference.url is None:
         fix = "add reference.url, such as http://127.0.0.1:8000"
         yield recipe.problem("reference.url", expected="where the server is", fix=fix)
+    else:
+        try:
+            plain_url(reference.url)
+        except UserError as error:
+            yield from (replace(p, where=recipe.where("reference.url"), field="reference.url") for p in error.problems)
     if not isinstance(reference.model, str):
         yield recipe.problem("reference.model", expected="one model's name on the server", fix="name one")
     if reference.form not in ("auto", "top-k"):

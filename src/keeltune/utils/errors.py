@@ -67,7 +67,8 @@ class UserError(KeeltuneError, ValueError):
     exit_status = 2
 
     def __init__(self, problems: Problem | Iterable[Problem]):
-        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        given = [problems] if isinstance(problems, Problem) else problems
+        self.problems = list(dict.fromkeys(given))  # two readers of one file may find the same fault
         super().__init__(listing(self.problems))
 
 

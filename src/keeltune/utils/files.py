@@ -45,6 +45,14 @@ def open_regular(path: Path, root: Path | None = None) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def read_at_most(stream: BinaryIO, most: int) -> bytes:
+    """What a file of an `open_regular` stream holds, up to one byte more than `most`, by which a larger one is known.
+
+    Asked for many bytes at once, Python takes room for all of them, however few there are.
+    """
+    return stream.read(min(os.fstat(stream.fileno()).st_size, most) + 1)
+
+
 def _open_below(path: Path, root: Path) -> int:
     """A handle of what `path` resolves to, step by step from `root`, none of which may be a link by now."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW

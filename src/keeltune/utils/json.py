@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from keeltune.utils.errors import Problem, UserError, name_list, visible
-from keeltune.utils.files import open_regular
+from keeltune.utils.files import open_regular, read_at_most
 
 DEPTH = 100
 """Values inside values: no row, configuration or result needs more, and what reads them is recursive."""
@@ -276,7 +276,7 @@ def read_json(file: Path, field: str = "", *, kind: type | None = None, infinity
     """
     try:
         with open_regular(file) as stream:
-            data = stream.read(MOST_BYTES + 1)
+            data = read_at_most(stream, MOST_BYTES)
         if len(data) > MOST_BYTES:
             raise JsonFault("file too large", f"more than {MOST_BYTES} bytes", "a file below that", "name another one")
         data = data.removeprefix(b"\xef\xbb\xbf")

@@ -187,7 +187,9 @@ def png_seeds(desk: Desk) -> list[Seed]:
     for mode in ("RGB", "RGBA", "P", "L", "1", "I;16"):
         sink = io.BytesIO()
         picture = draw("red", "disc")
-        (picture.convert("L").convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(sink, "PNG")
+        (picture.convert("L").convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(
+            sink, "PNG"
+        )
         files[f"{mode.replace(';', '')}.png"] = sink.getvalue()
     return media_seeds(desk, "image-captioning", files, structures.png)
 

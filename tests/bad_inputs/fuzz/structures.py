@@ -132,15 +132,21 @@ def png(data: bytes, random: Random) -> bytes:
     if action <= 1 and len(chunks[0][1]) >= 13:
         body, where = bytearray(chunks[0][1]), random.choice((0, 4, 8, 9, 10, 11, 12))
         width = 4 if where < 8 else 1
-        body[where : where + width] = (random.choice((*NUMBERS, 2, 3, 4, 6, 16)) % (1 << 8 * width)).to_bytes(width, "big")
+        body[where : where + width] = (random.choice((*NUMBERS, 2, 3, 4, 6, 16)) % (1 << 8 * width)).to_bytes(
+            width, "big"
+        )
         chunks[0][1] = bytes(body)
     elif action == 2:
         del chunks[place]
     elif action == 3:
         chunks.insert(random.randrange(len(chunks) + 1), list(chunks[place]))
     elif action == 4:
-        name = random.choice((b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"tRNS", b"PLTE", b"gAMA", b"eXIf", b"acTL", b"fcTL", b"ABCD"))
-        body = random.choice((b"", b"k\0v", b"k\0\0" + zlib.compress(bytes(10**6)), bytes(3), bytes(800), b"MM\0*" + bytes(30)))
+        name = random.choice(
+            (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"tRNS", b"PLTE", b"gAMA", b"eXIf", b"acTL", b"fcTL", b"ABCD")
+        )
+        body = random.choice(
+            (b"", b"k\0v", b"k\0\0" + zlib.compress(bytes(10**6)), bytes(3), bytes(800), b"MM\0*" + bytes(30))
+        )
         chunks.insert(random.randrange(len(chunks) + 1), [name, body])
     else:
         chunks[place][1] = zlib.compress(random.choice((b"", bytes(10), bytes(10**6), b"\xff" * 5000)))

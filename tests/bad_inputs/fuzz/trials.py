@@ -20,7 +20,6 @@ from tests.bad_inputs.fuzz.readers import OF_ONE_MODEL, READERS, Desk, Seed, one
 from tests.bad_inputs.limits import BYTES, SECONDS, TooLong, bounded, peak, unprintable
 
 
-
 @dataclass(frozen=True)
 class Trial:
     """How a case ended: `fault` is empty where that is well or with the user's error; `status` 0 or 2."""
@@ -65,7 +64,9 @@ def trial(seed: Seed, data: bytes, case: int) -> Trial:
         status = error.exit_status
         if status != 2:
             fault = f"exit {status}: {type(error).__name__}"
-        elif faults := [p for p in getattr(error, "problems", []) if not (p.where and p.found and p.expected and p.fix)]:
+        elif faults := [
+            p for p in getattr(error, "problems", []) if not (p.where and p.found and p.expected and p.fix)
+        ]:
             fault, detail = "a problem that lacks a part", repr(faults[0])
         elif unprintable(str(error)):
             fault, detail = "a message with control characters", repr(str(error))
