@@ -60,9 +60,9 @@ def every_task() -> list[Case]:
             good("D5", "a column under another name", task=task, overrides=(f"data.columns={{{field}: ours}}",),
                  train=[{("ours" if name == field else name): v for name, v in row.items()} for row in rows]),
             good("D9", "CRLF, a BOM and blank lines", task=task, train=b"\xef\xbb\xbf\r\n" + json_lines(rows).replace(b"\n", b"\r\n\r\n")),
-            good("D18", "gzip", task=task, files={"train.jsonl.gz": packed(json_lines(rows))}, overrides=("data.train=train.jsonl.gz",)),
+            good("D18", "gzip of whole rows", task=task, files={"train.jsonl.gz": packed(json_lines(rows))}, overrides=("data.train=train.jsonl.gz",)),
             good("D10", "a table whose lists are JSON", task=task, files={"train.csv": table(rows)}, overrides=("data.train=train.csv",)),
-            good("D13", "Parquet", task=task, overrides=("data.train=t.parquet",),
+            good("D13", "Parquet of whole rows", task=task, overrides=("data.train=t.parquet",),
                  files={"t.parquet": parquet({name: [row[name] for row in rows] for name in rows[0]})}),
         ]  # fmt: skip
     return cases
