@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from keeltune import recipe as recipes
 from keeltune.cli.check import check_recipe
@@ -23,6 +22,7 @@ from keeltune.models import loading, processors
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.prepare import prepare
 from keeltune.training.student import initial_student
+from keeltune.utils.terminal import Terminal
 from tests.bad_inputs.fuzz import structures
 from tests.bad_inputs.fuzz.mutations import Structure, json_lines, json_text
 from tests.helpers import families
@@ -63,8 +63,8 @@ class Desk:
 
 def check(recipe: Recipe) -> None:
     """What `keeltune check` does with a recipe."""
-    with open(os.devnull, "w") as nowhere:
-        check_recipe(recipe, Console(file=nowhere, highlight=False))
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        check_recipe(recipe, Terminal(file=nowhere))
 
 
 @contextmanager

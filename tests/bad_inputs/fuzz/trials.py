@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 
 from keeltune.utils.errors import KeeltuneError
+from keeltune.utils.system_faults import system_faults
+from keeltune.utils.terminal import Terminal
 from tests.bad_inputs.fuzz.mutations import mutated
 from tests.bad_inputs.fuzz.readers import OF_ONE_MODEL, READERS, Desk, Seed, one_model
 from tests.bad_inputs.limits import BYTES, SECONDS, TooLong, bounded, peak, unprintable
@@ -58,7 +60,7 @@ def trial(seed: Seed, data: bytes, case: int) -> Trial:
     status: int | None = 0
     fault = detail = ""
     try:
-        with quiet(), bounded():
+        with quiet(), bounded(), system_faults():
             seed.read(data)
     except KeeltuneError as error:
         status = error.exit_status
@@ -68,7 +70,7 @@ def trial(seed: Seed, data: bytes, case: int) -> Trial:
             p for p in getattr(error, "problems", []) if not (p.where and p.found and p.expected and p.fix)
         ]:
             fault, detail = "a problem that lacks a part", repr(faults[0])
-        elif unprintable(str(error)):
+        elif unprintable(printed(error)):
             fault, detail = "a message with control characters", repr(str(error))
     except (Exception, TooLong, SystemExit) as error:
         status, fault, detail = None, named(error), traceback.format_exc()
@@ -78,6 +80,13 @@ def trial(seed: Seed, data: bytes, case: int) -> Trial:
     if not fault and grown > BYTES:
         fault = f"{grown / 1e6:.0f} MB more than before"
     return Trial(case, seed.name, status, fault, detail)
+
+
+def printed(error: Exception) -> str:
+    """An error's message as the command prints it."""
+    sink = io.StringIO()
+    Terminal(file=sink).block(str(error))
+    return sink.getvalue()
 
 
 def named(error: BaseException) -> str:
