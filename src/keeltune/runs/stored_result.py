@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from keeltune.runs.result import empty
 from keeltune.utils.errors import Problem, UserError, shown
@@ -23,7 +23,18 @@ class _Stored(BaseModel):
 
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
-Metrics = dict[str, float | str | dict[str, Any] | None] | None
+TEXTS = ("normaliser", "signature", "signatures", "language")
+"""What metrics say beside their numbers."""
+
+
+def _numbers(values: Any) -> Any:
+    """Metrics without what they say in words."""
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if name not in TEXTS or not isinstance(value, str)}
+
+
+Metrics = Annotated[dict[str, float | dict[str, Any] | None] | None, BeforeValidator(_numbers)]
 Intervals = dict[str, Interval] | None
 Named = dict[str, float]
 
