@@ -29,7 +29,7 @@ passes where all of this holds:
 **{passed} architectures pass for at least one task**, {cells} cells in all; {other} cells do not, each with its reason
 below. `refused` is keeltune's own answer, with exit status 2 before the first step. `not made`: this benchmark knows
 no small model of it (a library that is missing, pictures or sound that want a processor of their own), and keeltune was
-not asked. `failed` is a fault that stands.
+not asked. `failed`: a fault that stood when the cell was last run.
 
 `classification` stands for sentiment analysis too, `tagging` for semantic roles, `summaries` for translation.
 """
