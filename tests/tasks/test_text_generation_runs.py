@@ -13,6 +13,7 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers.chats import chat_tokenizer
 from tests.helpers.families import by_turns
 from tests.helpers.writers import PAIRS, spec, writer
 
@@ -127,7 +128,7 @@ def test_chats_train_on_what_the_assistant_says_alone(tmp_path):
     ids, places = example.inputs["input_ids"], example.predicted
     trained = [ids[i + 1] for i, own in enumerate(places) if own]
     assert trained == list(example.targets)
-    assert task.tokenizer.decode(trained, skip_special_tokens=False).split() == ["not", "good</s>", "very", "bad</s>"]
+    assert task.tokenizer.decode(trained, skip_special_tokens=False).split() == ["not", "good</s>very", "bad</s>"]
     prompt = task.tokenizer.decode(example.notes["prompt"]["input_ids"])
     assert prompt.rstrip().endswith("<assistant>")
     assert task.gold(row) == "very bad"
@@ -192,3 +193,36 @@ def test_an_adapter_trains_is_its_own_reference_and_merges(tmp_path, architectur
                                    rtol=1e-4, atol=1e-6)  # fmt: skip
     again = kt.evaluate(run.folder, tmp_path / "test.jsonl", display=QUIET)["metrics"]
     assert again["loss"] == pytest.approx(run.result["metrics"]["test"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["chatml", "deepseek", "no-end"])
+def test_a_chat_model_ends_where_its_turn_ends_and_so_does_stock_generate(tmp_path, kind):
+    """None of these turns ends in what the model's folder names as its end of text, which ruled the scores before."""
+    words = chat_tokenizer(kind)
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "vocab_size": len(words)}
+    config = transformers.AutoConfig.for_model("llama", **sizes, **ids)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "student")
+    words.save_pretrained(tmp_path / "student")
+    talks = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in PAIRS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks), encoding="utf-8")
+    given = {"task": "text-generation", "method": "fine-tuning", "model": "student", "output": "out",
+             "data": {"train": "rows.jsonl", "test": "rows.jsonl"}, "generation": {"max_new_tokens": 56},
+             "training": {"epochs": 100, "batch_size": 8, "learning_rate": 6e-3, "precision": "fp32"}}  # fmt: skip
+    run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    assert run.result["metrics"]["test"]["exact_match"] == 1.0
+    stock = transformers.AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32)
+    ours = transformers.AutoTokenizer.from_pretrained(run.model)
+    stored = [json.loads(line) for line in (run.folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()]
+    for talk, line in zip(talks, stored, strict=True):
+        text = ours.apply_chat_template(talk[:1], tokenize=False, add_generation_prompt=True)
+        ids = ours(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        written = stock.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=56, do_sample=False)
+        assert written.shape[1] < ids.shape[1] + 56  # it stopped by itself
+        assert ours.decode(written[0, ids.shape[1] :], skip_special_tokens=True).strip() == line["prediction"]
+    again = kt.evaluate(run.folder, tmp_path / "rows.jsonl", display=QUIET)["metrics"]
+    assert again["exact_match"] == 1.0
+    assert again["loss"] == pytest.approx(run.result["metrics"]["test"]["loss"], rel=1e-5)
+    bare = kt.evaluate(run.model, tmp_path / "rows.jsonl", task="text-generation", display=QUIET)["metrics"]
+    assert bare["exact_match"] == 1.0

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from keeltune.data.conversations import read_messages
 from keeltune.data.media import Media, Unreadable, content_of
-from keeltune.utils.errors import nearest, visible
+from keeltune.data.text_values import Refused, read_text, whole_characters
+from keeltune.utils.errors import visible
 from keeltune.utils.json import JsonFault, parse_json
 from keeltune.utils.names import plain_name
 
@@ -31,14 +33,6 @@ class Schema(Protocol):
     columns: ClassVar[tuple[Column, ...]]
 
 
-class Refused(Exception):
-    """A value that a column cannot have."""
-
-    def __init__(self, kind: str, expected: str, fix: str):
-        super().__init__(kind)
-        self.kind, self.expected, self.fix = kind, expected, fix
-
-
 def read_cell(value: Any) -> Any:
     """A CSV cell as the value that JSON would have there, where the column holds lists or mappings."""
     try:
@@ -51,7 +45,7 @@ def extra(value: Any) -> Any:
     """The value of a column that travels along, as JSON can write it: what is no number is nothing."""
     kind = type(value)
     if kind is str:
-        return value if value.isascii() else _whole_characters(value)
+        return value if value.isascii() else whole_characters(value)
     if kind is float:
         return value if math.isfinite(value) else None
     if kind is list:
@@ -61,26 +55,6 @@ def extra(value: Any) -> Any:
     return value
 
 
-def _whole_characters(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        fix = "the text was cut within a character: write the row again"
-        raise Refused("half a character", "text without lone surrogates (\\ud800 to \\udfff)", fix) from None
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        fix = "fill it, or delete the row" if value is None else "write it as text, in quotation marks"
-        raise Refused("nothing where text is wanted" if value is None else "not text", "text", fix)
-    if not value or value.isspace():
-        raise Refused("empty text", "text that is not blank", "fill it, or delete the row")
-    if "\0" in value:
-        raise Refused("NUL character", "text without NUL characters", "delete the character: tr -d '\\000'")
-    return value if value.isascii() else _whole_characters(value)
-
-
 def _label(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -88,7 +62,7 @@ def _label(value: Any) -> str:
         if value.startswith("-") and value[1:].isdecimal():
             fix = "number the classes from 0; rows without a label belong in data.unlabeled"
             raise Refused("negative label", "a name or a whole number from 0", fix)
-        return plain_name(_text(value)) or _text("")
+        return plain_name(read_text(value)) or read_text("")
     if value is None:
         raise Refused("no label", "a name or a whole number", "give the row one, or move it to data.unlabeled")
     if isinstance(value, bool):
@@ -111,7 +85,7 @@ def _labels(value: Any) -> list[str]:
 def _texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not value:
         raise Refused("not a list of texts", "a list with at least one text", 'write it as a list, as in ["…"]')
-    return [_text(one) for one in value]
+    return [read_text(one) for one in value]
 
 
 def _words(value: Any) -> list[str]:
@@ -122,7 +96,7 @@ def _words(value: Any) -> list[str]:
 
 
 def _tags(value: Any) -> list[str]:
-    return [plain_name(tag) or _text("") for tag in _words(value)]
+    return [plain_name(tag) or read_text("") for tag in _words(value)]
 
 
 def _index(value: Any, fix: str = "count the words from 0") -> int:
@@ -136,24 +110,7 @@ def _index(value: Any, fix: str = "count the words from 0") -> int:
 def _media(value: Any) -> Any:
     """A path, or the content with a name; `read_media` finds the file."""
     is_content = isinstance(value, bytes) or (isinstance(value, dict) and {"bytes", "path"} & value.keys())
-    return value if is_content else _text(value)
-
-
-ROLES = ("system", "user", "assistant", "tool")
-
-
-def _messages(value: Any) -> list[dict[str, str]]:
-    fix = 'write it as [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
-    if not isinstance(value, list) or not value:
-        raise Refused("not a conversation", "a list of messages", fix)
-    for message in value:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise Refused("not a message", "messages with role and content", fix)
-        if message["role"] not in ROLES:
-            near = nearest(message["role"], ROLES)
-            raise Refused("unknown role", f"one of the roles {', '.join(ROLES)}{near}", "correct the role")
-        _text(message["content"])
-    return value
+    return value if is_content else read_text(value)
 
 
 def _answers(value: Any) -> dict[str, list[Any]]:
@@ -171,7 +128,7 @@ def _answers(value: Any) -> dict[str, list[Any]]:
         expected = f"lists of one length, not {len(texts)} and {len(starts)}"
         raise Refused("lists of unequal length", expected, "give each answer its place")
     for text in texts:
-        _text(text)
+        read_text(text)
     fix = "count characters from 0; where there is no answer, both lists are empty"
     return value | {"answer_start": [_index(start, fix) for start in starts]}
 
@@ -183,7 +140,7 @@ def read_media(value: Any, folder: Path) -> Media:
         return _held(value["bytes"], value.get("path"))
     if isinstance(value, bytes):
         return _held(value, None)
-    value = _text(value.get("path") if isinstance(value, dict) else value)
+    value = read_text(value.get("path") if isinstance(value, dict) else value)
     root = folder.resolve()
     try:
         path = (root / value).resolve()
@@ -214,20 +171,26 @@ def _held(content: bytes, name: Any) -> Media:
     return media
 
 
+def _anything(value: Any) -> Any:
+    """What the task checks itself, as only it knows whether this row uses the column."""
+    return value
+
+
 MEDIA = ("image", "audio")
 
 STRUCTURED = ("labels", "texts", "words", "tags", "messages", "answers")
 """Kinds that a CSV cell holds as JSON."""
 
 KINDS: dict[str, Callable[[Any], Any]] = {
-    "text": _text,
+    "text": read_text,
     "label": _label,
     "labels": _labels,
     "texts": _texts,
     "words": _words,
     "tags": _tags,
     "index": _index,
-    "messages": _messages,
+    "messages": read_messages,
+    "anything": _anything,
     "answers": _answers,
     "image": _media,
     "audio": _media,

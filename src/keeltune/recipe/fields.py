@@ -65,7 +65,12 @@ class Recipe(Declared):
         default=None, description="Of inputs, in tokens; null: the smaller of the tokenizer's and the model's maximum."
     )
     target_max_length: PositiveInt | None = Field(default=None, description="Of targets, in tokens.")
-    prompt: Text | None = Field(default=None, description="The prompt that a decoder gets around a row.")
+    prompt: Text | None = Field(
+        default=None,
+        description="What a model that writes reads of a row: text with columns in braces, as in "
+        "'Say it shortly: {document}'; a brace that is meant as one is written twice. null: a conversation in the "
+        "model's chat template if it has one, else the task's own prompt (decoders) or the text (encoder-decoders).",
+    )
     languages: Languages | None = Field(default=None, description="The languages of a translation.")
     report: Section[Report] = Field(default_factory=Report, description="The report.")
     output: Text = Field(description="The run folder to write.")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
 from keeltune.tasks.common.padding_effect import PaddingEffect, Unmeasured
+from keeltune.tasks.common.prompt import place_faults, prompt_or_none
 from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.caption_bleu import CaptionBleu
 from keeltune.tasks.metrics.cider import Cider
@@ -108,9 +108,8 @@ class ImageCaptioning(TextGeneration):
             read = min(len(look.tokens["input_ids"]) for look in self.probes)
             kind = f"a prompt of {read} tokens and the picture's among them"
             faults.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
-        if unknown := [name for name in re.findall(r"\{(\w+)\}", self.settings.prompt or "") if name != "image"]:
-            faults.append(Fault("prompt", "unknown name", f"{{{unknown[0]}}}", "{image}, the place of the picture",
-                               "leave it out"))  # fmt: skip
+        read = self._mark is not None or not config.is_encoder_decoder
+        faults += place_faults(self.settings.prompt, "image", "" if read else str(config.model_type))
         return faults
 
     @classmethod
@@ -236,13 +235,14 @@ class ImageCaptioning(TextGeneration):
         """A picture as the model reads it: by its processor in a prompt, else by its extractor, beside a prompt."""
         mark, encodes = self._mark, self.settings.config.is_encoder_decoder
         # Qwen2-VL counts what it writes from the token before it, which must not be one of the picture's
-        text = self.settings.prompt or (self.prompt if mark is None or encodes else f"{self.prompt}\n")
-        plain = text.replace("{image}", "")
+        text = self.prompt if mark is None or encodes else f"{self.prompt}\n"
+        prompt = prompt_or_none(self.settings.prompt or text)
+        plain = prompt.filled(lambda name: "")
         if mark is None:
             read = dict(self.extractor(images=picture, return_tensors="np"))
             width = None
         else:
-            marked = text.replace("{image}", mark) if "{image}" in text else mark + text
+            marked = prompt.filled(lambda name: mark) if "image" in prompt.names else mark + plain
             if self.marks_itself is None:
                 self.marks_itself = self._marks_itself(picture, plain, marked)
             read = dict(self.processor(images=[picture], text=[plain if self.marks_itself else marked]))

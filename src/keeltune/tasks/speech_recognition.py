@@ -64,6 +64,9 @@ class SpeechRecognition(TextGeneration):
         faults: list[Fault] = []
         config = self.settings.config
         known = "an encoder-decoder such as Whisper, or a CTC model such as wav2vec2"
+        if self.settings.prompt is not None:
+            found, fix = f"a prompt, and {config.model_type}, which reads sound alone", "leave it out"
+            faults.append(Fault("prompt", "prompt not read", found, "no prompt", fix))
         if self.architecture.reads_prompt:
             kind = f"{config.model_type}, which reads sound inside a prompt"
             faults.append(Fault("model", "sound in a prompt", kind, known, "take a model of another kind"))

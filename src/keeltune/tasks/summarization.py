@@ -9,7 +9,7 @@ from keeltune.tasks.metrics.rouge import Rouge
 
 
 class Summarization(TextGeneration):
-    """A short text that says what a long one says, by an encoder-decoder or, behind a prompt, by a decoder.
+    """A short text that says what a long one says, by an encoder-decoder, or by a decoder that is asked for it.
 
     Metrics: ROUGE-L, ROUGE-1, ROUGE-2, F-measures 0..1 by rouge-score with its stemmer, Chinese by character
     (`metrics/rouge.py`); of several `references` the one that scores best counts.
@@ -26,6 +26,9 @@ class Summarization(TextGeneration):
 
     def source(self, row: Row) -> str:
         return str(row.fields["document"])
+
+    def instruction(self, row: Row) -> str:
+        return "Summarize the following text."
 
     def target(self, row: Row) -> str:
         return str(row.fields["summary"])

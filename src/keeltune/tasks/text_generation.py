@@ -2,22 +2,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.tasks.architectures.causal import Causal
+from keeltune.tasks.common import instruction_rows
+from keeltune.tasks.common.chat import PLAIN, Chat, Turn, joined, without_thought
+from keeltune.tasks.common.chat_fault import in_conversation
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.prompt import prompt_faults
 from keeltune.tasks.families import text_generation as family
 from keeltune.tasks.metrics.exact_match import ExactMatch
+from keeltune.utils.errors import Problem, UserError
+
+CONVERSATION = "conversation"
+"""The note of an example that is a conversation in a template."""
 
 
 class TextGeneration(family.TextGeneration):
     """An answer to a prompt or a conversation: instruction tuning. Only what the assistant says is trained on.
 
-    A row is `messages: [{role, content}]`, put into the model's own chat template, or `prompt` and `completion`. In a
-    conversation of several turns each answer of the assistant is trained on; it is scored on the last.
-    Metrics: loss (nats a token), perplexity, exact match of the last answer.
+    A row is `messages: [{role, content}]` (or ShareGPT's `conversations: [{from, value}]`), put into the model's own
+    chat template with the functions of `tools`; or `prompt` and `completion`; or Alpaca's `instruction`, `input` and
+    `output`. In a conversation of several turns each answer of the assistant is trained on, as the model is asked for
+    it: in one sequence where the template only adds to what was said, else an example a turn. It is scored on the last.
+    Metrics: loss (nats a token), perplexity, exact match of the last answer, its thought left out.
     """
 
     auto_models = ("AutoModelForCausalLM",)
@@ -25,9 +39,16 @@ class TextGeneration(family.TextGeneration):
     scored_by = (ExactMatch,)
     columns = (
         Column("messages", "messages", required=False),
+        Column("conversations", "messages", required=False),
         Column("prompt", "text", required=False),
         Column("completion", "text", required=False, label=True),
+        Column("instruction", "anything", required=False),
+        Column("input", "anything", required=False),
+        Column("output", "anything", required=False, label=True),
+        Column("system", "anything", required=False),
+        Column("tools", "anything", required=False),
     )
+    prompt = "{source}"
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -35,49 +56,32 @@ class TextGeneration(family.TextGeneration):
 
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> list[Fault]:
-        fields = row.fields
-        if "messages" not in fields:
-            needed = ("prompt", "completion") if labelled else ("prompt",)
-            lost = [name for name in needed if name not in fields]
-            fix = "give the row messages: [{role, content}], or prompt and completion"
-            return [Fault(name, "missing field", "nothing", "text, where there are no messages", fix) for name in lost]
-        messages = fields["messages"]
-        roles = [m["role"] for m in messages]
-        if labelled and "assistant" not in roles:
-            return [
-                Fault("messages", "no answer", f"roles {', '.join(roles)}", "an answer of the assistant to learn from",
-                      "add a message with the role assistant, or delete the row")
-            ]  # fmt: skip
-        faults = []
-        for previous, role in zip([None, *roles], roles, strict=False):
-            if role == "assistant" and previous in (None, "system", "assistant"):
-                found = f"assistant after {previous or 'nothing'}"
-                expected = "an answer after a user's (or a tool's) message"
-                faults.append(Fault("messages", "roles out of order", found, expected, "put the messages in order"))
-        if "system" in roles[1:]:
-            faults.append(
-                Fault("messages", "roles out of order", "system after the first message", "system first, once",
-                      "put it first")
-            )  # fmt: skip
-        return faults
+        return instruction_rows.faults(row, labelled=labelled)
+
+    def recipe_faults(self) -> list[Fault]:
+        return prompt_faults(self.settings.prompt, self.columns, ("prompt", "instruction"))
 
     def source(self, row: Row) -> str:
-        return str(row.fields["prompt"])
+        return str(row.fields[self.source_column(row)])
+
+    def source_column(self, row: Row) -> str:
+        return instruction_rows.question_column(row)
 
     def target(self, row: Row) -> str:
-        return str(row.fields["completion"])
+        return str(row.fields[instruction_rows.answer_column(row)])
 
     def with_target(self, row: Row, value: Any) -> Row:
-        if "messages" not in row.fields:
-            return replace(row, fields={**row.fields, "completion": value})
-        messages = row.fields["messages"]
-        earlier = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        return replace(row, fields={**row.fields, "messages": [*earlier, {"role": "assistant", "content": value}]})
+        return instruction_rows.with_answer(row, value)
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
-        if "messages" in row.fields:
-            return [self._conversation(row, labelled)]
-        return super().encode(row, labelled=labelled)
+        if not self._is_conversation(row):
+            return super().encode(row, labelled=labelled)
+        return self._conversation(row, labelled, every=True)
+
+    def encode_scored(self, row: Row, *, labelled: bool = True) -> list[Example]:
+        if not self._is_conversation(row):
+            return super().encode_scored(row, labelled=labelled)
+        return self._conversation(row, labelled, every=False)
 
     def openings(self, rows: Sequence[Row]) -> list[Example]:
         """A decoder of text begins from nothing: its first token alone, once for each row."""
@@ -85,65 +89,118 @@ class TextGeneration(family.TextGeneration):
         first = next(([token] for token in starts if token is not None), [])
         if not first:
             return super().openings(rows)
-        return [self.architecture.example({"input_ids": first}, [], f"drawn {n}", False) for n in range(len(rows))]  # type: ignore[attr-defined]
+        return [self._causal.example({"input_ids": first}, [], f"drawn {n}", False) for n in range(len(rows))]
 
-    def _prompt_ids(self, row: Row, source: str) -> list[int]:
-        text = self.settings.prompt.replace("{prompt}", source) if self.settings.prompt else source
-        ids = list(self.tokenizer(text)["input_ids"])
-        end = self.architecture.end
-        return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
+    def notices(self, examples: Sequence[Example]) -> list[str]:
+        plain = not self.tokenizer.chat_template and any(CONVERSATION in e.notes for e in examples)
+        lacking = "the model has no chat template: conversations are written in lines <|role|>"
+        return [*super().notices(examples), *([lacking] if plain else [])]
 
-    def _conversation(self, row: Row, labelled: bool) -> Example:
-        """Each assistant turn is what the template adds to the turns before it; all else is not trained on.
+    # Conversations
 
-        Text before and after a turn's beginning is tokenized apart, as it is when the model is asked for the turn.
-        Where a template rewrites earlier turns when a later one comes (reasoning that is dropped), the last turn alone
-        counts.
-        """
-        messages = row.fields["messages"]
-        turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        if not labelled:
-            prompt = self._pieces([self._text(messages[: turns[-1] if turns else None], opened=True)])
-            ids = prompt[0]
-            return self.architecture.marked({"input_ids": ids}, ids, [False] * len(ids), row.key, False)  # type: ignore[attr-defined]
-        pieces = self._turns(messages, turns) or self._turns(messages, turns[-1:]) or []
-        encoded = self._pieces(pieces)
-        ids = [i for piece in encoded for i in piece]
-        trained = [n % 2 == 1 for n, piece in enumerate(encoded) for _ in piece]
-        begin = len(ids) - len(encoded[-1])  # the last answer's
+    @property
+    def _causal(self) -> Causal:
+        assert isinstance(self.architecture, Causal)
+        return self.architecture
+
+    @cached_property
+    def chat(self) -> Chat:
+        return Chat(self.tokenizer, None if self.tokenizer.chat_template else PLAIN)
+
+    def _is_conversation(self, row: Row) -> bool:
+        """Whether the row holds messages, or is written as some for a model with a chat template."""
+        return self.reads_chat or instruction_rows.messages_column(row) is not None
+
+    def prompt_text(self, row: Row, source: str) -> str:
+        """Without a recipe's prompt what is asked alone; Alpaca's parts under the headings that it gives them."""
+        if self.settings.prompt is not None:
+            return super().prompt_text(row, source)
+        given, system = row.fields.get("input"), row.fields.get("system")
+        first = f"{system}\n\n" if isinstance(system, str) and system.strip() else ""
+        if self.source_column(row) == "prompt":
+            return first + source
+        second = f"### Input:\n{given}\n\n" if isinstance(given, str) and given.strip() else ""
+        return f"{first}### Instruction:\n{source}\n\n{second}### Response:\n"
+
+    def _conversation(self, row: Row, labelled: bool, *, every: bool) -> list[Example]:
+        """One sequence where the turns follow from one another, else an example a turn; not `every`: of the last."""
+        column = instruction_rows.messages_column(row)
+        if column is not None and self.settings.prompt is not None:
+            raise UserError(_prompt_beside(row, column))
+        said = instruction_rows.conversation(row, answered=labelled)
+        with in_conversation(row):
+            if not labelled:
+                ids = self.chat.prompt(said)
+                return [self._example(ids, ids, [False] * len(ids), row.key)]
+            places = instruction_rows.answers(list(said.messages))
+            turns = [
+                replace(turn, learnt=[own and instruction_rows.is_learnt(said.messages[place]) for own in turn.learnt])
+                for place, turn in zip(places, self.chat.turns(said, places), strict=True)
+            ]
+        if (sequence := joined(turns)) is not None:
+            return [self._example(turns[-1].prompt, *sequence, row.key)]
+        if not every:
+            return [self._turn(turns[-1], row.key)]
+        learnt = [turn for turn in turns if any(turn.learnt)]
+        return [self._turn(turn, f"{row.key}#{i}") for i, turn in enumerate(learnt)]
+
+    def _turn(self, turn: Turn, key: str) -> Example:
+        trained = [False] * len(turn.prompt) + turn.learnt
+        return self._example(turn.prompt, [*turn.prompt, *turn.answer], trained, key)
+
+    def _example(self, prompt: list[int], ids: list[int], trained: list[bool], key: str) -> Example:
+        """A sequence as an example: of one that is too long its end, the last answer, and as much before as fits."""
         limit = self.settings.max_length
-        truncated = limit is not None and len(ids) > limit
-        if truncated and limit is not None:  # the end is what matters: the last answer, and as much before it as fits
-            begin = max(1, begin - (len(ids) - limit))
-            ids, trained = ids[-limit:], trained[-limit:]
-        return self.architecture.marked({"input_ids": ids[:begin]}, ids, trained, row.key, truncated)  # type: ignore[attr-defined]
+        room = None if limit is None else max(1, limit - self.settings.max_new_tokens)
+        kept = self._kept(ids, limit)
+        example = self._causal.marked(
+            {"input_ids": [prompt[i] for i in self._kept(prompt, room)]},
+            [ids[i] for i in kept],
+            [trained[i] for i in kept],
+            key,
+            len(kept) < len(ids),
+        )
+        return replace(example, notes={**example.notes, CONVERSATION: True})
 
-    def _turns(self, messages: Sequence[dict[str, str]], turns: Sequence[int]) -> list[str] | None:
-        """Text before, in, between … the assistant's turns; None where the template does not just add to what was."""
-        pieces: list[str] = []
-        done = ""
-        for turn in turns:
-            for text in (self._text(messages[:turn], opened=True), self._text(messages[: turn + 1], opened=False)):
-                if not text.startswith(done):
-                    return None
-                pieces.append(text[len(done) :])
-                done = text
-        return pieces
+    def _kept(self, ids: list[int], limit: int | None) -> list[int]:
+        """The places of a sequence's last tokens, so many of them; the beginning of text stays the first."""
+        if limit is None or len(ids) <= limit:
+            return list(range(len(ids)))
+        first = [0] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
+        return [*first, *range(len(ids) - limit + len(first), len(ids))]
 
-    def _text(self, messages: Sequence[dict[str, str]], *, opened: bool) -> str:
-        """A conversation in the model's template; `opened`: up to where the assistant begins."""
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opened)
-            return str(text)
-        end = self.tokenizer.eos_token or ""
-        parts = [f"<|{m['role']}|>\n{m['content']}{end if m['role'] == 'assistant' else ''}\n" for m in messages]
-        text = "".join(parts) + ("<|assistant|>\n" if opened else "")
-        return (self.tokenizer.bos_token or "") + text
-
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    # Scores
 
     def gold(self, row: Row) -> Any:
-        if "messages" in row.fields:
-            return [m["content"] for m in row.fields["messages"] if m["role"] == "assistant"][-1]
-        return row.fields["completion"]
+        """The last answer; of one that calls tools, what the template writes of it."""
+        if (column := instruction_rows.messages_column(row)) is None:
+            return row.fields[instruction_rows.answer_column(row)]
+        messages = row.fields[column]
+        last = messages[instruction_rows.answers(messages)[-1]]
+        if "tool_calls" not in last:
+            return last["content"]
+        with in_conversation(row):
+            said = instruction_rows.conversation(row, answered=True)
+            (turn,) = self.chat.turns(said, [len(said.messages) - 1])
+        return self.architecture.text(turn.answer)
+
+    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
+        return super().statistics([self._said(v) for v in values], [self._said(g) for g in golds])
+
+    def row_score(self, value: Any, gold: Any) -> float:
+        return super().row_score(self._said(value), self._said(gold))
+
+    def _said(self, text: str) -> str:
+        """An answer without the thought before it."""
+        return without_thought(text, self.chat.thought_ends if self.processor is not None else ())
+
+
+def _prompt_beside(row: Row, column: str) -> Problem:
+    return Problem(
+        f"{row.file}:{row.line}",
+        "prompt",
+        f"a row of {column}, and a prompt in the recipe",
+        "one of them: a conversation is written by the model's chat template",
+        "leave the recipe's prompt out, or give the rows prompt and completion",
+        "prompt beside conversations",
+    )

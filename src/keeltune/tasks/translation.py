@@ -22,11 +22,16 @@ class Translation(TextGeneration):
     def source(self, row: Row) -> str:
         return str(row.fields["source"])
 
+    def instruction(self, row: Row) -> str:
+        source, target = self.settings.languages or (None, None)
+        return f"Translate the following text{f' from {source} to {target}' if source else ''}."
+
     def target(self, row: Row) -> str:
         return str(row.fields["target"])
 
     def recipe_faults(self) -> list[Fault]:
-        return [*super().recipe_faults(), *self.language_faults(needed=True)]
+        told = [] if self.reads_chat else self.language_faults(needed=True)  # a chat model is told in words
+        return [*super().recipe_faults(), *told]
 
     def gold(self, row: Row) -> Any:
         return row.fields["target"]

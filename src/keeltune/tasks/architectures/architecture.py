@@ -42,6 +42,11 @@ class TextTask(Protocol):
 
     def own_generate(self, model: Any) -> Callable[..., Tensor] | None: ...
 
+    def answer_ids(self, row: Row, target: str) -> list[int]: ...
+
+    @property
+    def ends(self) -> list[int]: ...
+
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]: ...
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]: ...
@@ -130,14 +135,13 @@ class Architecture(ABC):
 
     def until_the_end(self, ids: Sequence[int]) -> list[int]:
         """What was written, up to its end and with it; the padding behind it is left out."""
-        end = next(iter(self.end), None)
-        pad = self.task.tokenizer.pad_token_id
+        ends, pad = set(self.task.ends), self.task.tokenizer.pad_token_id
         written: list[int] = []
         for i in ids:
             written.append(int(i))
-            if i == end:
+            if i in ends:
                 break
-        while end is not None and written and written[-1] == pad != end:
+        while ends and written and written[-1] == pad and pad not in ends:
             written.pop()
         return written
 
@@ -157,13 +161,13 @@ class Architecture(ABC):
 
     def generation_config(self, stored: Any) -> Any:
         """The one `GenerationConfig` by which texts are written, scored and saved; `stored`: the model's own."""
-        settings = self.task.settings
+        settings, ends = self.task.settings, self.task.ends
         ours = {
             "do_sample": False,
             "num_beams": settings.beams,
             "max_new_tokens": settings.max_new_tokens,
             "pad_token_id": self.task.tokenizer.pad_token_id,
-            "eos_token_id": next(iter(self.end), None),
+            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
             **settings.decoding,
         }
         return scored_generation(stored, {**ours, **self.opening(stored)})

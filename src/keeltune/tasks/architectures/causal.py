@@ -14,7 +14,6 @@ from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, TextTask, beam_options
 from keeltune.tasks.common.batches import to_device
-from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.padding_effect import TOLERANCE, groups_of_one_length, say
 from keeltune.utils.device import in_eval_mode
@@ -37,7 +36,7 @@ class Causal(Architecture):
         answer: list[int] = []
         answer_cut = False
         if target is not None:
-            answer, answer_cut = self.answer_ids(target)
+            answer, answer_cut = self.answer_ids(row, target)
         prompt, prompt_cut = self.task.prompt_inputs(row, len(answer))
         return self.example(prompt, answer, row.key, answer_cut or prompt_cut)
 
@@ -72,13 +71,19 @@ class Causal(Architecture):
             notes={"prompt": {**asked, "attention_mask": [1] * len(asked["input_ids"])}},
         )
 
-    def answer_ids(self, text: str) -> tuple[list[int], bool]:
+    def answer_ids(self, row: Row, text: str) -> tuple[list[int], bool]:
         """The tokens of an answer and its end; cut to `target_max_length`."""
-        ids = list(encode_text(self.task.tokenizer, text, add_special_tokens=False)["input_ids"]) + self.end
+        ids = self.task.answer_ids(row, text)
         limit = self.task.settings.target_max_length
         if limit is not None and len(ids) > limit:
-            return ids[: limit - len(self.end)] + self.end, True
+            end = ids[-1:] if ids[-1] in self.task.ends else []
+            return ids[: limit - len(end)] + end, True
         return ids, False
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What was written before its end; an end need be no special token of the tokenizer."""
+        written = self.until_the_end(ids)
+        return super().text(written[:-1] if written and written[-1] in self.task.ends else written)
 
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         """Prompts are padded before their first token, where a state that is carried along reads the padding."""

@@ -5,24 +5,30 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from keeltune.data.dataset import Row
-from keeltune.models import generation, languages
+from keeltune.models import generation
 from keeltune.objective.predictions import PerSlice, Rows
 from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.architectures.ctc import Ctc
 from keeltune.tasks.architectures.seq2seq import Seq2Seq
 from keeltune.tasks.common.batches import Autocast
+from keeltune.tasks.common.chat import Chat
+from keeltune.tasks.common.chat_fault import in_conversation
+from keeltune.tasks.common.chat_forms import Conversation
 from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
-from keeltune.tasks.common.padding import cut_text, pad_tokens
+from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.common.prompt import prompt_faults
+from keeltune.tasks.common.prompted import Prompted, cut_source
+from keeltune.tasks.common.told_languages import ToldLanguages
 from keeltune.tasks.task import Task
-from keeltune.utils.errors import shown
 
 T = TypeVar("T")
 
@@ -30,8 +36,9 @@ T = TypeVar("T")
 class TextGeneration(Task):
     """A text is written: summaries, translations, captions, transcripts, answers.
 
-    Encoder-decoders read `source`; decoders read a prompt around it (`settings.prompt`, or the task's own) and write
-    behind it; CTC models read sound and spell it out.
+    Encoder-decoders read `source`, within the recipe's prompt where it has one; decoders read a prompt around it and
+    write behind it: the recipe's, else a conversation in the model's chat template, else the task's own. CTC models
+    read sound and spell it out.
     """
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
@@ -40,16 +47,18 @@ class TextGeneration(Task):
     generates = True
 
     prompt: ClassVar[str] = "{source}\n"
-    """What a decoder reads where the recipe has no prompt; names in braces are columns, `{source}` is the source."""
+    """What a decoder without a chat template reads where the recipe has no prompt; names in braces are columns,
+    `{source}` is the source."""
 
     def setup(self) -> None:
-        self.unknown_languages = self._tell_languages()
+        self.told = ToldLanguages(self.tokenizer, self.settings)
+        self.told.tell()
         self.architecture: Architecture = self.architecture_class(self)
 
     def adopt(self, model: Any, processor: Any, examples: Sequence[Example] = ()) -> list[str]:
         """Texts are written by one `GenerationConfig`, which the model carries from now on and is saved with."""
         notes = super().adopt(model, processor)
-        self._tell_languages()
+        self.told.tell()
         if self.architecture.framewise:
             return notes
         config = self.architecture.generation_config(model.generation_config)
@@ -67,52 +76,7 @@ class TextGeneration(Task):
 
     def language_faults(self, *, needed: bool = False) -> list[Fault]:
         """What is wrong with the recipe's `languages` for this model; `needed`: a model of several must be told."""
-        known = languages.language_tokens(self.tokenizer)
-        expected = f"one of its {len(known)} languages, such as {', '.join(sorted(known)[:8])}"
-        if self.settings.languages and not known:
-            found, fix = f"{' to '.join(self.settings.languages)}, for a model that is not told any", "leave it out"
-            return [Fault("languages", "unknown language", found, "nothing: the model has its languages already", fix)]
-        if needed and self.untold and not self.settings.languages:
-            fix = "write languages: {source: English, target: German}"
-            return [Fault("languages", "no languages", "nothing, for a model of several languages", expected, fix)]
-        return [
-            Fault("languages", "unknown language", shown(name), expected,
-                  f"write its name, or its code{languages.nearest_language(name, known)}")
-            for name in self.unknown_languages
-        ]  # fmt: skip
-
-    def _tell_languages(self) -> list[str]:
-        """Tells the tokenizer in which languages it reads and writes; those that it does not know.
-
-        The recipe's; else those that the model was trained for, as its tokenizer or its settings say.
-        """
-        self.untold = False
-        tokenizer, stored = self.tokenizer, self.settings.stored
-        known = languages.language_tokens(tokenizer)
-        if not known:
-            return []
-        names = {i: name for name, i in known.items()}
-        told = self.settings.languages
-        spelt = [languages.spelt(name, known) for name in told or ()]
-        source, target = spelt if told and None not in spelt else (None, None)
-        if target is None:
-            forced = [
-                getattr(stored, "forced_bos_token_id", None),
-                *dict(getattr(stored, "forced_decoder_ids", None) or ()).values(),
-            ]
-            own = [
-                getattr(tokenizer, "tgt_lang", None),
-                getattr(tokenizer, "language", None),
-                getattr(stored, "language", None),
-            ]
-            meant = next((name for name in (*own, *map(names.get, forced)) if name), None)
-            target, source = languages.spelt(meant, known) if meant else None, getattr(tokenizer, "src_lang", None)
-            if target is None and hasattr(tokenizer, "tgt_lang"):  # of one language, or a fault is reported
-                self.untold, target = True, source or next(iter(known))
-            languages.tell(tokenizer, source or target, target, task=getattr(stored, "task", None))
-        else:
-            languages.tell(tokenizer, source, target, task="transcribe" if source == target else "translate")
-        return [name for name, known_as in zip(told or (), spelt, strict=True) if known_as is None]
+        return self.told.faults(needed=needed)
 
     @property
     def architecture_class(self) -> type[Architecture]:
@@ -127,6 +91,10 @@ class TextGeneration(Task):
     def source(self, row: Row) -> str:
         """The text that is read."""
 
+    def source_column(self, row: Row) -> str:
+        """The column that holds the source."""
+        return next(column.name for column in self.columns if column.required and not column.label)
+
     @abstractmethod
     def target(self, row: Row) -> str:
         """The text that is to be written."""
@@ -135,31 +103,85 @@ class TextGeneration(Task):
 
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
-        limit = self.settings.max_length
-        encoded = encode_text(self.tokenizer, self.source(row), truncation=limit is not None, max_length=limit)
-        truncated = bool(encoded.encodings and encoded.encodings[0].overflowing)
+        limit, source, cut = self.settings.max_length, self.source(row), False
+        if self.settings.prompt is not None:
+            source, cut = cut_source(self.tokenizer, source, limit, lambda s: len(self._prompt_tokens(row, s)))
+            source = self.prompt_text(row, source)
+        encoded = self.prompted.encoded(source, truncation=limit is not None, max_length=limit)
+        truncated = cut or bool(encoded.encodings and encoded.encodings[0].overflowing)
         return dict(encoded), len(encoded["input_ids"]), truncated
 
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
         """What a decoder reads of a row before an answer of so many tokens, and whether the source was cut to fit."""
-        text = self.source(row)
-        ids = self._prompt_ids(row, text)
         limit = self.settings.max_length
         room = None if limit is None else limit - max(answer, self.settings.max_new_tokens)
-        if room is None or len(ids) <= room:
-            return {"input_ids": ids}, False
-        around = len(self._prompt_ids(row, ""))
-        ids = self._prompt_ids(row, cut_text(self.tokenizer, text, max(1, room - around)))
-        return {"input_ids": ids}, True
+        source, cut = cut_source(self.tokenizer, self.source(row), room, lambda s: len(self._prompt_ids(row, s)))
+        return {"input_ids": self._prompt_ids(row, source)}, cut
+
+    def answer_ids(self, row: Row, target: str) -> list[int]:
+        """The tokens of an answer that a decoder writes behind its prompt, its end among them."""
+        if not self.reads_chat:
+            ids = encode_text(self.tokenizer, target, add_special_tokens=False)["input_ids"]
+            return [*ids, *self.architecture.end]
+        with in_conversation(row):
+            said = [*self.messages(row, self.source(row)), {"role": "assistant", "content": target}]
+            return self.chat.turns(Conversation(said), [len(said) - 1])[0].answer
 
     def _prompt_ids(self, row: Row, source: str) -> list[int]:
-        text = (self.settings.prompt or self.prompt).replace("{source}", source)
-        for name, value in row.fields.items():
-            if isinstance(value, str):
-                text = text.replace("{" + name + "}", source if value == self.source(row) else value)
-        ids = list(self.tokenizer(text)["input_ids"])
+        if self.reads_chat:
+            with in_conversation(row):
+                return self.chat.prompt(Conversation(self.messages(row, source)))
+        ids = self._prompt_tokens(row, source)
         end = self.architecture.end
         return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
+
+    def _prompt_tokens(self, row: Row, source: str) -> list[int]:
+        return list(self.prompted.encoded(self.prompt_text(row, source))["input_ids"])
+
+    def prompt_text(self, row: Row, source: str) -> str:
+        """A row within the prompt, as text. Raises: UserError for a name that the row does not have."""
+        return self.prompted.text(row, source, self.source_column(row))
+
+    @cached_property
+    def prompted(self) -> Prompted:
+        """The recipe's prompt, else the task's own."""
+        template = self.prompt if self.settings.prompt is None else self.settings.prompt
+        return Prompted(self.tokenizer, template, [column.name for column in self.columns if column.label])
+
+    # Chat models
+
+    @property
+    def reads_chat(self) -> bool:
+        """Whether a row is a conversation in the model's chat template: the recipe has no prompt of its own."""
+        return (
+            self.settings.prompt is None
+            and self.architecture.reads_prompt
+            and self.reads == "text"
+            and bool(self.tokenizer.chat_template)
+        )
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The model's chat template."""
+        return Chat(self.tokenizer)
+
+    def messages(self, row: Row, source: str) -> list[dict[str, Any]]:
+        """What a chat model is asked: the task's instruction, and the source."""
+        return [{"role": "user", "content": f"{self.instruction(row)}\n\n{source}".strip()}]
+
+    def instruction(self, row: Row) -> str:
+        """What a chat model is told to do with the source."""
+        return ""
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer: the tokenizer's end of text, those of the model's generation settings, and
+        what ends a turn of its chat template."""
+        if self.architecture.framewise:
+            return []
+        stored = getattr(self.settings.stored, "eos_token_id", None)
+        own = [i for i in (stored if isinstance(stored, list) else [stored]) if isinstance(i, int)]
+        return list(dict.fromkeys([*self.architecture.end, *(self.chat.ends if self.reads_chat else []), *own]))
 
     def lengthened(self, name: str, values: list[int], count: int) -> list[int]:
         """A prompt's input of one number a token, with those of `count` tokens that are written behind it."""
@@ -170,6 +192,10 @@ class TextGeneration(Task):
         return None
 
     # The contract, handed on to the architecture
+
+    def recipe_faults(self) -> list[Fault]:
+        inputs = [column.name for column in self.columns if not column.label and column.kind == "text"]
+        return prompt_faults(self.settings.prompt, self.columns, inputs)
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         return [self.architecture.encode(row, self.target(row) if labelled else None)]
