@@ -56,6 +56,16 @@ def test_rows_that_read_one_another_run_alone():
     check(model, task, examples, "none")
 
 
+def test_a_state_that_mixes_rows_when_it_goes_on_has_each_prompt_written_for_alone():
+    """RWKV's second token is made of a [B, B, H] of all rows: found where two tokens are written side by side."""
+    model, task, examples = writer("rwkv", hidden_size=16, attention_hidden_size=16, num_hidden_layers=2)
+    assert len(task.groups(model, examples, "cpu")) == len(examples)
+    both = [answer.value for answer in task.predict(model, examples)]
+    assert both == [task.predict(model, [example])[0].value for example in examples]
+    model, task, examples = writer("llama", **writers.SIZES["llama"])
+    assert len(task.groups(model, examples, "cpu")) == 1
+
+
 def check(model, task, examples, sharing):
     batch = task.collate(examples)
     with torch.no_grad():

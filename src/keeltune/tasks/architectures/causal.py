@@ -15,7 +15,7 @@ from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, TextTask, beam_options
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
-from keeltune.tasks.common.padding_effect import TOLERANCE, groups_of_one_length, say
+from keeltune.tasks.common.padding_effect import TOLERANCE, Sharing, groups_of_one_length, say
 from keeltune.utils.device import in_eval_mode
 
 
@@ -30,7 +30,7 @@ class Causal(Architecture):
 
     def __init__(self, task: TextTask):
         super().__init__(task)
-        self._reads_padding: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+        self._writes_beside: WeakKeyDictionary[Any, Sharing] = WeakKeyDictionary()
 
     def encode(self, row: Row, target: str | None) -> Example:
         answer: list[int] = []
@@ -88,33 +88,47 @@ class Causal(Architecture):
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         """Prompts are padded before their first token, where a state that is carried along reads the padding."""
         prompts = [example.notes["prompt"] for example in examples]
-        lengths = [{"input_ids": (len(prompt["input_ids"]),)} for prompt in prompts]
-        by_length = groups_of_one_length(lengths)
-        if len(by_length) == 1:
-            return by_length
+        if len(prompts) == 1:
+            return [[0]]
         inner = getattr(model, "module", model)
-        if inner not in self._reads_padding:
-            self._reads_padding[inner] = self._measured(inner, max(prompts, key=lambda p: len(p["input_ids"])), device)
-            if self._reads_padding[inner]:
-                say(type(inner).__name__, "prompts", "one length")
-        return by_length if self._reads_padding[inner] else [list(range(len(examples)))]
+        if inner not in self._writes_beside:
+            longest = max(prompts, key=lambda prompt: len(prompt["input_ids"]))
+            self._writes_beside[inner] = found = self._measured(inner, longest, device)
+            if found != "any":
+                say(type(inner).__name__, "prompts", found)
+        if self._writes_beside[inner] == "none":
+            return [[index] for index in range(len(prompts))]
+        if self._writes_beside[inner] == "one length":
+            return groups_of_one_length([{"input_ids": (len(prompt["input_ids"]),)} for prompt in prompts])
+        return [list(range(len(prompts)))]
 
-    def _measured(self, model: Any, longest: Mapping[str, Any], device: str) -> bool:
-        """Whether what follows a prompt changes with its padding: beginnings of one, alone and side by side."""
+    def _measured(self, model: Any, longest: Mapping[str, Any], device: str) -> Sharing:
+        """Which prompts may be written for together: two tokens behind the beginnings of one, alone and side by side.
+
+        The second token is written from what the model keeps of the first (RWKV's state mixes the rows of a batch).
+        """
         whole = len(longest["input_ids"])
-        sizes = [whole, *sorted({n for n in (whole - 1, whole // 2) if 0 < n < whole}, reverse=True)]
-        prompts = [{n: v[:size] if isinstance(v, list) else v for n, v in longest.items()} for size in sizes]
 
-        def first_logits(rows: Sequence[Mapping[str, Any]]) -> Tensor:
-            options = {"max_new_tokens": 1, "num_beams": 1, "output_logits": True, "return_dict_in_generate": True}
+        def begun(size: int) -> dict[str, Any]:
+            return {name: v[:size] if isinstance(v, list) else v for name, v in longest.items()}
+
+        def logits(rows: Sequence[Mapping[str, Any]]) -> Tensor:
+            options = {"max_new_tokens": 2, "num_beams": 1, "eos_token_id": None}
+            options |= {"output_logits": True, "return_dict_in_generate": True}
             batch = to_device(self.task.pad(rows, left=True), device)
-            logits: Tensor = self.generate(model, batch, **options).logits[0]  # type: ignore[attr-defined]
-            return logits
+            made: Tensor = torch.stack(self.generate(model, batch, **options).logits, 1)  # type: ignore[attr-defined]
+            return made
+
+        def alike(rows: Sequence[Mapping[str, Any]]) -> bool:
+            together, alone = logits(rows), torch.cat([logits([row]) for row in rows])
+            return bool((together - alone).abs().max() <= TOLERANCE * alone.abs().max())
 
         with in_eval_mode(model):
-            together = first_logits(prompts)
-            alone = torch.cat([first_logits([prompt]) for prompt in prompts])
-        return not bool((together - alone).abs().max() <= TOLERANCE * alone.abs().max())
+            shorter = sorted({n for n in (whole - 1, whole // 2) if 0 < n < whole}, reverse=True)
+            if alike([begun(size) for size in (whole, *shorter)]):
+                return "any"
+            other = {**longest, "input_ids": longest["input_ids"][::-1]}
+            return "one length" if alike([longest, other]) else "none"
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         ids = self._generated(model, examples, device, **beam_options(count, self.task.settings.beams))
