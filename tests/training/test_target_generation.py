@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from keeltune.tasks.architectures.seq2seq import Seq2Seq
 from keeltune.training import build
 from keeltune.training.preparation import prepare
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import tensor_store
 from keeltune.utils.errors import OutOfResources, UserError
 from keeltune.utils.progress import Display
 from tests.helpers.runs import texts_in
@@ -106,11 +106,15 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
     kept = texts_in(tmp_path)
     assert len(kept) == 4
 
-    def full(file, *how, **more):
-        raise OSError("killed")
+    sync = os.fsync
+
+    def full(fd: int) -> None:
+        if ".cache" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError("killed")
+        sync(fd)
 
     with monkeypatch.context() as patch:  # while the file is written anew
-        patch.setattr(tensor_store.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises((OSError, OutOfResources)):
             train(given, tmp_path, "cut", overwrite=True)
     assert texts_in(tmp_path) == kept
