@@ -14,6 +14,7 @@ from keeltune.tasks.common.chat import joined
 from keeltune.utils.errors import UserError
 from keeltune.utils.registry import find
 from tests.helpers.chats import KINDS, chat_tokenizer
+from tests.helpers.command import keeltune
 from tests.helpers.writers import writer
 
 TALK = [("user", "is it good"), ("assistant", "not good"), ("user", "bad"), ("assistant", "very bad")]
@@ -430,3 +431,23 @@ def test_a_chat_model_is_asked_for_a_task_in_its_template(task_name, fields, ans
     (example,) = plain.encode(row(**fields))
     assert words.decode(example.notes["prompt"]["input_ids"]) == f"{source} =>"  # the recipe's prompt rules
     assert learnt(plain, example) == [f" {answer}</s>"] or learnt(plain, example) == [f"{answer}</s>"]
+
+
+@pytest.mark.parametrize("kind", ["chatml", "qwen3"])
+def test_show_lists_what_is_learnt(tmp_path, monkeypatch, capsys, kind):
+    model, _ = writer("llama", task="text-generation")
+    words = chat_tokenizer(kind)
+    model.resize_token_embeddings(len(words))
+    model.save_pretrained(tmp_path / "student")
+    words.save_pretrained(tmp_path / "student")
+    (tmp_path / "rows.jsonl").write_text("\n".join(3 * [json.dumps({"messages": messages()})]), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "task: text-generation\nmethod: fine-tuning\nmodel: student\noutput: out\ndata: {train: rows.jsonl}\n"
+    )
+    assert keeltune(monkeypatch, "show", tmp_path / "recipe.yaml") == 0
+    out = capsys.readouterr().out
+    (task,) = [task_with(words)]
+    example = task.encode(row(messages=messages()))[0]
+    assert f"learnt, {len(example.targets)} of {len(example.inputs['input_ids'])} tokens" in out
+    assert ("example 1 of 2" in out) == (kind == "qwen3")
+    assert out.count("<|im_end|>") > 1

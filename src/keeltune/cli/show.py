@@ -57,11 +57,12 @@ def show_row(recipe: Recipe, number: int, console: Terminal) -> None:
         )
     job = build.build(material, reference_source=ReferenceSource("online"))
     row = rows[number - 1]
-    example = next(e for e in job.plan.examples if e.key.startswith(row.key))  # the first, where a row has several
+    own = list({e.key: e for e in job.plan.examples if e.key.startswith(row.key)}.values())
+    example = own[0]
     batch = to_device(material.task.collate([example]), job.device)
     console.rule("1. the row")
     _print_row(row, console)
-    console.rule("2. what the model reads")
+    console.rule("2. what the model reads" + (f": example 1 of {len(own)}" if len(own) > 1 else ""))
     _print_tensors(job, example, batch, console)
     console.rule("3. predictions (eval mode)")
     job.model.eval()
@@ -90,8 +91,24 @@ def _print_tensors(job: Job, example: Example, batch: Batch, console: Terminal) 
     if "input_ids" in example.inputs:
         tokens = job.material.task.tokenizer.convert_ids_to_tokens(example.inputs["input_ids"])
         console.print(" ".join(tokens))
+        if job.material.task.reads_prompt:
+            learnt = [place + 1 for place, predicted in enumerate(example.predicted) if predicted]
+            console.print(f"learnt, {len(learnt)} of {len(tokens)} tokens, counted from 0:")
+            for stretch in _stretches(learnt):
+                console.print(f"  {stretch[0]} to {stretch[-1]}: {' '.join(tokens[i] for i in stretch)}")
     _pairs(console, {f"inputs.{name}": _tensor(value) for name, value in batch["inputs"].items()})
     _pairs(console, {name: _tensor(batch[name]) for name in ("targets", "weights", "anchored")})
+
+
+def _stretches(places: Sequence[int]) -> list[list[int]]:
+    """Places that follow one another, together."""
+    found: list[list[int]] = []
+    for place in places:
+        if found and place == found[-1][-1] + 1:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return found
 
 
 def _print_predictions(job: Job, student: Rows, reference: Rows | None, batch: Batch, console: Terminal) -> None:

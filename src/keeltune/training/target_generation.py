@@ -90,13 +90,14 @@ class SampledTexts(TextStore):
     def __init__(self, recipe: Recipe, task: Task, source: str):
         settings = task.settings
         identity = {
-            "version": 2,
+            "version": 3,
             "source": model_files.fingerprint(source),
             "task": recipe.task,
             "seed": recipe.seed,
             "max_new_tokens": settings.max_new_tokens,
             "max_length": settings.max_length,
             "prompt": settings.prompt,
+            "template": getattr(task.tokenizer, "chat_template", None),
             "languages": list(settings.languages or ()),
         }
         super().__init__(recipe, identity, "drawn.jsonl")
@@ -134,7 +135,7 @@ class TeacherTargets(TextStore):
         self.writer: Task = files.reader or task
         settings = self.writer.settings
         identity = {
-            "version": 3,
+            "version": 4,
             "teacher": model_files.fingerprint(files.source),
             "task": recipe.task,
             "beams": settings.beams,
@@ -142,6 +143,7 @@ class TeacherTargets(TextStore):
             "max_new_tokens": settings.max_new_tokens,
             "max_length": settings.max_length,
             "prompt": settings.prompt,
+            "template": getattr(self.writer.tokenizer, "chat_template", None),
             "languages": list(settings.languages or ()),
             "choice": "interpolated" if interpolated else "likeliest",
         }

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from keeltune.models.chat_template import Rendered, Rendering, TemplateError, render, template_of
-from keeltune.tasks.common.chat_fault import ChatFault, of_message, of_template
+from keeltune.tasks.common.chat_fault import UNWRITTEN, ChatFault, of_message, of_template
 from keeltune.tasks.common.chat_forms import Conversation, forms, trials
 from keeltune.tasks.common.control_tokens import uncut, written_in
 
@@ -111,7 +111,7 @@ class Chat:
             fault = self._refused(template, form, rendered) or self._unwritten(template, renderings, rendered)
             if fault is None:
                 return form, [one for one in rendered if isinstance(one, Rendered)]
-            first = first or fault
+            first = fault if first is None or fault.kind == UNWRITTEN else first  # what is left out says more
         assert first is not None
         raise first
 
@@ -149,7 +149,7 @@ class Chat:
             if fault := trial.fault(result):
                 where = "" if trial.number is None else f"message {trial.number}: "
                 field = "tools" if trial.number is None else ""
-                return of_message(where + fault, "not written by the template", field or "messages")
+                return of_message(where + fault, UNWRITTEN, field or "messages")
         return None
 
     def _answer(self, form: Conversation, turn: int, asked: str, after: str) -> str:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from keeltune.data.dataset import Row
 from keeltune.utils.errors import Problem, UserError
 
+UNWRITTEN = "not written by the template"
+"""The kind of what a template takes and leaves out."""
+
 
 class ChatFault(Exception):
     """A conversation that a template does not take. `field`: the row's column, or the model."""
