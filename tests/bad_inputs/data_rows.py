@@ -126,7 +126,11 @@ SPLITS = [  # warned of, and well
     bad("D15", "no class left for training", "one class only", overrides=("data.validation=0.99",)),
     good("D16", "a text longer than max_length", overrides=("max_length=8",), train=[{**row, "text": "a film " * 90} | {"text": f"{n} " + "a film " * 90} for n, row in enumerate(ROWS["sentiment-analysis"])]),
     good("D16", "a summary longer than target_max_length", task="summarization", overrides=("target_max_length=4",)),
-    bad("D16", "a completion that is wholly cut", "max_length", task="text-generation", overrides=("max_length=1",)),
+    bad("D16", "a target that is wholly cut", "target_max_length", "at least 2", task="translation", overrides=("target_max_length=1",)),
+    bad("D16", "a document that is wholly cut", "max_length", "at least 2", task="summarization", overrides=("max_length=1",)),
+    bad("D16", "a review that is wholly cut", "max_length", "at least 3", overrides=("max_length=1",)),
+    bad("D16", "a sentence that is wholly cut", "max_length", "at least 7", task="semantic-role-labeling", overrides=("max_length=3",)),
+    bad("D16", "targets longer than the decoder writes", "target_max_length", "at most 64", task="translation", overrides=("target_max_length=100000",)),
     bad("D16", "no room for a word beside the question", "max_length", task="question-answering", overrides=("max_length=6",)),
 ]  # fmt: skip
 
