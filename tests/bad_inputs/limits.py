@@ -13,6 +13,9 @@ from types import FrameType
 SECONDS = 5.0
 BYTES = 500_000_000
 
+PATIENCE = 4
+"""A busy machine may take so much longer than the processor does; what never ends is stopped then."""
+
 
 class TooLong(BaseException):
     """No `except Exception` holds it back."""
@@ -30,7 +33,7 @@ def peak() -> int:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """`TooLong` after five seconds; MemoryError above a gigabyte more than now."""
+    """`TooLong` after twenty seconds; MemoryError above a gigabyte more than now."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TooLong
@@ -38,7 +41,7 @@ def bounded() -> Iterator[None]:
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE * SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (held + 2 * BYTES, limits[1]))
     try:
         yield

@@ -19,7 +19,7 @@ KEPT = ("PATH", "SYSTEMROOT", "TZ")
 """What of the environment the renderer gets: no key and no token."""
 
 
-SECONDS = 5.0
+SECONDS = 3.0
 """Processor time that a template may use at once."""
 
 

@@ -56,7 +56,7 @@ def trials(reader: str, folder: Path, number: int, cases: range) -> Iterator[Tri
 
 def trial(seed: Seed, data: bytes, case: int) -> Trial:
     """One mutated file, read."""
-    before, started = peak(), time.perf_counter()
+    before, started = peak(), time.process_time()
     status: int | None = 0
     fault = detail = ""
     try:
@@ -74,7 +74,7 @@ def trial(seed: Seed, data: bytes, case: int) -> Trial:
             fault, detail = "a message with control characters", repr(str(error))
     except (Exception, TooLong, SystemExit) as error:
         status, fault, detail = None, named(error), traceback.format_exc()
-    seconds, grown = time.perf_counter() - started, peak() - before
+    seconds, grown = time.process_time() - started, peak() - before
     if not fault and seconds > SECONDS:
         fault = f"more than {SECONDS:g} s"
     if not fault and grown > BYTES:
