@@ -363,6 +363,14 @@ def test_every_decision_is_in_the_index():
     assert [page.name for page in (DOCS / "decisions").glob("0*.md") if f"({page.name})" not in index] == []
 
 
+def test_the_tests_that_a_page_names_are_there():
+    page = (DOCS / "robustness.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)", page)
+    assert len(named) > 100
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
 # The examples of the pages of extension points
 
 
