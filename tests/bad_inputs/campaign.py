@@ -85,9 +85,9 @@ class Campaign:
         patch.setattr(http_client, "time", hasty)  # between two tries
         patch.setitem(http_client.Endpoint.__init__.__kwdefaults__, "timeout", 0.4)
         before = set(folder.rglob("*"))
-        captured.readouterr()
         with self.server(case) as url:
             model = str(self.model(case.task))
+            captured.readouterr()
             overrides = [change.replace("URL", url).replace("=MODEL", f"={model}") for change in case.overrides]
             started = processor_time()
             with bounded():
