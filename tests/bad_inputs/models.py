@@ -175,6 +175,7 @@ FOLDERS = [
     seq("no model_type", in_json("config.json", model_type=...), "model_type", kind="M2"),
     seq("an unknown model_type", in_json("config.json", model_type="brontosaurus"), "brontosaurus", kind="M2"),
     seq("a width that is text", in_json("config.json", hidden_size="wide"), "model", kind="M2"),
+    seq("a width that its groups do not divide", in_json("config.json", hidden_size=7), "recipe.yaml", "groups", kind="M2", task="speech-recognition"),
     seq("heads that do not divide the width", in_json("config.json", num_attention_heads=5), "model", kind="M2"),
     seq("no layer that ends", in_json("config.json", num_hidden_layers=10**12), "num_hidden_layers", kind="M2"),
     seq("a tokenizer's settings that are a list", written("tokenizer_config.json", b"[]"), "tokenizer", kind="M2"),

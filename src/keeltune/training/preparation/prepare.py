@@ -40,14 +40,14 @@ def prepare(
             read, labelled and held against one another
     """
     log = ProblemLog(skips_rows=recipe.data.bad_rows == "skip")
-    reading = read(recipe, log, progress)
-    labelled = label(recipe, reading, log)
-    log.raise_errors()
-    progress("encoding rows")
     with placed(recipe.where):
+        reading = read(recipe, log, progress)
+        labelled = label(recipe, reading, log)
+        log.raise_errors()
+        progress("encoding rows")
         encoded = encode(recipe, reading, labelled, log, limit)
-    check(recipe, encoded, log)
-    log.raise_errors()
+        check(recipe, encoded, log)
+        log.raise_errors()
     material = _material(recipe, reading, labelled, encoded, log, limit)
     require_enough_rows(material)
     return material
