@@ -24,13 +24,13 @@ def check_extractor(extractor: Any, reads: str, source: str, where: str, field: 
         found = f"{shown(source)}: preprocessor_config.json says {name}: {visible(repr(value))}"
         raise UserError(Problem(where, field, found, expected, "correct it, or copy the model folder again"))
     if reads == "sound":
-        or_refuse(lambda: _silence(extractor), source, where, field)
+        or_refuse(lambda: _hear(extractor), source, where, field)
 
 
-def _silence(extractor: Any) -> None:
-    """The numbers of a second of silence; ValueError where they are none."""
-    silence = np.zeros(int(extractor.sampling_rate), dtype=np.float32)
-    made = extractor(silence, sampling_rate=extractor.sampling_rate, return_tensors="np")
+def _hear(extractor: Any) -> None:
+    """The numbers of a second of noise; ValueError where they are none. Not of silence: some divide by its spread."""
+    noise = np.random.default_rng(0).standard_normal(int(extractor.sampling_rate), dtype=np.float32) / 10
+    made = extractor(noise, sampling_rate=extractor.sampling_rate, return_tensors="np")
     for name, value in dict(made).items():
         if np.asarray(value).size == 0:
             raise ValueError(f"preprocessor_config.json makes no {name} of a second of sound")

@@ -36,6 +36,7 @@ class ToldLanguages:
             forced = [
                 getattr(stored, "forced_bos_token_id", None),
                 *dict(getattr(stored, "forced_decoder_ids", None) or ()).values(),
+                getattr(stored, "decoder_start_token_id", None),  # mBART's, where it is a language
             ]
             own = [
                 getattr(tokenizer, "tgt_lang", None),
