@@ -77,6 +77,33 @@ def test_many_slow_renderings_have_a_bound_together(impatient):
         render(slow, {}, ASK * 20)
 
 
+def test_no_template_pays_for_another(impatient):
+    """One that takes nearly all that it may leaves the next one what it had."""
+    heavy = "{% for a in range(1000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}"
+    for number in range(4):
+        render(heavy + "{# " + str(number) + " #}", {}, ASK)
+
+
+def test_an_interrupted_rendering_leaves_no_answer_for_the_next(impatient, monkeypatch):
+    """As by Ctrl-C in a notebook: the next template would get this one's text."""
+    render("{{ 1 }}", {}, ASK)
+    reading = impatient.process.stdout
+
+    class Interrupted:
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            reading.close()
+
+    impatient.process.stdout = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        render("{{ 'stale' }}", {}, ASK)
+    (after,) = render("{{ 'fresh' }}", {}, ASK)
+    assert isinstance(after, Rendered)
+    assert after.text == "fresh"
+
+
 ESCAPES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.__class__ }}",

@@ -34,15 +34,16 @@ def main() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit_memory()
-    left = seconds
+    left: dict[str, float] = {}  # of each template, so that none pays for another
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        answers = []
+        template, answers = request["template"], []
         for arguments in request["renders"]:
             before = time.process_time()
-            _limit_time(left)
-            answers.append(_rendered(render_jinja_template, request["template"], arguments))
-            left = min(seconds, left - (time.process_time() - before) + EARNED)
+            _limit_time(left.get(template, seconds))
+            answers.append(_rendered(render_jinja_template, template, arguments))
+            rest = left.get(template, seconds) - (time.process_time() - before) + EARNED
+            left[template] = min(seconds, rest)
         _limit_time(0)
         sys.stdout.buffer.write(json.dumps(answers).encode() + b"\n")
         sys.stdout.buffer.flush()

@@ -19,7 +19,7 @@ KEPT = ("PATH", "SYSTEMROOT", "TZ")
 """What of the environment the renderer gets: no key and no token."""
 
 
-SECONDS = 3.0
+SECONDS = 2.0
 """Processor time that a template may use at once."""
 
 
@@ -123,12 +123,15 @@ class Renderer:
             answer = process.stdout.readline()
         except BrokenPipeError:
             answer = b""
+        except BaseException:  # interrupted: its answer would be taken for that of the next request
+            process.kill()
+            self.close()
+            raise
         if answer.endswith(b"\n"):
             return list(json.loads(answer))
         status = self.close()
-        return [
-            {"error": "length", "message": f"more processor time or memory than it may (its process ended: {status})"}
-        ]
+        found = f"more processor time or memory than it may (its process ended: {status})"
+        return [{"error": "length", "message": found}]
 
     def _started(self) -> subprocess.Popen[bytes]:
         """The running process; one that was forked with its owner belongs to the owner."""

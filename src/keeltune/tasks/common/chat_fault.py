@@ -29,7 +29,7 @@ def of_message(found: str, kind: str, field: str = "messages") -> ChatFault:
 
 def of_template(found: str) -> ChatFault:
     """A fault of the template, whatever the row."""
-    expected = "a chat template that writes conversations, within 3 s of processor time and 1 GiB of memory"
+    expected = "a chat template that writes conversations, within 2 s of processor time and 1 GiB of memory"
     fix = "correct the template in the model folder (chat_template.jinja or tokenizer_config.json)"
     return ChatFault(f"the chat template: {found}", expected, fix, kind="chat template", field="model")
 
