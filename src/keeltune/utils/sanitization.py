@@ -100,11 +100,11 @@ def _without_value(found: re.Match[str]) -> str:
 
 def _of_environment() -> Iterable[str]:
     """Values of variables named as secrets; a short one is a switch."""
-    values = (os.environ.get(name, "") for name in _secret_variables(len(os.environ)))
+    values = (os.environ.get(name, "") for name in _secret_variables(frozenset(os.environ)))
     return [value for value in values if len(value) >= 8]
 
 
 @lru_cache(maxsize=4)
-def _secret_variables(count: int) -> list[str]:
-    """Names among those of the environment, which are looked through again when their `count` has changed."""
-    return [name for name in os.environ if is_secret(name)]
+def _secret_variables(names: frozenset[str]) -> list[str]:
+    """Those named as secrets among the names of the environment, which seldom change."""
+    return [name for name in names if is_secret(name)]

@@ -91,8 +91,11 @@ class Scoring:
             yield metric, slice(start, start + metric.width)
             start += metric.width
 
-    def faults(self) -> Iterator[Fault]:
-        """What is wrong with the recipe's `evaluation.metrics` and `evaluation.metric`."""
+    def faults(self) -> list[Fault]:
+        """What is wrong with the recipe's `evaluation.metrics`, `metric` and `bleu_tokenizer`."""
+        return list(self._metric_faults()) or list(self._tokenizer_faults())  # which asks the metrics
+
+    def _metric_faults(self) -> Iterator[Fault]:
         names = list(dict.fromkeys([*self.reported, *Loss.names]))
         for name in self.settings.metrics:
             shelf = registry.names("metrics")
@@ -111,14 +114,12 @@ class Scoring:
                 yield Fault("evaluation.metrics", "scored twice", found, "a score of another name", "leave it out")
             else:
                 names += metric.names
-        yield from self._language_faults()
         primary = self.settings.metric
         if primary is not None and primary not in names:
             fix = f"choose one of them{nearest(primary, names)}"
             yield Fault("evaluation.metric", "unknown metric", shown(primary), f"one of: {', '.join(names)}", fix)
 
-    def _language_faults(self) -> Iterator[Fault]:
-        """Of `evaluation.bleu_tokenizer`."""
+    def _tokenizer_faults(self) -> Iterator[Fault]:
         name = self.settings.bleu_tokenizer
         if name is None:
             return

@@ -29,7 +29,7 @@ def settle(recipe: Recipe, task: Task, rows: Mapping[str, Sequence[Row]], log: P
     if recipe.evaluation.language and language.named(recipe.evaluation.language) is None:
         expected = "a language's ISO 639 code, with a script where that matters, or its English name"
         log.errors.append(recipe.problem("evaluation.language", expected=expected, fix="write de, zh-Hant or Thai"))
-    if not task.scoring.reads_language:
+    if task.scoring.faults() or not task.scoring.reads_language:
         return task, task
     target_rows, source_rows = ([row for name in splits for row in rows.get(name, ())] for splits in (TARGET, SOURCE))
     target, source = _named(recipe) or told(task, target_rows), told(task, source_rows)
