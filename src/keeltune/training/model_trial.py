@@ -12,6 +12,7 @@ import torch
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.padding_effect import observed
 from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
 from keeltune.utils.errors import Problem, UserError
@@ -89,7 +90,7 @@ def _looks_ahead(model: Any, task: Task, examples: Sequence[Example], device: st
             continue
         other = ids.clone()
         other[0, -1] = written
-        before, after = (model(**{**inputs, name: row}).logits for row in (ids, other))
+        before, after = (observed(model, {**inputs, name: row}).logits for row in (ids, other))
         asked = torch.nn.functional.pad(batch["predicted"], (before.shape[1] - ids.shape[1], 0), value=False)
         asked[:, -1] = False
         difference = (before[asked] - after[asked]).abs()

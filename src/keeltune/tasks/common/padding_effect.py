@@ -148,6 +148,30 @@ def differ(a: Any, b: Any, length: int, left: bool = False) -> bool:
     return False
 
 
+def observed(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """The model's outputs; of one that chooses from a vocabulary what its head reads in their place.
+
+    The head takes each position by itself, so what it reads says as much, and [B, T, V] never exists.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None:
+        return model(**inputs)
+    seen: list[Tensor] = []
+
+    def first_alone(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if arguments[0].dim() != 3:
+            return None
+        seen.append(arguments[0])
+        return (arguments[0][:, :1], *arguments[1:])
+
+    handle = head.register_forward_pre_hook(first_alone)
+    try:
+        outputs = model(**inputs)
+    finally:
+        handle.remove()
+    return SimpleNamespace(logits=seen[-1]) if seen else outputs
+
+
 def row_of(outputs: Any, index: int) -> Any:
     """The outputs of one row of a batch."""
     named = {name: getattr(outputs, name, None) for name in OUTPUTS}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keeltune.tasks.common.padding_effect import PaddingEffect, Sharing, differ, pads_left, part, row_of
+from keeltune.tasks.common.padding_effect import PaddingEffect, Sharing, differ, observed, pads_left, part, row_of
 
 
 class TextPadding(PaddingEffect):
@@ -31,7 +31,7 @@ class TextPadding(PaddingEffect):
             return "one length"
         if len(shapes) > 1:
             lengths = max(size[0] for size in shapes[longest].values())
-            if differ(model(**row), row_of(model(**inputs), longest), lengths, left):
+            if differ(observed(model, row), row_of(observed(model, inputs), longest), lengths, left):
                 return "none"
         return "any"
 
@@ -44,7 +44,7 @@ class TextPadding(PaddingEffect):
                 room = alone[name].new_full((1, whole - length, *alone[name].shape[2:]), self.fill.get(name, 0))
                 padded[name] = torch.cat([room, alone[name]] if left else [alone[name], room], 1)
             try:
-                outputs = model(**alone), model(**padded)
+                outputs = observed(model, alone), observed(model, padded)
             except (
                 RuntimeError,
                 ValueError,
