@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -85,7 +85,6 @@ class Bleu(Metric):
             )
 
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        counts = _counter("none")
         name = self.tokenizer(self.language(golds))
         cut = _counter(name).tokenizer
         plain_first = name in OF_ASCII and self.settings.bleu_tokenizer is None
@@ -94,13 +93,7 @@ class Bleu(Metric):
             text = canonical(text).rstrip()
             return plain_width(cut(plain_width(text) if plain_first else text))
 
-        table = []
-        for value, gold in zip(values, golds, strict=True):
-            references = [tokens(text) for text in right_answers(gold)]
-            row = counts._extract_corpus_statistics([tokens(value)], [[text] for text in references])[0]
-            longest = max((len(text.split()) for text in references), default=0)
-            table.append([*row, *(max(0, longest - n) for n in range(ORDER))])
-        return np.array(table, dtype=np.float64).reshape(len(table), self.width)
+        return n_gram_statistics(tokens, values, golds)
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """100 · brevity · exp(mean log precision), an n without a match smoothed as sacrebleu does (method exp)."""
@@ -122,6 +115,17 @@ def _counter(tokenizer: str) -> Any:
     from sacrebleu.metrics import BLEU
 
     return BLEU(tokenize=tokenizer, force=True)
+
+
+def n_gram_statistics(cut: Callable[[str], str], values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
+    """The statistics of each row, [B, 2 + 3 ORDER]; `cut` sets a space between the tokens of a text."""
+    counts, table = _counter("none"), []
+    for value, gold in zip(values, golds, strict=True):
+        references = [cut(text) for text in right_answers(gold)]
+        row = counts._extract_corpus_statistics([cut(value)], [[text] for text in references])[0]
+        longest = max((len(text.split()) for text in references), default=0)
+        table.append([*row, *(max(0, longest - n) for n in range(ORDER))])
+    return np.array(table, dtype=np.float64).reshape(len(table), 2 + 3 * ORDER)
 
 
 def missing(tokenizer: str) -> str | None:

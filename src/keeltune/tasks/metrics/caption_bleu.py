@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.tasks.metrics.metric import Metric, right_answers
+from keeltune.tasks.metrics.bleu import ORDER, n_gram_statistics
+from keeltune.tasks.metrics.metric import Metric
 from keeltune.utils.text import canonical, fold_case, plain_width, tokens
-
-ORDER = 4
-"""The longest n-grams."""
 
 SMALL, TINY = 1e-9, 1e-15
 """What pycocoevalcap adds below and above in a precision, so that 0 / 0 is 0."""
@@ -33,16 +31,7 @@ class CaptionBleu(Metric):
         return 2 + 3 * ORDER
 
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        from sacrebleu.metrics import BLEU
-
-        bleu = BLEU(tokenize="none", force=True)
-        table = []
-        for value, gold in zip(values, golds, strict=True):
-            captions = [words(caption) for caption in right_answers(gold)]
-            row = bleu._extract_corpus_statistics([words(value)], [[caption] for caption in captions])[0]
-            longest = max((len(caption.split()) for caption in captions), default=0)
-            table.append([*row, *(max(0, longest - n) for n in range(ORDER))])
-        return np.array(table, dtype=np.float64).reshape(len(table), self.width)
+        return n_gram_statistics(words, values, golds)
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         return {"bleu4": _bleu(np.asarray(sums, dtype=np.float64), TINY, SMALL)}
