@@ -29,12 +29,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from keeltune.utils import manifest
 from keeltune.utils.digests import canonical, file_digest
 from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import write_atomically
 from keeltune.utils.identity import refuse_other
-
-MANIFEST = "manifest.json"
+from keeltune.utils.manifest import MANIFEST
 
 HEAD = "head.json"
 """What an unfinished folder is meant to hold, so that no other one goes on with it."""
@@ -96,13 +96,11 @@ class Writer:
         entries = [_json_of(self._note(number)) for number in range(self.shards)]
         if None in entries:
             raise FileNotFoundError(f"found no note of {shard_name(entries.index(None))} in {self.folder}")
-        manifest = {**self.head, "shards": entries}
-        manifest["digest"] = hashlib.sha256(canonical(manifest).encode()).hexdigest()
-        write_atomically(self.folder / MANIFEST, canonical(manifest).encode())
+        write_atomically(self.folder / MANIFEST, manifest.sealed({**self.head, "shards": entries}))
         for number in range(self.shards):
             self._note(number).unlink(missing_ok=True)
         (self.folder / HEAD).unlink(missing_ok=True)
-        return manifest
+        return manifest.opened(self.folder / MANIFEST)
 
 
 class Store:
@@ -113,19 +111,10 @@ class Store:
         self.manifest = self._manifest()
 
     def _manifest(self) -> dict[str, Any]:
-        file = self.folder / MANIFEST
         try:
-            text = file.read_bytes().decode("utf-8")
-            manifest = json.loads(text)
-            sound = isinstance(manifest, dict) and text == canonical(manifest)
-        except ValueError:
-            sound = False
-        if sound:
-            plain = {name: value for name, value in manifest.items() if name != "digest"}
-            sound = manifest.get("digest") == hashlib.sha256(canonical(plain).encode()).hexdigest()
-        if not sound:
-            raise self.refused("digest", f"{MANIFEST}, whose digest is not that of its content", "the digest in it")
-        return manifest
+            return manifest.opened(self.folder / MANIFEST)
+        except manifest.NotAsWrittenError as error:
+            raise self.refused("digest", str(error), "the digest in it") from None
 
     def refused(self, field: str, found: str, expected: str) -> StateRefused:
         return StateRefused(Problem(str(self.folder), field, found, expected, self.fix))
