@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from keeltune.models import configuration_limits
 from keeltune.models.adapters import adapter_of, base_of
 from keeltune.models.model_files import or_refuse
-from keeltune.utils.errors import Problem, UserError, shown, visible
+from keeltune.utils.errors import Problem, UserError, brief, shown, visible
 from keeltune.utils.names import plain_name
-
-MOST_LAYERS = 5_000
-"""Modules of one kind in a row, at most: a model is built, without weights, before its weights are looked at."""
-
-COUNTS = r"(num|n|encoder|decoder)_(hidden_|encoder_|decoder_)?layers?"
-"""Names of the number of layers of a stack, which is never below 0; other names may count from the end."""
 
 
 def read_config(source: str, where: str, field: str) -> Any:
     """The model's configuration; UserError where it cannot be had, or makes no model that can be trained."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     adapter = adapter_of(source)
     stored = source if adapter is None or (adapter.folder / "config.json").is_file() else base_of(source)
+    values, _ = or_refuse(lambda: PreTrainedConfig.get_config_dict(stored), source, where, field)
+    if problem := configuration_limits.beyond(values):  # before its constructor counts up to it
+        name, number, expected = problem
+        found = f"{shown(source)}: config.json says {brief(name)}: {number}"
+        fix = "correct config.json, or copy the model folder again"
+        raise UserError(Problem(where, field, found, expected, fix))
     config = or_refuse(lambda: AutoConfig.from_pretrained(stored, trust_remote_code=False), source, where, field)
-    values = config.to_dict()
-    if deep := _too_deep(values):
-        found, expected = f"{shown(source)}: config.json says {deep}", f"0 to {MOST_LAYERS} of them"
-        raise UserError(Problem(where, field, found, expected, "correct config.json, or copy the model folder again"))
-    if method := _quantised(values):
+    if method := _quantised(config.to_dict()):
         raise UserError(_quantised_problem(source, method, where, field))
     return config
 
@@ -55,21 +51,6 @@ def look_back(config: Any, auto_model: str) -> list[str]:
         return []
     config.is_decoder = True
     return [f"{config.model_type} writes as a decoder (is_decoder: true): each token sees those before it alone"]
-
-
-def _too_deep(values: Mapping[str, Any]) -> str | None:
-    """`name: number` of a depth, of a part of the configuration too, that makes no model."""
-    for name, value in ((str(key), value) for key, value in values.items()):
-        if isinstance(value, Mapping) and (deep := _too_deep(value)):
-            return f"{name}.{deep}"
-        counted = re.search("layer|depth|expert|block|stage", str(name)) and not re.search(
-            "(size|dim|ids?)$", str(name)
-        )
-        sizes = [size for size in (value if isinstance(value, list) else [value]) if isinstance(size, int)]
-        least = 0 if re.fullmatch(COUNTS, name) else -MOST_LAYERS
-        if counted and not all(least <= size <= MOST_LAYERS for size in sizes):
-            return f"{name}: {visible(repr(value))}"
-    return None
 
 
 def _quantised(values: Mapping[str, Any]) -> str | None:

@@ -20,8 +20,9 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from keeltune.data.columns import Schema
 from keeltune.data.dataset import Row
-from keeltune.models import configuration, loading, model_files, processors
+from keeltune.models import configuration, configuration_limits, loading, model_files, processors
 from keeltune.models.attention import whole_attention
+from keeltune.models.building import shapes_alone
 from keeltune.models.loading import Loaded
 from keeltune.models.processors import Pair
 from keeltune.models.tokenizer_training import BERT, texts_of, train
@@ -73,7 +74,7 @@ def check(config: Any, auto_model: str, where: str) -> None:
     import transformers
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), shapes_alone():
             getattr(transformers, auto_model).from_config(config)
     except Exception as error:  # whatever its constructor raises over the fields
         reason = (str(error).strip().splitlines() or [""])[0][:300]
@@ -115,6 +116,9 @@ def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
             Problem(where, "model.new.model_type", shown(kind), "an architecture that transformers has", fix)
         )
     values = {k: v for k, v in fields.items() if k != "model_type"}
+    if problem := configuration_limits.beyond(values):
+        name, number, expected = problem
+        raise UserError(Problem(where, f"model.new.{name}", number, expected, "correct it"))
     if all(part in values for part in PARTS):
         for part in PARTS:
             origin = values[part]

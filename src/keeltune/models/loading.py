@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from keeltune.models import adapters
+from keeltune.models import adapters, computed_weights
 from keeltune.models.adapters import adapters_on, base_of
 from keeltune.models.attention import whole_attention
+from keeltune.models.building import shapes_alone
 from keeltune.models.configuration import look_back, read_config
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of
@@ -63,17 +64,22 @@ def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
     if not Path(source).is_dir():
         return []
     model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, "", "model")
-    missing = {*info["missing_keys"], *(str(name) for name, *_ in info["mismatched_keys"])}
+    return _untrained(_unloaded(model, info, source)[0], source)
+
+
+def _untrained(fresh: Sequence[str], source: str) -> list[str]:
+    """Of the weights of a head that a checkpoint lacks, those that no adapter has either and that choose something."""
     given = {name for adapter in adapters_on(source) for name in adapter.trained_whole}
-    return sorted(name for name in _head(model, sorted(missing - given)) if ".pooler." not in name)
+    return sorted(name for name in fresh if name not in given and ".pooler." not in name)
 
 
-def check_weights(source: str, config: Any, auto_model: str, where: str, field: str) -> None:
-    """UserError where a local folder's weights do not make this model: what `load` would find, without a weight."""
+def check_weights(source: str, config: Any, auto_model: str, where: str, field: str) -> list[str]:
+    """`untrained_head`; UserError where a local folder's weights do not make this model, as `load` would find."""
     if not Path(source).is_dir():
-        return
+        return []
     model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, where, field)
-    if problem := _unloaded(model, info, source)[1]:
+    fresh, problem = _unloaded(model, info, source)
+    if problem := problem or computed_weights.too_many(model, fresh, base_of(source)):
         raise UserError(Problem(where, field, *problem))
     for adapter in adapters_on(source):
         shape = skeleton(config, auto_model, where, field)
@@ -81,6 +87,7 @@ def check_weights(source: str, config: Any, auto_model: str, where: str, field: 
             found = f"{shown(str(adapter.folder))} is no adapter of {shown(adapter.base)}: {reason}"
             fix = "name its own base in adapter_config.json (base_model_name_or_path)"
             raise UserError(Problem(where, field, found, "an adapter of this very model", fix))
+    return _untrained(fresh, source)
 
 
 def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, dict[str, Any]]:
@@ -88,7 +95,7 @@ def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, di
     their live weights have."""
     import transformers
 
-    with quiet_transformers():
+    with quiet_transformers(), shapes_alone():
         model, info = getattr(transformers, auto_model).from_pretrained(
             base_of(source), config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
             ignore_mismatched_sizes=True, output_loading_info=True,
@@ -264,7 +271,7 @@ def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model"
     import transformers
 
     def build() -> Any:
-        with torch.device("meta"):
+        with torch.device("meta"), shapes_alone():
             return getattr(transformers, auto_model).from_config(config)
 
     return or_refuse(build, config.name_or_path, where, field)

@@ -122,6 +122,7 @@ def _load(task_class: type[Task], name: str, where: str) -> _Stored:
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
     names = (configuration.head_names(config) or []) if task_class.choices == "labels" else []
     head = loading.Head(names, multi_label)
+    loading.check_weights(source, config, auto_model, where, "model")
     loaded = loading.load(source, auto_model, head, where=where, field="model", reads=task_class.reads)
     if loaded.fresh:
         found, expected = f"no trained head: {', '.join(loaded.fresh)} would be random", f"a model trained for {name}"

@@ -84,13 +84,15 @@ class ComparedStudent:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A model that may become the reference: its configuration, what reads for it, and its label names."""
+    """A model that may become the reference: its configuration, what reads for it, its label names, and the weights of
+    its head that its folder does not hold."""
 
     source: str
     config: Any
     processor: Any
     auto_model: str
     names: list[str]
+    untrained: list[str]
 
 
 def compatible_references(student: ComparedStudent, sources: Sequence[str]) -> list[ReferenceFiles]:
@@ -144,17 +146,18 @@ def _read(student: ComparedStudent, source: str) -> _Candidate:
     processor = processors.read_processor(source, where, "reference", task_class.reads)
     auto_model = loading.pick(task_class.auto_models, config, where, "reference")
     loading.fit_head(source, config, processor, auto_model)
+    untrained = loading.check_weights(source, config, auto_model, where, "reference")
     processors.prepare_tokenizer(config, processor, spells=auto_model == CTC)
     head = configuration.head_names(config)
     names = known_names(head, list(student.settings.labels)) or head or []
-    return _Candidate(source, config, processor, auto_model, names if task_class.choices == "labels" else [])
+    return _Candidate(source, config, processor, auto_model, names if task_class.choices == "labels" else [], untrained)
 
 
 def _head_problem(student: ComparedStudent, candidate: _Candidate) -> Problem | None:
     """A head that was never trained, or one for other labels."""
     where, labels = student.recipe.where("reference"), student.settings.labels
-    if missing := loading.untrained_head(candidate.source, candidate.config, candidate.auto_model):
-        return no_trained_head(candidate.source, missing, where)
+    if candidate.untrained:
+        return no_trained_head(candidate.source, candidate.untrained, where)
     if set(candidate.names) != set(labels):
         return other_labels(where, candidate.source, candidate.names, labels)
     return None
