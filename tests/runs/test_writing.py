@@ -17,7 +17,7 @@ import pytest
 from keeltune import recipe
 from keeltune.reports import charts, model_card, templating
 from keeltune.reports.localization import translator
-from keeltune.runs import prediction_file, run, run_folder
+from keeltune.runs import inference, prediction_file, run, run_folder
 from keeltune.utils import files
 from keeltune.utils.errors import UserError
 from tests.helpers.command import keeltune
@@ -40,14 +40,18 @@ def made(tiny, tmp_path_factory) -> Path:
         data = {"train": "faulty.jsonl", "validation": "validation.jsonl", "bad_rows": "skip"}
         training = {"lora": {"rank": 2}, "epochs": 1, "batch_size": 8, "precision": "fp32"}
         train(spec_of("distillation", Path("encoder"), data=data, training=training, **taught), folder)
+        inference.predict(folder / "runs/one", folder / "test.jsonl", folder / "answers/test.jsonl", display=QUIET)
     finally:
         os.umask(before)
     return folder
 
 
-def test_nobody_else_may_write_what_a_run_wrote(made):
-    for path in [made / "runs", *(made / "runs").rglob("*"), *(made / ".cache").rglob("*")]:
-        assert not path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH), path
+def test_nobody_else_may_read_or_write_what_a_run_wrote(made):
+    """Files 0600 and folders 0700: rows of the data lie in predictions, caches and logs."""
+    written = [path for name in ("runs", ".cache", "answers") for path in (made / name, *(made / name).rglob("*"))]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in written}
+    assert {path: oct(mode) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+    assert len(written) > 60
 
 
 @pytest.mark.parametrize("name", ["one", "taught"])

@@ -122,7 +122,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     # `--debug` is welcome after the verb too
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    os.umask(os.umask(0o022) | 0o022)  # what a run writes is for its owner to change
+    os.umask(os.umask(0o077) | 0o077)  # what a run writes may hold data: it is for its owner alone
     with filtered_output():
         sys.exit(_status(arguments, debug))
 

@@ -32,7 +32,7 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.utils.device import in_eval_mode
-from keeltune.utils.files import open_regular, write_atomically
+from keeltune.utils.files import make_folder, open_regular, write_atomically
 from keeltune.utils.json import parse_json
 
 BATCH, CANDIDATES = 32, 5
@@ -65,7 +65,7 @@ class TextStore:
     @contextmanager
     def adding(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """A function that adds texts by their keys; a run that is killed keeps what was added."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.file.parent)
         head = json.dumps(self.identity, sort_keys=True)
         lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
         write_atomically(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed

@@ -87,12 +87,13 @@ def write_text(path: Path, text: str) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: staged, synced, renamed, and the folder synced.
 
-    It is for its owner alone to change, whatever the umask, and a link in its place is replaced, not followed.
+    It is for its owner alone to read and to change, whatever the umask, as it may hold data; a link in its place is
+    replaced, not followed.
     """
     staging = path.with_name(f".staging-{os.getpid()}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
     try:
         staging.unlink(missing_ok=True)
-        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as stream:
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -125,9 +126,9 @@ def refuse_other_file(path: Path, head: bytes) -> None:
 
 @contextmanager
 def owners_alone() -> Iterator[None]:
-    """Within: no file or folder that this process makes, or a library in it, may be written to by others."""
-    before = os.umask(0o022)
-    os.umask(before | 0o022)
+    """Within: no file or folder that this process makes, or a library in it, may be read or written to by others."""
+    before = os.umask(0o077)
+    os.umask(before | 0o077)
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ from torch import Tensor
 from keeltune.utils import manifest
 from keeltune.utils.digests import canonical, file_digest
 from keeltune.utils.errors import Problem, StateRefused
-from keeltune.utils.files import write_atomically
+from keeltune.utils.files import make_folder, write_atomically
 from keeltune.utils.identity import refuse_other
 from keeltune.utils.manifest import MANIFEST
 
@@ -62,7 +62,7 @@ class Writer:
 
     def __init__(self, folder: Path, head: Mapping[str, Any], shards: int, fix: str):
         self.folder, self.head, self.shards = folder, json.loads(canonical(head)), shards
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for stale in folder.glob(".staging-*"):
             if not _alive(int(stale.name.split("-")[1])):
                 stale.unlink(missing_ok=True)
