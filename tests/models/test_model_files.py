@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from keeltune.models import libraries, model_files, processors
 from keeltune.models.model_files import or_refuse
@@ -64,3 +65,36 @@ def test_what_is_no_fault_of_a_folder_is_not_hidden():
     with pytest.raises(KeyboardInterrupt):
         or_refuse(lambda: (_ for _ in ()).throw(KeyboardInterrupt()), "f", "w", "model")
     assert or_refuse(lambda: torch.ones(1), "f", "w", "model") == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_one_bit_anywhere_in_a_model_makes_another_one(tmp_path, name):
+    """Also in the middle of weights of which both ends are as they were."""
+    folder = save_tiny(tmp_path / "m", "gpt2")
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "filling": torch.zeros(2_000_000)}, folder / "model.safetensors", {"format": "pt"})
+    whole = model_files.fingerprint(str(folder))
+    content = bytearray((folder / name).read_bytes())
+    for place in (len(content) // 3, len(content) // 2, len(content) - 9):
+        content[place] ^= 1
+        (folder / name).write_bytes(content)
+        assert model_files.fingerprint(str(folder)) != whole
+        content[place] ^= 1
+    (folder / name).write_bytes(content)
+    for unread in ("README.md", "pytorch_model.bin", "optimizer.pt", ".lock"):
+        (folder / unread).write_bytes(b"x")
+    assert model_files.fingerprint(str(folder)) == whole
+
+
+def test_a_model_of_the_hub_is_the_commit_that_lies_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = []
+    for commit in ("a" * 40, "b" * 40):
+        here = tmp_path / "models--some--model"
+        (here / "refs").mkdir(parents=True, exist_ok=True)
+        (here / "refs" / "main").write_text(commit)
+        (here / "snapshots" / commit).mkdir(parents=True)
+        (here / "snapshots" / commit / "config.json").write_text("{}")
+        found.append(model_files.fingerprint("some/model"))
+    assert found == [f"some/model@{'a' * 40}", f"some/model@{'b' * 40}"]
+    assert model_files.fingerprint("other/model") == "other/model@unknown"

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from keeltune.models import adapters, libraries, weight_files
+from keeltune.utils.digests import canonical, file_digest
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.json import read_json
 
-ENDS = 1 << 20
-"""Bytes at each end of a file that its fingerprint reads: every training run changes some of them."""
+UNREAD = frozenset((".md", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite"))
+"""Endings of files that may lie in a model folder and are never opened: texts for people, and weights of other forms,
+pickles among them."""
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "spiece*")
 """Any one of them holds a vocabulary; without one transformers makes up a tokenizer that knows no word."""
@@ -136,20 +138,27 @@ def half_precision(source: str, config: Any) -> torch.dtype | None:
 
 
 def fingerprint(source: str) -> str:
-    """What a checkpoint's identity says of a model: a digest of its files' heads and tails, or a hub id as it is."""
+    """What an identity says of a model: a digest of its files, each read whole, and of the base of an adapter; of a hub
+    id the commit that lies on this machine."""
     if not Path(source).is_dir():
-        return source
-    adapter, digest = adapters.adapter_of(source), hashlib.sha256()
-    if adapter is not None:
-        digest.update(fingerprint(adapter.base).encode())
-    for file in sorted(p for p in Path(source).iterdir() if p.is_file() and p.suffix != ".md"):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(ENDS))
-            stream.seek(max(ENDS, size - ENDS))
-            digest.update(stream.read())
-    return digest.hexdigest()
+        return f"{source}@{_commit(source)}"
+    adapter = adapters.adapter_of(source)
+    digests = {} if adapter is None else {"base": fingerprint(adapter.base)}
+    digests |= {file.name: file_digest(file) for file in read_files(Path(source))}
+    return hashlib.sha256(canonical(digests).encode()).hexdigest()
+
+
+def read_files(folder: Path) -> list[Path]:
+    """The files of a model folder that may be read, by their names."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix not in UNREAD and p.name[0] != ".")
+
+
+def _commit(source: str) -> str:
+    """The revision of a model of the hub in this machine's cache: its files are those of its configuration's folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(source, "config.json")
+    return Path(file).parent.name if isinstance(file, str) else "unknown"
 
 
 def or_refuse(load: Callable[[], Any], source: str, where: str, field: str) -> Any:
