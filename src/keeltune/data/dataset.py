@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -14,7 +14,7 @@ import torch
 
 from keeltune.data.media import Media, Unreadable
 from keeltune.utils.digests import canonical
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import Problem, StateRefused, UserError
 
 
 @dataclass(slots=True)
@@ -126,9 +126,12 @@ def subset(rows: int, limit: int | None) -> list[int]:
 
 @contextmanager
 def in_row(row: Row, column: str) -> Iterator[None]:
-    """A picture or recording that cannot be read becomes a problem of its row."""
+    """A picture or recording that cannot be read, or has been replaced, becomes a problem of its row."""
     try:
         yield
+    except StateRefused as error:
+        where = f"{row.file}:{row.line}"
+        raise StateRefused([replace(problem, where=where, field=column) for problem in error.problems]) from None
     except Unreadable as error:
         where, found = f"{row.file}:{row.line}", f"{row.fields[column]}: {error.found}"
         raise UserError(Problem(where, column, found, error.expected, error.fix, error.kind)) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import open_regular, read_at_most
 
 if TYPE_CHECKING:
@@ -46,18 +48,20 @@ class Media(str):
 
     The digest stands for the path in a row's key: the same picture under another name is the same row.
 
+    digest    SHA-256 of the content; empty until it has been read for the first time
     root      the folder below which the file lies, whatever becomes of the links in its path
     content   the bytes themselves, where the data file holds them; the path is then only a name
     """
 
     path: Path
-    digest: str
+    digest: str = ""
     root: Path | None = None
     content: bytes | None = None
 
 
 def content_of(source: Media | Path) -> bytes:
-    """The bytes of a picture or a recording. Raises `Unreadable`."""
+    """The bytes of a picture or a recording. Raises `Unreadable`; and StateRefused where they are others than those by
+    which the row is known: what was put there meanwhile is never trained on."""
     path, root = (source.path, source.root) if isinstance(source, Media) else (source, None)
     if isinstance(source, Media) and source.content is not None:
         return source.content
@@ -68,6 +72,10 @@ def content_of(source: Media | Path) -> bytes:
         raise Unreadable("missing file", str(error.strerror), "a file that can be read", "put it there") from error
     if len(content) > MOST_BYTES:
         raise Unreadable("file too large", f"more than {MOST_BYTES} bytes", "a smaller file", "cut or compress it")
+    if isinstance(source, Media) and source.digest and (now := hashlib.sha256(content).hexdigest()) != source.digest:
+        found = f"{source}, replaced since its row was read: its SHA-256 is {now[:16]}…"
+        fix = "put the file back and go on with --resume; or start anew with --overwrite, with the new one"
+        raise StateRefused(Problem(str(path), "", found, f"{source.digest[:16]}…, as when its row was read", fix))
     return content
 
 

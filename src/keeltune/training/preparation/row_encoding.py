@@ -11,7 +11,7 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.material import LEARNT, OLD, SCORED
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import Problem, StateRefused, UserError
 
 
 def encode_splits(
@@ -48,6 +48,8 @@ def encode_rows(
         try:
             examples = encode(row)
             faults += [*id_faults(task, examples), *task.row_faults(row, examples)]
+        except StateRefused:  # a file that was replaced meanwhile: no fault of the row, which is not to be skipped
+            raise
         except UserError as error:  # of this row alone, such as a recording too short to be heard
             faults += error.problems
         problems += [row_problem(row, fault) for fault in faults]
