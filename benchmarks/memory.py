@@ -29,7 +29,7 @@ import transformers
 from torch.nn import functional
 
 from keeltune import recipe
-from keeltune.models import loading
+from keeltune.models import saving
 from keeltune.recipe.training_fields import Training
 from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
@@ -129,7 +129,7 @@ def save_model(name: str, folder: Path, seed: int, vocabulary: int) -> None:
         model.config.decoder = model.decoder.config
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.normal_()
-    loading.save(model, job.material.task.processor, folder / f"model-{seed}")
+    saving.save(model, job.material.task.processor, folder / f"model-{seed}")
 
 
 def step(job: Job, how: str, folder: Path) -> Callable[[dict[str, Any]], torch.Tensor]:

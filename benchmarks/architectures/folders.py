@@ -15,7 +15,7 @@ from benchmarks.architectures.discovery import Cell
 from tests.helpers import captioners, speakers
 from tests.helpers.families import FAMILIES
 
-from keeltune.models import initialization, loading, surgery, tokenizer_training
+from keeltune.models import initialization, saving, surgery, tokenizer_training
 from keeltune.models.processors import Pair
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.task import Task
@@ -76,7 +76,7 @@ def make(cell: Cell, folder: Path) -> None:
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     for name in ("student", "teacher"):
         stir(model)
-        loading.save(model, processor, folder / name)
+        saving.save(model, processor, folder / name)
 
 
 def by_hand(cell: Cell) -> Callable[[Path, int], Any] | None:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from keeltune.data.dataset import Row
-from keeltune.models import configuration, initialization, loading, lora, model_files, positions, surgery
+from keeltune.models import configuration, initialization, loading, lora, model_files, positions, saving, surgery
 from keeltune.tasks.common.settings import Settings
 from keeltune.training.preparation import compatibility
 from keeltune.utils import device
@@ -364,7 +364,7 @@ def test_all_layers_are_the_teacher(tmp_path):
         logits(student.model, student.processor), logits(teacher.model, teacher.processor), rtol=1e-5, atol=1e-6
     )
     assert not {p.data_ptr() for p in student.model.parameters()} & {p.data_ptr() for p in teacher.model.parameters()}
-    loading.save(student.model, student.processor, tmp_path / "student")
+    saving.save(student.model, student.processor, tmp_path / "student")
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     torch.testing.assert_close(
         logits(stock, student.processor), logits(teacher.model, teacher.processor), rtol=1e-5, atol=1e-6
@@ -444,7 +444,7 @@ def test_stock_transformers_loads_what_was_saved(tiny, tmp_path, architecture):
     loaded = open_folder(tiny(architecture), ["a", "b", "c"])
     (tmp_path / ".staging-model").mkdir()  # what a killed run leaves
     for _ in range(2):  # the second time over the first
-        loading.save(loaded.model, loaded.processor, tmp_path / "model")
+        saving.save(loaded.model, loaded.processor, tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     stock, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not info["missing_keys"]
@@ -459,7 +459,7 @@ def test_stock_transformers_loads_what_was_saved(tiny, tmp_path, architecture):
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 def test_half_precision_is_kept(tiny, tmp_path, half):
     loaded = open_folder(tiny("bert"))
-    loading.save(loaded.model, loaded.processor, tmp_path / "model", half=half)
+    saving.save(loaded.model, loaded.processor, tmp_path / "model", half=half)
     assert {w.dtype for w in load_file(tmp_path / "model" / "model.safetensors").values()} == {half}
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")

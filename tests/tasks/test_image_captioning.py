@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -21,7 +22,7 @@ from keeltune import recipe
 from keeltune.data import dataset, images, reading
 from keeltune.data.media import Media
 from keeltune.data.sources import DataSource
-from keeltune.models import loading, processors, tokenizer_training
+from keeltune.models import processors, saving, tokenizer_training
 from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
 from keeltune.recipe.model_fields import TrainTokenizer
@@ -240,8 +241,9 @@ def test_pictures_of_several_sizes_share_a_batch(kind, tmp_path):
     model, task = captioner(kind, max_new_tokens=6)
     made = captioners.rows(tmp_path, 4)
     for row, size in zip(made, ((48, 40), (40, 96), (20, 20), (110, 30)), strict=True):
-        path = row.fields["image"].path
-        Image.open(path).resize(size).save(path)
+        media = row.fields["image"]
+        Image.open(media.path).resize(size).save(media.path)
+        media.digest = hashlib.sha256(media.path.read_bytes()).hexdigest()
     examples = [e for row in made for e in task.encode(row)]
     if kind != "pix2struct":  # as many patches for all, of which some are empty
         assert len({len(e.notes["prompt"]["input_ids"]) for e in examples}) > 1
@@ -645,7 +647,7 @@ def test_a_teacher_that_reads_smaller_pictures_gets_its_own(tmp_path):
     model.config.encoder.image_size = 16
     small = transformers.AutoModelForImageTextToText.from_config(model.config, dtype=torch.float32)
     task.extractor.size = {"height": 16, "width": 16}
-    loading.save(small, task.processor, tmp_path / "teacher")
+    saving.save(small, task.processor, tmp_path / "teacher")
     material = prepare.prepare(recipe.from_dict(given, tmp_path))
     assert [files.companion for files in material.references] == ["reference_0"]
     batch = material.task.collate(material.examples["train"][:2])
@@ -712,7 +714,8 @@ def test_pictures_of_other_kinds_become_rgb(tmp_path, kind):
 def test_a_conversion_is_told(tmp_path, rows):
     _, task = captioner("vit gpt2")
     media = Media("p.jpg")
-    media.path, media.digest = saved("CMYK", tmp_path), "d"
+    media.path = saved("CMYK", tmp_path)
+    media.digest = hashlib.sha256(media.path.read_bytes()).hexdigest()
     row = dataset.Row({"image": media, "captions": ["a red disc", "a disc"]}, "f", 1, "k")
     examples = [e for r in (row, *rows[:2]) for e in task.encode(r)]
     assert task.notices(examples) == ["1 pictures are made RGB of 8 bits: 1 CMYK"]

@@ -20,7 +20,7 @@ from keeltune import recipe
 from keeltune.data import audio, reading
 from keeltune.data.dataset import Row
 from keeltune.data.sources import DataSource
-from keeltune.models import initialization, loading, processors, tokenizer_training
+from keeltune.models import initialization, processors, saving, tokenizer_training
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense
 from keeltune.recipe import fields
@@ -463,7 +463,7 @@ def test_a_teacher_with_other_frames_is_refused(tmp_path):
         rows = [Row({"audio": "", "text": text}, "f", 1, "k") for text in TEXTS]
         new = fields.NewModel(new=spec_of("wav2vec2 wide"), tokenizer={"train": "characters", "size": 300})
         config, processor = initialization.files(new, Anywhere(tmp_path), SpeechRecognition, rows)  # type: ignore[arg-type]
-        loading.save(transformers.AutoModelForCTC.from_config(config), processor, tmp_path / "teacher")
+        saving.save(transformers.AutoModelForCTC.from_config(config), processor, tmp_path / "teacher")
     finally:
         del SIZES["wav2vec2 wide"]
     with pytest.raises(UserError, match="a prediction for each frame"):

@@ -46,17 +46,25 @@ class DataSource:
         if self.name.startswith("hub:"):
             log = FileLog(self.name)
             return [(log, hub_records(self.name, self.split, log))], []
+        files, problem = self._located()
+        parts = []
+        for path, file_format in files:
+            log = FileLog(str(path), file_format.cells_are_text)
+            parts.append((log, _file_records(path, file_format, log)))
+        return parts, [problem] if problem else []
+
+    def files(self) -> list[Path]:
+        """The files that are read, in order; none of the hub's, nor where `parts` says why there is none."""
+        return [] if self.name.startswith("hub:") else [path for path, _ in self._located()[0]]
+
+    def _located(self) -> tuple[list[tuple[Path, FileFormat]], Problem | None]:
+        """Each file with what reads it, or why there is none."""
         chosen: FileFormat | None = None
         if self.file_format is not None:
             chosen = registry.find("file_formats", self.file_format)()
         formats = formats_by_ending() if chosen is None else dict.fromkeys(chosen.endings, chosen)
         paths, problem = _paths(self, formats, any_file=chosen is not None)
-        files = []
-        for path in paths:
-            file_format = chosen or formats[_ending(path, formats)]
-            log = FileLog(str(path), file_format.cells_are_text)
-            files.append((log, _file_records(path, file_format, log)))
-        return files, [problem] if problem else []
+        return [(path, chosen or formats[_ending(path, formats)]) for path in paths], problem
 
 
 def formats_by_ending() -> dict[str, FileFormat]:

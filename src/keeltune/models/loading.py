@@ -1,4 +1,4 @@
-"""Models and processors: found, checked, loaded, saved as plain folders.
+"""Models and processors: found, checked, loaded.
 
 Weights are read from safetensors only and loaded in float32, whatever their stored dtype; no code of a model folder is
 ever run. What a folder lacks is said before training, by name.
@@ -7,7 +7,6 @@ ever run. What a folder lacks is said before training, by name.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -275,24 +274,3 @@ def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model"
             return getattr(transformers, auto_model).from_config(config)
 
     return or_refuse(build, config.name_or_path, where, field)
-
-
-def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None = None) -> None:
-    """A plain `save_pretrained` folder, written under another name and then renamed, so that it is never incomplete.
-
-    `half` stores the weights in the half precision that the source had.
-    """
-    staging = folder.with_name(f".staging-{folder.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    stored = {k: v.to(half) if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
-    model.save_pretrained(staging, state_dict=stored, max_shard_size="5GB")
-    dtype, model.config.dtype = model.config.dtype, half or torch.float32  # it wrote that of the live weights
-    model.config.save_pretrained(staging)
-    model.config.dtype = dtype
-    processor.save_pretrained(staging)
-    old = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

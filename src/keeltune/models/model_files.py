@@ -13,13 +13,10 @@ from typing import Any
 import torch
 
 from keeltune.models import adapters, libraries, weight_files
+from keeltune.models.sealed_model import read_files, refuse_changed
 from keeltune.utils.digests import canonical, file_digest
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.json import read_json
-
-UNREAD = frozenset((".md", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite"))
-"""Endings of files that may lie in a model folder and are never opened: texts for people, and weights of other forms,
-pickles among them."""
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "spiece*")
 """Any one of them holds a vocabulary; without one transformers makes up a tokenizer that knows no word."""
@@ -30,7 +27,8 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
 
     `writes`: it has a tokenizer; an encoder of pictures or sound needs none.
 
-    Raises UserError where it is a path and no model lies there, naming what is missing in the folder.
+    Raises UserError where it is a path and no model lies there, naming what is missing in the folder; StateRefused
+    where a model of keeltune's is not what was written.
     """
     try:
         path = _trained(resolve(value))
@@ -39,6 +37,7 @@ def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *
         expected, fix = "the name of a folder, or a hub id", "correct the path"
         raise UserError(Problem(where, field, f"{shown(value)}: {error}"[:300], expected, fix)) from error
     if is_folder:
+        refuse_changed(str(path), where, field)
         if problem := _folder_problem(path, where, field, writes):
             raise UserError(problem)
         return str(path)
@@ -146,11 +145,6 @@ def fingerprint(source: str) -> str:
     digests = {} if adapter is None else {"base": fingerprint(adapter.base)}
     digests |= {file.name: file_digest(file) for file in read_files(Path(source))}
     return hashlib.sha256(canonical(digests).encode()).hexdigest()
-
-
-def read_files(folder: Path) -> list[Path]:
-    """The files of a model folder that may be read, by their names."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix not in UNREAD and p.name[0] != ".")
 
 
 def _commit(source: str) -> str:

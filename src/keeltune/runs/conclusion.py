@@ -20,7 +20,7 @@ from keeltune.evaluation import (
 )
 from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
-from keeltune.models import loading
+from keeltune.models import saving
 from keeltune.reports import model_card, run_page
 from keeltune.reports.findings import bias, forgetting, overfitting
 from keeltune.runs import result as results
@@ -72,9 +72,7 @@ def _final_model(
         raise Diverged(f"{broken[0]} and {len(broken) - 1} more weights are not finite; lower learning_rate")
     if job.material.recipe.training.lora is not None:
         if is_main_process():
-            model.save_pretrained(folder / "adapter")
-            model.get_base_model().config.save_pretrained(folder / "adapter")  # its labels, which its base has not
-            job.student.processor.save_pretrained(folder / "adapter")
+            saving.save_adapter(model, job.student.processor, folder / "adapter")
         model = model.merge_and_unload()
     final = final_weights.choose_weights(job, model, before, display)
     if job.half is not None:
@@ -84,9 +82,9 @@ def _final_model(
 
 
 def _save(job: Job, model: Any, folder: Path) -> None:
-    loading.save(model, job.student.processor, folder / "model", half=job.half)
+    saving.save(model, job.student.processor, folder / "model", half=job.half)
     if job.anchor_head is not None and job.anchor_head.task.choices == "labels":
-        loading.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=job.half)
+        saving.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=job.half)
 
 
 def _analyses(

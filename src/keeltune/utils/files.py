@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path, root: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, root: Path | None = None) -> BufferedReader:
     """Opens a file to be read. Never waits, and reads no device: what is no regular file raises `OSError`, whose
     `strerror` says what it is.
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import Problem, StateRefused, UserError
 
 T = TypeVar("T")
 
@@ -44,9 +44,12 @@ class ProblemLog:
         (self.skipped if self.skips_rows else self.errors).extend(problems)
 
     def collect(self, step: Callable[[], T]) -> T | None:
-        """What `step` returns; None, and its problems among the errors, where it raises UserError."""
+        """What `step` returns; None, and its problems among the errors, where it raises UserError. A refused state is
+        passed on: what lies there is not what was written, and all else that could be said of it misleads."""
         try:
             return step()
+        except StateRefused:
+            raise
         except UserError as error:
             self.errors += error.problems
             return None

@@ -20,6 +20,12 @@ from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.row_encoding import field_of, row_problem
 from keeltune.utils.errors import Problem, UserError, shown
 
+PARTS = {
+    "train": "train", "validation": "validation", "test": "test", "unlabeled": "train", "source": "test",
+    "source_train": "train", "source_unlabeled": "train", "source_validation": "validation",
+}  # fmt: skip
+"""Each split, and which part of a data set it is that holds several."""
+
 
 def task_columns(task_class: type[Task], multi_label: bool) -> list[Column]:
     """The task's columns; with `multi_label` the label column holds lists."""
@@ -30,22 +36,24 @@ def read_splits(
     recipe: Recipe, task_class: type[Task], columns: Sequence[Column], log: ProblemLog
 ) -> dict[str, list[Row]]:
     """Every split's rows; problems go to `log`, those of rows that are skipped among the skipped ones."""
-    spec, read = recipe.data, SplitReader(recipe, task_class, columns, log)
+    read = SplitReader(recipe, task_class, columns, log)
     if read.maps_in_vain:
         found, expected = "a map from names to names", "a list of names: only a column `label` can be mapped"
         where, fix = recipe.where("data.labels"), "rename them in the data"
         log.errors.append(Problem(where, "data.labels", found, expected, fix, "labels mapped"))
-    validation = spec.validation if isinstance(spec.validation, str) else None
+    return {name: read(name, source) for name, source in sources_of(recipe).items()} | {"augmented": []}
+
+
+def sources_of(recipe: Recipe) -> dict[str, DataSource | None]:
+    """What each split is read from; None for one that the recipe does not name, or takes a share of the rows for."""
+    data = recipe.data
+    named = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
+    named |= {"source" if n == "test" else f"source_{n}": getattr(data.source, n) for n in Source.model_fields}
     return {
-        "train": read(spec.train, "data.train", "train"),
-        "validation": read(validation, "data.validation", "validation"),
-        "test": read(spec.test, "data.test", "test"),
-        "unlabeled": read(spec.unlabeled, "data.unlabeled", "train", labelled=False),
-        "source": read(spec.source.test, "data.source.test", "test"),
-        "source_train": read(spec.source.train, "data.source.train", "train"),
-        "source_unlabeled": read(spec.source.unlabeled, "data.source.unlabeled", "train", labelled=False),
-        "source_validation": read(spec.source.validation, "data.source.validation", "validation"),
-        "augmented": [],
+        name: DataSource(named[name], recipe.path, recipe.where(field_of(name)), part, data.format)
+        if isinstance(named[name], str)
+        else None
+        for name, part in PARTS.items()
     }
 
 
@@ -63,12 +71,11 @@ class SplitReader:
         """Whether the recipe maps the names of labels that are no column of their own."""
         return isinstance(self.recipe.data.labels, dict) and labels_of(self.task_class) is not None
 
-    def __call__(self, value: str | None, field: str, split: str, labelled: bool = True) -> list[Row]:
-        """The rows of what `field` of the recipe names; `split`: which part of it, where it holds several."""
-        if value is None:
+    def __call__(self, name: str, source: DataSource | None) -> list[Row]:
+        """The rows of a split; none where it has no source."""
+        if source is None:
             return []
-        spec, log = self.recipe.data, self.log
-        source = DataSource(value, self.recipe.path, self.recipe.where(field), split, spec.format)
+        spec, log, labelled = self.recipe.data, self.log, not name.endswith("unlabeled")
         rows, faults = reading.read(source, self.columns, spec.columns, labelled=labelled)
         for fault in faults:
             if fault.severity == "warning":
@@ -77,7 +84,7 @@ class SplitReader:
                 (log.skipped if log.skips_rows and is_row_problem(fault) else log.errors).append(fault)
         rows, faulty = sound_rows(self.task_class, rows, labelled=labelled)
         log.add_of_rows(faulty)
-        old_labels = self.recipe.objective.anchor_head == "source" and field.startswith("data.source.")
+        old_labels = self.recipe.objective.anchor_head == "source" and name.startswith("source")
         if isinstance(spec.labels, dict) and labelled and not self.maps_in_vain and not old_labels:
             rows, unknown = apply_label_map(rows, spec.labels)
             log.add_of_rows(unknown)
@@ -100,14 +107,11 @@ def sound_rows(
 
 def emptied_splits(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Problem]) -> list[Problem]:
     """Splits of which `bad_rows: skip` left nothing."""
-    spec = recipe.data
-    named = [("train", spec.train), ("validation", spec.validation), ("test", spec.test), ("unlabeled", spec.unlabeled)]
-    named += [("source" if n == "test" else f"source_{n}", getattr(spec.source, n)) for n in Source.model_fields]
     return [
-        Problem(recipe.where(field_of(name)), field_of(name), f"{shown(file)}, every row of which is skipped", "rows",
-                "mend the rows; what is wrong with them: bad_rows: refuse")
-        for name, file in named
-        if skipped and isinstance(file, str) and not rows[name]
+        Problem(recipe.where(field_of(name)), field_of(name), f"{shown(source.name)}, every row of which is skipped",
+                "rows", "mend the rows; what is wrong with them: bad_rows: refuse")
+        for name, source in sources_of(recipe).items()
+        if skipped and source is not None and not rows[name]
     ]  # fmt: skip
 
 
