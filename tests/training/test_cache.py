@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -271,10 +272,80 @@ def test_every_flipped_bit_is_found(tmp_path, given):
         assert file.name in problem.found
         file.write_bytes(sound)
     assert finished.find_finished(want) is not None
+
+
+@pytest.mark.parametrize("form", ["full", "hidden"])
+def test_what_is_broken_of_a_cache_is_computed_again(tmp_path, given, monkeypatch, form):
+    """Flipped, cut or missing: `--verify` says whose answers are lost, and a run computes those shards and no other."""
+    if form == "hidden":
+        given = spec_of(tmp_path, "text-generation", "gpt2", "distillation") | {"output": "out"}
+        given["reference"] = {"model": "teacher", "from": "cached", "cache": "kept", "form": "hidden"}
+    monkeypatch.setattr(shards, "SHARD_EXAMPLES", 4)
+    facts = filled(given, tmp_path)
+    kept = tmp_path / "kept"
+    sound = {path.name: path.read_bytes() for path in kept.iterdir()}
+    whole = train(given, tmp_path, output="whole")
+    written, original = [], tensor_store.Writer.write
+    monkeypatch.setattr(
+        tensor_store.Writer,
+        "write",
+        lambda self, number, *rest: (written.append(number), original(self, number, *rest)),
+    )
+    names = [tensor_store.shard_name(0), tensor_store.shard_name(1)]
+    if form == "hidden":
+        names = [stored_head.HEAD_FILE, *names]
+    dice = random.Random(1)
+    for number, name in enumerate(names * 2):
+        content = bytearray(sound[name])
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        (kept / name).write_bytes(content if number % 2 else content[: len(content) // 2])
+        with pytest.raises(StateRefused) as refused:
+            cache.precompute(made(given, tmp_path), verify=True, display=QUIET)
+        (problem,) = refused.value.problems
+        assert name in problem.found
+        assert name == stored_head.HEAD_FILE or re.search(r"answers to \d rows: \S+jsonl:\d+, ", problem.found)
+        assert "keeltune cache" in problem.fix
+        again = train(given, tmp_path, output=f"again-{number}")
+        assert again.result["reference"]["cache"]["digest"] == facts["digest"]
+        assert {path.name: path.read_bytes() for path in kept.iterdir() if "gate" not in path.name} == sound
+        assert same(again.folder, whole.folder)
+    assert written == [int(name[6:11]) for name in names * 2 if name.startswith("shard")]
+    (kept / names[-1]).unlink()
+    assert filled(given, tmp_path)["digest"] == facts["digest"]
+
+
+def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path, given, monkeypatch):
+    """In the middle of training, when it has been verified and mapped."""
+    digest = filled(given, tmp_path)["digest"]
     shard = tmp_path / "kept" / tensor_store.shard_name(0)
-    shard.rename(tmp_path / "gone")
-    with pytest.raises(StateRefused, match="no shard-00000"):
-        train(given, tmp_path)
+    original, steps = Cached.rows, []
+
+    def rows(self, batch):
+        steps.append(1)
+        if len(steps) == 3:
+            with shard.open("r+b") as stream:
+                stream.seek(-1, os.SEEK_END)
+                last = stream.read(1)[0]
+                stream.seek(-1, os.SEEK_END)
+                stream.write(bytes([last ^ 1]))
+        return original(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cached, "rows", rows)
+        with pytest.raises(StateRefused, match="shard-00000") as refused:
+            train(given, tmp_path)
+    assert refused.value.exit_status == 3
+    assert len(steps) == 3
+    assert train(given, tmp_path, output="b").result["reference"]["cache"]["digest"] == digest
+
+
+def test_a_teacher_that_is_another_one_mends_nothing(tmp_path, given):
+    """What a server says it is has changed: its answers do not go among those of the other."""
+    filled(given, tmp_path)
+    want = wanted(given, tmp_path)
+    head = {name: value for name, value in tensor_store.Store(want.folder, "").manifest.items() if name != "shards"}
+    with pytest.raises(StateRefused, match="served"):
+        tensor_store.Writer(want.folder, {**head, "served": {"model": "another"}}, 1, "")
 
 
 def wanted(given: dict, folder: Path) -> identity.CacheRequest:
@@ -630,6 +701,18 @@ def test_a_server_that_goes_away_is_waited_for_and_then_left_with_all_that_is_do
     with pytest.raises(Stopped):
         filled(values, tmp_path)
     assert len(list(tmp_path.glob(".cache/*/shard-*.safetensors"))) == 2
+
+
+def test_a_broken_shard_of_a_server_that_is_gone_is_refused(tmp_path, served, monkeypatch):
+    values, process = served
+    monkeypatch.setattr("keeltune.utils.http_client.time.sleep", lambda seconds: None)
+    filled(values, tmp_path)
+    process.kill()
+    process.join(10)
+    (shard,) = tmp_path.glob(".cache/*/shard-00000.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(StateRefused, match=r"shard-00000.safetensors has \d+ bytes.* rows: \S+jsonl:\d+, "):
+        train(values, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.training import build, reference_choice
 from keeltune.training.budget_examples import budget_examples
 from keeltune.training.cache import cost, identity
-from keeltune.training.cache.capture import capture
+from keeltune.training.cache.capture import find_or_capture
 from keeltune.training.cache.finished import cache_facts, find_finished, open_answers, remove
 from keeltune.training.cache.form_choice import SAMPLE
 from keeltune.training.cache.identity import CacheRequest
@@ -71,12 +71,13 @@ def precompute(
     request = identity.cache_request(material, base.precision, examples)
     if overwrite and is_main_process():
         remove(request.folder)
-    store = find_finished(request)
-    if store is None and verify:
-        raise StateRefused(Problem(str(request.folder), "reference.cache", "no finished cache", "one", request.command))
+    if verify:
+        store = find_finished(request)
+    else:
+        store = find_or_capture(request, material, base.live_reference, base.device, display)
     if store is None:
-        store = capture(request, material, base.live_reference(), base.device, display)
-        store.verify()
+        raise StateRefused(Problem(str(request.folder), "reference.cache", "no finished cache", "one", request.command))
+    store.verify()
     lost, sampled = None, 0
     if "served" not in store.manifest:  # a server's answers are as coarse as what is kept of them
         objective, live = build.objective(recipe), base.live_reference()

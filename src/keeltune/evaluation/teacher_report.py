@@ -35,9 +35,10 @@ from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.task import Task
 from keeltune.training import reference_choice
 from keeltune.training.job import Job
-from keeltune.utils.errors import UserError
+from keeltune.utils import manifest
 from keeltune.utils.files import write_atomically
-from keeltune.utils.json import read_json
+from keeltune.utils.json import strict_value
+from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.progress import Display
 
 ROWS = 2000
@@ -127,13 +128,13 @@ def _cached_answers(job: Job, indices: Sequence[int], display: Display) -> Teach
     request = json.dumps([*(rows[i].key for i in indices), *written])
     name = hashlib.sha256(request.encode()).hexdigest()[:16]
     file = Path(job.reference_source.cache["folder"]) / f"gate-{name}.json"
-    with suppress(UserError, ValueError, TypeError):
-        stored = read_json(file, kind=list, infinity=True)
+    with suppress(NotAsWrittenError, ValueError, TypeError):
+        stored = strict_value(manifest.opened(file)["answers"], infinity=True)
         return [([Prediction(**answer) for answer in predictions], measured) for predictions, measured in stored]
     answers = _answers(job, job.live_reference(), indices, display)
     job.live_reference.drop()
     stored = [[[asdict(answer) for answer in predictions], measured] for predictions, measured in answers]
-    write_atomically(file, json.dumps(stored).encode())
+    write_atomically(file, manifest.sealed({"answers": json.dumps(stored)}))
     return answers
 
 

@@ -26,8 +26,8 @@ from keeltune.recipe.paths import shared
 from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.tasks.common.example import Example
 from keeltune.training.cache import cost, identity
-from keeltune.training.cache.capture import capture
-from keeltune.training.cache.finished import cache_facts, find_finished, open_answers
+from keeltune.training.cache.capture import capture, find_or_capture
+from keeltune.training.cache.finished import cache_facts, is_finished, open_answers
 from keeltune.training.cache.identity import CacheRequest
 from keeltune.training.job import Prepared, ReferenceSource
 from keeltune.training.preparation.material import Material
@@ -119,14 +119,12 @@ def choose_reference(
     switchable = material.recipe.training.lora is not None and material.reference_is_start and spec.temperature is None
     if unfit is None and ahead:
         request = identity.cache_request(material, start.precision, examples)
-        store = find_finished(request)
-        if store is None:
-            store = capture(request, material, start.live_reference(), start.device, display)
+        store = find_or_capture(request, material, start.live_reference, start.device, display)
         return _cached(material, start, store, _class_of(requested).kind, reason)
     if unfit is None and requested == "auto":
-        store, reason = _filled_if_it_pays(material, start, examples, switchable, display)
-        if store is not None:
-            return _cached(material, start, store, Cached.kind, reason)
+        filled, reason = _filled_if_it_pays(material, start, examples, switchable, display)
+        if filled is not None:
+            return _cached(material, start, filled, Cached.kind, reason)
     if switchable and requested == "auto":
         return _of_student(AdapterOff, start, reason)
     reference = start.live_reference()
@@ -171,8 +169,8 @@ def _filled_if_it_pays(
     request: CacheRequest | None = None
     if identity.cache_folder(material).is_dir():  # else nothing is hashed that no one may need
         request = identity.cache_request(material, start.precision, examples)
-        if (store := find_finished(request)) is not None:
-            return store, None
+        if is_finished(request):
+            return find_or_capture(request, material, start.live_reference, start.device, display), None
     if switchable or world_size() > 1:
         return None, None
     passes, unique = material.steps * start.plan.anchored_per_step, identity.ordered(examples)

@@ -8,8 +8,9 @@ Token-level distillation matches the teacher at each token of the data's targets
 it would write, approximated by its likeliest. Source: Kim & Rush 2016, https://arxiv.org/abs/1606.07947.
 
 The texts lie in `.cache/<identity>/targets.jsonl` beside the recipe: the first line is the identity (the teacher's
-digest, the task, how it writes), each other line a row's key and its text. Rows that are there are not written again,
-whatever their order or split; another teacher has another file.
+digest, the task, how it writes), each other line a row's key, its text and a digest of both. Rows that are there are
+not written again, whatever their order or split; another teacher has another file. A line that is not what was written
+counts for nothing: its text is written again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ BATCH, CANDIDATES = 32, 5
 
 
 class TextStore:
-    """A file of lines {"key", "text"} under its identity; what is not there yet is added line by line."""
+    """A file of lines {"key", "text", "digest"} under its identity; what is not there yet is added line by line."""
 
     def __init__(self, recipe: Recipe, identity: dict[str, Any], name: str):
         self.identity = identity
@@ -57,9 +58,10 @@ class TextStore:
             return {}
         texts = {}
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # the last line of a run that was killed
+            with suppress(ValueError, KeyError, TypeError):  # the last line of a run that was killed, or a flipped bit
                 entry = parse_json(line)
-                texts[entry["key"]] = entry["text"]
+                if _line(entry["key"], entry["text"]) == line.decode() + "\n":
+                    texts[entry["key"]] = entry["text"]
         return texts
 
     @contextmanager
@@ -67,17 +69,24 @@ class TextStore:
         """A function that adds texts by their keys; a run that is killed keeps what was added."""
         make_folder(self.file.parent)
         head = json.dumps(self.identity, sort_keys=True)
-        lines = [json.dumps({"key": k, "text": t}, ensure_ascii=False) for k, t in self.texts.items()]
-        write_atomically(self.file, ("\n".join([head, *lines]) + "\n").encode())  # whole, whenever it is killed
-        with self.file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+        lines = [_line(key, text) for key, text in self.texts.items()]
+        write_atomically(self.file, (head + "\n" + "".join(lines)).encode())  # whole, whenever it is killed
+        with self.file.open("a", encoding="utf-8") as stream:
 
             def add(texts: Mapping[str, Any]) -> None:
                 for key, text in texts.items():
                     self.texts[key] = text
-                    stream.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
+                    stream.write(_line(key, text))
                 stream.flush()
 
             yield add
+
+
+def _line(key: str, text: Any) -> str:
+    """A line of the file: the only spelling of its text (or token ids) and of the digest that belongs to them."""
+    entry = {"key": key, "text": text}
+    digest = hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:32]
+    return json.dumps({**entry, "digest": digest}) + "\n"
 
 
 class SampledTexts(TextStore):
@@ -90,7 +99,7 @@ class SampledTexts(TextStore):
     def __init__(self, recipe: Recipe, task: Task, source: str):
         settings = task.settings
         identity = {
-            "version": 3,
+            "version": 4,
             "source": model_files.fingerprint(source),
             "task": recipe.task,
             "seed": recipe.seed,
@@ -135,7 +144,7 @@ class TeacherTargets(TextStore):
         self.writer: Task = files.reader or task
         settings = self.writer.settings
         identity = {
-            "version": 4,
+            "version": 5,
             "teacher": model_files.fingerprint(files.source),
             "task": recipe.task,
             "beams": settings.beams,

@@ -2,7 +2,7 @@
 
     manifest.json             what the numbers are and whose (`head`), the digest of each shard, and its own digest
     shard-00000.safetensors   keys [E, 32], contents [E, 32], counts [E], widths [E], and the form's columns
-    shard-00000.json          the digest of a finished shard, until the manifest holds them all
+    shard-00000.json          the digest of a shard that is written, until the manifest holds them all
 
 An example's key and the digest of its content are looked up in constant time; its numbers are read from the
 memory-mapped file. A shard is staged, synced and renamed, so that one of that name is always whole: a writer that was
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from keeltune.utils import manifest
-from keeltune.utils.digests import canonical, file_digest
+from keeltune.utils.digests import canonical, file_digest, state_of
 from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import make_folder, write_atomically
 from keeltune.utils.identity import refuse_other
@@ -56,7 +56,7 @@ class Writer:
     """Fills a folder, shard by shard, in any order and from several processes.
 
     Args:
-        head: what the numbers are and whose; a folder that was begun with another one is refused.
+        head: what the numbers are and whose; a folder that was begun or finished with another one is refused.
         shards: how many there will be.
     """
 
@@ -66,20 +66,25 @@ class Writer:
         for stale in folder.glob(".staging-*"):
             if not _alive(int(stale.name.split("-")[1])):
                 stale.unlink(missing_ok=True)
-        begun = _json_of(folder / HEAD)
-        if begun is None:
-            write_atomically(folder / HEAD, canonical(self.head).encode())
-        else:
-            refuse_other(folder, begun, self.head, fix)
+        finished = _opened(folder / MANIFEST)
+        self._finished: list[dict[str, Any]] = finished.pop("shards") if finished else []
+        for earlier in (finished, _opened(folder / HEAD)):
+            if earlier is not None:
+                refuse_other(folder, earlier, self.head, fix)
+        write_atomically(folder / HEAD, manifest.sealed(self.head))
 
     def missing(self) -> list[int]:
         """The shards that are not there yet, or not whole: a flipped bit makes one that is written again."""
         return [number for number in range(self.shards) if not self.whole(number)]
 
     def whole(self, number: int) -> bool:
-        """Whether a shard is there, with its digest in its note."""
-        entry, file = _json_of(self._note(number)), self.folder / shard_name(number)
+        """Whether a shard is there, with its digest in its note, or in the manifest of a cache that was finished."""
+        entry, file = self._entry(number), self.folder / shard_name(number)
         return entry is not None and file.is_file() and file_digest(file) == entry.get("sha256")
+
+    def _entry(self, number: int) -> dict[str, Any] | None:
+        """What is known of a shard: by its note, which is of the last one that was written."""
+        return _opened(self._note(number)) or (self._finished[number] if number < len(self._finished) else None)
 
     def _note(self, number: int) -> Path:
         return (self.folder / shard_name(number)).with_suffix(".json")
@@ -89,11 +94,11 @@ class Writer:
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         write_atomically(self.folder / shard_name(number), content)
         entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **facts}
-        write_atomically(self._note(number), canonical(entry).encode())
+        write_atomically(self._note(number), manifest.sealed(entry))
 
     def finish(self) -> dict[str, Any]:
         """Writes the manifest, when all shards are there, and takes their notes away."""
-        entries = [_json_of(self._note(number)) for number in range(self.shards)]
+        entries = [self._entry(number) for number in range(self.shards)]
         if None in entries:
             raise FileNotFoundError(f"found no note of {shard_name(entries.index(None))} in {self.folder}")
         write_atomically(self.folder / MANIFEST, manifest.sealed({**self.head, "shards": entries}))
@@ -103,12 +108,21 @@ class Writer:
         return manifest.opened(self.folder / MANIFEST)
 
 
-class Store:
-    """A finished folder, to be read. Raises StateRefused where it is not what was written."""
+class BrokenShards(StateRefused):
+    """Shards of a finished folder are missing or not what was written; a `Writer` with the same head mends them."""
 
-    def __init__(self, folder: Path, fix: str):
-        self.folder, self.fix = folder, fix
+
+class Store:
+    """A finished folder, to be read. Raises StateRefused where it is not what was written.
+
+    A shard is held against its digest before its first number is read, and again whenever its file has changed since.
+    For messages: `rows` says whose numbers a shard holds, `mend` what writes a broken one again.
+    """
+
+    def __init__(self, folder: Path, fix: str, rows: Callable[[int], str] = lambda number: "", mend: str = ""):
+        self.folder, self.fix, self.rows, self.mend = folder, fix, rows, mend or fix
         self.manifest = self._manifest()
+        self._states: dict[int, tuple[int, ...]] = {}
 
     def _manifest(self) -> dict[str, Any]:
         try:
@@ -120,13 +134,24 @@ class Store:
         return StateRefused(Problem(str(self.folder), field, found, expected, self.fix))
 
     def verify(self) -> None:
-        """Holds each shard against its digest: a missing shard or a flipped bit is refused."""
-        for number, entry in enumerate(self.manifest["shards"]):
-            file = self.folder / shard_name(number)
-            if not file.is_file():
-                raise self.refused("shards", f"no {file.name}", f"{entry['bytes']} bytes")
-            if (digest := file_digest(file)) != entry["sha256"]:
-                raise self.refused("shards", f"{file.name} with the digest {digest[:16]}…", f"{entry['sha256'][:16]}…")
+        """Holds each shard against its digest. Raises BrokenShards with each that is missing or has a flipped bit."""
+        problems = [p for number in range(len(self.manifest["shards"])) if (p := self._problem(number)) is not None]
+        if problems:
+            raise BrokenShards(problems)
+
+    def _problem(self, number: int) -> Problem | None:
+        """What is wrong with a shard; None where it is what was written, which holds until its file changes."""
+        file, entry = self.folder / shard_name(number), self.manifest["shards"][number]
+        try:
+            state = state_of(file.stat())
+            if self._states.get(number) == state:
+                return None
+            manifest.check(file, entry)
+        except (OSError, manifest.NotAsWrittenError) as error:
+            found = str(error) if isinstance(error, manifest.NotAsWrittenError) else f"{file.name} is missing"
+            return Problem(str(self.folder), "shards", f"{found}{self.rows(number)}", "the shard as written", self.mend)
+        self._states[number] = state
+        return None
 
     @cached_property
     def _locations(self) -> dict[bytes, Location]:
@@ -147,9 +172,15 @@ class Store:
 
     def read(self, shard: int, name: str, start: int, count: int) -> Tensor:
         """Entries `start` to `start + count` of a shard's column, from the mapped file."""
+        self._require_sound(shard)
         return self._files[shard].get_slice(name)[start : start + count]
 
+    def _require_sound(self, shard: int) -> None:
+        if problem := self._problem(shard):
+            raise BrokenShards(problem)
+
     def _whole(self, shard: int, name: str) -> Tensor:
+        self._require_sound(shard)
         tensor: Tensor = self._files[shard].get_tensor(name)
         return tensor
 
@@ -183,12 +214,12 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def _json_of(file: Path) -> dict[str, Any] | None:
+def _opened(file: Path) -> dict[str, Any] | None:
+    """What was sealed in a file, without its digest; None where that is not there, or not what was written."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return {name: value for name, value in manifest.opened(file).items() if name != "digest"}
+    except manifest.NotAsWrittenError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _alive(process: int) -> bool:

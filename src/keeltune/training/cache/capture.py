@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from keeltune.objective.references.reference import Reference
+from keeltune.training.cache.finished import find_finished, opened_store
 from keeltune.training.cache.form_choice import choose_form
 from keeltune.training.cache.identity import VERSION, CacheRequest, choices_of
 from keeltune.training.cache.shards import AnswerSource, bytes_of, in_shards, shard_of
@@ -22,9 +23,30 @@ from keeltune.training.cache.stored_head import HEAD_FILE
 from keeltune.training.preparation.material import Material
 from keeltune.utils import files, tensor_store
 from keeltune.utils.distributed import world_size
-from keeltune.utils.errors import OutOfResources, Problem, StateRefused
+from keeltune.utils.errors import OutOfResources, Problem, StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
-from keeltune.utils.tensor_store import Store, Writer
+from keeltune.utils.tensor_store import BrokenShards, Store, Writer
+
+
+def find_or_capture(
+    request: CacheRequest, material: Material, live: Callable[[], Reference], device: str, display: Display
+) -> Store:
+    """The finished cache, or a new one from the `live` reference, which also mends what is broken of a finished one.
+
+    Raises BrokenShards where it cannot be mended, as its server does not answer.
+    """
+    try:
+        if (store := find_finished(request)) is not None:
+            return store
+    except BrokenShards as broken:
+        display.say(f"warning: {broken.problems[0].found}; what is broken of {request.folder} is computed again")
+        try:
+            return capture(request, material, live(), device, display)
+        except StateRefused:
+            raise
+        except (Stopped, UserError) as error:
+            raise broken from error
+    return capture(request, material, live(), device, display)
 
 
 def capture(request: CacheRequest, material: Material, reference: Reference, device: str, display: Display) -> Store:
@@ -58,7 +80,7 @@ def capture(request: CacheRequest, material: Material, reference: Reference, dev
             _wait(partial(writer.whole, number), "the other processes' shards")
         writer.finish()
     _wait(lambda: (request.folder / tensor_store.MANIFEST).is_file(), "the first process's manifest")
-    return Store(request.folder, request.fix)
+    return opened_store(request)
 
 
 def free_bytes(folder: Path) -> int:

@@ -16,21 +16,27 @@ from keeltune.objective.references.reference import Autocast, CachedAnswers
 from keeltune.objective.stored_predictions import Full, Hidden, StoredForm, TopK
 from keeltune.training.cache.form_choice import DTYPES
 from keeltune.training.cache.identity import CacheRequest, shared_of
-from keeltune.training.cache.stored_head import HEAD_FILE, Head
+from keeltune.training.cache.stored_head import HEAD_FILE, Head, require_head
 from keeltune.training.preparation.material import Material
 from keeltune.utils import tensor_store
 from keeltune.utils.identity import refuse_other
 from keeltune.utils.tensor_store import Store
 
 
+def is_finished(request: CacheRequest) -> bool:
+    """Whether a finished cache lies in the folder, of this identity or another."""
+    return (request.folder / tensor_store.MANIFEST).is_file()
+
+
 def find_finished(request: CacheRequest) -> Store | None:
     """The finished cache, held against what is requested; None where there is none.
 
-    Raises StateRefused for another identity, a broken shard, or rows that it lacks.
+    Raises StateRefused for another identity or rows that it lacks; BrokenShards where only shards, or the head beside
+    them, are not what was written.
     """
-    if not (request.folder / tensor_store.MANIFEST).is_file():
+    if not is_finished(request):
         return None
-    store = Store(request.folder, request.fix)
+    store = opened_store(request)
     manifest = store.manifest
     refuse_other(request.folder, manifest["identity"], request.identity, request.fix)
     form = manifest["form"]
@@ -40,11 +46,29 @@ def find_finished(request: CacheRequest) -> Store | None:
     stored = {name: form.get(name) for name in requested}
     refuse_other(request.folder, {"form": stored}, {"form": requested}, request.fix)
     store.verify()
+    if manifest.get("head") is not None:
+        require_head(store)
     for example in request.examples:
         location = store.location(example.key)
         if location is None or location.content != request.contents[example.key]:
             what = "no answer to" if location is None else "another encoding of"
             raise store.refused("data", f"{what} the row {example.key[:16]}…", "an answer to each row as it is read")
+    return store
+
+
+def opened_store(request: CacheRequest) -> Store:
+    """The finished cache, which names the rows of a broken shard: those of the request, in their order."""
+
+    def rows(number: int) -> str:
+        sizes = [entry.get("examples", 0) for entry in store.manifest["shards"]]
+        if sum(sizes) != len(request.examples):
+            return ""
+        first = sum(sizes[:number])
+        keys = [example.key for example in request.examples[first : first + sizes[number]]]
+        more = ", …" if len(keys) > 3 else ""
+        return f"; it holds the answers to {len(keys)} rows: {', '.join(map(request.place, keys[:3]))}{more}"
+
+    store = Store(request.folder, request.fix, rows, f"{request.command}, which computes again what is broken")
     return store
 
 

@@ -7,8 +7,9 @@ key        of an example: its row's content (and stride); the digest of what the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ EXACT = 1024
 class CacheRequest:
     """What a recipe wants to have in its cache: whose answers, in what form, to which examples, in which folder.
 
-    `form`: {"form", "dtype", and for top-k or auto "k", "temperature"}; `contents`: what is read of each example.
+    `form`: {"form", "dtype", and for top-k or auto "k", "temperature"}; `contents`: what is read of each example;
+    `place`: where an example's row lies, by its key.
     """
 
     identity: dict[str, Any]
@@ -40,6 +42,7 @@ class CacheRequest:
     examples: list[Example]
     contents: dict[str, bytes]
     command: str
+    place: Callable[[str], str] = lambda key: f"{key[:16]}…"
 
     @property
     def fix(self) -> str:
@@ -63,7 +66,17 @@ def cache_request(material: Material, precision: str, examples: Iterable[Example
     identity["examples"] = hashlib.sha256(listing.encode()).hexdigest()  # two sets of rows are two caches
     name = hashlib.sha256(canonical([identity, form]).encode()).hexdigest()[:16]
     folder = cache_folder(material) if spec.cache else cache_folder(material) / name
-    return CacheRequest(identity, form, folder, unique, contents, f"keeltune cache {recipe.where()}")
+    command = f"keeltune cache {recipe.where()}"
+    return CacheRequest(identity, form, folder, unique, contents, command, partial(place_of, material))
+
+
+def place_of(material: Material, key: str) -> str:
+    """The file and line of the row that an example is of; of a text that a model wrote, its key."""
+    for split, rows in material.rows.items():
+        for row, examples in zip(rows, material.encoded.get(split, ()), strict=False):  # `check` encodes but some
+            if any(example.key == key for example in examples):
+                return f"{row.file}:{row.line}"
+    return f"{key[:16]}…"
 
 
 def ordered(examples: Iterable[Example]) -> list[Example]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from keeltune.tasks.common.lm_head import AppliedHead
 from keeltune.utils.digests import file_digest
-from keeltune.utils.tensor_store import Store
+from keeltune.utils.errors import Problem
+from keeltune.utils.tensor_store import BrokenShards, Store
 
 HEAD_FILE = "head.safetensors"
 
@@ -66,10 +67,17 @@ class Head:
 
     @classmethod
     def load(cls, store: Store, device: str) -> Head:
-        facts, file = store.manifest["head"], store.folder / HEAD_FILE
-        if not file.is_file() or file_digest(file) != facts["sha256"]:
-            raise store.refused("head", f"{file.name} that is not there or has another digest", facts["sha256"][:16])
-        tensors = load_file(file, device=device)
+        require_head(store)
+        facts, tensors = store.manifest["head"], load_file(store.folder / HEAD_FILE, device=device)
         steps = [(name, tensors[f"step_{n}"] if stored else value)
                  for n, (name, value, stored) in enumerate(facts["steps"])]  # fmt: skip
         return cls(tensors["weight"], tensors.get("bias"), steps)
+
+
+def require_head(store: Store) -> None:
+    """Raises BrokenShards where the head beside a cache of hidden states is not what was written."""
+    file, told = store.folder / HEAD_FILE, store.manifest["head"]["sha256"]
+    digest = file_digest(file) if file.is_file() else None
+    if digest != told:
+        found = f"no {file.name}" if digest is None else f"{file.name} with the SHA-256 {digest[:16]}…"
+        raise BrokenShards(Problem(str(store.folder), "head", found, f"{told[:16]}…, as written", store.mend))
