@@ -15,7 +15,9 @@ from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
 from keeltune.runs import run_folder
+from keeltune.training.preparation import error_list
 from keeltune.training.preparation.prepare import prepare
+from keeltune.utils.errors import listing
 from keeltune.utils.progress import Display
 from keeltune.utils.terminal import Terminal
 
@@ -44,8 +46,10 @@ def check_recipe(recipe: Recipe, console: Terminal) -> None:
             mean, labels = f"{sum(lengths) / len(lengths):.1f}", _listed(audit_report.label_counts(material.task, rows))
             table.add_row(name, str(len(rows)), str(len(lengths)), mean, str(max(lengths)), labels)
     console.print(table)
-    for problem in [*material.skipped, *material.warnings]:
-        console.block(f"{'skipped' if problem.severity == 'error' else 'warning'}: {problem}")
+    if material.skipped:
+        console.block(listing(material.skipped, error_list.written_list(recipe), "skipped"))
+    for problem in material.warnings:
+        console.block(f"warning: {problem}")
     for notice in material.notices:
         console.print(notice)
     cost = estimate(material)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from keeltune.data.dataset import Row
-from keeltune.data.row_problems import RowProblem
+from keeltune.data.row_problems import RowProblem, own_name
 from keeltune.utils.errors import Problem, name_list, nearest, shown
 from keeltune.utils.names import plain_name
 
@@ -55,7 +55,9 @@ def label_counts(rows: Sequence[Row], field: str = "label") -> Counter[str]:
 def unknown_label(row: Row, field: str, label: str, names: tuple[str, ...], fix: str) -> RowProblem:
     """The fault of a row with a label that is none of `names`."""
     where, (found, expected) = f"{row.file}:{row.line}", _known_labels(label, names)
-    return RowProblem(where, field, found, expected, fix, "unknown label", file=row.file, line=row.line)
+    return RowProblem(
+        where, field, found, expected, fix, "unknown label", file=row.file, line=row.line, id=own_name(row.fields)
+    )
 
 
 @lru_cache(maxsize=1000)  # a wrong label seldom comes alone, and a search among 150 names takes milliseconds

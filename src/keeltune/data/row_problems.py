@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keeltune.data.dataset import Row
-from keeltune.utils.errors import Problem
+from keeltune.utils.errors import Problem, brief
 
 
 @dataclass(frozen=True)
 class RowProblem(Problem):
-    """A fault of one row, which `data.bad_rows: skip` may leave out. Any other `Problem` stands for a whole file."""
+    """A fault of one row, which `data.bad_rows: skip` may leave out. Any other `Problem` stands for a whole file.
+
+    `id`: what the row calls itself in a column of that name, where it was read that far.
+    """
 
     file: str = ""
     line: int = 0
+    id: str | None = None
+
+
+def own_name(values: Mapping[str, Any]) -> str | None:
+    """What a row calls itself, as a message may show it."""
+    name = values.get("id")
+    return brief(str(name)) if isinstance(name, str | int) else None
 
 
 def is_row_problem(problem: Problem) -> bool:

@@ -62,14 +62,17 @@ class KeeltuneError(Exception):
 
 
 class UserError(KeeltuneError, ValueError):
-    """The recipe, the data or the call is at fault. Holds every problem found, not only the first."""
+    """The recipe, the data or the call is at fault. Holds every problem found, not only the first.
+
+    `listed_in`: a file with all of them, which the message names where it counts some.
+    """
 
     exit_status = 2
 
-    def __init__(self, problems: Problem | Iterable[Problem]):
+    def __init__(self, problems: Problem | Iterable[Problem], listed_in: str = ""):
         given = [problems] if isinstance(problems, Problem) else problems
         self.problems = list(dict.fromkeys(given))  # two readers of one file may find the same fault
-        super().__init__(listing(self.problems))
+        super().__init__(listing(self.problems, listed_in))
 
 
 class StateRefused(UserError):
@@ -152,14 +155,16 @@ def nearest(name: Any, names: Iterable[str]) -> str:
     return f'; did you mean "{match[0]}"?' if match else ""
 
 
-def listing(problems: Sequence[Problem]) -> str:
-    """All problems as text: ten of each kind, and how many more of it there are."""
+def listing(problems: Sequence[Problem], listed_in: str = "", label: str = "") -> str:
+    """All problems as text: ten of each kind, and how many more of it there are, all of them in a file. `label` stands
+    for their severity."""
     kinds: dict[tuple[str, str, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.severity, problem.field, problem.kind or str(problem)), []).append(problem)
     blocks = []
     for same in kinds.values():
-        blocks += [f"{p.severity}: {p}" for p in same[:LISTED]]
+        blocks += [f"{label or p.severity}: {p}" for p in same[:LISTED]]
         if len(same) > LISTED:
-            blocks.append(f"… and {len(same) - LISTED} more of this kind ({same[0].kind or same[0].field})")
+            rest = f"… and {len(same) - LISTED} more of this kind ({same[0].kind or same[0].field})"
+            blocks.append(rest + (f"; all are listed in {listed_in}" if listed_in else ""))
     return "\n".join(blocks)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from keeltune.data.dataset import spread
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.encoding import Encoded, encode
+from keeltune.training.preparation.error_list import all_listed
 from keeltune.training.preparation.labelling import Labelled, label
 from keeltune.training.preparation.material import Material
 from keeltune.training.preparation.problem_log import ProblemLog, placed
@@ -40,7 +41,7 @@ def prepare(
             read, labelled and held against one another
     """
     log = ProblemLog(skips_rows=recipe.data.bad_rows == "skip")
-    with placed(recipe.where):
+    with all_listed(recipe, log), placed(recipe.where):
         reading = read(recipe, log, progress)
         labelled = label(recipe, reading, log)
         log.raise_errors()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from keeltune.data.dataset import Row, spread
-from keeltune.data.row_problems import RowProblem
+from keeltune.data.row_problems import RowProblem, own_name
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.task import Task
@@ -83,10 +83,10 @@ def id_faults(task: Task, examples: Sequence[Example]) -> Iterator[Fault]:
 
 def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:
     """A fault as a problem of its row."""
-    where = f"{row.file}:{row.line}"
     return RowProblem(
-        where, fault.field, fault.found, fault.expected, fault.fix, fault.kind, file=row.file, line=row.line
-    )
+        f"{row.file}:{row.line}", fault.field, fault.found, fault.expected, fault.fix, fault.kind,
+        file=row.file, line=row.line, id=own_name(row.fields),
+    )  # fmt: skip
 
 
 def encode_row(task: Task, row: Row, split: str) -> list[Example]:
