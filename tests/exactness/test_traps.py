@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +38,8 @@ from keeltune.tasks.families import sequence_classification
 from keeltune.training import batch_plan, build, reference_loading, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity
+from keeltune.training.callbacks import EvaluateEvery
+from keeltune.training.checkpoints import BestWeights
 from keeltune.training.preparation import compatibility, prepare, row_encoding
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry, tensor_store
@@ -49,7 +50,7 @@ from tests.models import test_loading, test_vocabulary
 from tests.objective import test_divergences, test_formula, test_predictions, test_references, test_shared_tokens
 from tests.runs import test_run
 from tests.tasks import test_control_tokens, test_text_generation
-from tests.training import test_batch_plan, test_cache, test_self_test, test_trainer
+from tests.training import test_batch_plan, test_cache, test_checkpoints, test_self_test, test_trainer
 
 bench, data = test_references.bench, test_run.data  # fixtures of those files
 given = test_cache.given
@@ -163,6 +164,10 @@ def a_killed_run_goes_on_bit_for_bit(resumable, tmp_path, monkeypatch) -> None:
         copy_at(patch, {7: (tmp_path / "whole", tmp_path / "killed")})
         whole = test_resume.train(resumable, tmp_path, "whole")
     assert same(whole.folder, test_resume.train(resumable, tmp_path, "killed", resume=True).folder)
+
+
+def a_stop_on_an_epochs_last_step_loses_nothing(resumable, tmp_path, monkeypatch) -> None:
+    test_checkpoints.a_stop_loses_nothing({**resumable, "evaluation": {}}, tmp_path, 5)
 
 
 def the_best_weights_are_exported(trainable, tmp_path, monkeypatch) -> None:
@@ -400,10 +405,12 @@ def an_order_of_the_global_generator(original, lengths, size, random):
     return list(np.array_split(np.random.permutation(len(lengths)), max(1, len(lengths) // size)))
 
 
-def best_in_a_checkpoint(original, self):
-    self.best = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / "best.safetensors"
-    self.best.parent.mkdir(parents=True, exist_ok=True)
-    original(self)
+def an_epoch_evaluated_after_it_is_saved(patch):
+    def after(self, args, state, control, **kwargs):
+        control.should_evaluate = True
+
+    patch.setattr(EvaluateEvery, "on_step_end", lambda *given, **how: None)
+    patch.setattr(EvaluateEvery, "on_epoch_end", after)
 
 
 def the_next_places(original, self, places):
@@ -545,8 +552,11 @@ TRAPS = [
          test_text_generation.test_a_target_is_predicted_from_its_first_token_to_its_end, "assert "),
     Trap(21, "the prompt is trained on", around(Causal, "marked", all_of_it_trained),
          test_text_generation.test_a_target_is_predicted_from_its_first_token_to_its_end, "assert "),
-    Trap(20, "the best weights rotated away", around(KeelTrainer, "keep_best", best_in_a_checkpoint),
+    Trap(20, "the best weights rotated away", lambda patch: patch.setattr(
+         BestWeights, "load", lambda self, model: None),
          the_best_weights_are_exported, r"where False = equal\("),
+    Trap(28, "a checkpoint saved before that step's evaluation", an_epoch_evaluated_after_it_is_saved,
+         a_stop_on_an_epochs_last_step_loses_nothing, r"where False = same\("),
 ]  # fmt: skip
 CHECKS = list(dict.fromkeys(trap.check for trap in TRAPS))
 
@@ -577,4 +587,4 @@ def test_with_the_trap_the_check_fails(trap, request, monkeypatch):
 
 
 def test_every_trap_is_put_in():
-    assert {trap.number for trap in TRAPS} >= {*range(1, 24), 29}
+    assert {trap.number for trap in TRAPS} >= {*range(1, 24), 28, 29}

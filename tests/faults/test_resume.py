@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from keeltune import recipe
 from keeltune.cli.demo_data import make_reviews
 from keeltune.runs import result, run, run_folder
-from keeltune.training import build
+from keeltune.training import build, run_identity
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import distributed
+from keeltune.utils import distributed, manifest
 from keeltune.utils.errors import StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
 from tests.helpers import processes
@@ -209,10 +209,12 @@ def test_another_recipe_or_other_data_is_refused(spec, tmp_path, killed):
 
 def test_a_field_that_a_later_version_added_is_no_change(spec, tmp_path, whole, killed):
     killed(7)
-    file = tmp_path / "out" / "checkpoints" / "identity.json"
-    stored = json.loads(file.read_text())
-    del stored["recipe"]["data"]["share"], stored["recipe"]["evaluation"]["terms"]
-    file.write_text(json.dumps(stored))
+    place = tmp_path / "out" / "checkpoints"
+    for file in (place / run_identity.RUN, *place.glob("checkpoint-*/manifest.json")):
+        stored = json.loads(file.read_text())
+        held = stored.get("run", stored)["identity"]["recipe"]
+        del held["data"]["share"], held["evaluation"]["terms"], stored["digest"]
+        file.write_bytes(manifest.sealed(stored))
     with pytest.raises(StateRefused, match=r"data\.share"):
         train({**spec, "data": {**spec["data"], "share": 0.5}}, tmp_path, "out", resume=True)
     assert same(whole.folder, train(spec, tmp_path, "out", resume=True).folder)

@@ -11,7 +11,6 @@ import transformers
 import keeltune as kt
 from keeltune import recipe
 from keeltune.models import initialization
-from keeltune.training import checkpoints
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers import models, writers
@@ -76,15 +75,3 @@ def test_a_reference_that_raises_is_refused_as_the_reference(tmp_path):
     with pytest.raises(UserError, match="Input language unknown") as caught:
         train({**given, "method": "distillation", "reference": "teacher"}, tmp_path)
     assert [p.field for p in caught.value.problems] == ["reference"]
-
-
-def test_a_checkpoint_keeps_no_configuration_that_the_trainer_cannot_read(tmp_path):
-    """The Trainer reads it by the class of all configurations, which knows fewer kinds of layers than DeepSeek-V4's."""
-    (tmp_path / "config.json").write_text(json.dumps({"layer_types": ["hash_moe"], "num_hidden_layers": 1}))
-    with pytest.raises(Exception, match="layer_types"):
-        transformers.PreTrainedConfig.from_json_file(tmp_path / "config.json")
-    checkpoints.save_states(tmp_path, [])
-    assert not (tmp_path / "config.json").exists()
-    transformers.BertConfig().save_pretrained(tmp_path)
-    checkpoints.save_states(tmp_path, [])
-    assert (tmp_path / "config.json").exists()

@@ -14,6 +14,7 @@ from keeltune.cli.demo_data import make_reviews
 from keeltune.evaluation import prediction
 from keeltune.recipe.training_fields import Training
 from keeltune.runs import run, run_folder
+from keeltune.training import checkpoints
 from keeltune.training.arguments import training_arguments
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.errors import Diverged
@@ -110,13 +111,13 @@ def test_early_stopping_counts_evaluations_without_a_gain(spec, tmp_path, monkey
 def test_where_the_guard_may_end_a_training_the_mean_of_two_evaluations_is_kept(spec, tmp_path, monkeypatch):
     """A training that ends early has not seen its schedule's low rates: the mean of its weights does instead."""
     own = with_scores(monkeypatch, [(0.5, 1.0), (0.6, 1.0), (0.9, 1.0), *[(0.7, 1.0)] * 9])
-    kept, keep = [], KeelTrainer.keep_best
+    kept, keep = [], checkpoints.BestWeights.save
 
-    def keeping(self):
-        kept.append({k: v.detach().clone() for k, v in self.model.state_dict().items()})
-        keep(self)
+    def keeping(self, model, step):
+        kept.append({k: v.detach().clone() for k, v in model.state_dict().items()})
+        keep(self, model, step)
 
-    monkeypatch.setattr(KeelTrainer, "keep_best", keeping)
+    monkeypatch.setattr(checkpoints.BestWeights, "save", keeping)
     finished = train(spec, tmp_path, epochs=12)
     assert len(own) == 8  # the third is the best, five without a gain follow
     assert equal(kept[0], own[1])  # before the first evaluation there is none

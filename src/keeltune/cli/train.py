@@ -19,9 +19,15 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in `output`.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run from `output` first.")] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option("--allow-change", help="With --resume: a field that may differ, such as training.learning_rate."),
+    ] = None,
 ) -> None:
     """Train, evaluate, and write the run folder with its report."""
-    finished = run.train(load(recipe, overrides or []), resume=resume, overwrite=overwrite)
+    finished = run.train(
+        load(recipe, overrides or []), resume=resume, overwrite=overwrite, allow_change=allow_change or ()
+    )
     if is_main_process():
         console = Terminal()
         console.print(_table(finished.result))

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from keeltune.evaluation import budget_measure, split_scores
 from keeltune.evaluation.scores import Scores
 from keeltune.runs.training_log import Watcher
-from keeltune.training import checkpoints
+from keeltune.training import checkpoints, run_identity
 from keeltune.training.arguments import training_arguments
 from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
 from keeltune.training.job import Job
@@ -33,7 +33,7 @@ def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> Traini
         folder / checkpoints.FOLDER,
         spec,
         batch_size=material.batch_size,
-        every=schedule.every,
+        every=schedule.every or job.plan.steps,
         seed=material.recipe.seed,
     )
 
@@ -53,8 +53,6 @@ def fit(
     """
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     trainer = _trainer(job, folder, arguments, schedule, before, watcher)
-    if checkpoint is not None:
-        checkpoints.refuse_other_weights(job.model, checkpoint)
     try:
         with display.bar("training", job.material.steps) as advance, _signals(trainer):
             watcher.advance = advance
@@ -90,8 +88,9 @@ def _trainer(
     monitoring = Monitoring(
         validate=split_scores.validator(job) if validates else None,
         schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
-        best=folder / checkpoints.FOLDER / checkpoints.BEST if validates and budget is None else None,
+        keeps_best=validates and budget is None,
         budget=budget,
+        run=run_identity.run_of(folder) if is_main_process() else {},
     )
     return KeelTrainer(
         job.model,

@@ -9,6 +9,7 @@ Every file is written under another name and then renamed, so that none is ever 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import transformers
@@ -17,7 +18,7 @@ from keeltune.models import surgery
 from keeltune.recipe.fields import Recipe
 from keeltune.runs import conclusion, fit, start
 from keeltune.runs.run_folder import Run, claim, finished, status_of, write_skipped
-from keeltune.training import build, checkpoints, early_stopping
+from keeltune.training import build, early_stopping, run_identity
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
@@ -27,30 +28,33 @@ from keeltune.utils.progress import Display
 from keeltune.utils.system_faults import system_faults
 
 
-def train_one_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Display) -> Run:
+def train_one_seed(
+    recipe: Recipe, *, resume: bool, overwrite: bool, display: Display, allowed: Collection[str] = ()
+) -> Run:
     """`runs.run.train` of a recipe with one seed."""
     folder = recipe.path(recipe.output)
     if is_main_process():  # the others would find what this process has already made
         claim(folder, resume=resume, overwrite=overwrite)
     with system_faults(folder):
         material = _prepared(recipe, folder, display)
-        identity = checkpoints.identity_of(material)
-        checkpoint = checkpoints.newest(folder, identity, recipe, display) if resume else None
+        identity = run_identity.identity_of(material)
+        found = run_identity.NOTHING
+        if resume:
+            found = run_identity.newest(folder, identity, recipe, display, allowed)
         if resume and (done := finished(folder)):
             display.say(f"{folder} holds a finished run; nothing is left to do")
             return done
         transformers.set_seed(recipe.seed)
-        source, precision = checkpoints.decided(folder) if checkpoint else (None, None)
-        job = build.build(material, display, source, precision)
+        job = build.build(material, display, *found.decided)
         if is_main_process():
             write_text(folder / "recipe.yaml", recipe.dump(folder))
-            checkpoints.start_run(folder, identity, job, resumed=checkpoint is not None)
+            run_identity.start_run(folder, identity, job, found)
             write_skipped(folder, material)
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
         display.say(_headline(job))
         with status_of(folder, recipe, is_main_process()):
-            return _train(job, folder, checkpoint, display)
+            return _train(job, folder, found.checkpoint, display)
 
 
 def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:

@@ -6,6 +6,8 @@ recipe.yaml  result.json  report.html     the pool (`pooling`)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from keeltune.reports import run_page
 from keeltune.runs import one_seed, opened_model, pooling, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.runs.stored_result import read_result
+from keeltune.training import checkpoints, run_identity
 from keeltune.utils import distributed
 from keeltune.utils.errors import Problem, StateRefused, shown
 from keeltune.utils.files import write_json, write_text
@@ -37,17 +40,20 @@ def seeds_of(recipe: Recipe) -> list[int]:
     return list(dict.fromkeys(seed)) if isinstance(seed, list) else [seed]
 
 
-def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: Display) -> Run:
+def train_each_seed(
+    recipe: Recipe, *, resume: bool, overwrite: bool, display: Display, allowed: Collection[str] = ()
+) -> Run:
     """`runs.run.train` of a recipe with several seeds."""
     main = distributed.is_main_process()
     folder = recipe.path(recipe.output)
     if main:
         run_folder.claim(folder, resume=resume, overwrite=overwrite)
         if resume:
-            _refuse_another_recipe(folder, recipe)
+            _refuse_another_recipe(folder, recipe, allowed)
         write_text(folder / "recipe.yaml", recipe.dump(folder))
     with run_folder.status_of(folder, recipe, main):
-        runs, failed = _runs(recipe, folder, display, resume)
+        one_seed_of = partial(_run, recipe, display=display, resume=resume, allowed=allowed)
+        runs, failed = _runs(recipe, folder, display, one_seed_of)
         if not main:
             return Run(folder, {})
         result = pooling.pool(opened_model.tasks_of(runs[0].folder, outside=True), runs, failed)
@@ -58,7 +64,7 @@ def train_each_seed(recipe: Recipe, *, resume: bool, overwrite: bool, display: D
     return Run(folder, result)
 
 
-def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
+def _refuse_another_recipe(folder: Path, recipe: Recipe, allowed: Collection[str]) -> None:
     """StateRefused where the folder's seeds are of another recipe, or the folder is a single run's."""
     if not (folder / "recipe.yaml").is_file():
         return
@@ -66,18 +72,20 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
         either.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
         for either in (parse(one.dump(), folder=folder) for one in (load(folder / "recipe.yaml"), recipe))
     )
-    single = (folder / "checkpoints" / "identity.json").is_file()
+    single = (folder / checkpoints.FOLDER / run_identity.RUN).is_file()
     problems = [
         Problem(str(folder), name, f"{shown(new)} in this recipe, {shown(old)} in the run", "the recipe that it was "
                 "started with", "undo the change, or start over with --overwrite")
-        for name, old, new in differences(then, now)
+        for name, old, new in differences(then, now) if name not in allowed
     ]  # fmt: skip
     if problems or single:
         found, fix = "a run of one seed", "name another folder, or start over with --overwrite"
         raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", fix))
 
 
-def _runs(recipe: Recipe, folder: Path, display: Display, resume: bool) -> tuple[list[Run], list[dict[str, Any]]]:
+def _runs(
+    recipe: Recipe, folder: Path, display: Display, one_seed_of: Callable[[Path, int], Run]
+) -> tuple[list[Run], list[dict[str, Any]]]:
     """Trains the seeds that are not finished yet: their runs, and the seeds that failed and were replaced.
 
     A training that has learnt nothing (`overfitting.stuck`) is tried again with another seed; the failed run's folder
@@ -93,7 +101,7 @@ def _runs(recipe: Recipe, folder: Path, display: Display, resume: bool) -> tuple
             if (folder / f"seed-{candidate}-failed").is_dir():
                 continue
             display.say(f"seed {candidate} ({number} of {len(seeds)})")
-            run = _run(recipe, folder / f"seed-{seed}", candidate, display, resume)
+            run = one_seed_of(folder / f"seed-{seed}", candidate)
             reason = _of_rank_0(overfitting.stuck(run.result))
             if reason is None or candidate == candidates[-1]:
                 break
@@ -105,10 +113,10 @@ def _runs(recipe: Recipe, folder: Path, display: Display, resume: bool) -> tuple
     return runs, _failed(folder)
 
 
-def _run(recipe: Recipe, output: Path, seed: int, display: Display, resume: bool) -> Run:
+def _run(recipe: Recipe, output: Path, seed: int, *, display: Display, resume: bool, allowed: Collection[str]) -> Run:
     training = recipe.training.model_copy(update={"seed": seed})
     of_one_seed = recipe.model_copy(update={"training": training, "output": str(output)})
-    return one_seed.train_one_seed(of_one_seed, resume=resume, overwrite=False, display=display)
+    return one_seed.train_one_seed(of_one_seed, resume=resume, overwrite=False, display=display, allowed=allowed)
 
 
 def _failed(folder: Path) -> list[dict[str, Any]]:

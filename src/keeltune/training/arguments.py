@@ -19,13 +19,13 @@ alone on its share of the rows, with the counts of all."""
 
 
 def training_arguments(
-    folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int
+    folder: Path, training: Training, *, batch_size: int, every: int, seed: int
 ) -> TrainingArguments:
     """Our fields as the Trainer's, and those that a recipe passes on unchanged.
 
     `batch_size`: examples of one forward pass on one process, also where the recipe counts tokens. `every`: steps
-    between evaluations, None for each epoch; checkpoints are written there too. `seed`: one, where the recipe has
-    several. Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
+    between evaluations; checkpoints are written there too, after them. `seed`: one, where the recipe has several.
+    Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
     """
     passed = training.passed
     defaults: dict[str, Any] = {
@@ -36,9 +36,9 @@ def training_arguments(
         "logging_steps": 10,
         "logging_first_step": True,
         "report_to": "none",
-        "save_strategy": "epoch" if every is None and "save_steps" not in passed else "steps",
+        "save_strategy": "steps",  # an epoch's end is a step too: one that evaluates does so before it is saved
+        "save_steps": every,
         "save_total_limit": 2,
-        **({} if every is None else {"save_steps": every}),
     }
     atexit.unregister(leave_group)
     atexit.register(leave_group)

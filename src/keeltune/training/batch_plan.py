@@ -12,7 +12,7 @@ sampler would never hear of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,17 @@ class Plan(Dataset[Any]):
         if epoch not in self._means:
             self._means = {epoch: np.array([self._lengths[rows].mean() for rows in self._steps(epoch)])}
         return self._means[epoch]
+
+
+def only(items: Sequence[Any]) -> Any:
+    """The one item of a list: a loader's batch of one is a whole micro-batch."""
+    (item,) = items
+    return item
+
+
+def work_of(batch: Mapping[str, Any]) -> list[float]:
+    """Examples, tokens, slots (tokens and padding) and predictions of a micro-batch."""
+    return [len(batch["keys"]), *batch["work"], len(batch["targets"])]
 
 
 def steps_of_similar_length(lengths: np.ndarray, size: int, random: np.random.Generator) -> list[np.ndarray]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from keeltune.training.checkpoints import Stateful, load_states
 from keeltune.training.regularizers.regularizer import Regularizer
 from keeltune.utils.distributed import summed_over_ranks
 
@@ -91,29 +89,20 @@ def means(sums: Sequence[float], device: torch.device) -> tuple[float, float, fl
 
 
 class EvaluateEvery(TrainerCallback):
-    """Evaluates every `every` steps and after the last one; at each epoch's end where `every` is None."""
+    """Evaluates every `every` steps, and after the last one: in the step itself, before it is saved."""
 
-    def __init__(self, every: int | None):
+    def __init__(self, every: int):
         self.every = every
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        last = state.global_step >= state.max_steps
-        control.should_evaluate |= self.every is not None and (last or state.global_step % self.every == 0)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stopped = control.should_training_stop and state.global_step < state.max_steps  # in the middle of the epoch
-        control.should_evaluate |= self.every is None and not stopped
+        control.should_evaluate |= state.global_step % self.every == 0 or state.global_step >= state.max_steps
 
 
 class RegularizerHooks(TrainerCallback):
-    """Calls the regularisers after each step, and gives back what a checkpoint has of them when a run goes on."""
+    """Calls the regularisers after each step."""
 
-    def __init__(self, regularizers: Sequence[Regularizer], stateful: Sequence[Stateful]):
-        self.regularizers, self.stateful = regularizers, stateful
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step:
-            load_states(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.stateful)
+    def __init__(self, regularizers: Sequence[Regularizer]):
+        self.regularizers = regularizers
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for regularizer in self.regularizers:

@@ -1,54 +1,45 @@
 """Where the state of a training is saved and loaded: all of it, here.
 
     checkpoints/
-      identity.json                 what the checkpoints belong to: recipe, data, models, number of processes
-      reference.json                what the first start measured and chose
-      checkpoint-N/                 the Trainer's own, after step N: weights, optimizer, schedule, random state,
-                                    trainer_state.json with the history of evaluations and `TrainingTotals`
-      checkpoint-N/state.*.safetensors   what regularisers and the mean of two evaluations have of their own
-      best.safetensors              the best weights so far, of those that train; none of the rotated checkpoints
+      run.json                       what the checkpoints belong to (`run_identity.py`)
+      checkpoint-N/                  after step N, its evaluation and its choice of the best
+        rank-0.safetensors           weights that train, buffers, moments, schedule, averages, random state
+        rank-R.safetensors           what another process has of its own: its random state
+        trainer_state.json           the Trainer's: the history of evaluations, `TrainingTotals`
+        manifest.json                size and SHA-256 of each file and of the best weights, and whose they are
+      best-N.safetensors             the best weights so far, of those that train; rotated with what names it
 
-The Trainer writes and reads what is its own; when it does, and under which names, is said here.
+A folder of that name is whole: it is staged, digested, synced and renamed, and its manifest is written last, by the
+first process. Tensors go by the names of the model's weights. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from huggingface_hub.errors import StrictDataclassClassValidationError
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+import torch
+from torch import Tensor, nn
+from transformers.trainer_callback import ExportableState
 
-from keeltune.data import dataset
-from keeltune.models import model_files
-from keeltune.recipe.fields import Recipe
-from keeltune.training.job import Job, ReferenceSource
-from keeltune.training.preparation.head_compatibility import NEW
-from keeltune.training.preparation.material import Material
-from keeltune.utils import distributed
-from keeltune.utils.errors import Problem, StateRefused, UserError, shown
-from keeltune.utils.files import write_text
-from keeltune.utils.identity import differences, refuse_other
-from keeltune.utils.json import read_json
-from keeltune.utils.progress import Display
+from keeltune.training.optimizer_state import load_optimizer_state, optimizer_state
+from keeltune.training.random_state import random_state, restore_random_state
+from keeltune.utils import distributed, manifest, tensor_tree
+from keeltune.utils.errors import Diverged, Problem, StateRefused
+from keeltune.utils.manifest import NotAsWrittenError
+from keeltune.utils.system_faults import system_faults
 
 FOLDER = "checkpoints"
 """Below a run's folder."""
 
-IDENTITY = "identity.json"
+PREFIX = "checkpoint-"
 
-DECIDED = "reference.json"
+BEST_PREFIX = "best-"
 
-BEST = "best.safetensors"
+TRAINER_STATE = "trainer_state.json"
+"""The name under which the Trainer looks for it."""
 
 
 class Stateful(Protocol):
@@ -62,161 +53,232 @@ class Stateful(Protocol):
     def load_state(self, state: Mapping[str, Tensor]) -> None: ...
 
 
-# --------------------------------------------------------------------------------------- the run that they belong to
+class Training(Protocol):
+    """What is saved of a trainer."""
+
+    model: nn.Module
+    optimizer: Any
+    lr_scheduler: Any
+    state: Any
+    args: Any
+    control: Any
+    callback_handler: Any
+    begun: list[dict[str, Any]]
+    stateful: list[Stateful]
+    best: BestWeights | None
+    run: Mapping[str, Any]
 
 
-def start_run(folder: Path, identity: Mapping[str, Any], job: Job, *, resumed: bool) -> None:
-    """Notes what the checkpoints of `folder` will belong to, and what its first start measured and chose.
+# ------------------------------------------------------------------------------------------------------ one checkpoint
 
-    Raises StateRefused where a run goes on and its reference has changed: it must read the answers that it began with.
+
+def save(training: Training) -> None:
+    """A checkpoint of this step, in all processes; then older ones go.
+
+    Raises: Diverged: a weight or a moment that is no finite number, of which nothing is saved. OutOfResources.
     """
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_text(folder / FOLDER / IDENTITY, json.dumps(identity, indent=1))
-    file, source = folder / FOLDER / DECIDED, job.reference_source
-    now = {"kind": source.kind, "reason": source.reason, "digest": (source.cache or {}).get("digest")}
-    if resumed and file.is_file():
-        then = read_json(file, kind=dict)
-        then.pop("precision", None)
-        if then != now:
-            fix = "restore the cache, or start anew with --overwrite"
-            refuse_other(folder, {"reference": then}, {"reference": now}, fix, holder="the run")
-    write_text(file, json.dumps(now | {"precision": job.precision}))
+    args, step = training.args, training.state.global_step
+    place = Path(args.output_dir)
+    folder, staging = place / f"{PREFIX}{step}", place / f"{manifest.STAGING}{PREFIX}{step}"
 
+    def stage() -> None:
+        state = _state(training)
+        _refuse_broken(state, step)
+        with system_faults(place):
+            staging.mkdir(parents=True, exist_ok=True)
+            tensor_tree.save(state, staging / _file(args.process_index))
 
-def decided(folder: Path) -> tuple[ReferenceSource | None, str | None]:
-    """Where the reference of a started run comes from, and its precision: `auto` is measured once, at a run's start."""
+    def finish() -> None:
+        if args.process_index:
+            return
+        _note_callbacks(training)
+        best = training.best.kept if training.best is not None else None
+        with system_faults(place):
+            training.state.save_to_json(str(staging / TRAINER_STATE))
+            manifest.seal_folder(staging, {"step": step, "best": best, "run": training.run})
+            manifest.put_in_place(staging, folder)
+
     try:
-        stored = read_json(folder / FOLDER / DECIDED, kind=dict)
-        return ReferenceSource(stored["kind"], stored["reason"]), stored.get("precision")
-    except (UserError, KeyError):
-        return None, None
+        distributed.together(stage)
+        distributed.together(finish)
+    except BaseException:
+        with suppress(OSError):
+            manifest.sweep(place, [staging.name])
+        raise
+    if not args.process_index:
+        with suppress(OSError):  # what could not be removed is in nobody's way
+            rotate(place, args.save_total_limit)
 
 
-def identity_of(material: Material) -> dict[str, Any]:
-    """What a checkpoint belongs to: everything in the recipe that shapes the weights, and the data's content."""
+def _state(training: Training) -> dict[str, Any]:
+    """All that a process must have to go on; the others have the first one's but for their random state."""
+    if training.args.process_index:
+        return {"random": random_state()}
     return {
-        "recipe": material.recipe.model_dump(mode="json", by_alias=True, exclude={"output", "report"}),
-        "data": {name: dataset.fingerprint(rows) for name, rows in material.rows.items()},
-        "model": NEW if material.source == NEW else model_files.fingerprint(material.source),
-        "reference": [model_files.fingerprint(files.source) for files in material.references],
-        "world_size": distributed.world_size(),
+        "weights": weights_that_change(training.model, training.optimizer),
+        "buffers": dict(training.model.named_buffers()),
+        "optimizer": optimizer_state(training.optimizer, training.lr_scheduler, training.model, training.begun),
+        "parts": {part.name: dict(part.state()) for part in training.stateful},
+        "random": random_state(),
     }
 
 
-def newest(folder: Path, identity: dict[str, Any], recipe: Recipe, display: Display) -> Path | None:
-    """The newest whole checkpoint of this very run, or None where it has none yet.
-
-    A field that the run does not know, as keeltune got it since, is no change while it is at its default.
-    """
-    file = folder / FOLDER / IDENTITY
-    if not file.is_file():
-        display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
-        return None
-    stored = read_json(file, kind=dict)
-    chosen = {"recipe": recipe.model_dump(by_alias=True, exclude_defaults=True)}
-    problems = [
-        Problem(
-            str(folder),
-            name.removeprefix("recipe."),
-            f"{shown(now)} in this recipe, {shown(then)} in the run",
-            "the recipe, data and number of processes that the run was started with",
-            "undo the change, or start anew with --overwrite",
-        )
-        for name, then, now in differences(stored, json.loads(json.dumps(identity)))
-        if _has_field(stored, name) or _has_field(chosen, name) or not name.startswith("recipe.")
-    ]
-    if problems:
-        raise StateRefused(problems)
-    for path in sorted((folder / FOLDER).glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1])):
-        if (path / "trainer_state.json").is_file() and (path / "optimizer.pt").is_file():
-            display.say(f"going on from {path.name}")
-            return path
-        display.say(f"skipping {path.name}: it is not whole")
-    display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
-    return None
+def weights_that_change(model: nn.Module, optimizer: Any = None) -> dict[str, Tensor]:
+    """Those that train, or ever did."""
+    groups = optimizer.param_groups if optimizer is not None else []
+    stepped = {id(weight) for group in groups for weight in group["params"]}
+    return {name: w.detach() for name, w in model.named_parameters() if w.requires_grad or id(w) in stepped}
 
 
-def _has_field(values: Any, name: str) -> bool:
-    """Whether a dotted field stands in nested mappings, be it as null."""
-    for key in name.split("."):
-        if not isinstance(values, dict) or key not in values:
-            return False
-        values = values[key]
-    return True
+def _refuse_broken(state: Mapping[str, Any], step: int) -> None:
+    parts = {name: state.get(name, {}) for name in ("weights", "optimizer", "parts")}
+    for name, tensor in tensor_tree.tensors_of(parts):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            kind, _, which = name.lstrip("/").partition("/")
+            raise Diverged(
+                f"after step {step} not all numbers of {which} ({kind}) are finite; this step was not saved. "
+                "Lower learning_rate, or use precision: fp32."
+            )
 
 
-# -------------------------------------------------------------------------------------------------- one checkpoint
+def _note_callbacks(training: Training) -> None:
+    """Puts what the callbacks added up into the Trainer's state, from which the Trainer takes it back."""
+    stored: dict[str, Any] = {}
+    for callback in (*training.callback_handler.callbacks, training.control):
+        if isinstance(callback, ExportableState):
+            stored.setdefault(type(callback).__name__, []).append(callback.state())
+    training.state.stateful_callbacks = {name: values if len(values) > 1 else values[0]
+                                         for name, values in stored.items()}  # fmt: skip
 
 
-@contextmanager
-def live_names(model: Any) -> Iterator[None]:
-    """Within: the Trainer saves the model's weights under the names that the live model has.
-
-    Those of many architectures (GPT-NeoX, ViT, Llava) are saved under the names of their first release. The Trainer
-    does not translate them back: it would find none of its own, and go on from the weights of the start.
-    """
-    attributes = model.__dict__
-    if isinstance(model, PreTrainedModel):  # an adapter is saved alone, under its own names
-        attributes["save_pretrained"] = partial(model.save_pretrained, save_original_format=False)
-    try:
-        yield
-    finally:
-        attributes.pop("save_pretrained", None)
+def rotate(place: Path, limit: int | None) -> None:
+    """Takes the oldest checkpoints away, by their steps, and best weights that none of those that stay names."""
+    stay = [folder for _, folder in found(place)][: limit or None]
+    for _, folder in found(place)[len(stay) :]:
+        manifest.remove(folder)
+    named = set()
+    for folder in stay:
+        with suppress(NotAsWrittenError):
+            named.add((manifest.opened(folder / manifest.MANIFEST)["best"] or {}).get("file"))
+    for file in place.glob(f"{BEST_PREFIX}*"):
+        if file.name not in named:
+            file.unlink(missing_ok=True)
 
 
-def save_states(checkpoint: Path, stateful: Sequence[Stateful]) -> None:
-    """What has a state, a file each beside the checkpoint's weights; and no configuration that the Trainer cannot read.
+def found(place: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a folder with their steps, the newest first; only their names are looked at."""
+    numbers = [(folder.name.removeprefix(PREFIX), folder) for folder in place.glob(f"{PREFIX}*") if folder.is_dir()]
+    return sorted(((int(n), folder) for n, folder in numbers if n.isdecimal()), reverse=True)
 
-    It reads one to compare versions, by the class of all configurations, which refuses the kinds of layers that only
-    some classes know (DeepSeek-V4). A checkpoint's model is made of the recipe, never of this file.
-    """
-    with suppress(FileNotFoundError):
+
+# ------------------------------------------------------------------------------------------------------- read it again
+
+
+def verified(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint that holds, with its best weights, what was written. Raises NotAsWrittenError."""
+    held = manifest.verified(folder)
+    if held["best"] is not None:
+        manifest.check(folder.parent / held["best"]["file"], held["best"])
+    return held
+
+
+class Checkpoint:
+    """A verified checkpoint, as one process reads it."""
+
+    def __init__(self, folder: Path, rank: int):
+        self.folder, self.step = folder, int(folder.name.removeprefix(PREFIX))
+        self.state = tensor_tree.load(folder / _file(0))
+        own = folder / _file(rank)
+        self.random = self.state["random"] if not rank else tensor_tree.load(own)["random"]
+        self.best = manifest.opened(folder / manifest.MANIFEST)["best"]
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Weights and buffers, in place. Raises StateRefused where they are those of another model."""
+        now = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        weights = self.state["weights"]
+        every = dict(model.named_parameters())
+        other = sorted((weights.keys() - every.keys()) | (now.keys() - weights.keys()))
+        other += [name for name in weights if name in every and weights[name].shape != every[name].shape]
+        if other:
+            raise self.refused(f"{len(other)} weights that the model and the checkpoint do not share ({other[0]}, …)")
+        load_tensors(model, weights, self.state["buffers"])
+
+    def load_optimizer(self, training: Training) -> None:
+        """Moments, schedule, and what averages and regularisers have of their own."""
         try:
-            PreTrainedConfig.from_json_file(checkpoint / CONFIG_NAME)
-        except StrictDataclassClassValidationError:
-            (checkpoint / CONFIG_NAME).unlink()
-    for part in stateful:
-        if state := part.state():
-            tensors = {name: value.cpu().contiguous() for name, value in state.items()}
-            save_file(tensors, checkpoint / _state_file(part))
+            optimizer, schedule = training.optimizer, training.lr_scheduler
+            load_optimizer_state(optimizer, schedule, training.model, self.state["optimizer"])
+        except ValueError as error:
+            raise self.refused(str(error)) from error
+        for part in training.stateful:
+            if state := self.state["parts"].get(part.name):
+                part.load_state(state)
+
+    def load_random(self) -> None:
+        restore_random_state(self.random)
+
+    def refused(self, found: str) -> StateRefused:
+        expected, fix = "the state of this model, as this version saves it", "start anew with --overwrite"
+        return StateRefused(Problem(str(self.folder), "checkpoint", found, expected, fix))
 
 
-def load_states(checkpoint: Path, stateful: Sequence[Stateful]) -> None:
-    """Each gets back what it had; one that had nothing yet is left alone."""
-    for part in stateful:
-        if (file := checkpoint / _state_file(part)).is_file():
-            part.load_state(load_file(file))
+@torch.no_grad()
+def load_tensors(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    """Weights and buffers into a model, by their names; a buffer's size may have grown with the batches."""
+    every = dict(model.named_parameters())
+    for name, value in weights.items():
+        every[name].copy_(value)
+    for name, value in buffers.items():
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        held = getattr(module, own, None)
+        if isinstance(held, Tensor):
+            setattr(module, own, value.to(held.device))
 
 
-def _state_file(part: Stateful) -> str:
-    return f"state.{re.sub(r'[^A-Za-z0-9_.]', '-', part.name)}.safetensors"
-
-
-def refuse_other_weights(model: Any, checkpoint: Path) -> None:
-    """Raises StateRefused where a checkpoint has weights that the model does not: the Trainer would pass over them."""
-    file = checkpoint / SAFE_WEIGHTS_NAME
-    if not file.is_file():  # an adapter's
-        return
-    with safe_open(file, "pt") as stored:
-        names = sorted({*stored.keys()} - {*model.state_dict()})
-    if names:
-        found = f"{len(names)} weights that the model does not have ({names[0]}, …)"
-        expected, fix = "the weights of this model, as this version saves them", "start anew with --overwrite"
-        raise StateRefused(Problem(str(checkpoint), "checkpoint", found, expected, fix))
+def _file(rank: int) -> str:
+    return f"rank-{rank}.safetensors"
 
 
 # ---------------------------------------------------------------------------------------------------- the best weights
 
 
-def save_best(model: Any, file: Path) -> None:
-    """The weights that training changes (and the buffers), in place of those that `file` held."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items() if k not in frozen}
-    staging = file.with_name(f".staging-{file.name}")
-    save_file(state, staging)
-    staging.replace(file)
+class BestWeights:
+    """The best weights so far: those that training changes, and the buffers. `kept`: the file's name, size and digest.
 
+    A file is never written over: a checkpoint names the one that was the best when it was written.
+    """
 
-def load_best(model: Any, file: Path) -> None:
-    """Puts them back into the model."""
-    model.load_state_dict(load_file(file), strict=False)
+    def __init__(self, place: Path, kept: Mapping[str, Any] | None = None):
+        self.place, self.kept = place, kept
+
+    def save(self, model: nn.Module, step: int) -> None:
+        """These weights take the others' place; the file is on disk when this returns."""
+        file = self.place / f"{BEST_PREFIX}{step}.safetensors"
+        staging = self.place / f"{manifest.STAGING}{file.name}"
+        with system_faults(self.place):
+            try:
+                tensor_tree.save(
+                    {"weights": weights_that_change(model), "buffers": dict(model.named_buffers())}, staging
+                )
+                manifest.sync(staging)
+                self.kept = {"file": file.name, **manifest.entry(staging)}
+                staging.replace(file)
+                manifest.sync(self.place)
+            except BaseException:
+                with suppress(OSError):
+                    staging.unlink(missing_ok=True)
+                raise
+
+    def load(self, model: nn.Module) -> None:
+        """Puts them back into the model. Raises StateRefused where the file is not what was written."""
+        assert self.kept is not None
+        file = self.place / self.kept["file"]
+        try:
+            manifest.check(file, self.kept)
+        except NotAsWrittenError as error:
+            expected = "the best weights, as training wrote them"
+            fix = "go on with --resume: training is taken up before they were written"
+            raise StateRefused(Problem(str(file), "checkpoints", str(error), expected, fix)) from error
+        state = tensor_tree.load(file)
+        load_tensors(model, state["weights"], state["buffers"])

@@ -51,17 +51,20 @@ def selection_keys(
 
 
 class EarlyStopped(Exception):
-    """A run that goes on had used up its patience before it was stopped: nothing is left to train."""
+    """A run that goes on had trained to its end before it was stopped: nothing is left to train."""
 
 
 class EarlyStopping(TrainerCallback):
-    """Raises `EarlyStopped` where a checkpoint's history shows no gain of late; the Trainer forgets that."""
+    """Raises `EarlyStopped` where a checkpoint's history shows no gain of late, or its step is the last one.
+
+    The Trainer forgets the first, and in the middle of an epoch it would take one step more.
+    """
 
     def __init__(self, trainer: Evaluated):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.out_of_patience(state):
+        if state.global_step >= state.max_steps or self.trainer.out_of_patience(state):
             raise EarlyStopped
 
 

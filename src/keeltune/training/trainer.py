@@ -1,11 +1,12 @@
 """The Hugging Face Trainer, handed our plan, our counts and our formula.
 
-Nine public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
-step), `compute_loss` (the objective), `training_step` (once more, where a regulariser repeats it), `create_optimizer`
-(the groups that regularisers change), `evaluate`, `log`, `save_model` (the names of the weights) and
-`floating_point_ops` (none are counted). The loop, saving, resuming, PEFT, DDP and the trackers are the Trainer's,
-tested by others. What its own loss gets wrong (a mean per micro-batch, so that gradients grow with accumulation and
-world size) never runs.
+Eight public methods are overridden: `get_train_dataloader` (the plan), `get_batch_samples` (the counts of the whole
+step), `compute_loss` (the objective), `training_step` (once more, where a regulariser repeats it; and its gradients
+looked at), `create_optimizer` (the groups that regularisers change), `evaluate`, `log` and `floating_point_ops` (none
+are counted). Four private ones hand what is saved and loaded to `checkpoints.py`, as the Trainer's own files are
+neither verified nor free of pickles; `tests/training/test_supported_transformers.py` holds them against the oldest and
+the newest transformers. The loop, PEFT, DDP and the trackers are the Trainer's, tested by others. What its own loss
+gets wrong (a mean per micro-batch, so that gradients grow with accumulation and world size) never runs.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from keeltune.models.surgery import batch_norms
 from keeltune.objective.formula import Objective
 from keeltune.training import checkpoints
-from keeltune.training.batch_plan import Plan
+from keeltune.training.batch_plan import Plan, only, work_of
 from keeltune.training.budget import DualAscent
 from keeltune.training.callbacks import EvaluateEvery, RegularizerHooks, TrainingTotals, means
 from keeltune.training.checkpoint_averaging import PairAverage, put_back
 from keeltune.training.early_stopping import EarlyStopping, selection_keys
+from keeltune.training.finite_check import FiniteCheck
 from keeltune.training.monitoring import Monitoring
 from keeltune.training.on_policy import with_own_texts
+from keeltune.training.optimizer_state import group_numbers
 from keeltune.training.regularizers.regularizer import Regularizer
 from keeltune.training.step_loss import StepLoss
 from keeltune.utils.distributed import summed_over_ranks
@@ -70,8 +73,9 @@ class KeelTrainer(Trainer):
             )
         monitoring = monitoring or Monitoring()
         self.validate, self.schedule = monitoring.validate, monitoring.schedule
-        self.best, self.budget = monitoring.best, monitoring.budget
-        every = [EvaluateEvery(self.schedule.every)] if self.validate is not None else []
+        self.best = checkpoints.BestWeights(Path(args.output_dir)) if monitoring.keeps_best else None
+        self.budget, self.run = monitoring.budget, monitoring.run
+        every = [EvaluateEvery(self.schedule.every or plan.steps)] if self.validate is not None else []
         super().__init__(model, args, train_dataset=plan, callbacks=[TrainingTotals(), *every, *(callbacks or [])])
         processes, kind = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.distributed_type
         if processes > 1 and kind == DistributedType.NO:
@@ -79,6 +83,9 @@ class KeelTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.plan, self.step_loss = plan, step_loss
         self.repeated = False
+        self.finite = FiniteCheck()
+        self.begun: list[dict[str, Any]] = []
+        self.checkpoint: checkpoints.Checkpoint | None = None
         self.batch_norms = batch_norms(model)
         for regularizer in self.regularizers:
             regularizer.begin(model, fresh)
@@ -86,7 +93,7 @@ class KeelTrainer(Trainer):
         self.pair_average = PairAverage(model) if averages else None
         self.stateful: list[checkpoints.Stateful] = [*self.regularizers]
         self.stateful += [self.pair_average] if self.pair_average is not None else []
-        self.add_callback(RegularizerHooks(self.regularizers, self.stateful))
+        self.add_callback(RegularizerHooks(self.regularizers))
         if self.budget is not None:
             self.add_callback(DualAscent(self))
         self.add_callback(EarlyStopping(self))
@@ -112,6 +119,7 @@ class KeelTrainer(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         for regularizer in self.regularizers if fresh else ():
             regularizer.on_optimizer(optimizer)
+        self.begun = group_numbers(optimizer) if fresh else self.begun
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -119,7 +127,7 @@ class KeelTrainer(Trainer):
             self.plan,
             batch_size=1,  # an item is a whole micro-batch; accelerate loses batches of a loader without a batch size
             shuffle=False,
-            collate_fn=_single,
+            collate_fn=only,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
@@ -134,7 +142,7 @@ class KeelTrainer(Trainer):
             with_own_texts(batch, self.model, self.step_loss, f"{key}:{number}", device)
             for number, batch in enumerate(islice(epoch_iterator, num_batches))
         ]
-        sums = torch.tensor([[*self.step_loss.counts(b), *_work(b)] for b in batches], dtype=torch.float64).sum(0)
+        sums = torch.tensor([[*self.step_loss.counts(b), *work_of(b)] for b in batches], dtype=torch.float64).sum(0)
         sums = summed_over_ranks(torch.cat([sums, torch.tensor([float(totals.stop_asked)])]), device)
         counts, work = sums[:3], sums[2:6].tolist()
         totals.stopping = bool(sums[6] > 0)
@@ -151,6 +159,8 @@ class KeelTrainer(Trainer):
         for regularizer in (r for r in self.regularizers if r.repeats):
             with self._repetition(), regularizer.on_micro_batch(repeated=True):
                 super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self.finite.refuse_broken(self.model, self.state.global_step + 1)
         return loss
 
     @contextmanager
@@ -176,13 +186,7 @@ class KeelTrainer(Trainer):
         )  # fmt: skip
         sums = loss.sums.tolist()  # one transfer from the device, not four
         cross_entropy, divergence, matched, value = sums
-        if not math.isfinite(value):
-            raise Diverged(
-                f"step {self.state.global_step + 1}: the loss is {value} "
-                f"(Σ CE {cross_entropy}, Σ D {divergence}, Σ M {matched}); no update was made. "
-                f"Rows: {', '.join(key[:12] for key in inputs['keys'][:8])}… "
-                "Lower learning_rate, or use precision: fp32."
-            )
+        self.finite.look_at(value, (cross_entropy, divergence, matched), inputs["keys"])
         if not self.repeated:
             self.training_totals.add_sums(sums)
         scaled = loss.total * self.args.world_size
@@ -227,7 +231,7 @@ class KeelTrainer(Trainer):
         with self.averaged():
             if all(key > other for other in earlier) and self.best is not None:
                 with self._pair_averaged():
-                    self.keep_best()
+                    self.best.save(self.model, self.state.global_step)
             if self.pair_average is not None:
                 self.pair_average.remember()
         if self.out_of_patience(self.state):
@@ -261,25 +265,30 @@ class KeelTrainer(Trainer):
 
     # What is saved and loaded (`checkpoints.py`)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """A checkpoint's weights, under the names that the live model has, and what else a run needs to go on."""
-        if _internal_call:
-            self.training_totals.pool(self.args.device, self.args.process_index)
-        with checkpoints.live_names(self.model):
-            super().save_model(output_dir, _internal_call)
-        if _internal_call and self.args.should_save:
-            checkpoints.save_states(Path(str(output_dir)), self.stateful)
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.training_totals.pool(self.args.device, self.args.process_index)
+        checkpoints.save(self)
 
-    def keep_best(self) -> None:
-        """The weights that training changes, to the file of the best ones."""
-        assert self.best is not None
-        if self.args.should_save:
-            checkpoints.save_best(self.model, self.best)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.checkpoint = checkpoints.Checkpoint(Path(resume_from_checkpoint), self.args.process_index)
+        self.checkpoint.load_weights(self.model)
+        if self.best is not None:
+            self.best.kept = self.checkpoint.best
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.load_optimizer(self)
+            self.state.compute_steps(self.args, self.state.max_steps)  # the recipe's, where they may change
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.load_random()
+            self.checkpoint = None  # its tensors are not needed any more
 
     def load_best(self) -> None:
         """The best weights back into the model; what regularisers make of the last ones where none were kept."""
-        if self.best is not None and self.best.is_file():
-            checkpoints.load_best(self.model, self.best)
+        if self.best is not None and self.best.kept is not None:
+            self.best.load(self.model)
         else:
             for regularizer in self.regularizers:
                 regularizer.on_evaluate()
@@ -288,13 +297,3 @@ class KeelTrainer(Trainer):
         """Lets go of the DDP wrapper, which holds the process group, and of the optimizer; the model stays."""
         self.model_wrapped = self.model
         self.accelerator.free_memory()
-
-
-def _single(items: list[Any]) -> Any:
-    (item,) = items
-    return item
-
-
-def _work(batch: Mapping[str, Any]) -> list[float]:
-    """Examples, tokens, slots (tokens and padding) and predictions of a micro-batch."""
-    return [len(batch["keys"]), *batch["work"], len(batch["targets"])]

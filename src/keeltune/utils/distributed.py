@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed
 from torch import Tensor
+
+from keeltune.utils.errors import Diverged, OutOfResources, Stopped
 
 
 def world_size() -> int:
@@ -41,3 +45,42 @@ def summed_over_ranks(values: Tensor, device: Any) -> Tensor:
     total = values.to(device)
     torch.distributed.all_reduce(total)
     return total.cpu()
+
+
+def gathered(value: Any) -> list[Any]:
+    """A value of JSON of each process, in all of them, by their ranks. They wait for each other; nothing is pickled."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(sizes, torch.tensor([len(text)], device=device))
+    longest = int(torch.cat(sizes).max())
+    padded = torch.nn.functional.pad(text, (0, longest - len(text)))
+    texts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(texts, padded)
+    return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(texts, sizes, strict=True)]
+
+
+def together(action: Callable[[], None]) -> None:
+    """What each process does, and all of them wait for: where it fails in one, it fails in all.
+
+    Raises what it raised here; elsewhere a failure of the same kind that says so.
+    """
+    mine: Exception | None = None
+    try:
+        action()
+    except Exception as error:
+        mine = error
+    failed = [one for one in gathered(None if mine is None else [_kind(mine), str(mine)]) if one is not None]
+    if mine is not None:
+        raise mine
+    for kind, text in failed:
+        raise _KINDS[kind](f"in another process: {text}")
+
+
+_KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (Diverged, OutOfResources, Stopped, RuntimeError)}
+
+
+def _kind(error: Exception) -> str:
+    return next(name for name, kind in _KINDS.items() if isinstance(error, kind) or kind is RuntimeError)

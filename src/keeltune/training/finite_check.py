@@ -1,0 +1,45 @@
+"""Whether a step's loss and gradient are finite numbers, looked at before the optimizer makes an update of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from keeltune.utils.errors import Diverged
+
+
+class FiniteCheck:
+    """Remembers what is wrong with a micro-batch's loss, and refuses the step when all processes have its gradient:
+    none is left waiting for one that has raised."""
+
+    def __init__(self) -> None:
+        self.broken, self.rows = "", ""
+
+    def look_at(self, loss: float, terms: Sequence[float], keys: Sequence[str]) -> None:
+        """A micro-batch's loss and its Σ CE, Σ D, Σ M; `keys`: its rows."""
+        if self.broken:
+            return
+        self.rows = f"{', '.join(key[:12] for key in keys[:8])}{'…' if len(keys) > 8 else ''}"
+        if not math.isfinite(loss):
+            cross_entropy, divergence, matched = terms
+            self.broken = f"the loss is {loss} (Σ CE {cross_entropy}, Σ D {divergence}, Σ M {matched})"
+
+    def refuse_broken(self, model: nn.Module, step: int) -> None:
+        """Raises Diverged where the loss or the gradient of step `step`, which no optimizer has seen, is not finite."""
+        gradients = {name: w.grad.detach() for name, w in model.named_parameters() if w.grad is not None}
+        norms = torch._foreach_norm(list(gradients.values())) if gradients else []
+        if not self.broken and (not norms or bool(torch.stack([n.float() for n in norms]).sum().isfinite())):
+            return
+        broken = [
+            name for (name, gradient), norm in zip(gradients.items(), norms, strict=True)
+            if not norm.isfinite() and not gradient.isfinite().all()
+        ]  # fmt: skip
+        if not self.broken and not broken:  # their squares alone are too large for a float32
+            return
+        found = self.broken or f"the gradient of {broken[0]} is not finite ({len(broken)} of {len(gradients)} weights)"
+        raise Diverged(
+            f"step {step}: {found}; no update was made. Rows: {self.rows}. Lower learning_rate, or use precision: fp32."
+        )
