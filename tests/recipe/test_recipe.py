@@ -307,3 +307,14 @@ print(sorted({{"torch", "transformers", "numpy", "datasets"}} & set(sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_brackets_inside_brackets_end_at_once(tmp_path):
+    """The library's scanner looks at each open bracket for each character behind it: thousands of them took seconds."""
+    file = tmp_path / "recipe.yaml"
+    for text in ("[" * 4000, '{"data": ' + "[" * 4000, "a: " + "{a: [" * 2000):
+        file.write_text(text)
+        start = time.process_time()
+        with pytest.raises(UserError, match="values inside values"):
+            load(file)
+        assert time.process_time() - start < 1

@@ -58,3 +58,12 @@ def test_a_named_language_rules_and_a_wrong_name_is_refused(tmp_path):
     with pytest.raises(UserError) as refused:
         kt.train(recipe.from_dict({**given, "output": "other"}, tmp_path), display=QUIET)
     assert {p.field for p in refused.value.problems} == {"evaluation.language", "evaluation.bleu_tokenizer"}
+
+
+def test_a_row_without_its_text_is_refused_as_such(tmp_path):
+    given = german_and_thai(tmp_path)
+    file = tmp_path / given["data"]["train"]
+    file.write_text("{}\n" + file.read_text("utf-8"), encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
+    assert {p.field for p in refused.value.problems} == {"source", "target"}

@@ -55,7 +55,7 @@ def rows_of(records: Iterator[Record], log: FileLog, wanted: Sequence[Column], r
     optional_and_empty = (None, "") if log.cells_are_text else (None,)
     file, rows = log.file, list[Row]()
     header: dict[str, Any] = {}  # the columns that its rows have, in order
-    spelt, extras, width = dict(renamed), list[str](), 0
+    spelt, extras, width = dict(renamed), list[str](), -1  # a first row of no column at all counts too
     there: list[tuple[Column, str, Callable[[Any], Any]]] = []
     missing: list[tuple[int, Column, dict[str, Any]]] = []
     sample: list[dict[str, Any]] = []

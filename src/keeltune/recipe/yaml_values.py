@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -15,6 +17,9 @@ Key = tuple[str | int, ...]
 """A field as its steps: ("data", "columns", "text")."""
 
 _MOST_VALUES = 10_000
+
+DEEPEST = 200
+"""Brackets inside each other at most: a recipe has three or four, a chat template in it a few more."""
 
 AMBIGUOUS = {"yes", "no", "on", "off"}
 """Words that YAML 1.1 reads as true and false, and YAML 1.2 as text."""
@@ -140,6 +145,8 @@ def _whole(text: str) -> int:
 
 def composed(text: str, locate: Callable[[Any], str], label: str) -> Node | None:
     """The nodes of a YAML text: no value is made and no tag is obeyed."""
+    if _depth(text) > DEEPEST:  # of which the scanner looks at each one for each character behind it
+        raise UserError(_too_deep(label))
     try:
         return YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
@@ -153,6 +160,12 @@ def composed(text: str, locate: Callable[[Any], str], label: str) -> Node | None
     except RecursionError:
         problem = _too_deep(label)
     raise UserError(problem)
+
+
+def _depth(text: str) -> int:
+    """How many brackets of a text are open at once, at most; a stray one in a text counts too."""
+    steps = (1 if found in "[{" else -1 for found in re.findall(r"[][{}]", text))
+    return max(accumulate(steps, initial=0))
 
 
 def fault_at(where: str, field: Key, found: str, expected: str, fix: str) -> Problem:
