@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import power_cut
+
 ROOT = Path(__file__).parents[2]
 HEAD = """
 import os, shutil, sys, time
@@ -107,3 +109,36 @@ print(json.dumps([time.time() - before, time.monotonic() - steady]))
     assert moved == pytest.approx(-3600, abs=5)
     assert 0 <= steady < 5
     assert int(with_shim("print(int(time.time()))", CLOCK_OFFSET="-1000000000")[1]) < time.time() - 9e8
+
+
+def test_a_power_cut_leaves_what_was_flushed(with_shim, tmp_path):
+    """Contents are safe when their file was flushed last, names when their folder was."""
+    (tmp_path / "record").mkdir()
+    with_shim(f"""
+shim.arm(here, "cut", record={str(tmp_path / "record")!r})
+def flush(path):
+    handle = os.open(path, os.O_RDONLY); os.fsync(handle); os.close(handle)
+(here / "a").write_text("one"); flush(here / "a")
+(here / "a").write_text("two, and longer"); (here / "b").write_text("b"); flush(here)
+os.rename(here / "a", here / "c"); flush(here / "c")
+flush(here)
+""")
+    left = {
+        cut: {path.name: path.read_text() for path in (tmp_path / "cut").iterdir()}
+        for cut in power_cut.cuts(tmp_path / "record", tmp_path / "cut")
+    }
+    assert left == {
+        (0, "nothing"): {}, (0, "names"): {"a": ""},
+        (1, "nothing"): {}, (1, "names"): {"a": "one", "b": ""},
+        (2, "nothing"): {"a": "one", "b": ""}, (2, "names"): {"c": "one", "b": ""},
+        (3, "nothing"): {"a": "two, and longer", "b": ""}, (3, "names"): {"c": "two, and longer", "b": ""},
+        (4, "nothing"): {"c": "two, and longer", "b": ""}, (4, "names"): {"c": "two, and longer", "b": ""},
+    }  # fmt: skip
+
+
+def test_a_torn_write_is_copied_and_goes_on(with_shim, tmp_path):
+    (tmp_path / "copies").mkdir()
+    with_shim(f'shim.arm(here, "halves", record={str(tmp_path / "copies")!r})\n(here / "a").write_text("12345678")')
+    (copy,) = (tmp_path / "copies").iterdir()
+    assert (copy / "a").read_text() == "1234"
+    assert (tmp_path / "here" / "a").read_text() == "12345678"

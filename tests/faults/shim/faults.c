@@ -11,6 +11,7 @@
  * Actions at every call, `at` being of no matter:
  *     list               a line "number operation path" in the file `record`
  *     copy               the folder as it is before the call, as `record`/number: what a kill there leaves
+ *     halves             the folder as it is in the middle of each write, likewise: what a torn write leaves
  *     cut                at each flush (fsync), what is safe from then on: `record`/number.event, .tree and .data
  */
 #define _GNU_SOURCE
@@ -38,7 +39,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum action { NONE, KILL, TORN, FAIL, LIST, COPY, CUT };
+enum action { NONE, KILL, TORN, FAIL, LIST, COPY, HALVES, CUT };
 
 static struct {
     int on, sticky, error;
@@ -59,7 +60,8 @@ static void watch_raw_calls(void);
 int faults_arm(const char *folder, long at, const char *action, int sticky, const char *record)
 {
     static const struct { const char *name; enum action action; int error; } known[] = {
-        {"kill", KILL, 0}, {"torn", TORN, 0}, {"list", LIST, 0}, {"copy", COPY, 0}, {"cut", CUT, 0},
+        {"kill", KILL, 0}, {"torn", TORN, 0}, {"list", LIST, 0}, {"copy", COPY, 0}, {"halves", HALVES, 0},
+        {"cut", CUT, 0},
         {"enospc", FAIL, ENOSPC}, {"eio", FAIL, EIO}, {"efbig", FAIL, EFBIG},
     };
     memset(&plan, 0, sizeof plan);
@@ -129,6 +131,15 @@ static void copy_folder(long number)
     if (!posix_spawn(&child, "/bin/cp", NULL, NULL, arguments, plain)) waitpid(child, NULL, 0);
 }
 
+static void copy_half(void)
+{
+    pthread_mutex_lock(&lock);
+    ours = 1;
+    copy_folder(plan.count);
+    ours = 0;
+    pthread_mutex_unlock(&lock);
+}
+
 static void list_call(long number, const char *operation, const char *path)
 {
     int file = open(plan.record, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -170,11 +181,20 @@ static int fails(const char *operation, const char *path)
 
 static FILE *tree;
 
+/* An inode's number with the time of its birth, as a number alone is given again to a later file. */
+static void print_inode(FILE *file, int kind, int folder, const char *path, int flags)
+{
+    struct statx found = {0};
+    statx(folder, path, flags, STATX_INO | STATX_BTIME, &found);
+    fprintf(file, "%c %llu.%lld.%u ", kind, (unsigned long long)found.stx_ino, (long long)found.stx_btime.tv_sec,
+            found.stx_btime.tv_nsec);
+}
+
 static int tree_line(const char *path, const struct stat *found, int kind, struct FTW *place)
 {
-    (void)place;
-    const char *name = path + strlen(plan.folder);
-    fprintf(tree, "%c %lu %s\n", kind == FTW_D ? 'd' : kind == FTW_SL ? 'l' : 'f', (unsigned long)found->st_ino, name);
+    (void)found, (void)place;
+    print_inode(tree, kind == FTW_D ? 'd' : kind == FTW_SL ? 'l' : 'f', AT_FDCWD, path, AT_SYMLINK_NOFOLLOW);
+    fprintf(tree, "%s\n", path + strlen(plan.folder));
     return 0;
 }
 
@@ -203,7 +223,8 @@ static void note_flush(int handle, const char *path)
         }
         snprintf(name, sizeof name, "%s/%06ld.event", plan.record, number);
         FILE *event = fopen(name, "w");
-        fprintf(event, "%c %lu %s\n", S_ISREG(found.st_mode) ? 'f' : 'd', (unsigned long)found.st_ino, path);
+        print_inode(event, S_ISREG(found.st_mode) ? 'f' : 'd', handle, "", AT_EMPTY_PATH);
+        fprintf(event, "%s\n", path);
         fclose(event);
     }
     ours = 0;
@@ -274,12 +295,19 @@ ssize_t write(int handle, const void *content, size_t size)
 {
     REAL(ssize_t, write, int, const void *, size_t);
     char path[PATH_MAX];
-    int result = counted_handle(handle, path) ? outcome("write", path) : 0;
+    int counted = counted_handle(handle, path), result = counted ? outcome("write", path) : 0;
     if (result < 0) {
         real(handle, content, size / 2);
         die();
     }
     if (result > 0) return errno = result, -1;
+    if (counted && plan.action == HALVES && size > 1) {
+        ssize_t half = real(handle, content, size / 2);
+        if (half < 0) return half;
+        copy_half();
+        ssize_t rest = real(handle, (const char *)content + half, size - half);
+        return rest < 0 ? half : half + rest;
+    }
     return real(handle, content, size);
 }
 
