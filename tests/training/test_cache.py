@@ -28,7 +28,7 @@ from keeltune.tasks.common import lm_head
 from keeltune.training import build, reference_loading
 from keeltune.training.cache import capture, cost, finished, form_choice, identity, shards, stored_head
 from keeltune.training.preparation import prepare
-from keeltune.utils import registry, tensor_store
+from keeltune.utils import disk_space, registry, tensor_store
 from keeltune.utils.errors import OutOfResources, StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
 from tests.helpers import families, processes, served_teacher
@@ -403,8 +403,8 @@ def test_a_full_disk_ends_clearly_and_nothing_is_lost(tmp_path, given, monkeypat
     before = there[0].stat().st_mtime_ns
     assert filled(given, tmp_path)["digest"] == digest
     assert there[0].stat().st_mtime_ns == before  # it was not written again
-    monkeypatch.setattr(capture.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10})())
-    with pytest.raises(OutOfResources, match="bytes and the disk has 10 free"):
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10})())
+    with pytest.raises(OutOfResources, match="and the disk has 10 free"):
         filled(given, tmp_path, reference__cache="other")
 
 

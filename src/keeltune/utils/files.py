@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.system_faults import BROKEN, DISK_FAULTS, RETRY_AFTER, FailedWrite
 
 _KINDS = {
     stat.S_IFDIR: "a folder, not a file",
@@ -89,8 +91,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: staged, synced, renamed, and the folder synced.
 
     It is for its owner alone to read and to change, whatever the umask, as it may hold data; a link in its place is
-    replaced, not followed.
+    replaced, not followed. A device that fails is tried once more. Raises: OSError.
     """
+    for again in (True, False):
+        try:
+            _write(path, content)
+            return
+        except OSError as error:
+            if error.errno not in DISK_FAULTS:
+                raise
+            if error.errno not in BROKEN or not again:
+                raise FailedWrite.of(error, path, len(content)) from error
+        time.sleep(RETRY_AFTER)
+
+
+def _write(path: Path, content: bytes) -> None:
     staging = path.with_name(f".staging-{os.getpid()}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
     try:
         staging.unlink(missing_ok=True)

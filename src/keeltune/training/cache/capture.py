@@ -8,11 +8,9 @@ all students, and training needs no teacher in memory. `objective/stored_predict
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from keeltune.objective.references.reference import Reference
 from keeltune.training.cache.finished import find_finished, opened_store
@@ -22,8 +20,9 @@ from keeltune.training.cache.shards import AnswerSource, bytes_of, in_shards, sh
 from keeltune.training.cache.stored_head import HEAD_FILE
 from keeltune.training.preparation.material import Material
 from keeltune.utils import files, tensor_store
+from keeltune.utils.disk_space import require_room
 from keeltune.utils.distributed import world_size
-from keeltune.utils.errors import OutOfResources, Problem, StateRefused, Stopped, UserError
+from keeltune.utils.errors import Problem, StateRefused, Stopped, UserError
 from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import BrokenShards, Store, Writer
 
@@ -58,7 +57,9 @@ def capture(request: CacheRequest, material: Material, reference: Reference, dev
     more = {} if head is None else {"head": head.facts()}
     if identity := dict(reference.identity()):
         more["served"] = identity
-    _require_room(request.folder, sum(bytes_of(task, form, shard, source.choices) for shard in shards))
+    present = sum(shard.stat().st_size for shard in request.folder.glob("shard-*"))
+    needed = sum(bytes_of(task, form, shard, source.choices) for shard in shards)
+    require_room(request.folder, needed - present, "the cache, whose finished shards are kept,")
     writer = Writer(
         request.folder,
         {"version": VERSION, "identity": request.identity, "form": form.facts(), "choices": source.choices, **more},
@@ -81,21 +82,6 @@ def capture(request: CacheRequest, material: Material, reference: Reference, dev
         writer.finish()
     _wait(lambda: (request.folder / tensor_store.MANIFEST).is_file(), "the first process's manifest")
     return opened_store(request)
-
-
-def free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-
-
-def _require_room(folder: Path, needed: float) -> None:
-    """Refuses before the start what the disk cannot hold; what is there already counts."""
-    present = sum(p.stat().st_size for p in folder.glob("shard-*")) if folder.is_dir() else 0
-    free = free_bytes(folder)
-    if needed - present > free:
-        raise OutOfResources(
-            f"the cache {folder} needs {needed - present:.0f} bytes and the disk has {free} free; make room and start "
-            "the same command again: finished shards are kept"
-        )
 
 
 def _wait(ready: Callable[[], bool], what: str, interval: float = 0.2) -> None:

@@ -12,13 +12,13 @@ from keeltune.objective.references.reference import Reference
 from keeltune.objective.stored_predictions import Full, StoredForm
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import NOTE_SAMPLE, Example
-from keeltune.training.cache.capture import free_bytes
 from keeltune.training.cache.form_choice import SAMPLE, hidden_form
 from keeltune.training.cache.identity import EXACT, cache_folder, choices_of
 from keeltune.training.cache.shards import BATCH, AnswerSource, bytes_of, spread
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.utils import files
+from keeltune.utils.disk_space import free_bytes
 
 WORTH = 5.0
 """Seconds that a cache must save to be worth its files."""
