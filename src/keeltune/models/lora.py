@@ -50,7 +50,12 @@ def add_adapter(
         fan_in_fan_out=any(isinstance(m, Conv1D) for n, m in model.named_modules() if n in linear),
         task_type="SEQ_CLS" if classifies else None,
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for held in adapted.peft_config.values():  # a set, which each process would write down in another order
+        held.target_modules = (
+            sorted(held.target_modules) if isinstance(held.target_modules, set) else held.target_modules
+        )
+    return adapted
 
 
 def _linear(model: Any) -> list[str]:

@@ -253,22 +253,31 @@ class BestWeights:
         self.place, self.kept = place, kept
 
     def save(self, model: nn.Module, step: int) -> None:
-        """These weights take the others' place; the file is on disk when this returns."""
+        """These weights take the others' place: the first process writes them, and all know of the file, which is on
+        disk when this returns."""
         file = self.place / f"{BEST_PREFIX}{step}.safetensors"
+
+        def write() -> None:
+            if distributed.is_main_process():
+                with system_faults(self.place):
+                    self._write(model, file)
+
+        distributed.together(write)
+        self.kept = distributed.gathered(self.kept)[0]
+
+    def _write(self, model: nn.Module, file: Path) -> None:
         staging = self.place / f"{manifest.STAGING}{file.name}"
-        with system_faults(self.place):
-            try:
-                tensor_tree.save(
-                    {"weights": weights_that_change(model), "buffers": dict(model.named_buffers())}, staging
-                )
-                manifest.sync(staging)
-                self.kept = {"file": file.name, **manifest.entry(staging)}
-                staging.replace(file)
-                manifest.sync(self.place)
-            except BaseException:
-                with suppress(OSError):
-                    staging.unlink(missing_ok=True)
-                raise
+        try:
+            held = {"weights": weights_that_change(model), "buffers": dict(model.named_buffers())}
+            tensor_tree.save(held, staging)
+            manifest.sync(staging)
+            self.kept = {"file": file.name, **manifest.entry(staging)}
+            staging.replace(file)
+            manifest.sync(self.place)
+        except BaseException:
+            with suppress(OSError):
+                staging.unlink(missing_ok=True)
+            raise
 
     def load(self, model: nn.Module) -> None:
         """Puts them back into the model. Raises StateRefused where the file is not what was written."""
