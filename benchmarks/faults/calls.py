@@ -35,8 +35,8 @@ def trials(bench: Bench) -> Iterator[Trial]:
 
 WHOLE: dict[str, Any] = {}
 
-LAST_SAVE = {"at": ["save", 2], "until": ["conclude", 1]}
-"""The part of a run that its last save is, with what else is written before the final stage."""
+LAST_SAVE = {"at": ["save", 3], "until": ["conclude", 1]}
+"""The part of a run that its last save is, with the removal of the oldest one and what is written until its end."""
 
 
 def recorded(bench: Bench, name: str, action: str, below: str, part: Mapping[str, Any] = WHOLE) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +21,13 @@ FIELDS = {
 }  # fmt: skip
 """Twelve fields, each with another value than the run was begun with."""
 
+UNWRITABLE = {
+    "somebody else's folder": ("out", {"user": 65534}),
+    "somebody else's checkpoints": ("out/checkpoints", {"user": 65534}),
+    "a read-only disk": ("out", {"read_only": "out"}),
+}
+"""name: the folder that is made, and what becomes of it; both need to be root."""
+
 YEAR, DAY = 365 * 86_400, 86_400
 CLOCKS = {"a day ahead": DAY, "a year back": -YEAR, "an hour back": -3600}
 
@@ -35,10 +43,12 @@ def trials(bench: Bench) -> Iterator[Trial]:
         yield Trial("the clock", f"{when} at the start", partial(_clock, when, 0))
         yield Trial("the clock", f"{when} when it goes on", partial(_clock, 0, when))
     yield Trial("versions", "another torch", _versions)
-    for moment in ("read", "micro-step", "conclude"):
+    for moment in ("before", "micro-step", "conclude"):
         yield Trial("another place", moment, partial(_place, moment))
-    for number in (1, 2, 3, 4):
+    for number in range(1, 7):
         yield Trial("gradients that are no numbers", f"step {number}", partial(poisoned, number))
+    for how in UNWRITABLE:
+        yield Trial("an output that cannot be written", how, partial(_unwritable, how))
     for moment in ("read", "build", "before", "micro-step", "evaluation", "conclude", "score"):
         yield Trial("out of memory", moment, partial(_memory, moment))
 
@@ -122,3 +132,17 @@ def _memory(moment: str, bench: Bench) -> str:
         ended = bench.train(folder, RUN, plans=[{"at": [moment, 1], "do": "raise MemoryError"}])
         said: Callable[[str], str] = lambda word: "" if word in ended.text else f"no {word}: {ended.last_line[:200]}"  # noqa: E731
         return quiet(ended, 5) or said("batch_size") or bench.unsound(folder) or bench.goes_on(folder, RUN)
+
+
+def _unwritable(how: str, bench: Bench) -> str:
+    """Refused within five seconds, before a model is read, naming the place."""
+    place, plan = UNWRITABLE[how]
+    with bench.fresh(RUN) as folder:
+        for path in (bench.folder, folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (folder / place).mkdir(parents=True)
+        if "/" in place:
+            os.chown(folder / "out", plan["user"], -1)
+        ended = bench.train(folder, RUN, plans=[{"at": ["build", 1], "do": "exit 98", **plan}])
+        wrong = quiet(ended, 2) or ("" if ended.seconds < 5 else f"only after {ended.seconds:.0f} s")
+        return wrong or ("" if str(folder / "out") in ended.text else f"not named: {ended.text[-300:]}")

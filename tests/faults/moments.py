@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
 import os
 import signal
 import threading
@@ -24,11 +25,11 @@ MOMENTS = {
     "step": "keeltune.training.trainer:KeelTrainer.get_batch_samples",
     "micro-step": "keeltune.training.trainer:KeelTrainer.compute_loss",
     "evaluation": "keeltune.training.trainer:KeelTrainer.evaluate",
-    "best": "keeltune.training.trainer:KeelTrainer.keep_best",
+    "best": "keeltune.training.checkpoints:BestWeights.save",
     "save": "keeltune.training.trainer:KeelTrainer._save_checkpoint",
     "conclude": "keeltune.runs.conclusion:conclude",
     "score": "keeltune.evaluation.split_scores:score",
-    "model": "keeltune.models.loading:save",
+    "model": "keeltune.models.saving:save",
     "analysis": "keeltune.evaluation.audit_report:audit_report",
     "card": "keeltune.reports.model_card:model_card",
     "page": "keeltune.reports.run_page:page",
@@ -44,7 +45,8 @@ class Plan:
         trainer that the moment is about; {"shim": [folder, action, at, sticky, record]}; {"append": [file, text]}.
         `until`: a moment as `at`, from which on the shim does nothing. `then`: [[seconds, signal], …] after it.
         `reached`: a file that is written when it is done. `events`: a file for a line each moment. `clock`: seconds by
-        which the clock is wrong. `versions`: {library: version}, as told.
+        which the clock is wrong. `versions`: {library: version}, as told. `user`: whose it is from here on;
+        `read_only`: a folder in whose place this process has an empty disk that cannot be written; both as root.
     """
 
     def __init__(self, values: dict[str, Any]):
@@ -56,6 +58,10 @@ class Plan:
             shim.shift_clock(self.values["clock"])
         for library, version in self.values.get("versions", {}).items():
             import_module(library).__version__ = version
+        if folder := self.values.get("read_only"):
+            _mount_read_only(folder)
+        if user := self.values.get("user"):
+            os.setuid(user)
         if "at" in self.values or "events" in self.values:
             for name, place in MOMENTS.items():
                 self._watch(name, place)
@@ -118,3 +124,14 @@ def _later(signals: list[tuple[float, str]]) -> None:
     for seconds, name in signals:
         time.sleep(seconds)
         os.kill(os.getpid(), getattr(signal, name))
+
+
+def _mount_read_only(folder: str) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    own_mounts, private, read_only = 0x20000, 0x44000, 0x1
+    if (
+        library.unshare(own_mounts)
+        or library.mount(None, b"/", None, ctypes.c_ulong(private), None)
+        or library.mount(b"none", os.path.abspath(folder).encode(), b"tmpfs", ctypes.c_ulong(read_only), None)
+    ):
+        raise OSError(ctypes.get_errno(), "cannot mount", folder)

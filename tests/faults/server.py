@@ -262,7 +262,8 @@ def _command(arguments: list[str], plan: dict[str, Any]) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
-        Path(MODULES).write_text(json.dumps(sorted(sys.modules)))
+        with suppress(OSError):
+            Path(MODULES).write_text(json.dumps(sorted(sys.modules)))
         atexit._run_exitfuncs()
     return 0
 

@@ -114,9 +114,9 @@ OLD = {name: f"old-{file}.jsonl" for name, file in {"validation": "validation", 
 FEW = Workload(
     _reviews,
     {**SENTIMENT, "method": "fine-tuning", "evaluation": {"every": 2}},
-    training={"max_steps": 4, "save_steps": 2},
+    training={"max_steps": 6, "save_steps": 2},
 )
-"""The shortest run with two saves and two evaluations, for faults at each of its calls."""
+"""The shortest run with three saves, of which two are kept, and three evaluations: for faults at each of its calls."""
 
 FEW_CACHED = Workload(_reviews, {**SENTIMENT, **CACHED, "evaluation": {"every": 2}}, training=FEW.training)
 """The same with a teacher whose answers are kept."""

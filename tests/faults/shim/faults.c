@@ -7,7 +7,7 @@
  * Actions at call `at` (with `sticky` also at every later one):
  *     kill               SIGKILL before the call
  *     torn               half of what a write was given, then SIGKILL; before any other call
- *     enospc eio efbig   the call fails, and changes nothing
+ *     enospc eio efbig   the call fails, and changes nothing; what takes away fails by eio alone
  * Actions at every call, `at` being of no matter:
  *     list               a line "number operation path" in the file `record`
  *     copy               the folder as it is before the call, as `record`/number: what a kill there leaves
@@ -159,7 +159,8 @@ static int outcome(const char *operation, const char *path)
     if (number == plan.at || (plan.sticky && number > plan.at)) {
         if (plan.action == KILL) kill(getpid(), SIGKILL);
         if (plan.action == TORN) result = -1;
-        if (plan.action == FAIL) result = plan.error;
+        int room = plan.error == EIO || (strncmp(operation, "unlink", 6) && strcmp(operation, "rmdir"));
+        if (plan.action == FAIL && room) result = plan.error;
     }
     ours = 0;
     pthread_mutex_unlock(&lock);

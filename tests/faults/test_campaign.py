@@ -1,0 +1,58 @@
+"""The campaign's gate, in short: a few trials of each family of faults that every change is held against.
+
+`python -m benchmarks.faults` is the whole of it. F3 and so on are the numbers of the promises in `docs/faults.md`. What
+a kill or a cut leaves is the same on every machine, and so are the moments at which something happens.
+"""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.faults import calls, changes, damage
+from benchmarks.faults.bench import Bench
+
+RUN = calls.RUN
+
+
+@pytest.fixture(scope="module")
+def bench(faults_library, tmp_path_factory):
+    made = Bench(tmp_path_factory.mktemp("bench"), faults_library)
+    yield made
+    made.close()
+
+
+def failed(trials: dict[str, str]) -> dict[str, str]:
+    return {name: wrong for name, wrong in trials.items() if wrong}
+
+
+def test_a_kill_at_any_file_call_of_a_save_loses_nothing(bench):
+    """F3; of equal states one is gone on from."""
+    states = calls.recorded(bench, RUN, "copy", "out", calls.LAST_SAVE)
+    assert len(states) >= 15
+    assert failed({state.name: bench.goes_on_from(state, RUN) for state in states}) == {}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_full_disk_ends_with_5_and_the_run_goes_on(bench, share):
+    """F10: in the first and the last save, and in the final stage."""
+    assert calls.fails("enospc", 1 + int(share * calls.calls_of(bench)), bench) == ""
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "delete"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(bench, how):
+    """F13 to F15: each file of the newest one; the manifest's damage is gone on from to the end."""
+    newest = bench.state(RUN, "conclude") / "checkpoints" / damage.NEWEST
+    files = sorted(str(path.relative_to(newest.parent)) for path in newest.rglob("*") if path.is_file())
+    tried = {file: damage.damaged_checkpoint(how, file, 0 if "manifest" in file else 1, bench) for file in files}
+    assert len(tried) >= 3
+    assert failed(tried) == {}
+
+
+@pytest.mark.parametrize(("how", "file"), [("flip", "shard-00000.safetensors"), ("cut", "shard-00000.safetensors")])
+def test_a_damaged_shard_is_made_again(bench, how, file):
+    """F16."""
+    assert damage.damaged_cache(how, file, 1, bench) == ""
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_its_update(bench):
+    """F20: in a step that saves."""
+    assert changes.poisoned(2, bench) == ""
