@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from keeltune import recipe
 from keeltune.cli.app import app
 from keeltune.recipe.fields import NewModel, StudentFrom
+from keeltune.training.run_identity import CHANGEABLE
 from keeltune.utils import registry
 from tests.docs.test_examples import SMALL
 from tests.helpers.families import FAMILIES
@@ -521,3 +522,8 @@ def _check(folder: Path, values: dict[str, Any]) -> None:
     file.write_text(json.dumps({"method": "fine-tuning", "output": "run", **values}), encoding="utf-8")
     done = CliRunner().invoke(app, ["check", str(file)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
+
+
+def test_the_fields_that_may_change_are_listed():
+    page = (DOCS / "resuming.md").read_text(encoding="utf-8")
+    assert re.findall(r"`((?:training|evaluation)\.\w+)`", page.partition("if need be):")[2]) == [*CHANGEABLE]
