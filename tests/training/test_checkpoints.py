@@ -206,7 +206,8 @@ def test_what_a_killed_writer_left_is_taken_away(whole, left):
     place = left / checkpoints.FOLDER
     shutil.copytree(place / "checkpoint-8", place / ".staging-checkpoint-10")
     shutil.copytree(place / "checkpoint-8", place / ".trash-checkpoint-4")
-    (place / ".staging-best-8.safetensors").touch()
+    (place / ".staging-best-8.safetensors").mkdir()
+    (place / ".staging-best-8.safetensors" / ".tmpFPPZv4").touch()
     assert same(whole[1].folder, train(whole[0], left.parent, "out", resume=True).folder)
     assert not [*place.glob(".*")]
 

@@ -266,18 +266,19 @@ class BestWeights:
         self.kept = distributed.gathered(self.kept)[0]
 
     def _write(self, model: nn.Module, file: Path) -> None:
-        staging = self.place / f"{manifest.STAGING}{file.name}"
+        staging = self.place / f"{manifest.STAGING}{file.name}"  # a folder: safetensors has temporary files of its own
+        staged = staging / file.name
         try:
+            staging.mkdir(exist_ok=True)
             held = {"weights": weights_that_change(model), "buffers": dict(model.named_buffers())}
-            tensor_tree.save(held, staging)
-            manifest.sync(staging)
-            self.kept = {"file": file.name, **manifest.entry(staging)}
-            staging.replace(file)
+            tensor_tree.save(held, staged)
+            manifest.sync(staged)
+            self.kept = {"file": file.name, **manifest.entry(staged)}
+            staged.replace(file)
             manifest.sync(self.place)
-        except BaseException:
+        finally:
             with suppress(OSError):
-                staging.unlink(missing_ok=True)
-            raise
+                manifest.sweep(self.place, [staging.name])
 
     def load(self, model: nn.Module) -> None:
         """Puts them back into the model. Raises StateRefused where the file is not what was written."""
