@@ -135,6 +135,8 @@ def _status(arguments: list[str], debug: bool) -> int:
     except UsageError as error:
         message, status = f"error: the call\n    {printable(error.format_message())}", error.exit_code
     except KeeltuneError as error:
+        if error.said:
+            return error.exit_status
         message, status, trace = _message(error), error.exit_status, traceback.format_exc() if debug else ""
     except KeyboardInterrupt:
         return 130

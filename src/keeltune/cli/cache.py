@@ -27,6 +27,7 @@ from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Problem, StateRefused, UserError
+from keeltune.utils.process_group import joined
 from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import Store
 from keeltune.utils.terminal import Terminal
@@ -45,6 +46,7 @@ def cache(
 
 
 @loading.quiet_transformers()
+@joined()
 def precompute(
     recipe: Recipe, *, verify: bool = False, overwrite: bool = False, display: Display | None = None
 ) -> dict[str, Any]:

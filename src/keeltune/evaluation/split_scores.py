@@ -16,6 +16,7 @@ from keeltune.tasks.common.example import Prediction
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import OLD, SCORED
 from keeltune.utils import distributed
+from keeltune.utils.current_watch import operation
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
 
@@ -58,7 +59,8 @@ def predict(
     if world == 1:
         return answers
     shares: list[list[Prediction]] = [[] for _ in range(world)]
-    torch.distributed.all_gather_object(shares, answers)
+    with operation():
+        torch.distributed.all_gather_object(shares, answers)
     return [shares[i % world][i // world] for i in range(len(encoded))]
 
 

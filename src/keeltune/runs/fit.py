@@ -21,13 +21,14 @@ from keeltune.training.job import Job
 from keeltune.training.monitoring import Monitoring
 from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils.distributed import is_main_process
+from keeltune.utils.current_watch import wait_at_most
+from keeltune.utils.distributed import barrier, is_main_process
 from keeltune.utils.errors import Stopped
 from keeltune.utils.progress import Display
 
 
 def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> TrainingArguments:
-    """What the recipe says to transformers' Trainer. Made once: this joins the processes of a distributed run."""
+    """What the recipe says to transformers' Trainer."""
     material, spec = job.material, job.material.recipe.training
     return training_arguments(
         folder / checkpoints.FOLDER,
@@ -52,6 +53,7 @@ def fit(
     Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have).
     """
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
+    wait_at_most(arguments.ddp_timeout)
     trainer = _trainer(job, folder, arguments, schedule, before, watcher)
     try:
         with display.bar("training", job.material.steps) as advance, _signals(trainer):
@@ -62,6 +64,7 @@ def fit(
         trainer.release()
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if trainer.training_totals.stopping and step < steps:
+        barrier()  # who leaves first ends the others, one of whom may still be saving
         raise Stopped(
             f"stopped after step {step} of {steps}, which is saved in "
             f"{folder / 'checkpoints'}; go on with the same command and --resume"

@@ -22,6 +22,7 @@ from keeltune.training import build, early_stopping, run_identity
 from keeltune.training.job import Job
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
+from keeltune.utils.current_watch import other_ranks_errors
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
@@ -53,7 +54,7 @@ def train_one_seed(
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
         display.say(_headline(job))
-        with status_of(folder, recipe, is_main_process()):
+        with status_of(folder, recipe, is_main_process()), other_ranks_errors():
             return _train(job, folder, found.checkpoint, display)
 
 
@@ -68,7 +69,7 @@ def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
 
 def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display) -> Run:
     schedule = early_stopping.evaluation_schedule(job.material)
-    arguments = fit.arguments_of(job, folder, schedule)  # first of all: this joins the processes of a distributed run
+    arguments = fit.arguments_of(job, folder, schedule)
     before = start.measure(job, folder, display)
     trainer = fit.fit(job, folder, arguments, schedule, before.scores, checkpoint, display)
     return Run(folder, conclusion.conclude(job, trainer, folder, before, display))

@@ -15,6 +15,7 @@ from keeltune.runs.run_folder import Run
 from keeltune.training import run_identity
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.files import owners_alone
+from keeltune.utils.process_group import joined
 from keeltune.utils.progress import Display
 
 
@@ -45,5 +46,5 @@ def train(
     display = display or Display(quiet=not is_main_process())
     several = len(seeds.seeds_of(recipe)) > 1
     train_recipe = seeds.train_each_seed if several else one_seed.train_one_seed
-    with owners_alone():
+    with owners_alone(), joined():
         return train_recipe(recipe, resume=resume, overwrite=overwrite, allowed=allow_change, display=display)

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed
 from torch import Tensor
 
+from keeltune.utils.current_watch import operation
 from keeltune.utils.errors import Diverged, OutOfResources, Stopped
 
 
@@ -24,8 +25,10 @@ def is_main_process() -> bool:
 
 
 def barrier() -> None:
+    """Waits until all processes are here; one of them may have something long to do before."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        with operation(patient=True):
+            torch.distributed.barrier()
 
 
 def leave_group() -> None:
@@ -43,7 +46,8 @@ def summed_over_ranks(values: Tensor, device: Any) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
     total = values.to(device)
-    torch.distributed.all_reduce(total)
+    with operation():
+        torch.distributed.all_reduce(total)
     return total.cpu()
 
 
@@ -54,7 +58,8 @@ def gathered(value: Any) -> list[Any]:
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
     sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(sizes, torch.tensor([len(text)], device=device))
+    with operation(patient=True):  # for what one of them writes before
+        torch.distributed.all_gather(sizes, torch.tensor([len(text)], device=device))
     longest = int(torch.cat(sizes).max())
     padded = torch.nn.functional.pad(text, (0, longest - len(text)))
     texts = [torch.empty_like(padded) for _ in sizes]

@@ -56,9 +56,13 @@ class Problem:
 
 
 class KeeltuneError(Exception):
-    """A failure that keeltune foresaw: one message, an exit status, no traceback."""
+    """A failure that keeltune foresaw: one message, an exit status, no traceback.
+
+    `said`: another process of the run shows the message; it is shown once.
+    """
 
     exit_status = 1
+    said = False
 
 
 class UserError(KeeltuneError, ValueError):
