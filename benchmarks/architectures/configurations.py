@@ -19,6 +19,11 @@ WIDTH, HEADS, HEAD, INNER, POSITIONS = 32, 4, 8, 48, 128
 RULES: tuple[tuple[str, int], ...] = (
     (r"depths", 2),
     (r"d_head", HEAD),
+    (r"coordinate_size|shape_size", 8),
+    (r"axial_pos_embds_dim", WIDTH // 2),
+    (r"attention_hidden_size", 2 * WIDTH),
+    (r"attention_head_dim", 2 * HEAD),
+    (r"max_xpath_.*", -1),
     (r"qk_head_dim", 2 * HEAD),
     (r".*_hash_.*vocab.*", 64),
     (r".*_layers?_(period|interval|freq|frequency)|full_attention_interval|.*_every_n_layers", 2),
@@ -48,7 +53,6 @@ RULES: tuple[tuple[str, int], ...] = (
     (r".*(d_state|state_size|ssm_state_dim|state_dim)", 8),
     (r".*chunk_size.*|chunk_len.*", 16),
     (r".*d_conv|conv_kernel|.*_kernel_size|.*conv_L_cache|linear_conv_kernel_dim", -1),
-    (r"vocab_size_per_layer_input", 0),
     (r".*(sliding_window|attention_window|local_attention|window)(_size)?", 16),
     (r".*(intermediate|inner|ffn|ff|feed_forward|mlp|filter|expert).*(size|dim)|d_ff|n_inner|d_inner|ffn_dim|"
      r".*_ffn_dim|ffn_hidden_size|inner_hidden_size|moe_intermediate_size|mlp_hidden_size", INNER),
@@ -66,6 +70,8 @@ KEPT = re.compile(
 """Numbers that say no size."""
 
 
+VOCABULARY = r"((decoder|encoder|text|unpadded|src|tgt)_)?vocab_size(_or_config_json_file|_per_layer_input)?"
+
 RESERVED = 32
 """Ids behind the tokenizer's own, which no text has: for what else a configuration gives an id to."""
 
@@ -73,16 +79,16 @@ RESERVED = 32
 def candidates(config_class: type[Any], auto_model: str, tokenizer: Any) -> Iterator[Any]:
     """Small configurations of this class whose vocabulary is the tokenizer's, the simplest first.
 
-    Deeper ones for stacks of several kinds of layers; and ones whose unset widths are set, for classes whose default
-    cannot be built.
+    Deeper ones for stacks of several kinds of layers; ones whose unset widths are set, for classes whose default cannot
+    be built; and wider ones, for classes that join six tables of places to a width.
     """
     if hasattr(config_class, "from_encoder_decoder_configs"):
         yield _joined(config_class, tokenizer)
         return
-    for filled in (False, True):
+    for filled, width in ((False, WIDTH), (True, WIDTH), (False, 6 * HEAD)):
         for depth in (2, 4, 8):
             ids = Ids(tokenizer)
-            fields = ids.put(_shrunk(config_class().to_dict(), depth, filled))
+            fields = ids.put(_as_wide(_shrunk(config_class().to_dict(), depth, filled), width))
             if fields.get("is_encoder_decoder"):
                 fields["decoder_start_token_id"] = ids.start
             elif "is_decoder" in fields and auto_model == "AutoModelForCausalLM":
@@ -139,7 +145,7 @@ class Ids:
             return value
         if isinstance(value, Mapping):
             return self.put(value)
-        if re.fullmatch(r"(decoder_|encoder_|text_)?vocab_size(_or_config_json_file)?", name):
+        if re.fullmatch(VOCABULARY, name):
             return self.size
         if name in self.known:
             return self.known[name]
@@ -165,7 +171,8 @@ def _value(name: str, value: int, depth: int) -> int:
     return WIDTH
 
 
-UNSET = {"head_dim": HEAD, "num_key_value_heads": 2, "layer_types": ["full_attention"], "num_experts": 4,
+UNSET = {"head_dim": HEAD, "num_experts_per_tok": 2, "moe_topk": 2, "n_group": 1, "topk_group": 1,
+         "moe_intermediate_size": INNER, "num_key_value_heads": 2, "layer_types": ["full_attention"], "num_experts": 4,
          "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "rope_theta": 10_000.0,
          "default_language": "en_XX"}  # fmt: skip
 """What some classes leave unset and yet need."""
@@ -195,6 +202,14 @@ def _shrunk(fields: Mapping[str, Any], depth: int, filled: bool = False) -> dict
     return _consistent(fields, made, depth)
 
 
+def _as_wide(fields: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """With another width in place of `WIDTH`, in parts too."""
+    return {
+        name: _as_wide(value, width) if isinstance(value, Mapping) else width if value == WIDTH else value
+        for name, value in fields.items()
+    }
+
+
 def _consistent(fields: Mapping[str, Any], made: dict[str, Any], depth: int) -> dict[str, Any]:
     """What depends on other fields: kinds of layers, heads that share keys, the heads of a state-space layer."""
     kinds = fields.get("layer_types")
@@ -208,6 +223,10 @@ def _consistent(fields: Mapping[str, Any], made: dict[str, Any], depth: int) -> 
         made["num_key_value_heads"] = made["num_attention_heads"]
     if "expand" in fields and "num_heads" in fields and "state_size" in fields:
         made["head_dim"] = WIDTH * fields["expand"] // HEADS
+    if {"n_mamba_heads", "mamba_headdim", "mamba_expand"} <= fields.keys():
+        made["n_mamba_heads"] = WIDTH * fields["mamba_expand"] // made["mamba_headdim"]
+    if "num_kv_shared_layers" in fields:
+        made["num_kv_shared_layers"] = 0
     if "attn_layer_indices" in fields:
         made["attn_layer_indices"] = [depth - 1]
     return made

@@ -60,11 +60,15 @@ def bounds_of(model: Any) -> Bounds:
 
 
 def _outputs(model: Any) -> int | None:
-    """The outputs of a vocabulary head; a CTC model's are its configuration's. None where there is no such head."""
+    """The outputs of a vocabulary head; a CTC model's are its configuration's. None where there is no such head.
+
+    A head whose rows were filled up to a round number drops the logits of those: Inkling's kind says where they begin.
+    """
     with suppress(NotImplementedError, AttributeError):
         weight = getattr(model.get_output_embeddings(), "weight", None)
         if weight is not None and weight.dim() == 2:
-            return int(weight.shape[0])
+            own = getattr(model.config.get_text_config(decoder=True), "unpadded_vocab_size", None)
+            return min(int(weight.shape[0]), own or int(weight.shape[0]))
     return vocabulary_size(model.config) if type(model).__name__.endswith("ForCTC") else None
 
 

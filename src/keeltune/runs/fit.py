@@ -18,6 +18,7 @@ from keeltune.training import checkpoints, run_identity
 from keeltune.training.arguments import training_arguments
 from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
 from keeltune.training.job import Job
+from keeltune.training.model_trial import refusing
 from keeltune.training.monitoring import Monitoring
 from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
@@ -50,7 +51,8 @@ def fit(
 ) -> KeelTrainer:
     """Trains `job.model` and leaves the best weights in it; `before`: each split's scores at the start.
 
-    Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have).
+    Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have),
+        UserError (a row that the model fails on).
     """
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
@@ -58,7 +60,8 @@ def fit(
     try:
         with display.bar("training", job.material.steps) as advance, _signals(trainer):
             watcher.advance = advance
-            with suppress(EarlyStopped):
+            place = (job.material.recipe.where("model"), "model")
+            with refusing(job.model, place), suppress(EarlyStopped):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         trainer.release()

@@ -18,6 +18,7 @@ from keeltune.runs import prediction_file, run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.task import Task
+from keeltune.training.model_trial import refusing
 from keeltune.training.preparation import scoring_language
 from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import sound_rows
@@ -157,12 +158,14 @@ def _answers(
     _, encoded, faulty = encode_rows(task, rows, partial(task.encode_scored, labelled=labelled))
     warnings = control_token_warnings(task, {"input": rows}, lambda split: rows[0].file if rows else split)
     _refuse([*problems, *faulty, *warnings], display)
-    found = _dependence(opened, [example for row in encoded for example in row])
+    place = (opened.model.config.name_or_path, "model")
+    with refusing(opened.model, place):
+        found = _dependence(opened, [example for row in encoded for example in row])
     if found > TOLERANCE:
         display.say(
             f"warning: what this model answers to a row depends on the rows beside it: log P by {found:.1g} of it"
         )
-    with display.bar(label, sum(map(len, encoded))) as advance:
+    with display.bar(label, sum(map(len, encoded))) as advance, refusing(opened.model, place):
         return prediction.predict(opened.model, task, encoded, device=opened.device, progress=advance)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import to_device
@@ -15,7 +17,8 @@ from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.padding_effect import observed
 from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import KeeltuneError, Problem, UserError
+from keeltune.utils.system_faults import foreseen
 
 ROWS = 4
 """How many examples are read."""
@@ -34,30 +37,28 @@ def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, 
         place: where the recipe names the model, and the field.
 
     Raises: UserError where transformers raises over the rows, in its own words; where there are fewer outputs than
-        predictions; and where a prediction depends on tokens behind it: such a model reads the answer while it is
-        trained, and has none to read when it writes.
+        predictions, or fewer choices than targets; and where a prediction depends on tokens behind it: such a model
+        reads the answer while it is trained, and has none to read when it writes.
     """
     if not examples:
         return
+    last = max(max(example.targets, default=IGNORED) for example in examples)
     ordered = sorted(examples, key=lambda example: example.length)
     examples = [ordered[i] for i in torch.linspace(0, len(ordered) - 1, min(ROWS, len(ordered))).round().int().tolist()]
     with in_eval_mode(model):
         batch = to_device(task.collate(examples), device)
-        try:
+        with refusing(model, place):
             outputs = task.forward(model, batch)
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError | UserError) or not _of_transformers(error):
-                raise
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            found = f"{model.config.model_type}, whose forward pass fails on a row: {reason}"
-            fix = "take another architecture, or correct its config.json"
-            raise _refused(place, found, "a model that takes rows of any length", fix, "model fails") from error
         try:
-            task.rows(outputs, batch)
+            rows = task.rows(outputs, batch)
         except IndexError as error:
             found = f"{type(model).__name__}, whose outputs are fewer than the predictions of a row: {error}"
             fix = "take another model, or the processor that belongs to it"
             raise _refused(place, found, "an output for each prediction", fix, "other outputs") from error
+        if task.choices != "positions" and last >= rows.choices:
+            found = f"{type(model).__name__}, which chooses among {rows.choices} outputs, where a row has the id {last}"
+            fix = "take the tokenizer that belongs to it, or another model"
+            raise _refused(place, found, f"ids from 0 to {rows.choices - 1}", fix, "other outputs")
         if task.choices == "tokens" and _looks_ahead(model, task, examples, device):
             found = f"{type(model).__name__}, whose prediction of a token changes with the tokens behind it"
             expected = "a model that reads the tokens before it alone: it writes one after the other"
@@ -65,15 +66,33 @@ def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, 
             raise _refused(place, found, expected, fix, "looks ahead")
 
 
+@contextmanager
+def refusing(model: Any, place: tuple[str, str]) -> Iterator[None]:
+    """Within: what a model's own code raises over rows is a UserError in its own words; `place` as of `try_model`.
+
+    Some raise in train mode alone: Reformer takes one length there.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        if isinstance(error, KeeltuneError) or foreseen(error, Path()) is not None or not _of_model(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        found = f"{model.config.model_type}, whose forward pass fails on a row: {reason}"
+        fix = "take another architecture, or correct its config.json"
+        raise _refused(place, found, "a model that takes rows of any length", fix, "model fails") from error
+
+
 def _refused(place: tuple[str, str], found: str, expected: str, fix: str, kind: str) -> UserError:
     where, field = place
     return UserError(Problem(where, field, found, expected, fix, kind))
 
 
-def _of_transformers(error: Exception) -> bool:
-    """Whether it was raised by the model, and not by us."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return not frames or not Path(frames[-1].filename).is_relative_to(PACKAGE)
+def _of_model(error: Exception) -> bool:
+    """Whether it was raised in a model of transformers, and not by us."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    models = Path(transformers.__file__).parent / "models"
+    return not files[-1].is_relative_to(PACKAGE) and any(file.is_relative_to(models) for file in files)
 
 
 def _looks_ahead(model: Any, task: Task, examples: Sequence[Example], device: str) -> bool:
