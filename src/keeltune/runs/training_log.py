@@ -27,9 +27,16 @@ class Watcher(TrainerCallback):
         self.note = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(state)
+        self._move(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(state)
+
+    def _write(self, state: Any) -> None:
+        """The whole history, on the disk when this returns: a line that is appended may be lost with the power."""
         if self.main:
             write_text(self.file, "".join(_line(entry) for entry in state.log_history))
-        self._move(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         entry = state.log_history[-1]
