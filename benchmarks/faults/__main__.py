@@ -19,10 +19,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.faults import calls, changes, damage, kills, processes, signals, table
+from benchmarks.faults import calls, changes, commands, damage, kills, processes, signals, table
 from benchmarks.faults.bench import Bench, Trial
 
-PARTS = (kills, calls, damage, signals, processes, changes)
+PARTS = (kills, calls, damage, signals, processes, changes, commands)
 
 
 def main() -> None:

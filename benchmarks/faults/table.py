@@ -42,6 +42,7 @@ PROMISES = {
     "gradients that are no numbers": "exit 4 before the update, naming the step; the last checkpoint is finite",
     "an output that cannot be written": "refused (2) within 5 s, before a model is read",
     "out of memory": "exit 5, naming a smaller batch; it goes on",
+    "commands of their own": "each start a Python of its own, two ranks by torchrun: the same end",
 }
 """family: what is promised."""
 

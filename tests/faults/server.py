@@ -29,6 +29,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MODULES = ".modules.json"
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
+}  # fmt: skip
+"""In which every run runs."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,7 @@ class Server:
 
     def __init__(self, library: Path, errors: Path | None = None):
         self.errors = None if errors is None else errors.open("a")
-        environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment |= {"TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, **ENVIRONMENT, "LD_PRELOAD": str(library)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.server"], cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
