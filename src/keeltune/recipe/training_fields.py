@@ -65,6 +65,11 @@ class Training(Declared):
         "has validation rows, their scores along the way; recommended: and the recommended γ is kept; a number: that "
         "γ is kept; null: none are looked at.",
     )
+    dataloader_timeout: PositiveInt = Field(
+        default=20,
+        description="Seconds after which a data worker (`dataloader_num_workers`) that is waited for and neither "
+        "computes nor reads nor waits for a disk is ended, and the run with it; one that does may take its time.",
+    )
     seed: Annotated[AsNumber[Seed] | AsList[Seed], ByKind] = Field(
         default=0, description="One seed, or a list: one run each."
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
 from keeltune.training.job import Job
 from keeltune.training.model_trial import refusing
 from keeltune.training.monitoring import Monitoring
+from keeltune.training.preparation.material import Material
 from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.current_watch import wait_at_most
@@ -57,8 +59,10 @@ def fit(
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
     trainer = _trainer(job, folder, arguments, schedule, before, watcher)
+    trainer.workers.patience = job.material.recipe.training.dataloader_timeout
+    trainer.workers.locate = partial(_places, job.material)
     try:
-        with display.bar("training", job.material.steps) as advance, _signals(trainer):
+        with display.bar("training", job.material.steps) as advance, _signals(trainer), trainer.workers.watched():
             watcher.advance = advance
             place = (job.material.recipe.where("model"), "model")
             with refusing(job.model, place), suppress(EarlyStopped):
@@ -107,6 +111,11 @@ def _trainer(
         fresh=job.student.fresh,
         callbacks=[watcher],
     )
+
+
+def _places(material: Material, keys: Collection[str]) -> dict[str, str]:
+    """Where the rows of some keys are."""
+    return {row.key: f"{row.file}:{row.line}" for rows in material.rows.values() for row in rows if row.key in keys}
 
 
 @contextmanager

@@ -41,7 +41,7 @@ CHANGEABLE = (
     "training.warmup_steps", "training.lr_scheduler_type", "training.max_grad_norm", "training.save_steps",
     "training.save_strategy", "training.save_total_limit", "training.logging_steps", "training.logging_first_step",
     "training.dataloader_num_workers", "training.dataloader_prefetch_factor", "training.dataloader_pin_memory",
-    "evaluation.every", "evaluation.patience",
+    "training.dataloader_timeout", "evaluation.every", "evaluation.patience",
 )  # fmt: skip
 """The fields that may change in the middle of a run, where the user says so: what is stored keeps its meaning."""
 

@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from keeltune.models.surgery import batch_norms
 from keeltune.objective.formula import Objective
 from keeltune.training import checkpoints
-from keeltune.training.batch_plan import Plan, only, work_of
+from keeltune.training.batch_plan import Plan, work_of
 from keeltune.training.budget import DualAscent
 from keeltune.training.callbacks import EvaluateEvery, RegularizerHooks, TrainingTotals, means
 from keeltune.training.checkpoint_averaging import PairAverage, put_back
+from keeltune.training.data_workers import DataWorkers
 from keeltune.training.early_stopping import EarlyStopping, selection_keys
 from keeltune.training.finite_check import FiniteCheck
 from keeltune.training.monitoring import Monitoring
@@ -82,6 +82,7 @@ class KeelTrainer(Trainer):
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         self.remove_callback(PrinterCallback)
         self.plan, self.step_loss = plan, step_loss
+        self.workers = DataWorkers(plan, args.dataloader_num_workers)
         self.repeated = False
         self.finite = FiniteCheck()
         self.begun: list[dict[str, Any]] = []
@@ -123,15 +124,8 @@ class KeelTrainer(Trainer):
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        loader = DataLoader(
-            self.plan,
-            batch_size=1,  # an item is a whole micro-batch; accelerate loses batches of a loader without a batch size
-            shuffle=False,
-            collate_fn=only,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
-        )
-        return self.accelerator.prepare(loader)
+        pin_memory = self.args.dataloader_pin_memory and torch.cuda.is_available()
+        return self.accelerator.prepare(self.workers.loader(pin_memory=pin_memory))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """A step's micro-batches, and n_CE, n_D, n_B of the whole step over all ranks, before any forward pass."""
@@ -140,7 +134,7 @@ class KeelTrainer(Trainer):
         key = f"{self.args.seed}:{self.state.global_step}:{self.args.process_index}"
         batches = [
             with_own_texts(batch, self.model, self.step_loss, f"{key}:{number}", device)
-            for number, batch in enumerate(islice(epoch_iterator, num_batches))
+            for number, batch in enumerate(self.workers.take(epoch_iterator, num_batches))
         ]
         sums = torch.tensor([[*self.step_loss.counts(b), *work_of(b)] for b in batches], dtype=torch.float64).sum(0)
         sums = summed_over_ranks(torch.cat([sums, torch.tensor([float(totals.stop_asked)])]), device)

@@ -76,7 +76,12 @@ class UserError(KeeltuneError, ValueError):
     def __init__(self, problems: Problem | Iterable[Problem], listed_in: str = ""):
         given = [problems] if isinstance(problems, Problem) else problems
         self.problems = list(dict.fromkeys(given))  # two readers of one file may find the same fault
+        self.listed_in = listed_in
         super().__init__(listing(self.problems, listed_in))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it reaches another process: a data worker's is raised in the training."""
+        return type(self), (self.problems, self.listed_in)
 
 
 class StateRefused(UserError):
