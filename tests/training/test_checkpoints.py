@@ -482,3 +482,19 @@ def test_each_file_has_a_manifest_entry(left):
     folder = checkpoints.found(left / checkpoints.FOLDER)[0][1]
     files = {path.name for path in folder.iterdir()} - {manifest.MANIFEST}
     assert files == {*checkpoints.verified(folder)["files"]} == {"rank-0.safetensors", "trainer_state.json"}
+
+
+def test_without_checkpoints_one_file_of_best_weights_stays(spec, tmp_path, monkeypatch):
+    spec["training"] = {**spec["training"], "save_strategy": "no", "learning_rate": 5e-3, "epochs": 6}
+    del spec["training"]["save_steps"]
+    spec["evaluation"] = {"every": 3, "patience": None}
+    kept, save = [], checkpoints.BestWeights.save
+
+    def saving(self, model, step):
+        save(self, model, step)
+        kept.append(self.kept["file"])
+
+    monkeypatch.setattr(checkpoints.BestWeights, "save", saving)
+    finished = train(spec, tmp_path, "out")
+    assert len(kept) > 1
+    assert {p.name for p in (finished.folder / checkpoints.FOLDER).iterdir()} == {"run.json", kept[-1]}

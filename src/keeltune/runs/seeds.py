@@ -22,9 +22,8 @@ from keeltune.runs.run_folder import Run
 from keeltune.runs.stored_result import read_result
 from keeltune.training import checkpoints, run_identity
 from keeltune.utils import distributed
-from keeltune.utils.errors import Problem, StateRefused, shown
+from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import write_json, write_text
-from keeltune.utils.identity import differences
 from keeltune.utils.progress import Display
 
 RESTARTS = 2
@@ -69,18 +68,17 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe, allowed: Collection[str
     if not (folder / "recipe.yaml").is_file():
         return
     then, now = (
-        either.model_dump(mode="json", by_alias=True, exclude={"output", "report"})
-        for either in (parse(one.dump(), folder=folder) for one in (load(folder / "recipe.yaml"), recipe))
+        {
+            "recipe": parse(one.dump(), folder=folder).model_dump(
+                mode="json", by_alias=True, exclude={"output", "report"}
+            )
+        }
+        for one in (load(folder / "recipe.yaml"), recipe)
     )
-    single = (folder / checkpoints.FOLDER / run_identity.RUN).is_file()
-    problems = [
-        Problem(str(folder), name, f"{shown(new)} in this recipe, {shown(old)} in the run", "the recipe that it was "
-                "started with", "undo the change, or start over with --overwrite")
-        for name, old, new in differences(then, now) if name not in allowed
-    ]  # fmt: skip
-    if problems or single:
+    run_identity.refuse_changes(folder, then, now, recipe, allowed)
+    if (folder / checkpoints.FOLDER / run_identity.RUN).is_file():
         found, fix = "a run of one seed", "name another folder, or start over with --overwrite"
-        raise StateRefused(problems or Problem(str(folder), "training.seed", found, "runs of several seeds", fix))
+        raise StateRefused(Problem(str(folder), "training.seed", found, "runs of several seeds", fix))
 
 
 def _runs(

@@ -78,7 +78,7 @@ def save(training: Training) -> None:
     Raises: Diverged: a weight or a moment that is no finite number, of which nothing is saved. OutOfResources.
     """
     args, step = training.args, training.state.global_step
-    place = Path(args.output_dir)
+    place, best = Path(args.output_dir), training.best.kept if training.best is not None else None
     folder, staging = place / f"{PREFIX}{step}", place / f"{manifest.STAGING}{PREFIX}{step}"
 
     def stage() -> None:
@@ -92,7 +92,6 @@ def save(training: Training) -> None:
         if args.process_index:
             return
         _note_callbacks(training)
-        best = training.best.kept if training.best is not None else None
         with system_faults(place):
             training.state.save_to_json(str(staging / TRAINER_STATE))
             manifest.seal_folder(staging, {"step": step, "best": best, "run": training.run})
@@ -108,6 +107,7 @@ def save(training: Training) -> None:
     if not args.process_index:
         with suppress(OSError):  # what could not be removed is in nobody's way
             rotate(place, args.save_total_limit)
+            drop_unnamed(place, best)
 
 
 def _state(training: Training) -> dict[str, Any]:
@@ -152,12 +152,15 @@ def _note_callbacks(training: Training) -> None:
 
 
 def rotate(place: Path, limit: int | None) -> None:
-    """Takes the oldest checkpoints away, by their steps, and best weights that none of those that stay names."""
-    stay = [folder for _, folder in found(place)][: limit or None]
-    for _, folder in found(place)[len(stay) :]:
+    """Takes the oldest checkpoints away, by their steps: all but `limit`."""
+    for _, folder in found(place)[limit:] if limit else ():
         manifest.remove(folder)
-    named = set()
-    for folder in stay:
+
+
+def drop_unnamed(place: Path, kept: Mapping[str, Any] | None = None) -> None:
+    """Takes away best weights that no checkpoint names, and that are not those which are `kept`."""
+    named = {(kept or {}).get("file")}
+    for _, folder in found(place):
         with suppress(NotAsWrittenError):
             named.add((manifest.opened(folder / manifest.MANIFEST)["best"] or {}).get("file"))
     for file in place.glob(f"{BEST_PREFIX}*"):
@@ -276,6 +279,7 @@ class BestWeights:
             self.kept = {"file": file.name, **manifest.entry(staged)}
             staged.replace(file)
             manifest.sync(self.place)
+            drop_unnamed(self.place, self.kept)
         finally:
             with suppress(OSError):
                 manifest.sweep(self.place, [staging.name])

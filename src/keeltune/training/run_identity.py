@@ -92,6 +92,7 @@ def start_run(folder: Path, identity: Mapping[str, Any], job: Job, found: Found)
     for _, checkpoint in checkpoints.found(place):
         if checkpoint != found.checkpoint and (found.checkpoint is None or _newer(checkpoint, found.checkpoint)):
             manifest.remove(checkpoint)
+    checkpoints.drop_unnamed(place)
     now = {"kind": source.kind, "reason": source.reason, "digest": (source.cache or {}).get("digest")}
     decided = found.run.get("decided") if found.checkpoint else None
     if decided is not None:
@@ -120,8 +121,7 @@ def newest(
 ) -> Found:
     """The newest verified checkpoint of this very run, and what was wrong with those that are newer.
 
-    `allowed`: the fields that the user lets change. A field that the run does not know, as keeltune got it since, is no
-    change while it is at its default. Raises StateRefused where the run is another one.
+    `allowed`: the fields that the user lets change. Raises StateRefused where the run is another one.
     """
     place = folder / checkpoints.FOLDER
     run: dict[str, Any] | None = None
@@ -131,7 +131,7 @@ def newest(
         if checkpoints.found(place):
             display.say(f"warning: {place}: {error}; what the newest checkpoint says of the run is taken")
     if run is not None:
-        _refuse_changes(folder, run["identity"], identity, recipe, allowed)
+        refuse_changes(folder, run["identity"], identity, recipe, allowed)
     for _, path in checkpoints.found(place):
         try:
             held = checkpoints.verified(path)
@@ -140,7 +140,7 @@ def newest(
             continue
         if run is None:
             run = held["run"]
-            _refuse_changes(folder, run["identity"], identity, recipe, allowed)
+            refuse_changes(folder, run["identity"], identity, recipe, allowed)
         if held["run"]["identity"] not in (run["identity"], *run["earlier"]):
             display.say(f"skipping {path.name}: it belongs to another run")
             continue
@@ -162,9 +162,13 @@ def refuse_unchangeable(allowed: Collection[str]) -> None:
         raise UserError(problems)
 
 
-def _refuse_changes(
+def refuse_changes(
     folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], recipe: Recipe, allowed: Collection[str]
 ) -> None:
+    """StateRefused for each field in which a run that goes on differs, unless it may or is `allowed` to.
+
+    A field that the run does not know, as keeltune got it since, is no change while it is at its default.
+    """
     chosen = {"recipe": recipe.model_dump(by_alias=True, exclude_defaults=True)}
     same_steps = _step_size(then) == _step_size(now)
     problems = []
