@@ -14,9 +14,21 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # exact figures are of the CP
 import pytest
 
 from tests.faults import shim
+from tests.helpers import audit
 from tests.helpers.models import save_tiny
 
 pytest_plugins = ["tests.helpers.skips"]
+
+audit.listen()
+
+
+@pytest.fixture(autouse=True)
+def _no_pickle():
+    """No test has read a pickle below a call of ours (`tests/test_no_pickle.py`)."""
+    yield
+    heard = [*audit.pickled]
+    audit.pickled.clear()
+    assert not heard, f"a pickle was read:\n{heard[0]}"
 
 
 @pytest.fixture(scope="module", autouse=True)

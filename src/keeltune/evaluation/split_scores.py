@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch.distributed
 
 from keeltune.data import dataset
 from keeltune.evaluation import prediction, scores
@@ -16,7 +15,6 @@ from keeltune.tasks.common.example import Prediction
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import OLD, SCORED
 from keeltune.utils import distributed
-from keeltune.utils.current_watch import operation
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
 
@@ -58,10 +56,8 @@ def predict(
         answers = prediction.predict(model, task, own_share, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
     if world == 1:
         return answers
-    shares: list[list[Prediction]] = [[] for _ in range(world)]
-    with operation():
-        torch.distributed.all_gather_object(shares, answers)
-    return [shares[i % world][i // world] for i in range(len(encoded))]
+    shares = distributed.gathered([asdict(answer) for answer in answers], patient=False)
+    return [Prediction(**shares[i % world][i // world]) for i in range(len(encoded))]
 
 
 def scored(job: Job, model: Any, split: str, indices: Sequence[int]) -> scores.Scores:

@@ -51,14 +51,17 @@ def summed_over_ranks(values: Tensor, device: Any) -> Tensor:
     return total.cpu()
 
 
-def gathered(value: Any) -> list[Any]:
-    """A value of JSON of each process, in all of them, by their ranks. They wait for each other; nothing is pickled."""
+def gathered(value: Any, *, patient: bool = True) -> list[Any]:
+    """A value of JSON of each process, in all of them, by their ranks. They wait for each other; nothing is pickled.
+
+    `patient`: one of them has something long to do before.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
     sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(torch.distributed.get_world_size())]
-    with operation(patient=True):  # for what one of them writes before
+    with operation(patient=patient):
         torch.distributed.all_gather(sizes, torch.tensor([len(text)], device=device))
     longest = int(torch.cat(sizes).max())
     padded = torch.nn.functional.pad(text, (0, longest - len(text)))
