@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from keeltune.runs.inference import predict as predict
     from keeltune.runs.run import train as train
     from keeltune.runs.run_folder import Run as Run
+    from keeltune.runs.verification import Finding as Finding
+    from keeltune.runs.verification import verify as verify
     from keeltune.utils.errors import UserError as UserError
 
 public_paths.install()
@@ -41,6 +43,7 @@ _HOME = {
     "Coarse": "objective.predictions",
     "Counts": "objective.formula",
     "Dense": "objective.predictions",
+    "Finding": "runs.verification",
     "Objective": "objective.formula",
     "Projected": "objective.predictions",
     "Recipe": "recipe",
@@ -53,6 +56,7 @@ _HOME = {
     "load_recipe": "recipe",
     "predict": "runs.inference",
     "train": "runs.run",
+    "verify": "runs.verification",
 }
 _SHELVES = {"divergences": "objective.divergences", "references": "objective.references", "tasks": "tasks"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.models import model_files
+from keeltune.models import model_files, sealed_model
 from keeltune.recipe.yaml_text import yaml_of
 from keeltune.runs import history, run_folder
 from keeltune.utils.errors import UserError
@@ -20,9 +20,12 @@ from tests.helpers.runs import make_data, spec_of, train
 
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory) -> Path:
-    """A folder with a finished run and its data."""
+    """A folder with a finished run and its data; without digests, as whoever makes one up writes none, or fitting
+    ones."""
     folder = make_data(tmp_path_factory.mktemp("made"))
-    train(spec_of("fine-tuning", tiny("bert")), folder)
+    done = train(spec_of("fine-tuning", tiny("bert")), folder)
+    (done.model / sealed_model.MANIFEST).unlink()
+    (done.folder / "result.json").write_text(json.dumps({**done.result, "digests": None}))
     return folder
 
 

@@ -21,8 +21,9 @@ from keeltune.evaluation import bootstrap
 from keeltune.evaluation.bootstrap import mcnemar
 from keeltune.evaluation.intervals import intervals, metrics_of
 from keeltune.evaluation.scores import scores_of
+from keeltune.models import sealed_model
 from keeltune.recipe import fields
-from keeltune.runs import opened_model, prediction_file, run_folder
+from keeltune.runs import digests, opened_model, prediction_file, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.json import read_json
@@ -68,6 +69,9 @@ def compare(runs: Sequence[str | Path], language: str | None = None, *, task: st
     if lacking := [f for run in finished for f in _predictions(run, DOMAINS["target"]) if not f.is_file()]:
         expected = "the predictions that the run wrote"
         raise UserError(Problem(str(lacking[0]), "", "no such file", expected, "copy the run folder again"))
+    for run in finished:
+        for part in run.parts:
+            digests.refuse_changed(part, [f"predictions/{split}.jsonl" for split in domains.values()])
     sides = {
         d: [_side(tasks[d], _predictions(run, s), (run.result["data"][s] or {}).get("rows", 0)) for run in finished]
         for d, s in domains.items()
@@ -141,6 +145,8 @@ def _finished(folder: Path) -> run_folder.Run:
     run = run_folder.finished(folder)
     if run is None or not (folder / "recipe.yaml").is_file():
         raise UserError(Problem(str(folder), "RUN", "no finished run", "a run folder", "name one, or finish it first"))
+    for name in ("model", "source_model"):  # whose labels are compared; the first one's make the task
+        sealed_model.refuse_changed(str(run.parts[0] / name), str(folder), name)
     return run
 
 

@@ -23,6 +23,7 @@ from keeltune.evaluation.scores import Scores
 from keeltune.models import saving
 from keeltune.reports import model_card, run_page
 from keeltune.reports.findings import bias, forgetting, overfitting
+from keeltune.runs import digests
 from keeltune.runs import result as results
 from keeltune.runs.start import Start
 from keeltune.training.job import Job
@@ -47,12 +48,14 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         "budget": final_weights.budget_entry(job, trainer.training_totals.trajectory, final),
         "interpolation": final.interpolation,
     }
+    start.inputs.refuse_changes()
     if is_main_process():
         _save(job, model, folder)
         result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
         for line in (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result)):
             display.say(line)
         write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))
+        result = digests.seal(result | {"digests": digests.of_run(job, folder, start.inputs)})
         if tested := result["data"]["test"]:
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
         write_json(folder / "result.json", result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from keeltune.evaluation import budget_measure, split_scores
-from keeltune.evaluation.scores import Scores
+from keeltune.runs.start import Start
 from keeltune.runs.training_log import Watcher
 from keeltune.training import checkpoints, run_identity
 from keeltune.training.arguments import training_arguments
@@ -47,18 +47,18 @@ def fit(
     folder: Path,
     arguments: TrainingArguments,
     schedule: EvaluationSchedule,
-    before: Mapping[str, Scores | None],
+    start: Start,
     checkpoint: Path | None,
     display: Display,
 ) -> KeelTrainer:
-    """Trains `job.model` and leaves the best weights in it; `before`: each split's scores at the start.
+    """Trains `job.model` and leaves the best weights in it.
 
-    Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have),
-        UserError (a row that the model fails on).
+    Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have; a
+        file that is not what it was when it was read), UserError (a row that the model fails on).
     """
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
-    trainer = _trainer(job, folder, arguments, schedule, before, watcher)
+    trainer = _trainer(job, folder, arguments, schedule, start, watcher)
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout
     trainer.workers.locate = partial(_places, job.material)
     try:
@@ -90,11 +90,13 @@ def _trainer(
     folder: Path,
     arguments: TrainingArguments,
     schedule: EvaluationSchedule,
-    before: Mapping[str, Scores | None],
+    start: Start,
     watcher: Watcher,
 ) -> KeelTrainer:
     validates = bool(job.material.rows["validation"])
-    budget = budget_measure.budget(job, before)  # its weight settles at the end alone: there is no best one before
+    budget = budget_measure.budget(
+        job, start.scores
+    )  # its weight settles at the end alone: there is no best one before
     monitoring = Monitoring(
         validate=split_scores.validator(job) if validates else None,
         schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
@@ -109,7 +111,7 @@ def _trainer(
         step_loss(job),
         monitoring=monitoring,
         fresh=job.student.fresh,
-        callbacks=[watcher],
+        callbacks=[watcher, start.inputs],
     )
 
 

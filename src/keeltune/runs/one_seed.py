@@ -17,6 +17,7 @@ import transformers
 from keeltune.models import surgery
 from keeltune.recipe.fields import Recipe
 from keeltune.runs import conclusion, fit, start
+from keeltune.runs.inputs import Inputs
 from keeltune.runs.run_folder import Run, claim, finished, status_of, write_skipped
 from keeltune.training import build, early_stopping, run_identity
 from keeltune.training.job import Job
@@ -37,7 +38,9 @@ def train_one_seed(
     if is_main_process():  # the others would find what this process has already made
         claim(folder, resume=resume, overwrite=overwrite)
     with system_faults(folder):
+        inputs = Inputs.of(recipe)
         material = _prepared(recipe, folder, display)
+        inputs.note(material)
         identity = run_identity.identity_of(material)
         found = run_identity.NOTHING
         if resume:
@@ -55,7 +58,7 @@ def train_one_seed(
             display.say(note)
         display.say(_headline(job))
         with status_of(folder, recipe, is_main_process()), other_ranks_errors():
-            return _train(job, folder, found.checkpoint, display)
+            return _train(job, inputs, folder, found.checkpoint, display)
 
 
 def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
@@ -67,11 +70,11 @@ def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
     return material
 
 
-def _train(job: Job, folder: Path, checkpoint: Path | None, display: Display) -> Run:
+def _train(job: Job, inputs: Inputs, folder: Path, checkpoint: Path | None, display: Display) -> Run:
     schedule = early_stopping.evaluation_schedule(job.material)
     arguments = fit.arguments_of(job, folder, schedule)
-    before = start.measure(job, folder, display)
-    trainer = fit.fit(job, folder, arguments, schedule, before.scores, checkpoint, display)
+    before = start.measure(job, inputs, folder, display)
+    trainer = fit.fit(job, folder, arguments, schedule, before, checkpoint, display)
     return Run(folder, conclusion.conclude(job, trainer, folder, before, display))
 
 

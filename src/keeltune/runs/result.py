@@ -179,6 +179,7 @@ def empty() -> dict[str, Any]:
         "generation": None,
         "data": None,
         "audit": None,
+        "digests": None,
         "environment": None,
     }
 

@@ -29,6 +29,7 @@ OURS = (
     "report.html",
     "log.jsonl",
     "skipped.jsonl",
+    "media.jsonl",
     "model",
     "source_model",
     "adapter",

@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
-
 from keeltune.evaluation import overfitting, test_set_looks
 from keeltune.recipe import load, parse
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import one_seed, opened_model, pooling, run_folder
+from keeltune.runs import digests, one_seed, opened_model, pooling, run_folder
 from keeltune.runs.run_folder import Run
 from keeltune.runs.stored_result import read_result
 from keeltune.training import checkpoints, run_identity
@@ -58,6 +56,7 @@ def train_each_seed(
         result = pooling.pool(opened_model.tasks_of(runs[0].folder, outside=True), runs, failed)
         if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
             test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
+        result = digests.seal(result | {"digests": digests.of_pool(folder)})
         write_json(folder / "result.json", result)
         write_text(folder / "report.html", run_page.page(folder, result, recipe.report.sections))
     return Run(folder, result)
@@ -100,13 +99,13 @@ def _runs(
                 continue
             display.say(f"seed {candidate} ({number} of {len(seeds)})")
             run = one_seed_of(folder / f"seed-{seed}", candidate)
-            reason = _of_rank_0(overfitting.stuck(run.result))
+            reason = distributed.gathered(overfitting.stuck(run.result))[0]
             if reason is None or candidate == candidates[-1]:
                 break
             display.say(f"warning: seed {candidate} failed: {reason}; another one is tried")
             if distributed.is_main_process():
                 run.folder.rename(folder / f"seed-{candidate}-failed")
-            _of_rank_0(None)
+            distributed.barrier()
         runs.append(run)
     return runs, _failed(folder)
 
@@ -121,12 +120,3 @@ def _failed(folder: Path) -> list[dict[str, Any]]:
     """The seeds that learnt nothing, each with the reason."""
     results = [read_result(failed) for failed in sorted(folder.glob("seed-*-failed"))]
     return [{"seed": result["training"]["seed"], "reason": overfitting.stuck(result)} for result in results]
-
-
-def _of_rank_0(value: Any) -> Any:
-    """The first process's value in all of them, who wait for it."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    holder = [value]
-    torch.distributed.broadcast_object_list(holder, src=0)
-    return holder[0]

@@ -14,6 +14,7 @@ from keeltune.objective.references.ensemble import Ensemble
 from keeltune.objective.references.model import Model
 from keeltune.reports.findings import overruled_labels as overruled_findings
 from keeltune.reports.findings import teacher as teacher_findings
+from keeltune.runs.inputs import Inputs
 from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
 from keeltune.training.job import Job
@@ -27,14 +28,15 @@ from keeltune.utils.progress import Display
 @dataclass(frozen=True)
 class Start:
     """The scores of each split before training, None where the head is new; `teacher`: `reference.gate` of
-    `result.json`; `overruled`: its `veto`."""
+    `result.json`; `overruled`: its `veto`; `inputs`: the files that have been read."""
 
     scores: Mapping[str, Scores | None]
     teacher: dict[str, Any] | None
     overruled: dict[str, Any] | None
+    inputs: Inputs
 
 
-def measure(job: Job, folder: Path, display: Display) -> Start:
+def measure(job: Job, inputs: Inputs, folder: Path, display: Display) -> Start:
     """All of it; predictions go to `predictions/before`. AssertionError where the self-test finds a bug of ours."""
     _require_independent_rows(job)
     _self_test(job)
@@ -45,7 +47,7 @@ def measure(job: Job, folder: Path, display: Display) -> Start:
     overruled = overruled_labels.veto_report(job)
     for line in overruled_findings.findings(overruled, taught=job.material.recipe.has_teacher):
         display.say(line)
-    return Start(scores, teacher, overruled)
+    return Start(scores, teacher, overruled, inputs)
 
 
 def _require_independent_rows(job: Job) -> None:

@@ -157,6 +157,45 @@ class _Training(_Stored):
     seconds: float
 
 
+class _Entry(_Stored):
+    bytes: int
+    sha256: str
+
+
+class _Input(_Stored):
+    file: str | None = None
+    hub: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.hub is None and None in (self.file, self.bytes, self.sha256):
+            raise ValueError("a file with its size and SHA-256, or a model of the hub")
+        return self
+
+
+class _Media(_Stored):
+    files: int
+    sha256: str
+
+
+class _Digests(_Stored):
+    inputs: dict[str, list[_Input]]
+    media: _Media | None = None
+    cache: str | None = None
+    files: dict[str, _Entry]
+    result: str | None = None
+
+
+class _Cache(_Stored):
+    folder: str
+
+
+class _Reference(_Stored):
+    cache: _Cache | None = None
+
+
 class _Environment(_Stored):
     finished: str | None = None
 
@@ -178,6 +217,8 @@ class _Result(_Stored):
     bias: _Bias | None = None
     calibration: _Calibration | None = None
     seeds: _Seeds | None = None
+    reference: _Reference | None = None
+    digests: _Digests | None = None
     environment: _Environment | None = None
 
 
