@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from keeltune.objective.predictions import IGNORED
 from keeltune.objective.references.model import Model
 from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.architectures.seq2seq import Seq2Seq
-from keeltune.training import build
+from keeltune.training import build, target_generation
 from keeltune.training.preparation import prepare
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.errors import OutOfResources, UserError
@@ -84,9 +85,31 @@ def test_the_file_is_used_again_by_key_and_belongs_to_its_teacher(tmp_path, monk
     assert first.result["status"] == "completed"
 
 
-def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
-    from keeltune.training import target_generation
+def test_a_text_is_what_was_written_or_is_written_again(tmp_path):
+    """Each bit of the file flipped, and the file cut anywhere: no other text ever comes out of it."""
+    given = SimpleNamespace(folder=tmp_path)
+    texts = {"a" * 64: "ein Text", "b" * 64: 'with\u2028 "marks"', "c" * 64: [3, 1, 2]}
+    store = target_generation.TextStore(given, {"teacher": "t"}, "targets.jsonl")
+    with store.adding() as add:
+        add(texts)
+    content = store.file.read_bytes()
 
+    def read() -> dict:
+        return target_generation.TextStore(given, {"teacher": "t"}, "targets.jsonl").texts
+
+    assert read() == texts
+    for place in range(len(content)):
+        for changed in (content[:place], *(bytes_with(content, place, bit) for bit in (1, 4, 32, 128))):
+            store.file.write_bytes(changed)
+            assert read().items() <= texts.items()
+    assert len(read()) == 2  # the last one's digest alone
+
+
+def bytes_with(content: bytes, place: int, bit: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+
+
+def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
     given = spec(tmp_path, "translation", "marian", "distillation")
     given["generation"] = {"targets": "reference", "max_new_tokens": 8}
     monkeypatch.setattr(target_generation, "BATCH", 2)
