@@ -14,9 +14,10 @@ import pytest
 
 from keeltune.data import sources
 from keeltune.data.columns import Column
-from keeltune.data.file_formats.file_format import FileLog
-from keeltune.data.reading import read, rows_of
-from keeltune.data.sources import DataSource
+from keeltune.data.file_formats.file_format import Batch, FileLog
+from keeltune.data.file_reader import FileReader
+from keeltune.data.reading import read
+from keeltune.data.sources import DataFile, DataSource
 from keeltune.data.term_lists import read_terms
 from keeltune.utils.errors import UserError
 
@@ -84,7 +85,9 @@ def test_half_a_character_that_another_format_lets_pass_is_refused_too(tmp_path:
     ):
         log = FileLog("rows")
         renamed = {column.name: column.name for column in columns}
-        assert not rows_of(iter([(7, {**whole, **broken})]), log, columns, renamed)
+        batch = Batch([6, 7], [whole, {**whole, **broken}])
+        read_batch = FileReader(DataFile(log, iter([batch])), columns, renamed).read(batch)
+        assert [row.line for row in read_batch.rows()] == [6]
         assert [problem.where for problem in log.problems] == ["rows:7"] and "surrogate" in str(log.problems[0])
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import KeeltuneError, Problem, UserError
 from keeltune.utils.sanitization import printable
 from keeltune.utils.system_faults import system_faults
@@ -53,7 +54,8 @@ class Verbs(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self.files:
             raise KeyError(name)
-        function = getattr(import_module(f"keeltune.cli.{name}"), name)
+        with paused_collection():  # a sixth of what torch and transformers take to be imported
+            function = getattr(import_module(f"keeltune.cli.{name}"), name)
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(name)(function)
         return typer.main.get_command(alone)

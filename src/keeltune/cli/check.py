@@ -14,14 +14,15 @@ from keeltune.models import loading
 from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import run_folder
+from keeltune.runs import output_folder
 from keeltune.training.preparation import error_list
 from keeltune.training.preparation.prepare import prepare
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import listing
 from keeltune.utils.progress import Display
 from keeltune.utils.terminal import Terminal
 
-ENCODED = 20_000
+ENCODED = 5_000
 """Rows of a split that are encoded, for their lengths: a tokenizer takes ten times as long as all else. The others are
 read, labelled and compared alike, and training encodes them before its first step."""
 
@@ -31,13 +32,14 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     check_recipe(load(recipe, overrides or []), Terminal())
 
 
+@paused_collection()
 @loading.quiet_transformers()
 def check_recipe(recipe: Recipe, console: Terminal) -> None:
     """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
     display = Display()
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))
-    run_folder.refuse_among_inputs(recipe)
-    run_folder.refuse_unwritable(recipe.path(recipe.output))
+    output_folder.refuse_among_inputs(recipe)
+    output_folder.refuse_unwritable(recipe.path(recipe.output))
     material = prepare(recipe, progress=lambda what: display.say(f"{what} …"), limit=ENCODED)
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():

@@ -5,14 +5,16 @@ Errors stop a run (`data.bad_rows: skip` leaves out the rows of those that belon
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 
+import numpy as np
+
 from keeltune.data.columns import Column
-from keeltune.data.dataset import Row, contents
-from keeltune.data.row_labels import label_counts, row_labels, unknown_label
-from keeltune.data.row_problems import RowProblem, locations, warning_about
+from keeltune.data.dataset import Row, input_hashes, take
+from keeltune.data.row_labels import label_codes, label_counts, labels_in, row_labels, unknown_label, with_labels
+from keeltune.data.row_problems import Affected, RowProblem, affected, locations, warning_about
 from keeltune.utils.errors import Problem, name_list, shown
 from keeltune.utils.messages import Message
 
@@ -49,23 +51,25 @@ def audit(
         elif not counts[split].keys() <= set(names):
             problems += _outside(rows, names, field)
     bad = {(p.file, p.line) for p in problems if isinstance(p, RowProblem)}
-    keys = {split: input_keys(rows, columns) for split, rows in splits.items()}
+    inputs = {split: input_keys(rows, columns) for split, rows in splits.items()}
     if names and in_column:
         problems += _classes(splits, counts, names, field, multi_label)
-    problems += _shared(splits, keys)
+    problems += _shared(splits, inputs)
     for split, rows in splits.items():
-        problems += _repeated(split, rows, keys[split], field, labels_of if names else None)
+        problems += _repeated(split, rows, inputs[split], field, labels_of if names else None)
     return problems, bad
 
 
 def _outside(rows: Sequence[Row], names: Sequence[str], field: str) -> list[Problem]:
     known, listed = set(names), tuple(names)
+    codes, values = label_codes(rows, field)
+    unknown = [[label for label in labels_in(value) if label not in known] for value in values]
+    strange = np.flatnonzero(np.array([bool(labels) for labels in unknown], dtype=bool)[codes])
     fix = "correct it, or list every label in data.labels"
     return [
         unknown_label(row, field, label, listed, fix)
-        for row in rows
-        for label in row_labels(row, field)
-        if label not in known
+        for code, row in zip(codes[strange].tolist(), take(rows, strange), strict=True)
+        for label in unknown[code]
     ]
 
 
@@ -75,17 +79,14 @@ def _never_learnt(
     """Labels of evaluation rows that no training row has: they count as missed."""
     if not names:
         return []
-    rows_of: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        for label in set(labels_of(row)) - set(names):
-            rows_of[label].append(row)
+    unknown = sorted({label for row in rows for label in labels_of(row)} - set(names))
     template = "{label} in {n} rows, in no training row: {places}"
     expected = Message("labels that can be learnt")
     fix = Message("add training rows with it; until then it counts as missed")
     return [
-        warning_about(having, field, Message(template, label=shown(label), n=len(having), places=locations(having)),
+        warning_about(having, field, Message(template, label=shown(label), n=having.count, places=locations(having)),
                       expected, fix, "label never learnt")
-        for label, having in sorted(rows_of.items())
+        for label, having in with_labels(rows, unknown, labels_of, field).items()
     ]  # fmt: skip
 
 
@@ -104,19 +105,21 @@ def _classes(
         absent = [name for name in names if name not in seen]
         if not absent and len(counts) > 1 and max(counts.values()) <= IMBALANCE * min(counts.values()):
             continue
-        rows = [row for row in splits.get(split, ()) if field in row.fields]
-        if not rows:
+        labelled = _labelled(splits.get(split, ()), field)
+        if not labelled.count:
             continue
         if split == "train" and len(counts) < (1 if multi_label else 2):
-            found = f"one class only: {name_list(counts)} in {len(rows)} rows"
+            found = f"one class only: {name_list(counts)} in {labelled.count} rows"
             fix = "add rows of another class, or name the column of the label under data.columns"
-            problems.append(Problem(rows[0].file, field, found, "rows of at least two classes", fix, "one class"))
+            problems.append(
+                Problem(labelled.first[0].file, field, found, "rows of at least two classes", fix, "one class")
+            )
         elif absent:
             template = "no row of {n} of {all} classes in {split}: {names}"
             found = Message(template, n=len(absent), all=len(names), split=Message(split), names=name_list(absent))
             fix = Message("add rows of them, or take them out of the labels")
             problems.append(
-                warning_about(rows, field, found, Message("rows of every class"), fix, "class without rows")
+                warning_about(labelled, field, found, Message("rows of every class"), fix, "class without rows")
             )
         if split == "train" and counts and max(counts.values()) > IMBALANCE * min(counts.values()):
             most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
@@ -124,57 +127,73 @@ def _classes(
             found = Message(template, many=counts[most], most=most, few=counts[least], least=least)
             fix = Message("look at macro-F1, and consider data.class_weights: balanced")
             expected = Message("at most {n} rows for one of the rarest class", n=IMBALANCE)
-            problems.append(warning_about(rows, field, found, expected, fix, "imbalance"))
+            problems.append(warning_about(labelled, field, found, expected, fix, "imbalance"))
     return problems
 
 
-def input_keys(rows: Sequence[Row], columns: Sequence[Column]) -> list[tuple[Hashable, ...]]:
-    """What each row is without its label: equal ones are the same input."""
-    inputs = [column.name for column in columns if not column.label]
-    return contents(rows, inputs)
+def _labelled(rows: Sequence[Row], field: str) -> Affected:
+    """The rows that have a label in this column, perhaps an empty list."""
+    codes, values = label_codes(rows, field)
+    return affected(rows, np.flatnonzero(np.array([value is not None for value in values], dtype=bool)[codes]))
 
 
-def shared_rows(
-    splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[Hashable]]
-) -> Iterator[tuple[str, str, list[Row]]]:
-    """(one, other, rows of other whose input is in one too); two streams of training may share theirs."""
-    for one, other in combinations(splits, 2):
-        known = set() if {one, other} <= TRAINED else set(keys[one])
-        if shared := [row for row, key in zip(splits[other], keys[other], strict=True) if key in known]:
-            yield one, other, shared
+def input_keys(rows: Sequence[Row], columns: Sequence[Column]) -> np.ndarray:
+    """What each row is without its label, [rows] (`input_hashes`): equal ones are the same input."""
+    return input_hashes(rows, [column.name for column in columns if not column.label])
+
+
+def shared_rows(inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(one, other, indices of the rows of other whose input is in one too), by the inputs of all splits; two streams of
+    training may share theirs."""
+    for one, other in combinations(inputs, 2):
+        if not {one, other} <= TRAINED:
+            shared = np.flatnonzero(np.isin(inputs[other], inputs[one]))
+            if len(shared):
+                yield one, other, shared
 
 
 def repeats(
-    rows: Sequence[Row], keys: Sequence[Hashable], labels_of: Callable[[Row], Sequence[str]] | None
-) -> tuple[list[Row], list[Row]]:
-    """(rows with the same input and different labels, rows that stand there already).
+    rows: Sequence[Row], inputs: np.ndarray, labels_of: Callable[[Row], Sequence[str]] | None, field: str = "label"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of (rows with the same input and different labels, rows that stand there already).
 
     Without `labels_of` nothing conflicts: a text may well have several translations.
     """
-    if len(set(keys)) == len(keys):
-        return [], []
-    again = Counter(keys)
-    same: dict[Hashable, list[Row]] = defaultdict(list)
-    for row, key in zip(rows, keys, strict=True):
-        if again[key] > 1:
-            same[key].append(row)
-    conflicts: list[Row] = []
-    copies: list[Row] = []
-    for group in same.values():
-        if len({frozenset(labels_of(row)) if labels_of else row.key for row in group}) == 1:
-            copies += group[1:]
-        elif labels_of:
-            conflicts += group
-    return conflicts, copies
+    ordered = np.sort(inputs)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(again):
+        return again, again
+    same = np.flatnonzero(np.isin(inputs, again))  # those rows whose input another one has
+    _, first, group = np.unique(inputs[same], return_index=True, return_inverse=True)
+    same = same[np.argsort(first[group], kind="stable")]  # group by group, as their first rows come
+    _, first, group = np.unique(inputs[same], return_index=True, return_inverse=True)
+    answers = _answers(take(rows, same), labels_of, field)
+    differ = np.zeros(len(first), dtype=bool)
+    differ[group[answers != answers[first][group]]] = True
+    is_first = np.isin(np.arange(len(same)), first)
+    conflicts = same[differ[group]] if labels_of else same[:0]
+    return conflicts, same[~differ[group] & ~is_first]
 
 
-def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[Hashable]]) -> list[Problem]:
+def _answers(rows: Sequence[Row], labels_of: Callable[[Row], Sequence[str]] | None, field: str) -> np.ndarray:
+    """Numbers that are equal where rows have the same answer, [rows]: the same labels, or all the same."""
+    numbers: dict[Hashable, int] = {}
+    if labels_of is row_labels:
+        codes, values = label_codes(rows, field)
+        of_value = [numbers.setdefault(frozenset(labels_in(value)), len(numbers)) for value in values]
+        return np.array(of_value, dtype=np.int64)[codes]
+    answers = (frozenset(labels_of(row)) if labels_of else row.key for row in rows)
+    return np.array([numbers.setdefault(answer, len(numbers)) for answer in answers], dtype=np.int64)
+
+
+def _shared(splits: Mapping[str, Sequence[Row]], inputs: Mapping[str, np.ndarray]) -> list[Problem]:
     """Inputs that are in two splits: an evaluation is spoiled by it."""
     warnings: list[Problem] = []
-    for one, other, shared in shared_rows(splits, keys):
+    for one, other, indices in shared_rows(inputs):
         names = {"one": Message(one), "other": Message(other)}
+        shared = affected(splits[other], indices)
         template = "{n} of {all} rows of {other} are in {one} too: {places}"
-        found = Message(template, n=len(shared), all=len(splits[other]), places=locations(shared), **names)
+        found = Message(template, n=shared.count, all=len(splits[other]), places=locations(shared), **names)
         fix = Message("take them out of {one} or of {other}: a row that was trained on does not test", **names)
         expected = Message("no input in two splits")
         warnings.append(warning_about(shared, "", found, expected, fix, f"rows shared by {one}, {other}"))
@@ -184,23 +203,23 @@ def _shared(splits: Mapping[str, Sequence[Row]], keys: Mapping[str, Sequence[Has
 def _repeated(
     split: str,
     rows: Sequence[Row],
-    keys: Sequence[Hashable],
+    inputs: np.ndarray,
     field: str,
     labels_of: Callable[[Row], Sequence[str]] | None,
 ) -> list[Problem]:
     """The same input with different answers; and, in training, the same row several times."""
-    conflicts, copies = repeats(rows, keys, labels_of)
+    conflicts, copies = (affected(rows, indices) for indices in repeats(rows, inputs, labels_of, field))
     warnings: list[Problem] = []
 
-    def warn(affected: Sequence[Row], template: str, field: str, expected: str, fix: str, kind: str) -> None:
-        found = Message(template, n=len(affected), split=Message(split), places=locations(affected))
+    def warn(affected: Affected, template: str, field: str, expected: str, fix: str, kind: str) -> None:
+        found = Message(template, n=affected.count, split=Message(split), places=locations(affected))
         warnings.append(warning_about(affected, field, found, expected, fix, kind))
 
-    if conflicts:
+    if conflicts.count:
         template = "{n} rows of {split} share an input but not the label: {places}"
         expected, fix = Message("one answer for one input"), Message("keep those with the right label")
         warn(conflicts, template, field, expected, fix, f"conflicts in {split}")
-    if copies and split == "train":
+    if copies.count and split == "train":
         template = "{n} rows of {split} are repeats: {places}"
         expected, fix = Message("each row once"), Message("delete them, unless they should weigh more")
         warn(copies, template, "", expected, fix, "repeated rows")

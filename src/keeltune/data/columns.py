@@ -45,7 +45,7 @@ def extra(value: Any) -> Any:
     """The value of a column that travels along, as JSON can write it: what is no number is nothing."""
     kind = type(value)
     if kind is str:
-        return value if value.isascii() else whole_characters(value)
+        return whole_characters(value)
     if kind is float:
         return value if math.isfinite(value) else None
     if kind is list:

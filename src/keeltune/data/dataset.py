@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import orjson
 import torch
 
@@ -32,6 +33,41 @@ class Row:
     key: Final[str]
 
 
+class Place(NamedTuple):
+    """Where a row is: its file, and its number there."""
+
+    file: str
+    line: int
+
+
+class RowView(Sequence[Row]):
+    """Rows that are read again when they are asked for. What comparing them needs is at hand without that."""
+
+    @abstractmethod
+    def take(self, indices: np.ndarray) -> RowView:
+        """The rows at these indices, in their order."""
+
+    @abstractmethod
+    def place(self, index: int) -> Place:
+        """Where a row is."""
+
+    @abstractmethod
+    def input_hashes(self, names: Sequence[str]) -> np.ndarray:
+        """As the function of this name."""
+
+    @abstractmethod
+    def label_codes(self, field: str) -> tuple[np.ndarray, Sequence[Any]]:
+        """As `row_labels.label_codes`."""
+
+    @abstractmethod
+    def with_labels(self, values: Sequence[Any]) -> RowView:
+        """The rows with another label for each of those that `label_codes` lists."""
+
+    @abstractmethod
+    def blocks(self, size: int, is_candidate: Callable[[bytes], bool]) -> Iterator[Sequence[Row]]:
+        """As the function of this name."""
+
+
 def row_key(fields: Mapping[str, Any], names: Sequence[str]) -> str:
     """SHA-256 of those of the columns `names` that are there, as canonical JSON.
 
@@ -48,18 +84,56 @@ def content_key(fields: Mapping[str, Any]) -> str:
         return hashlib.sha256(_canonical(fields)).hexdigest()
 
 
-def contents(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[Hashable, ...]]:
-    """What of each row is equal where its columns `names` are: texts as they are, anything else as canonical JSON."""
+def take(rows: Sequence[Row], indices: Sequence[int] | np.ndarray) -> Sequence[Row]:
+    """The rows at these indices, in their order."""
+    return rows.take(np.asarray(indices)) if isinstance(rows, RowView) else [rows[i] for i in indices]
+
+
+def without(rows: Sequence[Row], places: Collection[tuple[str, int]]) -> Sequence[Row]:
+    """The rows without those that are at these places."""
+    if not places:
+        return rows
+    return take(rows, [i for i in range(len(rows)) if place(rows, i) not in places])
+
+
+def blocks(rows: Sequence[Row], size: int, is_candidate: Callable[[bytes], bool]) -> Iterator[Sequence[Row]]:
+    """The rows in blocks of so many. Those that lie in a file are read only where their bytes are candidates."""
+    if isinstance(rows, RowView):
+        return rows.blocks(size, is_candidate)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def place(rows: Sequence[Row], index: int) -> Place:
+    """Where a row is, which nothing is read again for."""
+    if isinstance(rows, RowView):
+        return rows.place(index)
+    return Place(rows[index].file, rows[index].line)
+
+
+def input_hashes(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
+    """64 bits of what a row is in the columns `names`, [rows]: equal where they are, a picture being its content.
+
+    Of n rows that all differ, two have the same with probability n² / 2⁶⁵: a hundred-millionth for half a million.
+    """
+    if isinstance(rows, RowView):
+        return rows.input_hashes(names)
     fields = [row.fields for row in rows]
-    columns = [[of_row.get(name) for of_row in fields] for name in names]
-    return list(zip(*map(_comparable, columns), strict=True)) if columns else [()] * len(rows)
+    return hashes([[of_row.get(name) for of_row in fields] for name in names], len(rows))
 
 
-def _comparable(values: list[Any]) -> list[Hashable]:
+def hashes(columns: Sequence[Sequence[Any]], rows: int) -> np.ndarray:
+    """`input_hashes` of columns with the values of so many rows, None where a row has none."""
+    if not columns:
+        return np.zeros(rows, dtype=np.int64)
+    return np.fromiter(map(hash, zip(*map(_comparable, columns), strict=True)), dtype=np.int64, count=rows)
+
+
+def _comparable(values: Sequence[Any]) -> Sequence[Hashable]:
+    """Texts as they are, which no canonical JSON of anything else can equal."""
     if set(map(type, values)) <= {str, type(None)}:
         return values
     values = [value.digest if type(value) is Media else value for value in values]
-    return [value if type(value) is str or value is None else _canonical(value) for value in values]
+    return [value if type(value) is str or value is None else (_canonical(value),) for value in values]
 
 
 _ONE_SPELLING = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -75,34 +149,47 @@ def _canonical(value: Any) -> bytes:
         return canonical(value).encode()  # whole numbers beyond 64 bits too
 
 
-def split_share(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+def split_share(rows: Sequence[Row], share: float, seed: int) -> tuple[Sequence[Row], Sequence[Row]]:
     """`rows` as (train, validation), round(share · n) of them for validation, both in the order they had.
 
     A row's side depends on its key and the seed, not on the order. Equal rows stay on one side, and the share is exact
     but for them. Raises `UserError` where a side would be empty.
     """
-    copies = Counter(row.key for row in rows)
+    keys, of_row, copies = np.unique(_keys(rows), return_inverse=True, return_counts=True)
+    order = np.argsort(_digests(f"{seed}:", keys), kind="stable")
     left = max(1, min(round(share * len(rows)), len(rows) - 1))
-    chosen: set[str] = set()
-    for key in sorted(copies, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest()):
-        if left <= 0:
-            break
-        chosen.add(key)
-        left -= copies[key]
-    if not 0 < share < 1 or not 0 < len(chosen) < len(copies):
-        found = f"a share of {share:g} of {len(rows)} rows, {len(copies)} of them different"
+    chosen = np.searchsorted(np.cumsum(copies[order]), left) + 1
+    if not 0 < share < 1 or not 0 < chosen < len(keys):
+        found = f"a share of {share:g} of {len(rows)} rows, {len(keys)} of them different"
         expected = "a share between 0 and 1 that leaves a row on each side"
         fix = "give another share, more rows, or a file for validation"
-        where = rows[0].file if rows else ""
+        where = place(rows, 0).file if rows else ""
         raise UserError(Problem(where, "data.validation", found, expected, fix, kind="impossible share"))
-    return [row for row in rows if row.key not in chosen], [row for row in rows if row.key in chosen]
+    is_chosen = np.isin(of_row, order[:chosen])
+    return take(rows, np.flatnonzero(~is_chosen)), take(rows, np.flatnonzero(is_chosen))
 
 
-def nested_share(rows: Sequence[Row], share: float) -> list[Row]:
+def nested_share(rows: Sequence[Row], share: float) -> Sequence[Row]:
     """A share of the rows (one at least), in the order they had; a smaller share's rows are among a larger one's."""
-    ranked = sorted(rows, key=lambda row: hashlib.sha256(f"share:{row.key}".encode()).digest())
-    kept = {id(row) for row in ranked[: max(1, round(share * len(rows)))]}
-    return [row for row in rows if id(row) in kept]
+    ranked = np.argsort(_digests("share:", _keys(rows)), kind="stable")
+    return take(rows, np.sort(ranked[: max(1, round(share * len(rows)))]))
+
+
+def _keys(rows: Sequence[Row]) -> np.ndarray:
+    """The rows' keys, each of 64 bytes."""
+    return np.fromiter((row.key for row in rows), dtype="S64", count=len(rows))
+
+
+def _digests(before: str, keys: np.ndarray) -> np.ndarray:
+    """SHA-256 of each key with a text before it: 64 hexadecimal digits, which sort as the digests do."""
+    start = hashlib.sha256(before.encode())
+
+    def digest(key: bytes) -> str:
+        digest = start.copy()
+        digest.update(key)
+        return digest.hexdigest()
+
+    return np.fromiter(map(digest, keys.tolist()), dtype="S64", count=len(keys))
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
@@ -115,7 +202,7 @@ def fingerprint(rows: Iterable[Row]) -> str:
 
 def spread(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
     """At most `limit` of the rows, in their order, spread evenly by chance; always the same."""
-    return rows if limit is None or len(rows) <= limit else [rows[i] for i in subset(len(rows), limit)]
+    return rows if limit is None or len(rows) <= limit else list(take(rows, subset(len(rows), limit)))
 
 
 def subset(rows: int, limit: int | None) -> list[int]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from keeltune.data.columns import Schema
-from keeltune.data.dataset import Row
+from keeltune.data.dataset import Row, place
 from keeltune.data.look_alikes import look_alikes
-from keeltune.data.row_labels import label_counts, row_labels
+from keeltune.data.row_labels import label_counts, row_labels, with_labels
 from keeltune.data.row_problems import locations, warning_about
 from keeltune.recipe.fields import Recipe
 from keeltune.utils.errors import Problem, name_list, nearest, shown
@@ -78,7 +78,7 @@ class LabelChoice:
 def decide_labels(
     recipe: Recipe,
     task_class: type[Labelled],
-    rows: Mapping[str, list[Row]],
+    rows: Mapping[str, Sequence[Row]],
     *,
     model_head: list[str] | None,
     teacher_head: Callable[[], list[str] | None],
@@ -127,7 +127,8 @@ def class_weights_of(
     if spec is None or not names:
         return None
     if spec == "balanced":
-        labels = Counter(label for row in train for label in task_class.labels_of(row))
+        in_column = labels_of(task_class) is None
+        labels = label_counts(train) if in_column else Counter(n for row in train for n in task_class.labels_of(row))
         return {name: labels.total() / (len(names) * max(labels[name], 1)) for name in names}
     weights = {plain_name(str(name)): weight for name, weight in spec.items()}
     for name in set(weights) - set(names):
@@ -173,7 +174,7 @@ def names_of_data(
     if rows and not counts:
         fix = "add rows with labels, or name the column of the labels under data.columns"
         found = f"no label in any of {len(rows)} rows"
-        return [], [Problem(rows[0].file, "label", found, "labels to learn", fix, "no label")], notices
+        return [], [Problem(place(rows, 0).file, "label", found, "labels to learn", fix, "no label")], notices
     warnings, named = look_alikes(rows, counts, labels_of or row_labels, field)
     if all(label.isdecimal() for label in counts):
         return sorted(counts, key=_by_value), warnings, notices
@@ -236,19 +237,15 @@ def _misspellings(rows: Sequence[Row], counts: Counter[str], named: Collection[s
     """Rare labels that look like a frequent one: with no list to hold them against, each would become a class. Those
     that are `named` in a warning already are left out."""
     few = max(3, counts.total() // 1000)
-    rows_of: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        for label in row_labels(row):
-            if counts[label] <= few and label not in named:
-                rows_of[label].append(row)
+    rare = [label for label in counts if counts[label] <= few and label not in named]
     template = '{label} in {n} rows, "{meant}" in {often}: {places}'
     expected = Message("each class under one name")
     fix = Message("correct it; or list all labels in data.labels, if it is a class of its own")
     warnings: list[Problem] = []
-    for label, having in rows_of.items():
+    for label, having in with_labels(rows, rare, row_labels, "label").items():
         meant = _near(label, [name for name, times in counts.items() if times >= 20 * counts[label]])
         if meant:
-            values = {"label": shown(label), "n": len(having), "meant": meant, "often": counts[meant]}
+            values = {"label": shown(label), "n": having.count, "meant": meant, "often": counts[meant]}
             found = Message(template, **values, places=locations(having))
             warnings.append(warning_about(having, "label", found, expected, fix, "label perhaps misspelt"))
     return warnings

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from keeltune.data.dataset import Row
-from keeltune.data.row_problems import locations, warning_about
+from keeltune.data.row_labels import with_labels
+from keeltune.data.row_problems import Affected, joined, locations, warning_about
 from keeltune.utils.errors import Problem, shown
 from keeltune.utils.messages import Message
 from keeltune.utils.names import look
@@ -27,29 +28,19 @@ def look_alikes(
     numbers = [name for name in counts if name.isdecimal()]
     words = [name for name in counts if not name.isdecimal()]
     odd = sorted((numbers, words), key=lambda names: sum(counts[n] for n in names))[0] if numbers and words else []
-    rows_of = _rows_of(rows, {*odd, *(name for group in groups for name in group)}, labels_of)
+    rows_of = with_labels(rows, {*odd, *(name for group in groups for name in group)}, labels_of, field)
     warnings = [_alike(group, rows_of, field) for group in groups]
     if odd:
         warnings.append(_odd(odd, rows_of, field, "words" if odd is numbers else "whole numbers"))
     return warnings, set(rows_of)
 
 
-def _rows_of(
-    rows: Sequence[Row], names: Collection[str], labels_of: Callable[[Row], Sequence[str]]
-) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
-    for row in rows if names else ():
-        for label in set(labels_of(row)) & set(names):
-            found[label].append(row)
-    return found
-
-
-def _alike(names: Sequence[str], rows_of: Mapping[str, list[Row]], field: str) -> Problem:
+def _alike(names: Sequence[str], rows_of: Mapping[str, Affected], field: str) -> Problem:
     usual, *others = names
     template = "{usual} in {n} rows; " + "; ".join(f"{{name{i}}} in {{n{i}}}: {{at{i}}}" for i in range(len(others)))
-    values: dict[str, object] = {"usual": _spelt(usual), "n": len(rows_of[usual])}
+    values: dict[str, object] = {"usual": _spelt(usual), "n": rows_of[usual].count}
     for i, name in enumerate(others):
-        values |= {f"name{i}": _spelt(name), f"n{i}": len(rows_of[name]), f"at{i}": locations(rows_of[name])}
+        values |= {f"name{i}": _spelt(name), f"n{i}": rows_of[name].count, f"at{i}": locations(rows_of[name])}
     mapped = ", ".join(f'"{name}": "{usual}"' for name in names)
     fix = Message(
         "correct the rows, or say data.labels: {map}; if they differ, list them all there", map=f"{{{mapped}, …}}"
@@ -64,10 +55,10 @@ def _spelt(name: str) -> str:
     return shown(name) if escaped == name else f"{shown(name)} = {escaped}"
 
 
-def _odd(names: Sequence[str], rows_of: Mapping[str, list[Row]], field: str, others: str) -> Problem:
-    having = [row for name in names for row in rows_of[name]]
+def _odd(names: Sequence[str], rows_of: Mapping[str, Affected], field: str, others: str) -> Problem:
+    having = joined(rows_of[name] for name in names)
     template = "{names} in {n} rows, where the other labels are {others}: {places}"
     listed = ", ".join(map(shown, names[:5])) + (", …" if len(names) > 5 else "")
-    found = Message(template, names=listed, n=len(having), others=Message(others), places=locations(having))
+    found = Message(template, names=listed, n=having.count, others=Message(others), places=locations(having))
     fix = Message("correct them; or list all labels in data.labels, if they are classes of their own")
     return warning_about(having, field, found, Message("labels of one kind"), fix, "labels of two kinds")

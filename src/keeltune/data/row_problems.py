@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keeltune.data.dataset import Row
+import numpy as np
+
+from keeltune.data.dataset import Place, Row, place
 from keeltune.utils.errors import Problem, brief
 
 
@@ -33,11 +35,36 @@ def is_row_problem(problem: Problem) -> bool:
     return isinstance(problem, RowProblem)
 
 
-def warning_about(rows: Sequence[Row], field: str, found: str, expected: str, fix: str, kind: str) -> Problem:
+@dataclass(frozen=True)
+class Affected:
+    """The rows that a warning is about: how many, and where the first of them are."""
+
+    count: int
+    first: Sequence[Place]
+
+
+def affected(rows: Sequence[Row], indices: Sequence[int] | np.ndarray | None = None) -> Affected:
+    """All of the rows, or those at the indices."""
+    chosen = range(len(rows)) if indices is None else indices
+    return Affected(len(chosen), [place(rows, int(i)) for i in chosen[: LISTED + 1]])
+
+
+def joined(groups: Iterable[Affected]) -> Affected:
+    """Several of them as one."""
+    groups = list(groups)
+    first = [place for group in groups for place in group.first]
+    return Affected(sum(group.count for group in groups), first[: LISTED + 1])
+
+
+LISTED = 3
+"""Rows of a warning that are named."""
+
+
+def warning_about(rows: Affected, field: str, found: str, expected: str, fix: str, kind: str) -> Problem:
     """A warning about many rows, placed at the first of them. Not a row's problem: nothing is to be left out."""
-    return Problem(f"{rows[0].file}:{rows[0].line}", field, found, expected, fix, kind, severity="warning")
+    return Problem(f"{rows.first[0].file}:{rows.first[0].line}", field, found, expected, fix, kind, severity="warning")
 
 
-def locations(rows: Sequence[Row]) -> str:
+def locations(rows: Affected) -> str:
     """Where the first rows are."""
-    return ", ".join(f"{row.file}:{row.line}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")
+    return ", ".join(f"{at.file}:{at.line}" for at in rows.first[:LISTED]) + (", …" if rows.count > LISTED else "")

@@ -6,20 +6,45 @@ source -> paths -> bytes -> records, by the file's names (`file_formats`, `hub`)
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record
+from keeltune.data.file_formats.file_format import BOM, Batch, FileFormat, FileLog, in_batches
 from keeltune.data.hub import hub_records
 from keeltune.data.saved_datasets import SPLITS, is_saved, saved_files
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, UserError, name_list, nearest, shown, visible
 from keeltune.utils.files import open_regular
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a source: its log, and its rows as they come. Where those say at which bytes they begin, they can be
+    read again from `path`."""
+
+    log: FileLog
+    batches: Iterator[Batch]
+    path: Path | None = None
+    file_format: FileFormat | None = None
+
+    def records_at(self, starts: Sequence[int]) -> list[dict[str, Any]]:
+        """The records that begin at these bytes."""
+        assert self.path is not None and self.file_format is not None
+        with open_regular(self.path) as stream:
+            return self.file_format.records_at(stream, starts)
+
+    def bytes_between(self, first: int, last: int) -> bytes:
+        """What the file holds from one line's beginning to another line's end."""
+        assert self.path is not None
+        with open_regular(self.path) as stream:
+            stream.seek(first)
+            return stream.read(last - first) + stream.readline()
 
 
 @dataclass(frozen=True)
@@ -41,17 +66,17 @@ class DataSource:
     split: str = "train"
     file_format: str | None = None
 
-    def parts(self) -> tuple[list[tuple[FileLog, Iterator[Record]]], list[Problem]]:
-        """Each file as (log, records), in order; or why there is none."""
+    def parts(self) -> tuple[list[DataFile], list[Problem]]:
+        """Its files, in order; or why there is none."""
         if self.name.startswith("hub:"):
             log = FileLog(self.name)
-            return [(log, hub_records(self.name, self.split, log))], []
-        files, problem = self._located()
-        parts = []
-        for path, file_format in files:
+            return [DataFile(log, in_batches(hub_records(self.name, self.split, log)))], []
+        located, problem = self._located()
+        files = []
+        for path, file_format in located:
             log = FileLog(str(path), file_format.cells_are_text)
-            parts.append((log, _file_records(path, file_format, log)))
-        return parts, [problem] if problem else []
+            files.append(DataFile(log, _file_batches(path, file_format, log), path, file_format))
+        return files, [problem] if problem else []
 
     def files(self) -> list[Path]:
         """The files that are read, in order; none of the hub's, nor where `parts` says why there is none."""
@@ -142,9 +167,13 @@ _FOREIGN = (
 """Files that are not what their ending says: how they begin (in lower case), what they are, how to fix it."""
 
 
-def _other_content(data: bytes, file_format: FileFormat) -> tuple[str, str] | None:
-    """What a file holds that is not of its format, and how to fix it."""
-    start, head = data[:64].lstrip().lower(), data[:1000]
+HEAD = 1000
+"""Bytes that show what a file is."""
+
+
+def _other_content(head: bytes, file_format: FileFormat) -> tuple[str, str] | None:
+    """What a file that begins so holds that is not of its format, and how to fix it."""
+    start = head[:64].lstrip().lower()
     if file_format.magic and start.startswith(file_format.magic.lower()):
         return None
     binary = [
@@ -181,10 +210,15 @@ def _unpacked(stream: BinaryIO) -> bytes:
     return b"".join(pieces)
 
 
-def _file_records(path: Path, file_format: FileFormat, log: FileLog) -> Iterator[Record]:
+def _file_batches(path: Path, file_format: FileFormat, log: FileLog) -> Iterator[Batch]:
+    kind = _ending(path, file_format.endings)[1:] or type(file_format).__name__
     try:
         with open_regular(path) as stream:
-            data = _unpacked(stream) if path.name.lower().endswith(".gz") else stream.read()
+            if path.name.lower().endswith(".gz"):
+                for batch in _batches(io.BytesIO(_unpacked(stream)), file_format, kind, log):
+                    yield batch._replace(starts=None)
+            else:
+                yield from _batches(stream, file_format, kind, log)
     except _Bomb as bomb:
         fix = "unpack it with gunzip, if it is what it should be"
         log.whole("gzip bomb", str(bomb), f"data of at most {RATIO} times the size of its file", fix)
@@ -192,13 +226,23 @@ def _file_records(path: Path, file_format: FileFormat, log: FileLog) -> Iterator
         log.whole("broken gzip", str(error), "a whole gzip file", "copy or compress it again (gzip -t FILE tests it)")
     except OSError as error:
         log.whole("unreadable", str(error.strerror), "a file that can be read", "correct the rights to it")
+
+
+def _batches(stream: BinaryIO, file_format: FileFormat, kind: str, log: FileLog) -> Iterator[Batch]:
+    """The rows of an unpacked file, if it has any and is `kind` data, as it should be."""
+    head = stream.read(HEAD)
+    stream.seek(0)
+    if not head[:64].removeprefix(BOM).strip() and not stream.read().removeprefix(BOM).strip():
+        log.whole("empty file", f"{stream.tell()} bytes and no row", "at least one row", "put the data there")
+        return
+    if other := _other_content(head, file_format):
+        log.whole("not what its ending says", other[0], f"{kind} data", other[1])
+        return
+    stream.seek(0)
+    first = b"" if file_format.magic else stream.readline()
+    stream.seek(0)
+    if not first.endswith(b"\n") and first.count(b"\r") > 1:  # lines of old Macs
+        lines = io.BytesIO(first.replace(b"\r", b"\n"))
+        yield from (batch._replace(starts=None) for batch in file_format.batches(lines, log))
     else:
-        if not data[:64].removeprefix(BOM).strip() and not data.removeprefix(BOM).strip():
-            log.whole("empty file", f"{len(data)} bytes and no row", "at least one row", "put the data there")
-        elif other := _other_content(data, file_format):
-            expected = _ending(path, file_format.endings)[1:] or type(file_format).__name__
-            log.whole("not what its ending says", other[0], f"{expected} data", other[1])
-        else:
-            if not file_format.magic and b"\n" not in data and data.count(b"\r") > 1:  # lines of old Macs
-                data = data.replace(b"\r", b"\n")
-            yield from file_format.records(data, log)
+        yield from file_format.batches(stream, log)

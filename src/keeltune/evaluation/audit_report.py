@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keeltune.data import audit
+from keeltune.data import audit, row_labels
 from keeltune.data.dataset import Row
+from keeltune.data.labels import labels_of
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.material import OLD, Material
@@ -27,13 +28,13 @@ def audit_report(material: Material) -> dict[str, Any]:
     """
     columns = material.task.columns
     splits = {name: rows for name, rows in material.rows.items() if rows}
-    keys = {name: audit.input_keys(rows, columns) for name, rows in splits.items()}
+    inputs = {name: audit.input_keys(rows, columns) for name, rows in splits.items()}
     return {
         "splits": {
-            name: of_split(_reader(material, name), rows, material.encoded[name], keys[name])
+            name: of_split(_reader(material, name), rows, material.encoded[name], inputs[name])
             for name, rows in splits.items()
         },
-        "shared": [{"splits": [one, other], "rows": len(rows)} for one, other, rows in audit.shared_rows(splits, keys)],
+        "shared": [{"splits": [one, other], "rows": len(rows)} for one, other, rows in audit.shared_rows(inputs)],
         "skipped": dict(Counter(problem.kind or problem.field for problem in material.skipped)),
         "warnings": [_warning(problem) for problem in material.warnings],
     }
@@ -45,7 +46,7 @@ def _warning(problem: Problem) -> dict[str, str]:
 
 
 def of_split(
-    task: Task, rows: Sequence[Row], encoded: Sequence[Sequence[Example]], keys: Sequence[Hashable]
+    task: Task, rows: Sequence[Row], encoded: Sequence[Sequence[Example]], inputs: np.ndarray
 ) -> dict[str, Any]:
     """{"rows", "examples", "lengths": {quantile: tokens or frames, the answer included}, "truncated": rows that are
     cut, "labels": {name: rows that have it} or null, "repeated": rows that stand there already, "conflicting": rows
@@ -53,7 +54,7 @@ def of_split(
     lengths = [example.length for row in encoded for example in row]
     quantiles = np.quantile(lengths, list(LENGTHS.values())).tolist() if lengths else []
     counts = label_counts(task, rows)
-    conflicting, repeated = audit.repeats(rows, keys, task.labels_of if counts else None)
+    conflicting, repeated = audit.repeats(rows, inputs, task.labels_of if counts else None)
     return {
         "rows": len(rows),
         "examples": len(lengths),
@@ -67,7 +68,10 @@ def of_split(
 
 def label_counts(task: Task, rows: Sequence[Row]) -> dict[str, int]:
     """How many rows have each label, in the order of the model's outputs; labels that it does not know come last."""
-    counts = Counter(label for row in rows for label in set(task.labels_of(row)))
+    in_column = labels_of(type(task)) is None
+    counts = (
+        row_labels.label_counts(rows) if in_column else Counter(n for row in rows for n in set(task.labels_of(row)))
+    )
     known = [name for name in task.settings.labels if name in counts]
     return {name: counts[name] for name in [*known, *sorted(set(counts) - set(known))]}
 

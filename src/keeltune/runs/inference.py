@@ -16,6 +16,7 @@ from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.runs import prediction_file, run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
+from keeltune.tasks.common import language
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.task import Task
 from keeltune.training.model_trial import refusing
@@ -49,12 +50,12 @@ def evaluate(
     """
     display = display or Display()
     opened = open_model(model, task)
-    rows, problems = read_rows(opened, str(data_file), opened.columns, columns)
+    found, problems = read_rows(opened, str(data_file), opened.columns, columns)
     if opened.label_map is not None:
-        rows, unknown = apply_label_map(rows, opened.label_map)
+        found, unknown = apply_label_map(found, opened.label_map)
         problems += unknown
     names = list(opened.task.settings.labels)
-    rows, faulty = sound_rows(type(opened.task), rows)
+    rows, faulty = sound_rows(type(opened.task), found)
     problems += faulty
     labels_of = None if any(c.name == "label" for c in opened.columns) else opened.task.labels_of
     faults, _ = audit.audit({"test": rows}, names, opened.columns, opened.task.settings.multi_label, labels_of)
@@ -79,10 +80,11 @@ def _in_language(task: Task, rows: Sequence[Row], display: Display) -> Task:
     """The task in the language of its scores: the run's, else that of the rows; says where a metric does not fit."""
     if not task.scoring.reads_language:
         return task
-    if task.settings.language is None and (told := scoring_language.told(task, rows)):
+    sample = language.sample([rows])
+    if task.settings.language is None and (told := scoring_language.told(task, sample)):
         task = scoring_language.in_language(task, told)
         display.say(f"answers are scored in {scoring_language.said(task)}")
-    for found in task.scoring.misfits(scoring_language.texts_of(task, rows)):
+    for found in task.scoring.misfits(scoring_language.texts_of(task, sample)):
         display.say(f"warning: {found}")
     return task
 

@@ -171,7 +171,7 @@ def tasks_of(folder: Path, task: str | None = None, *, outside: bool = False) ->
 
 def read_rows(
     opened: OpenedModel, file: str, columns: Sequence[Column], mapping: Mapping[str, str] | None
-) -> tuple[list[Row], list[Problem]]:
+) -> tuple[Sequence[Row], list[Problem]]:
     """A file's rows under our column names, as the run's recipe and `mapping` (our name -> the file's) name them."""
     inputs = {column.name for column in columns}
     known = {name: file_name for name, file_name in opened.mapping.items() if name in inputs}

@@ -10,7 +10,7 @@ from keeltune.models import loading
 from keeltune.recipe import opened
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import one_seed, run_folder, seeds
+from keeltune.runs import one_seed, output_folder, seeds
 from keeltune.runs.run_folder import Run
 from keeltune.training import run_identity
 from keeltune.utils.distributed import is_main_process
@@ -41,7 +41,7 @@ def train(
     """
     recipe = opened(recipe)
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
-    run_folder.refuse_among_inputs(recipe)
+    output_folder.refuse_among_inputs(recipe)
     run_identity.refuse_unchangeable(allow_change)
     display = display or Display(quiet=not is_main_process())
     several = len(seeds.seeds_of(recipe)) > 1

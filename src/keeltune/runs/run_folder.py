@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,13 @@ from typing import Any
 
 from keeltune.evaluation import test_set_looks
 from keeltune.recipe.fields import Recipe
-from keeltune.recipe.paths import absolute, shared
+from keeltune.recipe.paths import shared
+from keeltune.runs import output_folder
 from keeltune.runs.result import empty
 from keeltune.runs.stored_result import SEED, read_result
 from keeltune.training.preparation.material import Material
 from keeltune.utils.errors import Diverged, Problem, Stopped, UserError, name_list
-from keeltune.utils.files import try_writing, write_json, write_text
-from keeltune.utils.system_faults import reason
+from keeltune.utils.files import write_json, write_text
 from keeltune.utils.version import __version__
 
 OURS = (
@@ -107,7 +106,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
     if resume and overwrite:
         raise refuse("--resume and --overwrite", "leave one of them out", "to go on with a run, or to start over")
-    refuse_unwritable(folder)
+    output_folder.refuse_unwritable(folder)
     if overwrite and folder.is_symlink():
         raise refuse(f"a link to {folder.resolve()}", "name the folder itself, or remove it by hand", "a folder")
     if resume and (links := [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink()]):
@@ -129,37 +128,6 @@ def _own(folder: Path) -> list[Path]:
     """What a run has written into its folder; a link among it is for nobody to follow."""
     seeds = [path for path in folder.glob("seed-*") if SEED.fullmatch(path.name) and (path / "recipe.yaml").is_file()]
     return [path for path in (*(folder / name for name in OURS), *seeds) if path.is_symlink() or path.exists()]
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """UserError where no run can be written to a folder: tried with a file, of which nothing stays."""
-    fix = "name another folder in `output`"
-    try:
-        existing = next(p for p in (folder, *folder.parents) if p.exists())
-        if not existing.is_dir():
-            found = f"{existing}, which is a file"
-        elif not os.access(existing, os.W_OK):
-            found, fix = f"no permission to write to {existing}", "name a folder that you may write to"
-        else:
-            try_writing(folder)
-            return
-    except OSError as error:
-        found = f"{reason(error)}, on trying to write there"
-    raise UserError(Problem(str(folder), "output", found, "an empty or a new folder", fix))
-
-
-def refuse_among_inputs(recipe: Recipe) -> None:
-    """UserError where `output` lies in a folder that the run reads, or holds one: a run never writes over what it is
-    made of."""
-    output = absolute(recipe.path(recipe.output))
-    problems = []
-    for field, value in recipe.inputs():
-        path = absolute(recipe.path(value))
-        if (path.is_dir() and output.is_relative_to(path)) or (path.exists() and path.is_relative_to(output)):
-            found, expected = f"{output}, while {field} is {path}", f"a folder apart from {field}"
-            problems.append(recipe.problem("output", found=found, expected=expected, fix="name another folder"))
-    if problems:
-        raise UserError(problems)
 
 
 def write_skipped(folder: Path, material: Material) -> None:

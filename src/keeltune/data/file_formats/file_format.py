@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from keeltune.data.columns import Refused
 from keeltune.data.row_problems import RowProblem
@@ -29,6 +30,30 @@ Record = tuple[int, dict[str, Any]]
 """A row's number, from 1 (the physical line where it begins; of a format without lines the element), and its values."""
 
 BOM = b"\xef\xbb\xbf"
+
+
+class Batch(NamedTuple):
+    """Rows that are read at once.
+
+    numbers   the rows' numbers, as in a `Record`
+    records   their values, one {name: value} a row
+    starts    the bytes of the file at which they begin, where its format can read them again from there alone
+    """
+
+    numbers: Sequence[int]
+    records: Sequence[dict[str, Any]]
+    starts: Sequence[int] | None = None
+
+
+TOGETHER = 1000
+"""Records that make a batch, where a format gives them one by one."""
+
+
+def in_batches(records: Iterator[Record]) -> Iterator[Batch]:
+    """Records as batches, in their order."""
+    while group := list(islice(records, TOGETHER)):
+        numbers, values = zip(*group, strict=True)
+        yield Batch(numbers, values)
 
 
 class FileLog:
@@ -81,6 +106,14 @@ class FileFormat(ABC):
     @abstractmethod
     def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
         """The rows of a file that holds `data`: not empty, not compressed, and not of another format's magic."""
+
+    def batches(self, stream: BinaryIO, log: FileLog) -> Iterator[Batch]:
+        """The same rows of an open file, some at once. A format overrides it that need not hold the whole file."""
+        return in_batches(self.records(stream.read(), log))
+
+    def records_at(self, stream: BinaryIO, starts: Sequence[int]) -> list[dict[str, Any]]:
+        """The records that begin at these bytes, of a format whose batches say where theirs do."""
+        raise NotImplementedError(f"{type(self).__name__} reads a file from its beginning")
 
 
 def text_lines(data: bytes, log: FileLog) -> Iterator[tuple[int, str, bool]]:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import accumulate, compress
+from typing import Any, BinaryIO
 
 from keeltune.data.file_formats._single_objects import rows_inside
-from keeltune.data.file_formats.file_format import BOM, FileFormat, FileLog, Record, not_utf8
+from keeltune.data.file_formats.file_format import BOM, Batch, FileFormat, FileLog, Record, in_batches, not_utf8
 from keeltune.utils.errors import shown, visible
 from keeltune.utils.json import UNSURE, JsonFault, after_blanks, end_of_value, parse_json, parse_lines, strict_prefix
 
@@ -17,23 +18,55 @@ class Json(FileFormat):
     endings = (".jsonl", ".json")
 
     def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
-        body = data.removeprefix(BOM).lstrip()
-        first = body[: body.find(b"\n") + 1] or body
-        in_lines = _is_value(first)
-        next_line = body.find(b"\n", len(first)) + 1 or len(
-            body
-        )  # the whole rest is looked at only where this is blank
-        alone = not in_lines or not (body[len(first) : next_line].strip() or body[next_line:].strip())
-        if body.startswith(b"[") and alone:
-            yield from _array(data, log)
-        elif body.startswith(b"{") and alone and (rows := _inside(body)) is not None:
-            yield from _numbered(rows, log)
-        elif body.startswith(b"{") and not in_lines and _is_value(body):
-            fix = "write one row a line (jq -c . FILE), or the rows as one array"
-            expected = "one object a line, or an array of objects"
-            log.whole("object over several lines", "a JSON object over several lines", expected, fix)
-        else:
-            yield from _json_lines(data, log)
+        for batch in self.batches(io.BytesIO(data), log):
+            yield from zip(batch.numbers, batch.records, strict=True)
+
+    def batches(self, stream: BinaryIO, log: FileLog) -> Iterator[Batch]:
+        """Lines are read as they come; anything else is one value, which is held whole."""
+        values = None if _has_lines(stream) else _one_value(stream, log)
+        if values is not None:
+            yield from in_batches(values)
+            return
+        stream.seek(_begin(stream))
+        yield from _json_lines(stream, log)
+
+    def records_at(self, stream: BinaryIO, starts: Sequence[int]) -> list[dict[str, Any]]:
+        lines = []
+        for start in starts:
+            stream.seek(start)
+            lines.append(stream.readline())
+        values = parse_lines(lines)
+        return [parse_json(line) if value is UNSURE else value for line, value in zip(lines, values, strict=True)]
+
+
+def _begin(stream: BinaryIO) -> int:
+    """Where the text begins, behind a byte order mark."""
+    stream.seek(0)
+    return len(BOM) if stream.read(len(BOM)) == BOM else 0
+
+
+def _has_lines(stream: BinaryIO) -> bool:
+    """Whether the first line is a value, and not the only one; blank lines do not count."""
+    stream.seek(_begin(stream))
+    lines = (line for line in stream if line.strip())
+    return _is_value(next(lines, b"")) and next(lines, None) is not None
+
+
+def _one_value(stream: BinaryIO, log: FileLog) -> Iterator[Record] | None:
+    """The rows of a file that is one array, or one object with rows inside; None where it is neither."""
+    stream.seek(0)
+    data = stream.read()
+    body = data.removeprefix(BOM).lstrip()
+    if body.startswith(b"["):
+        return _array(data, log)
+    if body.startswith(b"{") and (rows := _inside(body)) is not None:
+        return _numbered(rows, log)
+    if body.startswith(b"{") and not _is_value(body[: body.find(b"\n") + 1] or body) and _is_value(body):
+        fix = "write one row a line (jq -c . FILE), or the rows as one array"
+        expected = "one object a line, or an array of objects"
+        log.whole("object over several lines", "a JSON object over several lines", expected, fix)
+        return iter(())
+    return None
 
 
 def _inside(body: bytes) -> list[Any] | None:
@@ -66,30 +99,36 @@ _BATCH = 2**18
 """Bytes of lines that are read at once."""
 
 
-def _json_lines(data: bytes, log: FileLog) -> Iterator[Record]:
-    stream, line = io.BytesIO(data), 0
-    stream.seek(len(BOM) if data.startswith(BOM) else 0)
+def _json_lines(stream: BinaryIO, log: FileLog) -> Iterator[Batch]:
+    number, end = 1, stream.tell()
     while lines := stream.readlines(_BATCH):
-        for index, value in enumerate(parse_lines(lines)):
-            line += 1
-            if value is UNSURE:
-                value = _line_value(lines, index, line, stream, log)
-            if type(value) is dict:
-                yield line, value
-            elif value is not UNSURE:
-                _not_a_row(value, line, log)
+        *starts, end = accumulate(map(len, lines), initial=end)
+        numbers: Sequence[int] = range(number, number + len(lines))
+        number += len(lines)
+        values = parse_lines(lines)
+        if set(map(type, values)) != {dict}:
+            for i, value in enumerate(values):
+                if type(value) is not dict:
+                    values[i] = _row(value, lines[i], numbers[i], starts[i], log)
+            sound = [value is not UNSURE for value in values]
+            numbers, values, starts = (list(compress(column, sound)) for column in (numbers, values, starts))
+        if values:
+            yield Batch(numbers, values, starts)
 
 
-def _line_value(lines: Sequence[bytes], index: int, line: int, stream: io.BytesIO, log: FileLog) -> Any:
-    """The value of one line among those just read; UNSURE where it is blank, or faulty, as is then noted."""
-    raw = lines[index]
-    try:
-        return parse_json(raw)
-    except JsonFault as fault:
-        if not raw.isspace():
-            _broken_line(fault, line, raw.decode(), log)
-    except UnicodeDecodeError as error:
-        log.row(line, *not_utf8(error, stream.tell() - sum(map(len, lines[index:]))))
+def _row(value: Any, raw: bytes, number: int, start: int, log: FileLog) -> Any:
+    """The row that a line holds; UNSURE where it is blank or holds none, as is then noted."""
+    if value is UNSURE:
+        try:
+            value = parse_json(raw)
+        except JsonFault as fault:
+            if not raw.isspace():
+                _broken_line(fault, number, raw.decode(), log)
+        except UnicodeDecodeError as error:
+            log.row(number, *not_utf8(error, start))
+    if type(value) is dict or value is UNSURE:
+        return value
+    _not_a_row(value, number, log)
     return UNSURE
 
 

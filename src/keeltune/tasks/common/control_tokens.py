@@ -27,6 +27,11 @@ def written_in(tokenizer: Any, texts: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
+def control_names(tokenizer: Any) -> list[str]:
+    """The names that `written_in` looks for."""
+    return list(_control_names(tokenizer))
+
+
 def inert(tokenizer: Any, text: str) -> str:
     """A text for a template whose own special tokens are read: the names of control tokens in it mean nothing."""
     for name in written_in(tokenizer, [text]):

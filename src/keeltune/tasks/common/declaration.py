@@ -74,3 +74,8 @@ class Declaration(ABC):
         Columns of labels that are not read may be there and hold anything.
         """
         return ()
+
+    @classmethod
+    def finds_faults(cls) -> bool:
+        """Whether it has `faults` of its own, so that every row must be made before its batch is left."""
+        return getattr(cls.faults, "__func__", None) is not getattr(Declaration.faults, "__func__", None)

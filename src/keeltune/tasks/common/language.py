@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import regex
@@ -114,10 +113,14 @@ def detect(texts: Iterable[str]) -> Language:
     return Language("en", ASSUMED)
 
 
-def sample(items: Sequence[Item]) -> list[Item]:
-    """Up to `SAMPLE` of texts or rows, evenly spread over them."""
-    step = max(1, len(items) // SAMPLE)
-    return list(islice(items[::step], SAMPLE))
+def sample(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    """Up to `SAMPLE` of the texts or rows of all parts, evenly spread over them."""
+    step = max(1, sum(map(len, parts)) // SAMPLE)
+    chosen, begin = list[Item](), 0
+    for part in parts:
+        chosen += part[begin::step]
+        begin = (begin - len(part)) % step
+    return chosen[:SAMPLE]
 
 
 def unspaced_share(text: str) -> float:

@@ -66,11 +66,11 @@ class ComparedStudent:
     task_class: type[Task]
     processor: Any
     settings: Settings
-    rows: Mapping[str, list[Row]]
+    rows: Mapping[str, Sequence[Row]]
 
     @property
     def probes(self) -> list[Row]:
-        return [*self.rows["train"], *self.rows["unlabeled"]][:PROBES]
+        return [*self.rows["train"][:PROBES], *self.rows["unlabeled"][:PROBES]][:PROBES]
 
     @cached_property
     def task(self) -> Task:

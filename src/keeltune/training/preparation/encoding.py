@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +51,7 @@ class Encoded:
     references: list[ReferenceFiles]
     anchor_task: Task | None
     source_task: Task
-    rows: dict[str, list[Row]]
+    rows: dict[str, Sequence[Row]]
     examples: dict[str, list[list[Example]]]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keeltune.data import audit, dataset
-from keeltune.data.dataset import Row
+from keeltune.data.dataset import Row, without
 from keeltune.data.labels import LabelChoice, class_weights_of, decide_labels, labels_of
 from keeltune.data.row_problems import is_row_problem
 from keeltune.models import configuration
@@ -25,7 +25,7 @@ class Labelled:
     """The labels of a run, and its rows: each split as it will be used, of known labels alone."""
 
     choice: LabelChoice
-    rows: dict[str, list[Row]]
+    rows: dict[str, Sequence[Row]]
     class_weights: Mapping[str, float] | None
 
 
@@ -60,7 +60,7 @@ def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
     return configuration.head_names(config)
 
 
-def _divided(recipe: Recipe, rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+def _divided(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
     """The rows with the validation rows that the recipe takes from `train`, and its share of what is left.
 
     The labels are decided before: a small split may lack one.
@@ -74,8 +74,8 @@ def _divided(recipe: Recipe, rows: Mapping[str, list[Row]]) -> dict[str, list[Ro
 
 
 def _known_labels(
-    recipe: Recipe, reading: Reading, choice: LabelChoice, rows: dict[str, list[Row]], log: ProblemLog
-) -> dict[str, list[Row]]:
+    recipe: Recipe, reading: Reading, choice: LabelChoice, rows: dict[str, Sequence[Row]], log: ProblemLog
+) -> dict[str, Sequence[Row]]:
     """The rows as the audit leaves them: with `bad_rows: skip` without those whose label is none."""
     task_class = reading.task_class
     for names, splits in choice.split_groups(recipe.objective.anchor_head, rows):
@@ -87,7 +87,7 @@ def _known_labels(
             of_rows = [p for p in problems if p.severity == "error" and is_row_problem(p)]
             problems = [p for p in problems if not (p.severity == "error" and is_row_problem(p))]
             log.skipped += of_rows
-            rows = rows | {s: [r for r in split if (r.file, r.line) not in bad] for s, split in audited.items()}
+            rows = rows | {s: without(split, bad) for s, split in audited.items()}
         log.add(problems)
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class Material:
     processor: Any
     new_head: bool
     reference_is_start: bool
-    rows: dict[str, list[Row]]
+    rows: dict[str, Sequence[Row]]
     encoded: dict[str, list[list[Example]]]
     references: list[ReferenceFiles]
     anchor_task: Task | None = None

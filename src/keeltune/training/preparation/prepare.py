@@ -38,11 +38,11 @@ def prepare(
     """Reads and checks all that a recipe names. Raises UserError with every problem found.
 
     limit   how many rows of a split are encoded at most, spread evenly over it, where it is not for training; all are
-            read, labelled and held against one another
+            read, labelled and held against one another, and stay in their files
     """
     log = ProblemLog(skips_rows=recipe.data.bad_rows == "skip")
     with all_listed(recipe, log), placed(recipe.where):
-        reading = read(recipe, log, progress)
+        reading = read(recipe, log, progress, in_files=limit is not None)
         labelled = label(recipe, reading, log)
         log.raise_errors()
         progress("encoding rows")
@@ -68,7 +68,7 @@ def _material(
 ) -> Material:
     """What preparation hands on, with the variants of its rows."""
     task, rows, examples = encoded.task, encoded.rows, encoded.examples
-    varied = {name: list(spread(split, limit)) for name, split in rows.items()}
+    varied = {name: spread(rows[name], limit) for name in ("train", "unlabeled") if recipe.data.augment}
     rows["augmented"] = variant_rows(recipe, reading.task_class, varied)
     examples["augmented"] = [encode_row(task, row, "augmented") for row in rows["augmented"]]
     log.notices += [

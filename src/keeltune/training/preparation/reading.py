@@ -17,7 +17,7 @@ from keeltune.recipe.reference_validation import class_faults
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.problem_log import ProblemLog
-from keeltune.training.preparation.splits import read_splits, task_columns
+from keeltune.training.preparation.splits import SplitReader, read_splits, task_columns
 from keeltune.training.preparation.variants import why_no_variants
 from keeltune.training.reference_choice import is_start, named_models
 from keeltune.utils import registry
@@ -49,7 +49,7 @@ class Reading:
     student: StudentFiles
     reference_models: list[str]
     reference_is_start: bool
-    rows: dict[str, list[Row]]
+    rows: dict[str, Sequence[Row]]
 
 
 def _outside_faults(recipe: Recipe) -> list[Problem]:
@@ -62,8 +62,11 @@ def _outside_faults(recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None]) -> Reading:
-    """Finds the models and reads rows, configurations and processors; what fails goes to `log`."""
+def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None], *, in_files: bool = False) -> Reading:
+    """Finds the models and reads rows, configurations and processors; what fails goes to `log`.
+
+    in_files   whether rows stay in their files (`StoredRows`), where they are not for training
+    """
     task_class = find_task(recipe.task, recipe.where("task"))
     if problems := _outside_faults(recipe):
         raise UserError(problems)
@@ -75,7 +78,7 @@ def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None]) -> Re
     source = log.collect(lambda: _locate_student(recipe))
     reference_models = log.collect(lambda: named_models(recipe)) or []
     progress("reading data")
-    rows = read_splits(recipe, task_class, columns, log)
+    rows = read_splits(SplitReader(recipe, task_class, columns, log, in_files))
     student = _read_student(recipe, task_class, source, rows["train"], log)
     from_start = source is not None and is_start(recipe, reference_models, source)
     return Reading(task_class, columns, source, student, reference_models, from_start, rows)

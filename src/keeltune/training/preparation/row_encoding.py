@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from keeltune.data.dataset import Row, spread
+from keeltune.data.dataset import Row, spread, without
 from keeltune.data.row_problems import RowProblem, own_name
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
@@ -15,14 +15,14 @@ from keeltune.utils.errors import Problem, StateRefused, UserError
 
 
 def encode_splits(
-    task: Task, rows: Mapping[str, list[Row]], anchor_task: Task | None = None, limit: int | None = None
-) -> tuple[dict[str, list[Row]], dict[str, list[list[Example]]], list[RowProblem]]:
+    task: Task, rows: Mapping[str, Sequence[Row]], anchor_task: Task | None = None, limit: int | None = None
+) -> tuple[dict[str, Sequence[Row]], dict[str, list[list[Example]]], list[RowProblem]]:
     """The rows of each split that this model can take, their examples, and the problems of the others.
 
     anchor_task   encodes the rows of a source domain that has labels of its own
     limit         how many rows of a split are encoded at most, spread evenly; the others are taken as they are
     """
-    taken: dict[str, list[Row]] = {}
+    taken: dict[str, Sequence[Row]] = {}
     encoded: dict[str, list[list[Example]]] = {}
     problems: list[RowProblem] = []
     for name, split in rows.items():
@@ -30,7 +30,7 @@ def encode_splits(
         tried = spread(split, limit)
         good, encoded[name], faulty = encode_rows(reader, tried, partial(encode_row, reader, split=name))
         bad = {(problem.file, problem.line) for problem in faulty}
-        taken[name] = good if tried is split else [row for row in split if (row.file, row.line) not in bad]
+        taken[name] = good if tried is split and limit is None else without(split, bad)
         problems += faulty
     return taken, encoded, problems
 
@@ -66,19 +66,24 @@ PLACES = ("image_token_id", "image_token_index", "video_token_id")
 def id_faults(task: Task, examples: Sequence[Example]) -> Iterator[Fault]:
     """Ids beyond the tables of the model that reads or writes them: they would be read from elsewhere in memory."""
     bounds = task.settings.bounds
-    places = {getattr(task.settings.config, name, None) for name in PLACES}
     limits = {"input_ids": bounds.reads, "decoder_input_ids": bounds.reads, "token_type_ids": bounds.segments}
     for example in examples:
         found = {name: (example.inputs[name], limits[name]) for name in limits if name in example.inputs}
         if task.choices == "tokens":
             found["targets"] = example.targets, bounds.writes
         for name, (ids, limit) in found.items():
-            if limit is not None and any(i >= limit and i not in places for i in ids):
+            if limit is not None and len(ids) and max(ids) >= limit and not _only_places(task, ids, limit):
                 yield Fault("model", f"{name} beyond the model's", f"{name} of {max(ids)}",
                             f"ids below {limit}, which the model has",
                             "use the tokenizer that the model was trained with")  # fmt: skip
     for name, companion in task.companions.items():
         yield from id_faults(companion, [e.others[name] for e in examples if name in e.others])
+
+
+def _only_places(task: Task, ids: Sequence[int], limit: int) -> bool:
+    """Whether those of the ids beyond the limit stand for pictures."""
+    places = {getattr(task.settings.config, name, None) for name in PLACES}
+    return all(i < limit or i in places for i in ids)
 
 
 def row_problem(row: Row, fault: Fault | Problem) -> RowProblem:

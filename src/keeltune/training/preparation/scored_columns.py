@@ -20,15 +20,27 @@ def missing_columns(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> list
             read_terms(recipe.path(spec.terms), recipe.where("evaluation.terms"), "evaluation.terms")
         except UserError as error:
             problems += error.problems
-    rows = [row for split in scored.values() for row in split]
+    given = [name for name in (spec.clusters, *(spec.slices or ())) if name]
+    lacking = _lacking(given, scored)
     columns = {"clusters": [spec.clusters] if spec.clusters else [], "slices": spec.slices or []}
     for field, names in columns.items():
-        if rows and any(not any(name in row.fields for row in rows) for name in names):
-            expected = f"a column of the rows that are scored, which have {', '.join(sorted(rows[0].fields))}"
+        if lacking & set(names):
+            first = next(row for split in scored.values() for row in split)
+            expected = f"a column of the rows that are scored, which have {', '.join(sorted(first.fields))}"
             problems.append(
                 recipe.problem(f"evaluation.{field}", expected=expected, fix="name one of them, or leave it out")
             )
     return problems
+
+
+def _lacking(names: Sequence[str], scored: Mapping[str, Sequence[Row]]) -> set[str]:
+    """Those of the columns that no row has, if there are rows."""
+    lacking = set(names) if any(scored.values()) else set[str]()
+    for row in (row for split in scored.values() if lacking for row in split):
+        lacking -= row.fields.keys()
+        if not lacking:
+            break
+    return lacking
 
 
 def cluster_warnings(recipe: Recipe, scored: Mapping[str, Sequence[Row]]) -> list[Problem]:

@@ -31,7 +31,9 @@ def settle(recipe: Recipe, task: Task, rows: Mapping[str, Sequence[Row]], log: P
         log.errors.append(recipe.problem("evaluation.language", expected=expected, fix="write de, zh-Hant or Thai"))
     if task.scoring.faults() or not task.scoring.reads_language:
         return task, task
-    target_rows, source_rows = ([row for name in splits for row in rows.get(name, ())] for splits in (TARGET, SOURCE))
+    target_rows, source_rows = (
+        language.sample([rows[name] for name in splits if name in rows]) for splits in (TARGET, SOURCE)
+    )
     target, source = _named(recipe) or told(task, target_rows), told(task, source_rows)
     if target is None:
         return task, task
@@ -52,18 +54,15 @@ def in_language(task: Task, language: Language) -> Task:
     return other
 
 
-def told(task: Task, rows: Sequence[Row]) -> Language | None:
-    """The language of labelled rows; None where there are none."""
-    return language.detect(texts_of(task, rows)) if rows else None
+def told(task: Task, sample: Sequence[Row]) -> Language | None:
+    """The language of labelled rows (`language.sample`); None where there are none."""
+    return language.detect(texts_of(task, sample)) if sample else None
 
 
-def texts_of(task: Task, rows: Sequence[Row]) -> list[str]:
+def texts_of(task: Task, sample: Sequence[Row]) -> list[str]:
     """What a language is told by: texts of some of the rows, evenly spread."""
     passage = task.passage
-    return [
-        str(row.fields[passage]) if passage else " ".join(right_answers(task.gold(row)))
-        for row in language.sample(rows)
-    ]
+    return [str(row.fields[passage]) if passage else " ".join(right_answers(task.gold(row))) for row in sample]
 
 
 def said(task: Task) -> str:

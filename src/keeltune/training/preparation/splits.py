@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keeltune.data import reading
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.data.file_reader import RowBatch
 from keeltune.data.labels import labels_of
 from keeltune.data.row_labels import apply_label_map
 from keeltune.data.row_problems import RowProblem, is_row_problem
 from keeltune.data.sources import DataSource
+from keeltune.data.stored_rows import stored
 from keeltune.recipe.data_fields import Source
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.material import Material
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.row_encoding import field_of, row_problem
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import Problem, UserError, shown
 
 PARTS = {
@@ -32,11 +35,9 @@ def task_columns(task_class: type[Task], multi_label: bool) -> list[Column]:
     return [replace(c, kind="labels") if c.label and multi_label else c for c in task_class.columns]
 
 
-def read_splits(
-    recipe: Recipe, task_class: type[Task], columns: Sequence[Column], log: ProblemLog
-) -> dict[str, list[Row]]:
-    """Every split's rows; problems go to `log`, those of rows that are skipped among the skipped ones."""
-    read = SplitReader(recipe, task_class, columns, log)
+def read_splits(read: SplitReader) -> dict[str, Sequence[Row]]:
+    """Every split's rows; problems go to the log, those of rows that are skipped among the skipped ones."""
+    recipe, log = read.recipe, read.log
     if read.maps_in_vain:
         found, expected = "a map from names to names", "a list of names: only a column `label` can be mapped"
         where, fix = recipe.where("data.labels"), "rename them in the data"
@@ -59,36 +60,57 @@ def sources_of(recipe: Recipe) -> dict[str, DataSource | None]:
 
 @dataclass(frozen=True)
 class SplitReader:
-    """Reads one split: its rows, those taken out that the task finds fault with, labels mapped as the recipe says."""
+    """Reads one split: its rows, those taken out that the task finds fault with, labels mapped as the recipe says.
+
+    in_files   whether its rows stay in their files (`StoredRows`)
+    """
 
     recipe: Recipe
     task_class: type[Task]
     columns: Sequence[Column]
     log: ProblemLog
+    in_files: bool = False
 
     @property
     def maps_in_vain(self) -> bool:
         """Whether the recipe maps the names of labels that are no column of their own."""
         return isinstance(self.recipe.data.labels, dict) and labels_of(self.task_class) is not None
 
-    def __call__(self, name: str, source: DataSource | None) -> list[Row]:
+    @paused_collection()
+    def __call__(self, name: str, source: DataSource | None) -> Sequence[Row]:
         """The rows of a split; none where it has no source."""
         if source is None:
             return []
         spec, log, labelled = self.recipe.data, self.log, not name.endswith("unlabeled")
-        rows, faults = reading.read(source, self.columns, spec.columns, labelled=labelled)
+        faults, faulty = list[Problem](), list[Problem]()
+        read = reading.read_batches(source, self.columns, spec.columns, faults, labelled=labelled)
+        batches = (_sound_batch(self.task_class, batch, faulty, labelled=labelled) for batch in read)
+        rows: Sequence[Row]
+        if self.in_files:
+            inputs = [column.name for column in self.columns if not column.label]
+            rows = stored(batches, inputs, has_label=labels_of(self.task_class) is None)
+        else:
+            rows = [row for batch in batches for row in batch.rows()]
         for fault in faults:
             if fault.severity == "warning":
                 log.warnings.append(fault)
             else:
                 (log.skipped if log.skips_rows and is_row_problem(fault) else log.errors).append(fault)
-        rows, faulty = sound_rows(self.task_class, rows, labelled=labelled)
         log.add_of_rows(faulty)
         old_labels = self.recipe.objective.anchor_head == "source" and name.startswith("source")
         if isinstance(spec.labels, dict) and labelled and not self.maps_in_vain and not old_labels:
             rows, unknown = apply_label_map(rows, spec.labels)
             log.add_of_rows(unknown)
         return rows
+
+
+def _sound_batch(task_class: type[Task], batch: RowBatch, problems: list[Problem], *, labelled: bool) -> RowBatch:
+    """`sound_rows` of a batch; the faults are added to `problems`."""
+    if not task_class.finds_faults():
+        return batch
+    faulty = sound_rows(task_class, batch.rows(), labelled=labelled)[1]
+    problems += faulty
+    return batch.without({problem.line for problem in faulty})
 
 
 def sound_rows(
@@ -105,7 +127,7 @@ def sound_rows(
     return sound, problems
 
 
-def emptied_splits(recipe: Recipe, rows: dict[str, list[Row]], skipped: Sequence[Problem]) -> list[Problem]:
+def emptied_splits(recipe: Recipe, rows: Mapping[str, Sequence[Row]], skipped: Sequence[Problem]) -> list[Problem]:
     """Splits of which `bad_rows: skip` left nothing."""
     return [
         Problem(recipe.where(field_of(name)), field_of(name), f"{shown(source.name)}, every row of which is skipped",

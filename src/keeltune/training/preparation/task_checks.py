@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from keeltune.data.dataset import Row
+from keeltune.data.dataset import Row, blocks
 from keeltune.models.tokenizer_training import texts_of
 from keeltune.recipe.fields import Recipe
-from keeltune.tasks.common.control_tokens import written_in
+from keeltune.tasks.common.control_tokens import control_names, written_in
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.row_encoding import field_of
 from keeltune.utils.errors import Problem, shown, visible
+from keeltune.utils.json_search import may_hold
 from keeltune.utils.messages import Message
 
 
@@ -77,7 +78,7 @@ def control_token_warnings(task: Task, rows: Mapping[str, Sequence[Row]], where:
     warnings = list[Problem]()
     for split, of_split in rows.items():
         names = list[list[str]]()
-        for block in (of_split[start : start + BLOCK] for start in range(0, len(of_split), BLOCK)):
+        for block in blocks(of_split, BLOCK, may_hold(control_names(task.tokenizer))):
             if written_in(task.tokenizer, ["\n".join(texts_of(type(task), block))]):
                 found_in = (written_in(task.tokenizer, texts_of(type(task), [row])) for row in block)
                 names += [of_row for of_row in found_in if of_row]

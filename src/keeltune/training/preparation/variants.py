@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from keeltune.data import augmentation
 from keeltune.data.dataset import Row
@@ -24,7 +24,7 @@ def why_no_variants(task: type[Task]) -> str | None:
     return REASONS[task.choices] if task.reads == "text" else f"what is read is {task.reads}, not text"
 
 
-def variant_rows(recipe: Recipe, task_class: type[Task], rows: Mapping[str, list[Row]]) -> list[Row]:
+def variant_rows(recipe: Recipe, task_class: type[Task], rows: Mapping[str, Sequence[Row]]) -> list[Row]:
     """The variants of the labelled and the unlabelled rows, each text once; none where the recipe wants none."""
     spec = recipe.data.augment
     if not spec:
