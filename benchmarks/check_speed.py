@@ -1,6 +1,6 @@
 """What `keeltune check` takes for a large file: processor time and peak memory of the whole command.
 
-    python benchmarks/check_speed.py OUT [--megabytes 200 400] [--bytes 330 40] [--formats jsonl csv parquet] [--rounds 3]
+    python benchmarks/check_speed.py OUT [--megabytes 200 400] [--bytes 330 40] [--formats jsonl csv parquet]
 
 Each measurement is a process of its own, timed by the kernel (user and system, its children too), the best of the
 rounds. `start` is the same command on 100 rows: Python, torch, transformers and the model's configuration. `json.loads`
@@ -24,28 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-WORDS = [
-    "the",
-    "a",
-    "film",
-    "plot",
-    "is",
-    "was",
-    "not",
-    "good",
-    "bad",
-    "dull",
-    "fine",
-    "very",
-    "and",
-    "but",
-    "long",
-    "short",
-    "of",
-    "in",
-    "it",
-    "i",
-]
+WORDS = ["the", "a", "film", "plot", "is", "was", "not", "good", "bad", "dull", "fine", "very", "and", "but", "long"]
 
 
 def save_model(folder: Path) -> None:
