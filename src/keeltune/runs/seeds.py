@@ -67,14 +67,10 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe, allowed: Collection[str
     if not (folder / "recipe.yaml").is_file():
         return
     then, now = (
-        {
-            "recipe": parse(one.dump(), folder=folder).model_dump(
-                mode="json", by_alias=True, exclude={"output", "report"}
-            )
-        }
+        parse(one.dump(), folder=folder).model_dump(mode="json", by_alias=True, exclude={"output", "report"})
         for one in (load(folder / "recipe.yaml"), recipe)
     )
-    run_identity.refuse_changes(folder, then, now, recipe, allowed)
+    run_identity.refuse_changes(folder, {"recipe": then}, {"recipe": now}, recipe, allowed)
     if (folder / checkpoints.FOLDER / run_identity.RUN).is_file():
         found, fix = "a run of one seed", "name another folder, or start over with --overwrite"
         raise StateRefused(Problem(str(folder), "training.seed", found, "runs of several seeds", fix))

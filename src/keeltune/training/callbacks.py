@@ -40,8 +40,9 @@ class TrainingTotals(TrainerCallback, ExportableState):
         stored |= {"weight": self.weight, "trajectory": self.trajectory}
         return {"args": stored, "attributes": {}}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.process_index:  # a checkpoint has the sums of all ranks, as the first one's
+    def taken_up(self, rank: int) -> None:
+        """A checkpoint has the sums of all ranks: they are the first one's."""
+        if rank:
             self.epoch[:4] = self.window[:4] = [0.0] * 4
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

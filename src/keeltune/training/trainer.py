@@ -272,6 +272,7 @@ class KeelTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.checkpoint is not None:
             self.checkpoint.load_optimizer(self)
+            self.training_totals.taken_up(self.args.process_index)
             self.state.compute_steps(self.args, self.state.max_steps)  # the recipe's, where they may change
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
