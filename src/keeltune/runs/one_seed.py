@@ -16,11 +16,12 @@ import transformers
 
 from keeltune.models import surgery
 from keeltune.recipe.fields import Recipe
-from keeltune.runs import conclusion, fit, start
+from keeltune.runs import conclusion, disk_estimate, fit, start
 from keeltune.runs.inputs import Inputs
 from keeltune.runs.run_folder import Run, claim, finished, status_of, write_skipped
 from keeltune.training import build, early_stopping, run_identity
 from keeltune.training.job import Job
+from keeltune.training.memory_advice import smaller_batch
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
 from keeltune.utils.current_watch import other_ranks_errors
@@ -37,7 +38,7 @@ def train_one_seed(
     folder = recipe.path(recipe.output)
     if is_main_process():  # the others would find what this process has already made
         claim(folder, resume=resume, overwrite=overwrite)
-    with system_faults(folder):
+    with system_faults(folder, smaller=smaller_batch(recipe.training)):
         inputs = Inputs.of(recipe)
         material = _prepared(recipe, folder, display)
         inputs.note(material)
@@ -73,6 +74,8 @@ def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
 def _train(job: Job, inputs: Inputs, folder: Path, checkpoint: Path | None, display: Display) -> Run:
     schedule = early_stopping.evaluation_schedule(job.material)
     arguments = fit.arguments_of(job, folder, schedule)
+    if is_main_process():
+        disk_estimate.refuse_if_short(job, arguments, schedule, folder)
     before = start.measure(job, inputs, folder, display)
     trainer = fit.fit(job, folder, arguments, schedule, before, checkpoint, display)
     return Run(folder, conclusion.conclude(job, trainer, folder, before, display))

@@ -35,6 +35,7 @@ from keeltune.training.checkpoint_averaging import PairAverage, put_back
 from keeltune.training.data_workers import DataWorkers
 from keeltune.training.early_stopping import EarlyStopping, selection_keys
 from keeltune.training.finite_check import FiniteCheck
+from keeltune.training.memory_advice import at_hand
 from keeltune.training.monitoring import Monitoring
 from keeltune.training.on_policy import with_own_texts
 from keeltune.training.optimizer_state import group_numbers
@@ -147,11 +148,12 @@ class KeelTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """A micro-batch forward and backward; once more for each regulariser that repeats it."""
         with ExitStack() as around:
+            around.enter_context(at_hand(inputs))
             for regularizer in self.regularizers:
                 around.enter_context(regularizer.on_micro_batch(repeated=False))
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         for regularizer in (r for r in self.regularizers if r.repeats):
-            with self._repetition(), regularizer.on_micro_batch(repeated=True):
+            with self._repetition(), at_hand(inputs), regularizer.on_micro_batch(repeated=True):
                 super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self.finite.refuse_broken(self.model, self.state.global_step + 1)

@@ -58,20 +58,21 @@ class FailedWrite(OSError):
 
 
 @contextmanager
-def system_faults(folder: Path | None = None, needed: int | None = None) -> Iterator[None]:
+def system_faults(folder: Path | None = None, needed: int | None = None, *, smaller: str = "") -> Iterator[None]:
     """Within: a full disk or memory ends with OutOfResources, whichever library meets it, and a file that cannot be
     opened or written with a UserError that names it. The tokenizers' pattern matcher gives up after 10^7 steps, by a
     panic of Rust.
 
     Args:
-        folder: what is written to; None: the working folder. needed: bytes that are written.
+        folder: what is written to; None: the working folder. needed: bytes that are written. smaller: what to do where
+            the memory is full.
     """
     try:
         yield
     except KeeltuneError:
         raise
     except Exception as error:
-        if (known := foreseen(error, folder or Path(), needed)) is None:
+        if (known := foreseen(error, folder or Path(), needed, smaller)) is None:
             raise
         raise known from error
     except BaseException as error:
@@ -83,12 +84,13 @@ def system_faults(folder: Path | None = None, needed: int | None = None) -> Iter
         raise UserError(problem) from None
 
 
-def foreseen(error: BaseException, folder: Path, needed: int | None = None) -> KeeltuneError | None:
+def foreseen(error: BaseException, folder: Path, needed: int | None = None, smaller: str = "") -> KeeltuneError | None:
     """An error of a library, or one behind it, as ours; None where it is none of the machine's. See `system_faults`."""
     chain = list(_chain(error))
     for one in chain:
         if is_out_of_memory(one):
-            return OutOfResources(f"out of memory ({reason(one)}); {HALVES}")
+            at_hand = "".join(f" {note}" for held in chain for note in getattr(held, "__notes__", ()))
+            return OutOfResources(f"out of memory{at_hand} ({reason(one)}); {smaller or HALVES}")
         if (what := _disk_fault(one)) is not None:
             return _full_disk(one, folder, what, needed)
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from keeltune.objective.predictions import IGNORED, Rows, nll
 from keeltune.tasks.common.example import Example, Prediction
+from keeltune.utils.system_faults import is_out_of_memory
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -120,9 +121,23 @@ def in_batches(
     batch_size: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[T]:
-    """What `function` returns of each example, in their order; it is called with batches of similar length."""
+    """What `function` returns of each example, in their order; it is called with batches of similar length, and with
+    halves of one that does not fit into the memory: what is said of a row does not depend on those beside it."""
     results: dict[int, T] = {}
     for indices in by_length(examples, batch_size):
-        results |= zip(indices, function([examples[i] for i in indices]), strict=True)
+        results |= zip(indices, _fitting([examples[i] for i in indices], function), strict=True)
         progress(len(indices))
     return [results[index] for index in range(len(examples))]
+
+
+def _fitting(examples: list[Example], function: Callable[[list[Example]], Sequence[T]]) -> list[T]:
+    try:
+        return list(function(examples))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(examples) == 1:
+            error.add_note(f"on one row of length {examples[0].length}")
+            raise
+    half = len(examples) // 2  # here, where nothing holds the tensors of the failed attempt any more
+    return [*_fitting(examples[:half], function), *_fitting(examples[half:], function)]
