@@ -59,7 +59,7 @@ MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
     RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), RuntimeError("std::bad_alloc"),
-    RuntimeError("can't start new thread"),
+    RuntimeError("can't start new thread"), RuntimeError("could not create a primitive"),
     SafetensorError("Error while deserializing: I/O error: Cannot allocate memory (os error 12)"),
 ]  # fmt: skip
 

@@ -31,7 +31,8 @@ FULL_DISK = ("no space left", "disk quota", "file write failed", "pytorchstreamw
 """What libraries say of `NO_SPACE` that raise errors of their own; those in Rust name the number: `os error 28`."""
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory", "bad_alloc",
-             "can't start new thread", "status_alloc_failed", "os error 12)")  # fmt: skip
+             "can't start new thread", "status_alloc_failed", "os error 12)",
+             "could not create a primitive")  # fmt: skip
 """What libraries say where the memory is full: of the CPU, of a GPU, of a process (`ulimit -v`)."""
 
 HALVES = "lower training.batch_size and raise gradient_accumulation_steps by the same factor: the result is the same"
@@ -153,11 +154,11 @@ def _full_disk(error: BaseException, folder: Path, what: str, needed: int | None
     path = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else folder
     asked = error.needed if isinstance(error, FailedWrite) else needed
     room = f"{asked} bytes needed, {free_bytes(path)} free" if asked else f"{free_bytes(path)} bytes free"
-    if _errno(error) in BROKEN:
-        fix = "see to the disk and go on with --resume"
-    else:
-        fix = "make room and go on with --resume"
-    return OutOfResources(f"the disk of {path.absolute()} takes no more: {what} ({room}; {reason(error)}); {fix}")
+    number = _errno(error)
+    fix = "see to the disk" if number in BROKEN else "make room"
+    fix = "allow larger files (ulimit -f)" if number == errno.EFBIG else fix
+    what = f"{what} ({room}; {reason(error)}); {fix} and go on with --resume"
+    return OutOfResources(f"the disk of {path.absolute()} takes no more: {what}")
 
 
 @contextmanager
