@@ -62,7 +62,7 @@ def verify(path: str | Path) -> list[Finding]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "result.json").is_file() or (folder / checkpoints.FOLDER / run_identity.RUN).is_file()
+    return (folder / "result.json").is_file() or (folder / checkpoints.FOLDER).is_dir()
 
 
 def _is_cache(folder: Path) -> bool:
@@ -85,6 +85,8 @@ def _run(folder: Path) -> Iterator[Finding]:
         except UserError as error:
             for problem in error.problems:
                 yield Finding("result.json", "differs", f"{problem.where} · {problem.field}: {problem.found}", again)
+    elif (folder / "model").is_dir():
+        yield Finding("result.json", "missing", "a model is there, and no result", again)
     if told := result.get("digests"):
         own = told["result"] == digests.own(result)
         yield Finding("result.json", "same" if own else "differs", "" if own else "another digest than its own", again)
@@ -103,7 +105,7 @@ def _run(folder: Path) -> Iterator[Finding]:
 
 def _checkpoints(place: Path) -> Iterator[Finding]:
     fix = "nothing: --resume passes over it"
-    if (place / run_identity.RUN).exists():
+    if (place / run_identity.RUN).exists() or checkpoints.found(place):
         yield _opened(f"{place.name}/{run_identity.RUN}", lambda: manifest.opened(place / run_identity.RUN), fix)
     for _, checkpoint in checkpoints.found(place):
         yield _opened(f"{place.name}/{checkpoint.name}", lambda c=checkpoint: checkpoints.verified(c), fix)  # type: ignore[misc]
