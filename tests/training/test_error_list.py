@@ -55,6 +55,7 @@ def test_more_rows_than_a_message_lists_are_in_a_file(folder):
     assert all(tuple(line) == KEYS for line in listed)
     assert [line["row"] for line in listed if line["field"] == "text"] == [*range(17, 31), 33]
     assert {line["file"] for line in listed} == {str(folder / "train.jsonl")}
+    assert [line["id"] for line in listed if line["field"] == "text"] == [*(f"e{i}" for i in range(14)), "last"]
     assert all(line["found"] and line["expected"] and line["fix"] in said for line in listed)
     assert SECRET not in file.read_text() + said
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -17,6 +17,7 @@ from keeltune.data.columns import Column, Refused, extra
 from keeltune.data.dataset import Row, content_key
 from keeltune.data.file_formats.file_format import Batch, FileLog
 from keeltune.data.missing_columns import report_missing
+from keeltune.data.row_problems import own_name
 from keeltune.data.sources import DataFile
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.names import plain_name
@@ -134,7 +135,7 @@ def one_by_one(layout: Layout, batch: Batch, log: FileLog, missing: list[Missing
             try:
                 fields[column.name] = reader.one(value)
             except Refused as refused:
-                log.refused(number, column.name, value, refused)
+                log.refused(number, column.name, value, refused, own_name(record))
                 sound = False
         try:
             key = content_key(fields) if sound else ""
@@ -146,7 +147,7 @@ def one_by_one(layout: Layout, batch: Batch, log: FileLog, missing: list[Missing
                 try:
                     fields[name] = extra(record[name])
                 except Refused as refused:
-                    log.refused(number, name, record[name], refused)
+                    log.refused(number, name, record[name], refused, own_name(record))
                     sound = False
         if sound:
             kept.append(i)
@@ -208,7 +209,7 @@ def _note_unwritable(fields: Mapping[str, Any], number: int, log: FileLog) -> No
         try:
             extra(value)
         except Refused as refused:
-            log.refused(number, name, value, refused)
+            log.refused(number, name, value, refused, own_name(fields))
 
 
 def _opened(records: Sequence[dict[str, Any]], dotted: Iterable[str]) -> Sequence[dict[str, Any]]:

@@ -71,9 +71,12 @@ class FileLog:
         where = f"{self.file}:{line}:{column}" if column else f"{self.file}:{line}"
         self.problems.append(RowProblem(where, field, found, expected, fix, kind, file=self.file, line=line))
 
-    def refused(self, line: int, field: str, value: Any, refusal: Refused) -> None:
-        """Notes a value that a row cannot have in a field."""
-        self.row(line, refusal.kind, shown(_short(value)), refusal.expected, refusal.fix, field)
+    def refused(self, line: int, field: str, value: Any, refusal: Refused, name: str | None = None) -> None:
+        """Notes a value that a row cannot have in a field; `name`: what the row calls itself."""
+        where, found, kind = f"{self.file}:{line}", shown(_short(value)), refusal.kind
+        self.problems.append(
+            RowProblem(where, field, found, refusal.expected, refusal.fix, kind, file=self.file, line=line, id=name)
+        )
 
     def read_otherwise(self, kind: str, found: str, expected: str, fix: str) -> None:
         """Notes how a file is read which is not as its name says."""
