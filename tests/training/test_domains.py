@@ -23,6 +23,7 @@ from keeltune.data.clusters import numbers_of
 from keeltune.evaluation import bootstrap, domain_shift, forgetting, overruled_labels, slices
 from keeltune.evaluation.interpolation import Interpolation as WeightPath
 from keeltune.evaluation.interpolation import largest_within, recommended
+from keeltune.models import sealed_model
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import IGNORED, Coarse, Dense
 from keeltune.objective.references.model import Model
@@ -648,6 +649,7 @@ def new_labels(folder) -> None:
 def without_dropout(model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({k: 0.0 if "dropout" in k else v for k, v in config.items()}))
+    (model / sealed_model.MANIFEST).unlink()  # a change that is meant
     return model
 
 
