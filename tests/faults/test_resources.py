@@ -11,13 +11,14 @@ import torch
 from safetensors import SafetensorError
 
 from keeltune import recipe
+from keeltune.models import saving
 from keeltune.recipe.training_fields import Training
 from keeltune.runs import disk_estimate, run
 from keeltune.tasks.common import batches
 from keeltune.tasks.common.example import Example
 from keeltune.training import memory_advice
 from keeltune.training.step_loss import StepLoss
-from keeltune.utils import disk_space, files, tensor_tree
+from keeltune.utils import disk_space, files, manifest, system_faults, tensor_tree
 from keeltune.utils.errors import OutOfResources
 from tests.helpers.interruption import same
 from tests.helpers.runs import QUIET, make_data, spec_of
@@ -141,6 +142,35 @@ def test_a_disk_that_fills_up_names_the_file_and_the_run_goes_on(spec, tmp_path,
         with pytest.raises(OutOfResources, match=rf"{fail} takes no more: .*bytes.* free.*--resume"):
             train(spec, tmp_path)
     finished = train(spec, tmp_path, resume=True)
+    assert same(finished.folder, train(spec | {"output": "whole"}, tmp_path).folder)
+
+
+def test_a_device_that_fails_once_is_written_to_again(spec, tmp_path, monkeypatch):
+    """A checkpoint, the best weights and the model, each at its second try."""
+    monkeypatch.setattr(system_faults, "RETRY_AFTER", 0.0)
+    real, failed, tries = tensor_tree.save, set(), []
+
+    def failing(state, file):
+        tries.append(file.name)
+        if file.name not in failed:
+            failed.add(file.name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(state, file)
+
+    def stumbling(folder, *args, **kwargs):
+        if folder.name == ".staging-model" and folder.name not in failed:
+            failed.add(folder.name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return seal(folder, *args, **kwargs)
+
+    seal = manifest.seal_folder
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_tree, "save", failing)
+        patch.setattr(saving.manifest, "seal_folder", stumbling)
+        finished = train(spec, tmp_path)
+    assert {name.split("-")[0] for name in failed} >= {"rank", "best"}
+    assert ".staging-model" in failed
+    assert len(tries) > len(set(tries))
     assert same(finished.folder, train(spec | {"output": "whole"}, tmp_path).folder)
 
 

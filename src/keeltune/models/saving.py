@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from keeltune.models.sealed_model import MANIFEST
 from keeltune.utils import manifest
 from keeltune.utils.files import make_folder
+from keeltune.utils.system_faults import persistently
 
 
 def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None = None) -> None:
@@ -19,31 +20,46 @@ def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None =
 
     `half` stores the weights in the half precision that the source had.
     """
-    with _staged(folder) as staging:
-        stored = {k: v.to(half) if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+    stored = {k: v.to(half) if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+
+    def write(staging: Path) -> None:
         model.save_pretrained(staging, state_dict=stored, max_shard_size="5GB")
         dtype, model.config.dtype = model.config.dtype, half or torch.float32  # it wrote that of the live weights
         model.config.save_pretrained(staging)
         model.config.dtype = dtype
         processor.save_pretrained(staging)
 
+    _put(folder, write, sum(value.numel() * value.element_size() for value in stored.values()))
+
 
 def save_adapter(model: Any, processor: Any, folder: Path) -> None:
     """The adapter of a PEFT model alone, with its labels, which its base has not, and its processor; as `save`."""
-    with _staged(folder) as staging:
+
+    def write(staging: Path) -> None:
         model.save_pretrained(staging)
         model.get_base_model().config.save_pretrained(staging)
         processor.save_pretrained(staging)
         for card in staging.glob("*.md"):  # peft's own, to be filled in by hand
             card.unlink()
 
+    _put(folder, write, sum(4 * weight.numel() for weight in model.parameters() if weight.requires_grad))
 
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder that takes the place of `folder`, sealed and synced, when the block ends."""
+
+def _put(folder: Path, write: Callable[[Path], None], needed: int) -> None:
+    """What `write` writes into a folder of another name, sealed and synced, takes the place of `folder`; where it
+    fails, nothing of it stays. `needed`: bytes."""
     staging = folder.with_name(f"{manifest.STAGING}{folder.name}")
-    manifest.remove(staging)
-    make_folder(staging)
-    yield staging
-    manifest.seal_folder(staging, name=MANIFEST)
-    manifest.put_in_place(staging, folder)
+
+    def stage() -> None:
+        manifest.remove(staging)
+        make_folder(staging)
+        write(staging)
+        manifest.seal_folder(staging, name=MANIFEST)
+
+    try:
+        persistently(stage, folder, needed)
+        manifest.put_in_place(staging, folder)
+    except BaseException:
+        with suppress(OSError):
+            manifest.remove(staging)
+        raise

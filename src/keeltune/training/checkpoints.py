@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ from keeltune.training.random_state import random_state, restore_random_state
 from keeltune.utils import distributed, manifest, tensor_tree
 from keeltune.utils.errors import Diverged, Problem, StateRefused
 from keeltune.utils.manifest import NotAsWrittenError
-from keeltune.utils.system_faults import system_faults
+from keeltune.utils.system_faults import persistently, system_faults
 
 FOLDER = "checkpoints"
 """Below a run's folder."""
@@ -86,7 +87,8 @@ def save(training: Training) -> None:
         _refuse_broken(state, step)
         with system_faults(place):
             staging.mkdir(parents=True, exist_ok=True)
-            tensor_tree.save(state, staging / _file(args.process_index))
+        size = sum(tensor.numel() * tensor.element_size() for _, tensor in tensor_tree.tensors_of(state))
+        persistently(partial(tensor_tree.save, state, staging / _file(args.process_index)), place, size)
 
     def finish() -> None:
         if args.process_index:
@@ -262,8 +264,7 @@ class BestWeights:
 
         def write() -> None:
             if distributed.is_main_process():
-                with system_faults(self.place):
-                    self._write(model, file)
+                persistently(partial(self._write, model, file), file)
 
         distributed.together(write)
         self.kept = distributed.gathered(self.kept)[0]
