@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, folder: Path, library: Path | None = None):
         self.library = library
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.number = folder.resolve(), 0
+        self.folder, self.depth = folder.resolve(), 0
         self.made: dict[str, Path] = {}
         self.ends: dict[str, dict[str, Any]] = {}
         self.known: dict[str, str] = {}
@@ -72,12 +72,17 @@ class Bench:
 
     @contextmanager
     def fresh(self, name: str) -> Iterator[Path]:
-        """A copy of these inputs for one trial."""
-        self.number += 1
-        folder = self.folder / f"trial-{self.number}"
-        shutil.copytree(self.inputs(name), folder)
-        yield folder
+        """A copy of these inputs for one trial, always at the same place, as some files name it."""
+        folder = self.folder / f"trial-{self.depth}"
+        if not self.depth and name not in self.ends:
+            self.whole(name)
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.inputs(name), folder)
+        self.depth += 1
+        try:
+            yield folder
+        finally:
+            self.depth -= 1
 
     def train(self, folder: Path, name: str, *options: str, plans: Plans = (), **how: Any) -> Ended:
         """`keeltune train recipe.yaml options` with a plan for each rank; those that are missing do nothing."""
@@ -87,6 +92,7 @@ class Bench:
     def whole(self, name: str) -> dict[str, Any]:
         """`facts` of the run that nothing happened to; `events`: the moments that it passed, of the first rank."""
         if name not in self.ends:
+            self.ends[name] = {}  # or it would be asked for again
             with self.fresh(name) as folder:
                 ended = self.train(folder, name, plans=[{"events": str(folder / "events")}])
                 if any(ended.statuses):
