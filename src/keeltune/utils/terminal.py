@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -15,13 +15,45 @@ from rich.text import Text
 from keeltune.utils.sanitization import shown_text
 
 
+class _Stderr:
+    """`sys.stderr`, whichever that is by now. Nobody's work ends because nobody can be told of it any more: a terminal
+    that was closed, a pipe without a reader, a full disk under a log."""
+
+    @property
+    def stream(self) -> Any:
+        """What lies behind rich's own stand-in, while it draws a bar."""
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    @property
+    def encoding(self) -> str | None:
+        encoding: str | None = self.stream.encoding
+        return encoding
+
+    def isatty(self) -> bool:
+        return bool(self.stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+
 class Terminal(Console):
     """A console without markup, emoji codes or highlighting, on which every text is `shown_text`, also in a table.
 
     `options` are those of rich's Console, such as `stderr` and `quiet`.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, *, stderr: bool = False, **options: Any):
+        if stderr:
+            options["file"] = _Stderr()
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
