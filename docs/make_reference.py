@@ -95,7 +95,7 @@ def _exits() -> dict[int, str]:
     return {
         0: "Done.",
         1: "A bug of keeltune; please report it.",
-        130: "Interrupted (Ctrl-C) a second time.",
+        130: "A second Ctrl-C, SIGTERM or SIGHUP ended it at once.",
         **ours,
     }
 

@@ -17,7 +17,7 @@ import pytest
 from keeltune import recipe
 from keeltune.reports import charts, model_card, templating
 from keeltune.reports.localization import translator
-from keeltune.runs import inference, prediction_file, run, run_folder
+from keeltune.runs import inference, output_folder, prediction_file, run
 from keeltune.utils import files
 from keeltune.utils.errors import UserError
 from tests.helpers.command import keeltune
@@ -121,7 +121,7 @@ def test_a_folder_that_does_not_let_files_be_renamed_is_refused(tmp_path, monkey
 
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(UserError, match="read-only file system"):
-        run_folder.claim(tmp_path / "run", resume=False, overwrite=False)
+        output_folder.refuse_unwritable(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

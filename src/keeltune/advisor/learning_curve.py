@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.optimize import nnls
 from keeltune.evaluation import bootstrap, scores, seed_bootstrap
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import learning_curve_page
-from keeltune.runs import opened_model, run
+from keeltune.runs import claim, opened_model, run
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task
@@ -67,6 +68,12 @@ def curve(recipe: Recipe, shares: Sequence[float] = SHARES, display: Display | N
     shares = sorted(set(shares))
     _check(recipe, shares)
     folder = recipe.path(recipe.output)
+    with claim.owned(folder, display):
+        return _trained(recipe, shares, folder, display)
+
+
+def _trained(recipe: Recipe, shares: Sequence[float], folder: Path, display: Display) -> dict[str, Any]:
+    """The card of the shares that are trained, or go on."""
     outputs = [folder / f"share-{share:g}" for share in shares]
     parts = [
         recipe.model_copy(update={

@@ -28,12 +28,15 @@ from keeltune.advisor.verdict import Scored
 from keeltune.recipe import from_dict, opened
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import advice_page
+from keeltune.runs import claim
 from keeltune.runs.run_folder import Run
 from keeltune.training.preparation import prepare
+from keeltune.utils import stop_signals
 from keeltune.utils.errors import Diverged, Problem, Stopped, UserError
 from keeltune.utils.files import write_json, write_text
 from keeltune.utils.messages import Message
 from keeltune.utils.progress import Display
+from keeltune.utils.stop_signals import StopAsked
 
 FULL_RUNS = 3.0
 """The budget where none is given: so many whole plain runs."""
@@ -90,12 +93,22 @@ def advise(
     standings = Standings(base, [candidates.plain_arm(base)], {}, weight, max_source_drop)
     folder = base.path(base.output)
     race = Race(standings, Pilots(base, folder / "pilots", 1, display), folder, _seconds(budget))
+    with claim.owned(folder, display), stop_signals.listened():
+        return _raced(race, base, additions)
+
+
+def _raced(race: Race, base: Recipe, additions: Additions) -> dict[str, Any]:
+    """The card of a race that is run, or goes on; of one that is stopped, what is known by then."""
+    standings = race.standings
     try:
         standings.arms, standings.ruled_out = candidates.candidate_arms(base, candidates.resources_of(base, additions))
         material = prepare.prepare(from_dict(standings.arms[0].values, base.folder))
         race.pilots.steps = material.steps
         race.pilots.columns = candidates.columns_of(material, ("validation", "source_validation"))
         race.go()
+    except StopAsked as signal:
+        race.stopped()
+        raise Stopped(f"stopped by {signal}; the same command goes on") from None
     except (Stopped, KeyboardInterrupt):
         race.stopped()
         raise

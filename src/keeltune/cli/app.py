@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from keeltune.utils import stop_signals
 from keeltune.utils.collection import paused_collection
-from keeltune.utils.errors import KeeltuneError, Problem, UserError
+from keeltune.utils.errors import KeeltuneError, Problem, Stopped, UserError
 from keeltune.utils.sanitization import printable
+from keeltune.utils.stop_signals import StopAsked
 from keeltune.utils.system_faults import system_faults
 from keeltune.utils.terminal import Terminal, filtered_output
 from keeltune.utils.version import __version__
@@ -125,30 +128,44 @@ def main() -> None:
     # `--debug` is welcome after the verb too
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     os.umask(os.umask(0o077) | 0o077)  # what a run writes may hold data: it is for its owner alone
-    with filtered_output():
-        sys.exit(_status(arguments, debug))
+    try:
+        with filtered_output(), stop_signals.listened():
+            status = _status(arguments, debug)
+    except StopAsked:  # while its last words were printed
+        status = Stopped.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
 
 
 def _status(arguments: list[str], debug: bool) -> int:
     terminal, trace = Terminal(stderr=True), ""
     try:
         with system_faults():
-            return app(args=arguments, standalone_mode=False) or 0
+            return _verb(arguments)
     except UsageError as error:
         message, status = f"error: the call\n    {printable(error.format_message())}", error.exit_code
     except KeeltuneError as error:
         if error.said:
             return error.exit_status
-        message, status, trace = _message(error), error.exit_status, traceback.format_exc() if debug else ""
-    except KeyboardInterrupt:
-        return 130
+        again = f"go on with: {shlex.join(['keeltune', *arguments])}" if isinstance(error, Stopped) else ""
+        message, status = _message(error, printable(again)), error.exit_status
+        trace = traceback.format_exc() if debug else ""
     except Exception as error:
         status, trace = 1, traceback.format_exc()
         message = f"error: a bug of keeltune: {type(error).__name__}; please report it with the lines above"
+        message = "\n".join([message, *_notes(error)])
     if trace:
         terminal.block(printable(trace.rstrip(), keep="\n").replace("\n", "\n  "))
     terminal.block(message)
     return int(status)
+
+
+def _verb(arguments: list[str]) -> int:
+    try:
+        return app(args=arguments, standalone_mode=False) or 0
+    except StopAsked as signal:
+        raise Stopped(f"stopped by {signal}; no file is half written") from None
 
 
 def column_names(pairs: list[str] | None) -> dict[str, str]:
@@ -162,11 +179,16 @@ def column_names(pairs: list[str] | None) -> dict[str, str]:
     return names
 
 
-def _message(error: KeeltuneError) -> str:
-    if not isinstance(error, UserError):
-        return str(error)
-    errors = [p for p in error.problems if p.severity == "error"]
-    return f"{error}\n{len(errors)} problem{'s' if len(errors) != 1 else ''}; nothing was started."
+def _message(error: KeeltuneError, last: str = "") -> str:
+    """What an error says, and its last line: what was noted of it (what is safe, and what goes on), or `last`."""
+    if isinstance(error, UserError):
+        errors = [p for p in error.problems if p.severity == "error"]
+        last = f"{len(errors)} problem{'s' if len(errors) != 1 else ''}; nothing was started."
+    return "\n".join([str(error), *(_notes(error) or filter(None, [last]))])
+
+
+def _notes(error: Exception) -> list[str]:
+    return getattr(error, "__notes__", [])
 
 
 def _text(file: Path) -> str:

@@ -15,6 +15,7 @@ from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.reference import Autocast, Reference
 from keeltune.recipe import load
 from keeltune.recipe.fields import Recipe
+from keeltune.runs import claim
 from keeltune.training import build, reference_choice
 from keeltune.training.budget_examples import budget_examples
 from keeltune.training.cache import cost, identity
@@ -72,7 +73,8 @@ def precompute(
         raise reference_choice.not_cacheable(material, reason)
     request = identity.cache_request(material, base.precision, examples)
     if overwrite and is_main_process():
-        remove(request.folder)
+        with claim.owned(request.folder, display, "reference.cache"):
+            remove(request.folder)
     if verify:
         store = find_finished(request)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -25,9 +26,8 @@ def train(
     ] = None,
 ) -> None:
     """Train, evaluate, and write the run folder with its report."""
-    finished = run.train(
-        load(recipe, overrides or []), resume=resume, overwrite=overwrite, allow_change=allow_change or ()
-    )
+    loaded = load(recipe, overrides or [], early=partial(run.refuse_at_once, overwrite=overwrite))
+    finished = run.train(loaded, resume=resume, overwrite=overwrite, allow_change=allow_change or ())
     if is_main_process():
         console = Terminal()
         console.print(_table(finished.result))

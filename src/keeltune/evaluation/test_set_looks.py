@@ -15,14 +15,18 @@ from keeltune.utils.json import parse_json
 LOOKS = "looks.jsonl"
 
 
-def look(folder: Path, *, by: str, fingerprint: str, rows: int) -> int:
+def look(folder: Path, *, by: str, fingerprint: str, rows: int, training: str | None = None) -> int:
     """Writes down that rows were scored with a run's model; how often those very rows have been now.
 
-    A folder that cannot be written to keeps no count; the look is counted from what it holds.
+    A folder that cannot be written to keeps no count; the look is counted from what it holds. `training`: the number of
+    one, whose end looks once, however often it is interrupted.
     """
-    looks = [*looks_of(folder), {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows}]
-    with suppress(OSError):
-        write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in looks))
+    looks = looks_of(folder)
+    if training is None or training not in (other.get("training") for other in looks):
+        numbered = {} if training is None else {"training": training}
+        looks = [*looks, {"when": now(), "by": by, "fingerprint": fingerprint, "rows": rows, **numbered}]
+        with suppress(OSError):
+            write_text(folder / LOOKS, "".join(json.dumps(line) + "\n" for line in looks))
     return sum(other["fingerprint"] == fingerprint for other in looks)
 
 

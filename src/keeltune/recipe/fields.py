@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,6 +87,13 @@ class Recipe(Declared):
     def path(self, value: str) -> Path:
         """`value` of a field as a path."""
         return self._folder / os.path.expanduser(value)
+
+    def command(self, verb: str, *options: str) -> str | None:
+        """The command that does something with this recipe, overrides and all; None where it was read from no file."""
+        file = self._document.file
+        if file is None:
+            return None
+        return shlex.join(["keeltune", verb, str(file), *self._document.overrides, *options])
 
     def where(self, field: str = "") -> str:
         """The location of a dotted field: `recipe.where("data.train") -> "recipe.yaml:7:10"`."""

@@ -13,7 +13,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,15 +32,17 @@ from keeltune.recipe.yaml_values import Key
 from keeltune.utils.errors import Problem, UserError, nearest, shown
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: Path | str, overrides: Sequence[str] = (), early: Callable[[Recipe], None] | None = None) -> Recipe:
     """The recipe in a file. `overrides` are assignments such as "training.epochs=5", the value as YAML.
 
+    `early`: is handed the recipe as soon as each of its fields is sound, before what may import a library.
     Raises `UserError` with every problem of the file and the overrides.
     """
     path = Path(path)
     document = Document(str(path))
     document.read(text_of(path))
-    return _recipe(document, path.absolute().parent, overrides)
+    document.file = path
+    return _recipe(document, path.absolute().parent, overrides, early)
 
 
 def parse(text: str, *, folder: Path | str, where: str = "recipe.yaml", overrides: Sequence[str] = ()) -> Recipe:
@@ -72,13 +74,17 @@ def opened(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
     return from_dict(values, recipe.folder) if past_the_doors else recipe
 
 
-def _recipe(document: Document, folder: Path, overrides: Sequence[str]) -> Recipe:
+def _recipe(
+    document: Document, folder: Path, overrides: Sequence[str], early: Callable[[Recipe], None] | None = None
+) -> Recipe:
     for assignment in overrides:
         document.override(assignment)
     recipe, faults, replaced = _validated(document)
     recipe._folder, recipe._document = folder, document
     problems = list(document.problems)
     problems += _no_consequences(faults, problems)
+    if early is not None and not problems:
+        early(recipe)
     problems += _no_consequences(cross_faults(recipe, replaced), problems)
     if problems:
         raise UserError(sorted(_without_misspelt(problems), key=_line))

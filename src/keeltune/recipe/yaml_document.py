@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.nodes import MappingNode, Node
@@ -21,6 +22,8 @@ class Document:
         self.locations: dict[Key, str] = {}
         self.name_locations: dict[Key, str] = {}
         self.problems: list[Problem] = []
+        self.file: Path | None = None
+        self.overrides: list[str] = []
 
     def read(self, text: str) -> None:
         """Take over the values of a YAML text."""
@@ -43,6 +46,7 @@ class Document:
 
     def override(self, assignment: str) -> None:
         """Set one field: "training.epochs=5". The value is YAML; mappings on the way are made where there are none."""
+        self.overrides.append(assignment)
         name, equals, text = assignment.partition("=")
         label = f"override {brief(assignment)}"
         steps: Key = tuple(name.strip().split("."))

@@ -26,7 +26,13 @@ def page(folder: Path, result: Mapping[str, Any], further: Sequence[str] = ()) -
     run = FinishedRun(folder, result)
     pages = environment(run.say)
     sections = list(_sections(run, further, pages))
-    return pages.get_template("report.html").render(name=folder.name, result=result, sections=sections)
+    template = pages.get_template("report.html")
+    return template.render(name=folder.name, result=result, sections=sections, made_of=made_of(result))
+
+
+def made_of(result: Mapping[str, Any]) -> str:
+    """The result's own digest, which its page names: a page of another one is known by it."""
+    return str((result.get("digests") or {}).get("result") or "")
 
 
 def sections_of(further: Sequence[str], where: str = "the recipe") -> list[type[Section]]:

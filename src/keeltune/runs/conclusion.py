@@ -16,22 +16,22 @@ from keeltune.evaluation import (
     forgetting_report,
     overfitting_report,
     split_scores,
-    test_set_looks,
 )
 from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
 from keeltune.models import saving
-from keeltune.reports import model_card, run_page
+from keeltune.reports import model_card
 from keeltune.reports.findings import bias, forgetting, overfitting
-from keeltune.runs import digests
+from keeltune.runs import digests, final_stage
 from keeltune.runs import result as results
+from keeltune.runs.run_folder import Run
 from keeltune.runs.start import Start
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import SCORED
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.distributed import barrier, is_main_process
 from keeltune.utils.errors import Diverged
-from keeltune.utils.files import write_json, write_text
+from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
 
 
@@ -56,10 +56,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
             display.say(line)
         write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))
         result = digests.seal(result | {"digests": digests.of_run(job, folder, start.inputs)})
-        if tested := result["data"]["test"]:
-            test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
-        write_json(folder / "result.json", result)
-        write_text(folder / "report.html", run_page.page(folder, result, recipe.report.sections))
+        final_stage.publish(recipe, Run(folder, result))
     barrier()
     return result
 

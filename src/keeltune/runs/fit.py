@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from keeltune.evaluation import budget_measure, split_scores
@@ -24,9 +23,9 @@ from keeltune.training.monitoring import Monitoring
 from keeltune.training.preparation.material import Material
 from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
+from keeltune.utils import stop_signals
 from keeltune.utils.current_watch import wait_at_most
-from keeltune.utils.distributed import barrier, is_main_process
-from keeltune.utils.errors import Stopped
+from keeltune.utils.distributed import barrier, is_main_process, summed_over_ranks
 from keeltune.utils.progress import Display
 
 
@@ -53,8 +52,9 @@ def fit(
 ) -> KeelTrainer:
     """Trains `job.model` and leaves the best weights in it.
 
-    Raises: Stopped (by a signal; resumable), StateRefused (a checkpoint with weights that the model does not have; a
-        file that is not what it was when it was read), UserError (a row that the model fails on).
+    A signal's stop is saved after the step that it met (`is_stopped`).
+    Raises: StateRefused (a checkpoint with weights that the model does not have; a file that is not what it was when it
+        was read), UserError (a row that the model fails on).
     """
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
@@ -62,7 +62,8 @@ def fit(
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout
     trainer.workers.locate = partial(_places, job.material)
     try:
-        with display.bar("training", job.material.steps) as advance, _signals(trainer), trainer.workers.watched():
+        asking = stop_signals.handed_to(partial(_ask, trainer))
+        with display.bar("training", job.material.steps) as advance, asking, trainer.workers.watched():
             watcher.advance = advance
             place = (job.material.recipe.where("model"), "model")
             with refusing(job.model, place), suppress(EarlyStopped):
@@ -72,10 +73,7 @@ def fit(
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if trainer.training_totals.stopping and step < steps:
         barrier()  # who leaves first ends the others, one of whom may still be saving
-        raise Stopped(
-            f"stopped after step {step} of {steps}, which is saved in "
-            f"{folder / 'checkpoints'}; go on with the same command and --resume"
-        )
+        return trainer
     if step < steps:
         display.say(
             f"training ended at step {step} of {steps}: {schedule.patience} "
@@ -83,6 +81,19 @@ def fit(
         )
     trainer.load_best()
     return trainer
+
+
+def is_stopped(trainer: KeelTrainer) -> bool:
+    """Whether a signal ended the training, of whichever process; in all of them at once, who agree on it.
+
+    One that came in the last step ended nothing, but the run is to stop all the same.
+    """
+    return summed_over_ranks(torch.tensor([float(stop_signals.asked())]), trainer.args.device).item() > 0
+
+
+def _ask(trainer: KeelTrainer) -> None:
+    """Asks for a stop at the next step's end."""
+    trainer.training_totals.stop_asked = True
 
 
 def _trainer(
@@ -118,24 +129,3 @@ def _trainer(
 def _places(material: Material, keys: Collection[str]) -> dict[str, str]:
     """Where the rows of some keys are."""
     return {row.key: f"{row.file}:{row.line}" for rows in material.rows.values() for row in rows if row.key in keys}
-
-
-@contextmanager
-def _signals(trainer: KeelTrainer) -> Iterator[None]:
-    """While training, the first Ctrl-C or SIGTERM asks for a stop at the next step's end; the second ends at once."""
-
-    def ask(number: int, frame: Any) -> None:
-        if trainer.training_totals.stop_asked:
-            raise KeyboardInterrupt
-        trainer.training_totals.stop_asked = True
-
-    try:
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller's signals are the caller's
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """One run of one seed, from its recipe to its folder.
 
-    claim the folder -> prepare the data -> build what trains -> measure the start -> fit -> conclude
+    prepare the data -> build what trains -> measure the start -> fit -> conclude
 
     recipe.yaml  result.json  report.html  log.jsonl  model/  checkpoints/  predictions/{validation,test,source}.jsonl
 
@@ -14,52 +14,70 @@ from pathlib import Path
 
 import transformers
 
-from keeltune.models import surgery
+from keeltune.models import loading, surgery
 from keeltune.recipe.fields import Recipe
-from keeltune.runs import conclusion, disk_estimate, fit, start
+from keeltune.reports import run_page
+from keeltune.runs import conclusion, disk_estimate, final_stage, fit, start
+from keeltune.runs import result as results
 from keeltune.runs.inputs import Inputs
-from keeltune.runs.run_folder import Run, claim, finished, status_of, write_skipped
+from keeltune.runs.run_folder import Progress, Run, finished, write_skipped
 from keeltune.training import build, early_stopping, run_identity
 from keeltune.training.job import Job
 from keeltune.training.memory_advice import smaller_batch
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
-from keeltune.utils.current_watch import other_ranks_errors
 from keeltune.utils.distributed import is_main_process
+from keeltune.utils.errors import Stopped
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
 from keeltune.utils.system_faults import system_faults
 
 
+@loading.quiet_transformers()
 def train_one_seed(
-    recipe: Recipe, *, resume: bool, overwrite: bool, display: Display, allowed: Collection[str] = ()
+    recipe: Recipe, progress: Progress, *, resume: bool, display: Display, allowed: Collection[str] = ()
 ) -> Run:
-    """`runs.run.train` of a recipe with one seed."""
+    """`runs.run.train` of a recipe with one seed, in a folder that is claimed; `progress` is told how far it is."""
     folder = recipe.path(recipe.output)
-    if is_main_process():  # the others would find what this process has already made
-        claim(folder, resume=resume, overwrite=overwrite)
+    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
     with system_faults(folder, smaller=smaller_batch(recipe.training)):
         inputs = Inputs.of(recipe)
         material = _prepared(recipe, folder, display)
         inputs.note(material)
+        progress.known |= results.of_material(material)
         identity = run_identity.identity_of(material)
         found = run_identity.NOTHING
         if resume:
             found = run_identity.newest(folder, identity, recipe, display, allowed)
-        if resume and (done := finished(folder)):
-            display.say(f"{folder} holds a finished run; nothing is left to do")
+        if resume and (done := _finished(recipe, found.checkpoint, display)):
             return done
         transformers.set_seed(recipe.seed)
         job = build.build(material, display, *found.decided)
         if is_main_process():
             write_text(folder / "recipe.yaml", recipe.dump(folder))
             run_identity.start_run(folder, identity, job, found)
-            write_skipped(folder, material)
+            final_stage.begin(folder)
+            write_skipped(folder, material.skipped)
+        progress.began = True
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
             display.say(note)
         display.say(_headline(job))
-        with status_of(folder, recipe, is_main_process()), other_ranks_errors():
-            return _train(job, inputs, folder, found.checkpoint, display)
+        return _train(job, inputs, found.checkpoint, progress, display)
+
+
+def _finished(recipe: Recipe, checkpoint: Path | None, display: Display) -> Run | None:
+    """The run that is finished and whole, its page written again where that was not; None where there is work to do."""
+    folder = recipe.path(recipe.output)
+    if (done := finished(folder)) is None:
+        return None
+    if missing := final_stage.missing_parts(done):
+        final_stage.refuse_irreparable(folder, missing, checkpoint)
+        display.say(f"{folder} holds a finished run that is not whole, and is made whole again: {'; '.join(missing)}")
+        return None
+    if is_main_process():
+        final_stage.renew_page(recipe, done, display)
+    display.say(f"{folder} holds a finished run; nothing is left to do")
+    return done
 
 
 def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
@@ -71,13 +89,18 @@ def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
     return material
 
 
-def _train(job: Job, inputs: Inputs, folder: Path, checkpoint: Path | None, display: Display) -> Run:
+def _train(job: Job, inputs: Inputs, checkpoint: Path | None, progress: Progress, display: Display) -> Run:
+    folder = job.material.recipe.path(job.material.recipe.output)
     schedule = early_stopping.evaluation_schedule(job.material)
     arguments = fit.arguments_of(job, folder, schedule)
     if is_main_process():
         disk_estimate.refuse_if_short(job, arguments, schedule, folder)
     before = start.measure(job, inputs, folder, display)
+    progress.known |= results.of_start(before.scores)
     trainer = fit.fit(job, folder, arguments, schedule, before, checkpoint, display)
+    if fit.is_stopped(trainer):
+        progress.known |= results.of_training(job, trainer)
+        raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return Run(folder, conclusion.conclude(job, trainer, folder, before, display))
 
 

@@ -9,22 +9,35 @@ from keeltune.recipe.fields import Recipe
 from keeltune.recipe.paths import absolute
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.files import try_writing
-from keeltune.utils.system_faults import reason
+from keeltune.utils.system_faults import DISK_FAULTS, reason
+
+FOLDERS = ("model", "source_model", "adapter", "checkpoints", "predictions", "predictions/before")
+"""What a run makes in its folder."""
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """UserError where no run can be written to a folder: tried with a file, of which nothing stays."""
+    """UserError where no run can be written to a folder, or to one that an earlier start made in it: tried with a file,
+    of which nothing stays."""
+    for part in (folder, *(folder / name for name in FOLDERS if (folder / name).is_dir())):
+        _refuse_unwritable(part)
+
+
+def _refuse_unwritable(folder: Path) -> None:
     fix = "name another folder in `output`"
     try:
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         if not existing.is_dir():
             found = f"{existing}, which is a file"
         elif not os.access(existing, os.W_OK):
-            found, fix = f"no permission to write to {existing}", "name a folder that you may write to"
+            read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+            found = f"a read-only file system at {existing}" if read_only else f"no permission to write to {existing}"
+            fix = "name a folder that you may write to"
         else:
             try_writing(folder)
             return
     except OSError as error:
+        if error.errno in DISK_FAULTS:  # whose message is another one
+            raise
         found = f"{reason(error)}, on trying to write there"
     raise UserError(Problem(str(folder), "output", found, "an empty or a new folder", fix))
 

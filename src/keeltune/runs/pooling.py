@@ -14,7 +14,7 @@ from keeltune.evaluation import bootstrap, overfitting
 from keeltune.evaluation.intervals import intervals
 from keeltune.evaluation.scores import table_of
 from keeltune.evaluation.seed_bootstrap import clustered, draws, grouped, over_seeds
-from keeltune.runs.result import empty
+from keeltune.runs.result_shape import empty
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.metrics import scale_of
 from keeltune.tasks.task import Task

@@ -12,9 +12,11 @@ from keeltune.data import dataset
 from keeltune.evaluation.scores import Scores
 from keeltune.recipe.paths import shared
 from keeltune.runs.environment import environment, peak_memory
+from keeltune.runs.result_shape import empty
 from keeltune.tasks.task import Task
 from keeltune.training.callbacks import means
 from keeltune.training.job import Job
+from keeltune.training.preparation.material import Material
 from keeltune.training.reference_choice import model_names
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.distributed import world_size
@@ -33,42 +35,62 @@ def completed(
     `teacher` is what `teacher_report` returned. What the analyses find (`forgetting`, `overfitting` …) is null yet.
     """
     recipe = job.material.recipe
-    return empty() | {
-        "keeltune": __version__,
-        "task": recipe.task,
-        "method": recipe.method,
-        "status": "completed",
-        "metrics": {
-            "validation": _metrics(after["validation"]),
-            "test": _metrics(after["test"], details=True),
-            "source": {"before": _metrics(before["source"]), "after": _metrics(after["source"])},
-            "before": {"validation": _metrics(before["validation"]), "test": _metrics(before["test"])},
-        },
-        "intervals": {
-            "validation": _intervals(after["validation"]),
-            "test": _intervals(after["test"]),
-            "source": {"before": _intervals(before["source"]), "after": _intervals(after["source"])},
-        },
-        "scoring": {
-            "target": scoring(job.material.task),
-            "source": scoring(job.of("source", None)[0]) if job.material.rows.get("source") else None,
-        },
-        "objective": _objective(job, trainer),
-        "reference": {
-            "kind": job.reference_source.kind,
-            "models": model_names(job.material),
-            "cache": _cache(job),
-            "reason": job.reference_source.reason,
-            "gate": teacher,
-        },
-        "training": _training(job, trainer),
-        "generation": _generation(job),
-        "data": {
-            split: {"rows": len(rows), "fingerprint": dataset.fingerprint(rows)} if rows else None
-            for split, rows in job.material.rows.items()
+    return (
+        empty()
+        | of_material(job.material)
+        | of_training(job, trainer)
+        | {
+            "keeltune": __version__,
+            "task": recipe.task,
+            "method": recipe.method,
+            "status": "completed",
+            "metrics": _all_metrics(before, after),
+            "intervals": {
+                "validation": _intervals(after["validation"]),
+                "test": _intervals(after["test"]),
+                "source": {"before": _intervals(before["source"]), "after": _intervals(after["source"])},
+            },
+            "scoring": {
+                "target": scoring(job.material.task),
+                "source": scoring(job.of("source", None)[0]) if job.material.rows.get("source") else None,
+            },
+            "reference": {
+                "kind": job.reference_source.kind,
+                "models": model_names(job.material),
+                "cache": _cache(job),
+                "reason": job.reference_source.reason,
+                "gate": teacher,
+            },
+            "generation": _generation(job),
         }
-        | {"skipped": len(job.material.skipped)},
-        "environment": environment(),
+    )
+
+
+def of_material(material: Material) -> dict[str, Any]:
+    """What is known as soon as the data are read."""
+    data: dict[str, Any] = {
+        split: {"rows": len(rows), "fingerprint": dataset.fingerprint(rows)} if rows else None
+        for split, rows in material.rows.items()
+    }
+    return {"data": data | {"skipped": len(material.skipped)}, "environment": environment()}
+
+
+def of_start(before: Mapping[str, Scores | None]) -> dict[str, Any]:
+    """What is known before the first step."""
+    return {"metrics": _all_metrics(before, dict.fromkeys(before))}
+
+
+def of_training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
+    """What is known once training has ended, be it early; in all processes at once, who share their sums."""
+    return {"objective": _objective(job, trainer), "training": _training(job, trainer)}
+
+
+def _all_metrics(before: Mapping[str, Scores | None], after: Mapping[str, Scores | None]) -> dict[str, Any]:
+    return {
+        "validation": _metrics(after["validation"]),
+        "test": _metrics(after["test"], details=True),
+        "source": {"before": _metrics(before["source"]), "after": _metrics(after["source"])},
+        "before": {"validation": _metrics(before["validation"]), "test": _metrics(before["test"])},
     }
 
 
@@ -147,41 +169,6 @@ def _regularizers(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
     }
     phrases = {r.name: r.phrase.format(value=values[r.name]) for r in regularizers if ":" in r.name}
     return ({"regularizers": values} if values else {}) | ({"regularizer_phrases": phrases} if phrases else {})
-
-
-def empty() -> dict[str, Any]:
-    """`result.json` with every key and nothing in it: the shape of a run that ended early."""
-    pair = {"before": None, "after": None}
-    return {
-        "keeltune": None,
-        "task": None,
-        "method": None,
-        "status": None,
-        "metrics": {
-            "validation": None,
-            "test": None,
-            "source": dict(pair),
-            "before": {"validation": None, "test": None},
-        },
-        "intervals": {"validation": None, "test": None, "source": dict(pair)},
-        "scoring": None,
-        "objective": None,
-        "reference": None,
-        "veto": None,
-        "budget": None,
-        "interpolation": None,
-        "forgetting": None,
-        "overfitting": None,
-        "calibration": None,
-        "bias": None,
-        "seeds": None,
-        "training": None,
-        "generation": None,
-        "data": None,
-        "audit": None,
-        "digests": None,
-        "environment": None,
-    }
 
 
 def _metrics(scores: Scores | None, *, details: bool = False) -> dict[str, Any] | None:

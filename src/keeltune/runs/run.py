@@ -1,4 +1,9 @@
-"""`kt.train`: a recipe becomes a finished run; a recipe of several seeds a run of each, and their pool above them."""
+"""`kt.train`: a recipe becomes a finished run; a recipe of several seeds a run of each, and their pool above them.
+
+    claim the folder -> import what trains -> train, or train each seed
+
+The folder is claimed before anything heavy is imported, and signals are heard from then on to the end.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,31 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from keeltune.models import loading
 from keeltune.recipe import opened
 from keeltune.recipe.fields import Recipe
-from keeltune.reports import run_page
-from keeltune.runs import one_seed, output_folder, seeds
+from keeltune.runs import claim, output_folder, run_folder
+from keeltune.runs.last_line import last_line_of, stops_as_errors
 from keeltune.runs.run_folder import Run
-from keeltune.training import run_identity
-from keeltune.utils.distributed import is_main_process
+from keeltune.utils import stop_signals
+from keeltune.utils.collection import paused_collection
+from keeltune.utils.current_watch import other_ranks_errors
+from keeltune.utils.distributed import is_main_process, world_size
 from keeltune.utils.files import owners_alone
 from keeltune.utils.process_group import joined
 from keeltune.utils.progress import Display
+from keeltune.utils.system_faults import system_faults
 
 
-@loading.quiet_transformers()
+def refuse_at_once(recipe: Recipe, *, overwrite: bool = False) -> None:
+    """What `train` refuses of an output folder, before a recipe is read to its end: another process is at work there,
+    or it cannot be written to. UserError."""
+    folder = recipe.path(recipe.output)
+    with last_line_of(recipe, "--overwrite" if overwrite else "--resume"), system_faults(folder):
+        if world_size() == 1:  # of several processes the others would wait for one that is refused here
+            output_folder.refuse_unwritable(folder)
+            claim.refuse_in_use(folder)
+
+
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     *,
@@ -37,14 +53,24 @@ def train(
         allow_change: with `resume`, the fields of the recipe that may differ from the run's, such as
             `training.learning_rate`; those that may are `run_identity.CHANGEABLE`.
     Raises: UserError (recipe, data or call at fault; every problem in it), StateRefused (the checkpoint belongs to
-        another recipe or data), Diverged, OutOfResources, Stopped (asked to stop; resumable).
+        another recipe or data), Diverged, OutOfResources, Stopped (asked to stop by Ctrl-C, SIGTERM or SIGHUP, which
+        are heard in the main thread; resumable), KeyboardInterrupt (asked twice). Each has a note that says what is
+        safe on disk, and what goes on.
     """
-    recipe = opened(recipe)
-    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
-    output_folder.refuse_among_inputs(recipe)
-    run_identity.refuse_unchangeable(allow_change)
-    display = display or Display(quiet=not is_main_process())
-    several = len(seeds.seeds_of(recipe)) > 1
-    train_recipe = seeds.train_each_seed if several else one_seed.train_one_seed
-    with owners_alone(), joined():
-        return train_recipe(recipe, resume=resume, overwrite=overwrite, allowed=allow_change, display=display)
+    recipe, display = opened(recipe), display or Display(quiet=not is_main_process())
+    folder = recipe.path(recipe.output)
+    first = "--overwrite" if overwrite else ""
+    with owners_alone(), stop_signals.listened(), last_line_of(recipe, first) as ended, joined(), stops_as_errors():
+        output_folder.refuse_among_inputs(recipe)
+        with system_faults(folder), claim.claimed(folder, resume=resume, overwrite=overwrite, display=display):
+            ended.option = "--resume"
+            with run_folder.status_of(folder, recipe) as progress, other_ranks_errors():
+                with paused_collection():  # seconds of imports, after all that may refuse the call
+                    from keeltune.runs.one_seed import train_one_seed
+                    from keeltune.runs.seeds import seeds_of, train_each_seed
+                    from keeltune.training import run_identity
+
+                stop_signals.raise_if_asked()  # in an import that went on all the same
+                run_identity.refuse_unchangeable(allow_change)
+                train_recipe = train_each_seed if len(seeds_of(recipe)) > 1 else train_one_seed
+                return train_recipe(recipe, progress, resume=resume, display=display, allowed=allow_change)

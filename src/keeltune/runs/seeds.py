@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keeltune.evaluation import overfitting, test_set_looks
+from keeltune.evaluation import overfitting
+from keeltune.models import loading
 from keeltune.recipe import load, parse
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
-from keeltune.runs import digests, one_seed, opened_model, pooling, run_folder
-from keeltune.runs.run_folder import Run
+from keeltune.runs import claim, digests, final_stage, one_seed, opened_model, pooling, run_folder
+from keeltune.runs.run_folder import Progress, Run
 from keeltune.runs.stored_result import read_result
 from keeltune.training import checkpoints, run_identity
 from keeltune.utils import distributed
+from keeltune.utils.current_watch import other_ranks_errors
 from keeltune.utils.errors import Problem, StateRefused
-from keeltune.utils.files import write_json, write_text
+from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
 
 RESTARTS = 2
@@ -37,29 +39,26 @@ def seeds_of(recipe: Recipe) -> list[int]:
     return list(dict.fromkeys(seed)) if isinstance(seed, list) else [seed]
 
 
+@loading.quiet_transformers()
 def train_each_seed(
-    recipe: Recipe, *, resume: bool, overwrite: bool, display: Display, allowed: Collection[str] = ()
+    recipe: Recipe, progress: Progress, *, resume: bool, display: Display, allowed: Collection[str] = ()
 ) -> Run:
-    """`runs.run.train` of a recipe with several seeds."""
-    main = distributed.is_main_process()
+    """`runs.run.train` of a recipe with several seeds, in a folder that is claimed."""
     folder = recipe.path(recipe.output)
-    if main:
-        run_folder.claim(folder, resume=resume, overwrite=overwrite)
+    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
+    if main := distributed.is_main_process():
         if resume:
             _refuse_another_recipe(folder, recipe, allowed)
         write_text(folder / "recipe.yaml", recipe.dump(folder))
-    with run_folder.status_of(folder, recipe, main):
-        one_seed_of = partial(_run, recipe, display=display, resume=resume, allowed=allowed)
-        runs, failed = _runs(recipe, folder, display, one_seed_of)
-        if not main:
-            return Run(folder, {})
-        result = pooling.pool(opened_model.tasks_of(runs[0].folder, outside=True), runs, failed)
-        if (tested := result["data"]["test"]) and not (folder / "result.json").is_file():
-            test_set_looks.look(folder, by="train", fingerprint=tested["fingerprint"], rows=tested["rows"])
-        result = digests.seal(result | {"digests": digests.of_pool(folder)})
-        write_json(folder / "result.json", result)
-        write_text(folder / "report.html", run_page.page(folder, result, recipe.report.sections))
-    return Run(folder, result)
+    progress.began = True
+    one_seed_of = partial(_run, recipe, display=display, resume=resume, allowed=allowed)
+    runs, failed = _runs(recipe, folder, display, one_seed_of)
+    if not main:
+        return Run(folder, {})
+    result = pooling.pool(opened_model.tasks_of(runs[0].folder, outside=True), runs, failed)
+    run = Run(folder, digests.seal(result | {"digests": digests.of_pool(folder)}))
+    final_stage.publish(recipe, run)
+    return run
 
 
 def _refuse_another_recipe(folder: Path, recipe: Recipe, allowed: Collection[str]) -> None:
@@ -109,7 +108,10 @@ def _runs(
 def _run(recipe: Recipe, output: Path, seed: int, *, display: Display, resume: bool, allowed: Collection[str]) -> Run:
     training = recipe.training.model_copy(update={"seed": seed})
     of_one_seed = recipe.model_copy(update={"training": training, "output": str(output)})
-    return one_seed.train_one_seed(of_one_seed, resume=resume, overwrite=False, display=display, allowed=allowed)
+    if distributed.is_main_process():
+        claim.take_over(output, resume=resume, overwrite=False)
+    with run_folder.status_of(output, of_one_seed) as progress, other_ranks_errors():
+        return one_seed.train_one_seed(of_one_seed, progress, resume=resume, display=display, allowed=allowed)
 
 
 def _failed(folder: Path) -> list[dict[str, Any]]:

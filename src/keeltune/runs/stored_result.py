@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from keeltune.runs.result import empty
+from keeltune.runs.result_shape import empty
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.json import read_json
 

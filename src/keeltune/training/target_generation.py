@@ -49,6 +49,10 @@ class TextStore:
         self.file = recipe.folder / ".cache" / folder / name
         self.texts: dict[str, Any] = self._read()
 
+    def reread(self) -> None:
+        """Takes over what another run has added since."""
+        self.texts |= self._read()
+
     def _read(self) -> dict[str, Any]:
         if not self.file.is_file():
             return {}

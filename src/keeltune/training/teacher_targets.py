@@ -13,6 +13,7 @@ from keeltune.training.preparation.task_checks import needs_text, without_target
 from keeltune.training.target_generation import SampledTexts, TeacherTargets
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.folder_lock import waited_for
 from keeltune.utils.progress import Display
 
 
@@ -44,7 +45,9 @@ def write_targets(
             raise UserError(Problem(recipe.where("generation"), "generation.targets", found, expected, fix))
         if missing:
             teacher = _writing_model(material, reference)
-            with display.bar(f"the teacher writes {split}", missing) as advance:
+            writing = display.bar(f"the teacher writes {split}", missing)
+            with waited_for(targets.file.parent, display.say), writing as advance:
+                targets.reread()
                 targets.write(teacher.model, rows, device, autocast, advance)
         learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
         material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
@@ -93,7 +96,9 @@ def sample(material: Material, reference: LazyReference, autocast: Autocast, dev
     source = material.references[0].source if material.references else material.source
     texts, openings = SampledTexts(recipe, task, source), task.openings(material.rows["train"])
     teacher = _writing_model(material, reference)
-    with display.bar("the source model draws texts", len(openings)) as advance:
+    drawing = display.bar("the source model draws texts", len(openings))
+    with waited_for(texts.file.parent, display.say), drawing as advance:
+        texts.reread()
         examples = [[example] for example in texts.sample(teacher.model, openings, device, autocast, advance)]
     share = max(1, len(examples) // 10)  # not trained on: a budget of divergence is measured there
     material.encoded |= {"generated": examples[share:], "generated_validation": examples[:share]}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.distributed
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from keeltune.utils.current_watch import operation
 from keeltune.utils.errors import Diverged, OutOfResources, Stopped
@@ -24,11 +25,17 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def process_group() -> Any:
+    """`torch.distributed` where this process has joined a group, else None. Who has not imported it has joined none."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
+
+
 def barrier() -> None:
     """Waits until all processes are here; one of them may have something long to do before."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if group := process_group():
         with operation(patient=True):
-            torch.distributed.barrier()
+            group.barrier()
 
 
 def leave_group() -> None:
@@ -38,16 +45,17 @@ def leave_group() -> None:
     ("terminate called without an active exception", exit status -6), after a run that was fine. They are joined only
     when nothing holds the group any more, which is why `release` comes first.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if group := process_group():
+        group.destroy_process_group()
 
 
 def summed_over_ranks(values: Tensor, device: Any) -> Tensor:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    group = process_group()
+    if not group:
         return values
     total = values.to(device)
     with operation():
-        torch.distributed.all_reduce(total)
+        group.all_reduce(total)
     return total.cpu()
 
 
@@ -56,17 +64,20 @@ def gathered(value: Any, *, patient: bool = True) -> list[Any]:
 
     `patient`: one of them has something long to do before.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    group = process_group()
+    if not group:
         return [value]
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    import torch  # who has joined a group has it already
+
+    device = "cuda" if group.get_backend() == "nccl" else "cpu"
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(torch.distributed.get_world_size())]
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(group.get_world_size())]
     with operation(patient=patient):
-        torch.distributed.all_gather(sizes, torch.tensor([len(text)], device=device))
+        group.all_gather(sizes, torch.tensor([len(text)], device=device))
     longest = int(torch.cat(sizes).max())
     padded = torch.nn.functional.pad(text, (0, longest - len(text)))
     texts = [torch.empty_like(padded) for _ in sizes]
-    torch.distributed.all_gather(texts, padded)
+    group.all_gather(texts, padded)
     return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(texts, sizes, strict=True)]
 
 

@@ -116,7 +116,7 @@ class OutOfResources(KeeltuneError):
 
 
 class Stopped(KeeltuneError):
-    """The run was asked to stop; its last step is on disk and `--resume` goes on from there."""
+    """The run was asked to stop; `--resume` goes on from the newest checkpoint."""
 
     exit_status = 75
 

@@ -114,7 +114,7 @@ def _write(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         staging.replace(path)
-    except OSError:
+    except BaseException:  # a signal, too
         with suppress(OSError):
             staging.unlink(missing_ok=True)
         raise

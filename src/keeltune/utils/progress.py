@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from keeltune.utils.errors import Problem
 from keeltune.utils.sanitization import shown_text
+from keeltune.utils.stop_signals import raise_if_asked
 from keeltune.utils.terminal import Terminal
 
 
@@ -37,13 +38,17 @@ class Display:
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
-        """A bar of `total` units; without a terminal a line at most every `plain_every` seconds, and one at the end."""
+        """A bar of `total` units; without a terminal a line at most every `plain_every` seconds, and one at the end.
+
+        Who goes on with a bar after a signal has asked for a stop is stopped there.
+        """
         if self.console.is_terminal:
             with self._rich() as progress:
                 task = progress.add_task(shown_text(label), total=total, note="")
                 notes = [""]
 
                 def advance(done: int, note: str = "") -> None:
+                    raise_if_asked()
                     notes[0] = note or notes[0]
                     progress.update(task, advance=done, note=shown_text(notes[0]))
 
@@ -66,6 +71,7 @@ class Display:
         state = {"done": 0, "said": time.monotonic()}
 
         def advance(done: int, note: str = "") -> None:
+            raise_if_asked()
             state["done"] += done
             now = time.monotonic()
             if now - state["said"] >= self.plain_every or state["done"] >= total:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from keeltune.objective.references.reference import Reference
@@ -23,6 +24,7 @@ from keeltune.utils import files, tensor_store
 from keeltune.utils.disk_space import require_room
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem, StateRefused, Stopped, UserError
+from keeltune.utils.folder_lock import waited_for
 from keeltune.utils.progress import Display
 from keeltune.utils.tensor_store import BrokenShards, Store, Writer
 
@@ -49,7 +51,20 @@ def find_or_capture(
 
 
 def capture(request: CacheRequest, material: Material, reference: Reference, device: str, display: Display) -> Store:
-    """Writes the shards that lack and the manifest. Several processes share the shards; the first one finishes."""
+    """Writes the shards that lack and the manifest. Several processes share the shards; the first one finishes.
+
+    Of several runs that want the same cache the later ones wait for the first, and find it finished.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return _capture(request, material, reference, device, display)
+    with waited_for(request.folder, display.say):
+        with suppress(BrokenShards):  # which are computed again
+            if (store := find_finished(request)) is not None:
+                return store
+        return _capture(request, material, reference, device, display)
+
+
+def _capture(request: CacheRequest, material: Material, reference: Reference, device: str, display: Display) -> Store:
     task, source = material.task, AnswerSource(material.task, reference, choices_of(material), device)
     form, reason, head = choose_form(request, material, source)
     display.say(f"reference: cached as {reason}")

@@ -66,7 +66,7 @@ def cache_request(material: Material, precision: str, examples: Iterable[Example
     identity["examples"] = hashlib.sha256(listing.encode()).hexdigest()  # two sets of rows are two caches
     name = hashlib.sha256(canonical([identity, form]).encode()).hexdigest()[:16]
     folder = cache_folder(material) if spec.cache else cache_folder(material) / name
-    command = f"keeltune cache {recipe.where()}"
+    command = recipe.command("cache") or "keeltune cache RECIPE.yaml"
     return CacheRequest(identity, form, folder, unique, contents, command, partial(place_of, material))
 
 
