@@ -28,7 +28,8 @@ def fault(what: str, victim: int) -> None:
     try:
         with process_group.joined():
             current_watch.wait_at_most(1.0)
-            _work(what, int(os.environ["RANK"]) == victim)
+            with current_watch.on_hard_end(lambda error: error.add_note("last words")):
+                _work(what, int(os.environ["RANK"]) == victim)
     except KeeltuneError as error:
         if not error.said:
             print(error, file=sys.stderr, flush=True)
@@ -79,6 +80,7 @@ def test_all_end_with_one(what, victim, tmp_path):
         assert "Traceback" not in one.text
     text = "".join(one.text for one in done)
     assert text.count(said) == 1 or not said, text
+    assert text.count("last words") == (what in ("killed while others compute", "stuck"))
     if lost:
         assert f"rank {victim} of 2" in text
         assert "--resume" in text

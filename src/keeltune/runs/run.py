@@ -14,9 +14,9 @@ from typing import Any
 from keeltune.recipe import opened
 from keeltune.recipe.fields import Recipe
 from keeltune.runs import claim, output_folder, run_folder
-from keeltune.runs.last_line import last_line_of, stops_as_errors
+from keeltune.runs.last_line import last_line, last_line_of, stops_as_errors
 from keeltune.runs.run_folder import Run
-from keeltune.utils import stop_signals
+from keeltune.utils import current_watch, stop_signals
 from keeltune.utils.collection import paused_collection
 from keeltune.utils.current_watch import other_ranks_errors
 from keeltune.utils.distributed import is_main_process, world_size
@@ -62,7 +62,8 @@ def train(
     first = "--overwrite" if overwrite else ""
     with owners_alone(), stop_signals.listened(), last_line_of(recipe, first) as ended, joined(), stops_as_errors():
         output_folder.refuse_among_inputs(recipe)
-        with system_faults(folder), claim.claimed(folder, resume=resume, overwrite=overwrite, display=display):
+        ending = current_watch.on_hard_end(lambda error: error.add_note(last_line(error, recipe, ended)))
+        with ending, system_faults(folder), claim.claimed(folder, resume=resume, overwrite=overwrite, display=display):
             ended.option = "--resume"
             with run_folder.status_of(folder, recipe) as progress, other_ranks_errors():
                 with paused_collection():  # seconds of imports, after all that may refuse the call

@@ -13,7 +13,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.recipe.paths import shared
 from keeltune.runs.result_shape import empty
 from keeltune.runs.stored_result import read_result
-from keeltune.utils import stop_signals
+from keeltune.utils import current_watch, stop_signals
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Diverged, Problem, Stopped, UserError
 from keeltune.utils.files import write_json, write_text
@@ -61,15 +61,20 @@ def status_of(folder: Path, recipe: Recipe) -> Iterator[Progress]:
     One that is refused before it began leaves nothing, or what an earlier start has left.
     """
     progress = Progress()
-    try:
-        yield progress
-    except BaseException as error:
+
+    def note(error: BaseException) -> None:
         stopped = isinstance(error, (Stopped, StopAsked, KeyboardInterrupt)) or stop_signals.asked()
         status = "stopped" if stopped else "diverged" if isinstance(error, Diverged) else "failed"
         if is_main_process() and (stopped or progress.began) and not _has_result(folder):
             unfinished = {"keeltune": __version__, "task": recipe.task, "method": recipe.method, "status": status}
             with suppress(OSError):  # on a full disk the message counts, not the file
                 write_json(folder / "result.json", {**_earlier(folder), **progress.known, **unfinished})
+
+    try:
+        with current_watch.on_hard_end(note):
+            yield progress
+    except BaseException as error:
+        note(error)
         raise
 
 

@@ -50,10 +50,17 @@ def other_ranks_errors() -> Iterator[None]:
         raise cause from error
 
 
-def on_hard_end(speak: Callable[[KeeltuneError], None]) -> None:
-    """What is still to be done where this process hangs and is ended, because another one is lost."""
-    if _watch is not None:
-        _watch.last_words.append(speak)
+@contextmanager
+def on_hard_end(act: Callable[[KeeltuneError], None]) -> Iterator[None]:
+    """Within: what is still done where this process hangs and is ended, because another one is lost."""
+    if (watch := _watch) is None:
+        yield
+        return
+    watch.last_words.append(act)
+    try:
+        yield
+    finally:
+        watch.last_words.remove(act)
 
 
 def wait_at_most(seconds: float) -> None:

@@ -239,7 +239,7 @@ class RankWatch:
                     speak(error)
             if not error.said:
                 with suppress(OSError):
-                    os.write(2, f"{error}\n".encode())
+                    os.write(2, "".join(f"{part}\n" for part in (error, *getattr(error, "__notes__", ()))).encode())
             for child in multiprocessing.active_children():
                 child.kill()
             os._exit(error.exit_status)
