@@ -21,7 +21,7 @@ from keeltune import recipe
 from keeltune.cli import app
 from keeltune.runs import claim, output_folder, run
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import files
+from keeltune.utils import files, folder_lock
 from keeltune.utils.errors import UserError
 from keeltune.utils.folder_lock import LOCK, FolderLock
 from tests.faults.test_resume import ROOT
@@ -188,15 +188,17 @@ def test_a_folder_of_another_user_is_refused_before_anything_is_read(spec, part)
         shutil.rmtree(place)
 
 
-def test_a_full_disk_at_the_very_start_is_no_fault_of_the_folder_s(spec, tmp_path, monkeypatch, capsys):
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
+@pytest.mark.parametrize(("place", "name"), [(files, "write_atomically"), (folder_lock, "_write")])
+def test_a_full_disk_at_the_very_start_is_no_fault_of_the_folder_s(spec, tmp_path, monkeypatch, capsys, place, name):
+    def full(*args) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_atomically", full)
+    monkeypatch.setattr(place, name, full)
     monkeypatch.chdir(tmp_path)
     assert keeltune(monkeypatch, "train", "recipe.yaml") == 5
     said = capsys.readouterr().err
     assert said.splitlines()[-1].endswith("go on with: keeltune train recipe.yaml") and "Traceback" not in said
+    assert not list(tmp_path.rglob(LOCK))
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints", "predictions/before"])

@@ -15,11 +15,11 @@ from keeltune.utils.json import parse_json
 LOOKS = "looks.jsonl"
 
 
-def look(folder: Path, *, by: str, fingerprint: str, rows: int, training: str | None = None) -> int:
+def look(folder: Path, *, by: str, fingerprint: str, rows: int, training: int | None = None) -> int:
     """Writes down that rows were scored with a run's model; how often those very rows have been now.
 
-    A folder that cannot be written to keeps no count; the look is counted from what it holds. `training`: the number of
-    one, whose end looks once, however often it is interrupted.
+    A folder that cannot be written to keeps no count; the look is counted from what it holds. `training`: which one of
+    the folder it was, whose end looks once, however often it is interrupted.
     """
     looks = looks_of(folder)
     if training is None or training not in (other.get("training") for other in looks):

@@ -17,7 +17,7 @@ from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Problem, UserError, name_list
 from keeltune.utils.folder_lock import LOCK, FolderLock, Owner
 from keeltune.utils.progress import Display
-from keeltune.utils.system_faults import reason
+from keeltune.utils.system_faults import DISK_FAULTS, reason
 
 OURS = (
     "recipe.yaml",
@@ -86,6 +86,8 @@ def _refuse_owner(lock: FolderLock, asked: Callable[[], Owner | None], field: st
     try:
         owner = asked()
     except OSError as error:
+        if error.errno in DISK_FAULTS:  # whose message is another one
+            raise
         found = f"{reason(error)}, on trying to lock {lock.file}"
         fix, expected = "name a folder that you may write to", "an empty or a new folder"
         raise UserError(Problem(str(lock.folder), field, found, expected, fix)) from error

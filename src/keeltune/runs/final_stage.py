@@ -9,7 +9,6 @@ result.json                         last
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,20 +25,22 @@ from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.progress import Display
 
 TRAINING = "training.json"
-"""Beside the checkpoints: a number of this training, the same however often it goes on."""
+"""Beside the checkpoints: which training of this folder it is, the same however often it goes on."""
 
 
 def begin(folder: Path) -> None:
-    """Gives a training its number, where it has none yet."""
+    """Gives a training its number, where it has none yet: one more than have looked at the test rows."""
     if number_of(folder) is None:
-        write_json(folder / checkpoints.FOLDER / TRAINING, {"number": secrets.token_hex(8)})
+        looked = sum("training" in look for look in test_set_looks.looks_of(folder))
+        write_json(folder / checkpoints.FOLDER / TRAINING, {"number": looked + 1})
 
 
-def number_of(folder: Path) -> str | None:
-    """The number of the training in a run's folder."""
+def number_of(folder: Path) -> int | None:
+    """The number of the training in a run's folder; None where it has none."""
+    number = None
     with suppress(UserError):
-        return str(read_json(folder / checkpoints.FOLDER / TRAINING, kind=dict).get("number"))
-    return None
+        number = read_json(folder / checkpoints.FOLDER / TRAINING, kind=dict).get("number")
+    return number if isinstance(number, int) else None
 
 
 def publish(recipe: Recipe, run: Run) -> None:

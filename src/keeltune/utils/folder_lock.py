@@ -136,7 +136,13 @@ class FolderLock:
 
     def _sign(self, descriptor: int) -> Owner | None:
         """Writes into a lock that is free whose it is; None where that lasts."""
-        self.left, ours = _read(descriptor), _write(descriptor)
+        self.left = _read(descriptor)
+        try:
+            ours = _write(descriptor)
+        except OSError:  # a full disk
+            self.file.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
         if self.judged:  # of two that came at once the later one has it
             time.sleep(SETTLED)
             if (owner := _read(descriptor)) != ours:
