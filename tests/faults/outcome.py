@@ -12,6 +12,9 @@ from typing import Any
 MOMENT = re.compile(r"seconds|_per_second|memory|finished|took|minutes|_runtime|^when$")
 """Names of values that are of the moment."""
 
+DRAWN = re.compile(r"result\.json digests result|looks\.jsonl:\d+ training")
+"""Values that are each training's own: the digest of all values, times too, and the number that a training draws."""
+
 
 def facts(folder: Path) -> dict[str, Any]:
     """{name: value} of a run's folder: digests of its files, the values of its JSON, the names of all that lies there.
@@ -46,7 +49,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if MOMENT.search(name.rsplit(" ", 1)[-1]) or name == "result.json digests result":  # of all its values, times too
+    if MOMENT.search(name.rsplit(" ", 1)[-1]) or DRAWN.fullmatch(name):
         return
     if isinstance(value, dict):
         for key, inner in value.items():
