@@ -1,10 +1,11 @@
 """The whole fault campaign: every family of faults on small random models, each trial's end held to the bit.
 
     python -m benchmarks.faults --out FILE.jsonl [--only FAMILY] [--sample N]
-    python -m benchmarks.faults --table FILE.jsonl [--before OTHER.jsonl] > docs/faults.md
+    python -m benchmarks.faults --table FILE.jsonl [--before benchmarks/faults/before.jsonl] > docs/faults.md
 
 A run adds a line for each trial to FILE and leaves out those that FILE has: it goes on where it was stopped. It needs
-this checkout (the tests' models and shim) and a C compiler; about 20 minutes on one core.
+this checkout (the tests' models and shim) and a C compiler; about 25 minutes on one core. Two processes share it with
+--shard 1/2 and 2/2, and the same FILE.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines, one a trial; those that it has are not run again")
     parser.add_argument("--only", action="append", help="families whose name holds this")
     parser.add_argument("--sample", type=int, help="at most so many trials of a family, chosen at random")
+    parser.add_argument("--shard", default="1/1", help="I/N: every N-th trial from the I-th on, beside other processes")
     parser.add_argument("--again", action="store_true", help="runs those again that have not passed")
     parser.add_argument("--table", type=Path, help="prints the page of such a file, and runs nothing")
     parser.add_argument("--before", type=Path, help="of --table: the same of an earlier state of the code")
@@ -48,8 +50,9 @@ def main() -> None:
 def campaign(bench: Bench, given: argparse.Namespace) -> None:
     """Runs what FILE does not have yet."""
     done = {(line["family"], line["trial"]): line["wrong"] for line in read(given.out)} if given.out else {}
+    first, every = map(int, given.shard.split("/"))
     for part in PARTS:
-        for trial in _chosen(part.trials(bench), given):
+        for trial in _chosen(part.trials(bench), given)[first - 1 :: every]:
             before = done.get((trial.family, trial.name))
             if before == "" or (before and not given.again):
                 continue

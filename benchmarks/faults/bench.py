@@ -20,6 +20,9 @@ from keeltune.utils import manifest
 
 Plans = Sequence[dict[str, Any]]
 
+SEEN = 77
+"""The status of a run that was ended when what is asked of it was seen."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -112,6 +115,21 @@ class Bench:
         """What is wrong with going on: an exit status, words, processes that are left, or another end."""
         ended = self.train(folder, name, "--resume", *options, plans=plans)
         return quiet(ended, 0) or self.same_end(folder, name)
+
+    def would_go_on_from(self, state: Path, name: str) -> str:
+        """What is wrong with a copy of an output folder, as far as the next start says before it builds a model: none
+        of its checkpoints is broken, and it goes on from one. Much cheaper than to go on; of equal states one is tried.
+        """
+        digest = f"would {name} {digest_of(state)}"
+        if digest not in self.known:
+            with self.fresh(name) as folder:
+                shutil.copytree(state, folder / "out")
+                plan = {"at": ["build", 1], "do": f"exit {SEEN}"}
+                wrong = self.unsound(folder)
+                ended = self.train(folder, name, "--resume", plans=[plan])
+                said = "" if "going on from checkpoint-" in ended.text else "it starts anew"
+                self.known[digest] = wrong or quiet(ended, SEEN) or said
+        return self.known[digest]
 
     def goes_on_from(self, state: Path, name: str) -> str:
         """The same from a copy of an output folder as it was at some moment; of equal ones one is tried."""

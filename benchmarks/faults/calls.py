@@ -19,6 +19,9 @@ RUN, CACHED = "few steps", "few steps, cached"
 ERRORS = {"enospc": (5,), "efbig": (5,), "eio": (0, 5)}
 """The errors of a disk, and the statuses that a run may end with: of an error that comes once it may get over."""
 
+EVERY = {"enospc": 1, "efbig": 3, "eio": 1}
+"""Each is tried at every so manieth file call: a limit of a file's size is met by the code that meets a full disk."""
+
 
 def trials(bench: Bench) -> Iterator[Trial]:
     for action, family in (("copy", "a kill at every file call"), ("halves", "a torn write")):
@@ -29,8 +32,8 @@ def trials(bench: Bench) -> Iterator[Trial]:
     for state in cuts_of(bench):
         yield Trial("a power cut", state.name, partial(cut_after, state.name))
     for error in ERRORS:
-        for number in range(1, calls_of(bench) + 1):
-            yield Trial(f"{error.upper()} at every file call", str(number), partial(fails, error, number))
+        for number in range(1, calls_of(bench) + 1, EVERY[error]):
+            yield Trial(f"{error.upper()} at file calls", str(number), partial(fails, error, number))
 
 
 WHOLE: dict[str, Any] = {}

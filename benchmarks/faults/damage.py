@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Bench, Trial, quiet
+from benchmarks.faults.bench import SEEN, Bench, Trial, quiet
 from tests.faults.outcome import leftovers
 
 from keeltune.utils.manifest import MANIFEST
@@ -19,8 +19,6 @@ FLIPS = {"checkpoints": 600, "model": 200, "kept": 200}
 
 WHOLE = 10
 """Of so many damaged checkpoints one is gone on from to the end; of the others, what the next start decides is read."""
-
-DETECTED = 77
 
 NEWEST, OLDER = "checkpoint-6", "checkpoint-4"
 
@@ -62,9 +60,9 @@ def damaged_checkpoint(how: str, file: str, number: int, bench: Bench) -> str:
         shutil.copytree(bench.state(RUN, "conclude"), folder / "out")
         damage(folder / "out" / "checkpoints" / file, how, number)
         whole = number % WHOLE == 0 or not bench.sealed
-        plan = {} if whole else {"at": ["build", 1], "do": f"exit {DETECTED}"}
+        plan = {} if whole else {"at": ["build", 1], "do": f"exit {SEEN}"}
         ended = bench.train(folder, RUN, "--resume", plans=[plan])
-        wrong = quiet(ended, 0 if whole else DETECTED)
+        wrong = quiet(ended, 0 if whole else SEEN)
         if Path(file).name not in ended.text:
             wrong += f"; {file} is not named"
         if file.startswith((f"{NEWEST}/", "best")) and f"going on from {NEWEST}" in ended.text:
@@ -105,11 +103,11 @@ def damaged_cache(how: str, file: str, number: int, bench: Bench) -> str:
     with bench.fresh(CACHED) as folder:
         shutil.copytree(_kept(bench), folder / "kept")
         damage(folder / "kept" / file, how, number)
-        plan = {} if number % WHOLE == 0 else {"at": ["before", 1], "do": f"exit {DETECTED}"}
+        plan = {} if number % WHOLE == 0 else {"at": ["before", 1], "do": f"exit {SEEN}"}
         ended = bench.train(folder, CACHED, plans=[plan])
         if file == MANIFEST and ended.status == 3:
             return quiet(ended, 3) or ("" if file in ended.text else f"not named: {ended.text[-300:]}")
-        if wrong := quiet(ended, DETECTED if plan else 0):
+        if wrong := quiet(ended, SEEN if plan else 0):
             return wrong
         return (bench.same_end(folder, CACHED) if not plan else "") or _apart(folder / "kept", _kept(bench))
 

@@ -25,7 +25,7 @@ LAST = "page"
 
 
 def trials(bench: Bench) -> Iterator[Trial]:
-    moments = bench.whole(RUN)["events"]
+    moments = _first_and_last(bench.whole(RUN)["events"])
     for name in SIGNALS:
         for moment, number in moments:
             tried = partial(signalled, name, [moment, number])
@@ -33,6 +33,12 @@ def trials(bench: Bench) -> Iterator[Trial]:
     for moment in ("read", "step", "evaluation", "save", "conclude"):
         for option in ("", "--resume", "--overwrite"):
             yield Trial("two runs in one folder", f"{moment} {option}", partial(two_runs, moment, option))
+
+
+def _first_and_last(events: list[list[Any]]) -> list[list[Any]]:
+    """Each moment the first time that it comes, and the last."""
+    last = dict(map(tuple, events))
+    return [[moment, number] for moment, number in events if number in (1, last[moment])]
 
 
 def signalled(name: str, at: list[Any], bench: Bench) -> str:

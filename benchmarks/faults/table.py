@@ -7,7 +7,7 @@ from collections.abc import Sequence
 HEAD = """# What a run survives
 
 `python -m benchmarks.faults` loses work in every way that we know, on small random models of all families and methods
-(CPU, one thread, some 20 minutes). A trial passes where the run that goes on ends as the one that nothing happened to,
+(CPU, one thread, some 25 minutes). A trial passes where the run that goes on ends as the one that nothing happened to,
 to the bit: weights, predictions, `log.jsonl`, `result.json` but times; and where every folder that is named as a
 checkpoint is whole at every moment, no half written file and no process is left, the exit status is the promised one,
 no traceback is printed, and the message says what the line promises. `tests/faults` has a few trials of each family
@@ -21,9 +21,9 @@ PROMISES = {
     "a torn write": "killed in the middle of every write: the same end",
     "a power cut": "after every flush: nothing that was not flushed is left, or names without contents",
     "a kill at every file call of the cache": "the next start fills it up, to the same end",
-    "ENOSPC at every file call": "the disk is full from then on: exit 5, with the path and the free bytes; it goes on",
-    "EFBIG at every file call": "the same for a limit on the size of files",
-    "EIO at every file call": "a write fails once: tried again, or exit 5; it goes on",
+    "ENOSPC at file calls": "at each: the disk is full from then on: exit 5, with the path and the free bytes; it goes on",
+    "EFBIG at file calls": "at every third: the same for a limit on the size of files",
+    "EIO at file calls": "at each: it fails once: tried again, or exit 5; it goes on",
     "flipped bits: checkpoints": "found and named; the newest whole checkpoint before it is taken",
     "cut and deleted files: checkpoints": "the same",
     "flipped bits: model": "`evaluate` refuses a finished model that is not as it was written, naming the file (3)",

@@ -7,7 +7,7 @@ a kill or a cut leaves is the same on every machine, and so are the moments at w
 from __future__ import annotations
 
 import pytest
-from benchmarks.faults import calls, changes, damage
+from benchmarks.faults import calls, changes, damage, signals
 from benchmarks.faults.bench import Bench
 
 RUN = calls.RUN
@@ -25,15 +25,16 @@ def failed(trials: dict[str, str]) -> dict[str, str]:
 
 
 def test_a_kill_at_any_file_call_of_a_save_loses_nothing(bench):
-    """F3; of equal states one is gone on from."""
+    """F3 and F6, the oldest checkpoint being removed too; from every fifth state the run goes on to its end."""
     states = calls.recorded(bench, RUN, "copy", "out", calls.LAST_SAVE)
     assert len(states) >= 15
-    assert failed({state.name: bench.goes_on_from(state, RUN) for state in states}) == {}
+    assert failed({state.name: bench.would_go_on_from(state, RUN) for state in states}) == {}
+    assert failed({state.name: bench.goes_on_from(state, RUN) for state in states[::5]}) == {}
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 0.99])
 def test_a_full_disk_ends_with_5_and_the_run_goes_on(bench, share):
-    """F10: in the first and the last save, and in the final stage."""
+    """F10: at the start, in the first and the last save, in the final stage."""
     assert calls.fails("enospc", 1 + int(share * calls.calls_of(bench)), bench) == ""
 
 
@@ -56,3 +57,9 @@ def test_a_damaged_shard_is_made_again(bench, how, file):
 def test_a_gradient_that_is_no_number_ends_the_run_before_its_update(bench):
     """F20: in a step that saves."""
     assert changes.poisoned(2, bench) == ""
+
+
+@pytest.mark.parametrize(("moment", "option"), [("step", ""), ("save", "--overwrite")])
+def test_a_second_run_in_a_folder_is_refused_and_a_killed_ones_lock_is_taken(bench, moment, option):
+    """F24."""
+    assert signals.two_runs(moment, option, bench) == ""
