@@ -21,7 +21,7 @@ PROMISES = {
     "a torn write": "killed in the middle of every write: the same end",
     "a power cut": "after every flush: nothing that was not flushed is left, or names without contents",
     "a kill at every file call of the cache": "the next start fills it up, to the same end",
-    "ENOSPC at file calls": "at each: the disk is full from then on: exit 5, with the path and the free bytes; it goes on",
+    "ENOSPC at file calls": "at each: the disk is full from then on: exit 5, with path and free bytes; it goes on",
     "EFBIG at file calls": "at every third: the same for a limit on the size of files",
     "EIO at file calls": "at each: it fails once: tried again, or exit 5; it goes on",
     "flipped bits: checkpoints": "found and named; the newest whole checkpoint before it is taken",
