@@ -100,6 +100,20 @@ def test_a_forked_child_neither_keeps_nor_ends_it(tmp_path):
         end(child)
 
 
+def test_a_child_that_outlives_its_killed_parent_keeps_nothing(tmp_path):
+    """As a data worker does for some seconds, or one that hangs for ever."""
+
+    def takes_and_forks() -> None:
+        FolderLock(tmp_path).take()
+        (tmp_path / "worker").write_text(str(in_child(lambda: None)))
+
+    end(in_child(takes_and_forks))
+    try:
+        assert FolderLock(tmp_path).take() is None
+    finally:
+        os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
+
+
 def test_another_process_of_the_same_number_is_not_its_holder(tmp_path, monkeypatch):
     """Without the kernel's locks a number alone would hold a folder for ever, once another process has it."""
     lock = FolderLock(tmp_path)
