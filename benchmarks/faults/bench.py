@@ -111,9 +111,9 @@ class Bench:
         """What differs from the whole run in a folder that holds a finished one."""
         return "; ".join(outcome.differing(self.whole(name)["facts"], outcome.facts(folder / "out"))[:4])
 
-    def goes_on(self, folder: Path, name: str, *options: str, plans: Plans = ()) -> str:
+    def goes_on(self, folder: Path, name: str, plans: Plans = ()) -> str:
         """What is wrong with going on: an exit status, words, processes that are left, or another end."""
-        ended = self.train(folder, name, "--resume", *options, plans=plans)
+        ended = self.train(folder, name, "--resume", plans=plans)
         return quiet(ended, 0) or self.same_end(folder, name)
 
     def would_go_on_from(self, state: Path, name: str) -> str:

@@ -63,6 +63,10 @@ def wait_for(file: Path, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+class ServerEndedError(BaseException):
+    """Somebody ended the server: no trial can say anything any more."""
+
+
 class Server:
     """`library`: what `shim.build` made."""
 
@@ -78,7 +82,8 @@ class Server:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait(30)
         self.process.stdout.close()
         if self.errors is not None:
@@ -116,11 +121,13 @@ class Server:
         return self._ask({"call": function, "values": list(values)})["answer"]
 
     def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        line = ""
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the server of faults ended with {self.process.wait()}")
+            raise ServerEndedError(f"the server of faults ended with {self.process.wait()}")
         return dict(json.loads(line))
 
 

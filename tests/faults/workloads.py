@@ -118,6 +118,9 @@ FEW = Workload(
 )
 """The shortest run with three saves, of which two are kept, and three evaluations: for faults at each of its calls."""
 
+FEW_WORKERS = Workload(_reviews, FEW.fields, training={**FEW.training, "dataloader_num_workers": 2})
+"""The same with two processes that read its rows."""
+
 FEW_CACHED = Workload(_reviews, {**SENTIMENT, **CACHED, "evaluation": {"every": 2}}, training=FEW.training)
 """The same with a teacher whose answers are kept."""
 
@@ -184,7 +187,8 @@ WORKLOADS: dict[str, Workload] = {
     ),
 }  # fmt: skip
 
-ALL: dict[str, Workload] = {**WORKLOADS, "few steps": FEW, "few steps, cached": FEW_CACHED}
+ALL: dict[str, Workload] = {**WORKLOADS, "few steps": FEW, "few steps, cached": FEW_CACHED,
+                            "few steps, workers": FEW_WORKERS}  # fmt: skip
 
 
 def make(name: str, folder: str) -> None:
