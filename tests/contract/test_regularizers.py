@@ -20,7 +20,7 @@ from keeltune.recipe.regularizer_fields import find_regularizer, regularizer_nam
 from keeltune.runs import run
 from keeltune.training.preparation import prepare
 from keeltune.training.regularizers.regularizer import Refusal, Regularizer
-from keeltune.utils import registry
+from keeltune.utils import registry, tensor_tree
 from keeltune.utils.errors import UserError
 from tests.helpers.runs import QUIET, make_data, spec_of
 
@@ -205,7 +205,7 @@ def test_one_of_each_from_another_package_trains_and_is_found_in_the_report(outs
     size = [sum(float(weight.abs().sum()) for weight in weights.values()) for weights in (before, after)]
     assert size[1] < size[0]
     (checkpoint, *_) = sorted((done.folder / "checkpoints").glob("checkpoint-*"))
-    state = load_file(checkpoint / "state.my_package.my_terms-Shrink.safetensors")
+    state = tensor_tree.load(checkpoint / "rank-0.safetensors")["parts"][shrink]
     assert state["steps"].tolist() == [float(checkpoint.name.rsplit("-", 1)[1])]
 
 

@@ -169,9 +169,9 @@ def test_label_outside_the_set_in_any_split():
 
 def test_unknown_labels_in_every_row_take_no_time():
     train = rows(*["intent_zero"] * 20_000)
-    started = time.perf_counter()
+    started = time.process_time()
     _, bad = audit({"train": train}, [f"intent_{i}" for i in range(150)], COLUMNS, False)
-    assert len(bad) == 20_000 and time.perf_counter() - started < 3
+    assert len(bad) == 20_000 and time.process_time() - started < 6  # a minute where each row was looked up anew
 
 
 def test_one_class_only():

@@ -169,13 +169,15 @@ def test_a_loss_that_is_no_number_stops_the_run_before_an_update(spec, tmp_path,
 
 
 def test_the_defaults_are_those_of_the_design_unless_given(tmp_path):
-    how = {"batch_size": 4, "every": None, "seed": 7}
+    how = {"batch_size": 4, "every": 3, "seed": 7}
     asked = {"gradient_accumulation_steps": 2, "epochs": 3, "learning_rate": 1e-4}
     ours = training_arguments(tmp_path, Training(**asked), **how)
     assert (ours.weight_decay, ours.warmup_steps, ours.max_grad_norm) == (0.01, 0.1, 1.0)
     assert ours.lr_scheduler_type == "linear"
     assert ours.optim.startswith("adamw_torch")
     assert not (ours.bf16 or ours.fp16)
+    assert (ours.save_strategy, ours.save_steps, ours.save_total_limit) == ("steps", 3, 2)
+    assert training_arguments(tmp_path, Training(**asked), **{**how, "every": None}).save_strategy == "no"
     theirs = training_arguments(tmp_path, Training(**asked, weight_decay=0.3, save_steps=5), **how)
     assert (theirs.weight_decay, theirs.save_strategy, theirs.save_steps) == (0.3, "steps", 5)
 

@@ -86,7 +86,7 @@ def content_key(fields: Mapping[str, Any]) -> str:
 
 def take(rows: Sequence[Row], indices: Sequence[int] | np.ndarray) -> Sequence[Row]:
     """The rows at these indices, in their order."""
-    return rows.take(np.asarray(indices)) if isinstance(rows, RowView) else [rows[i] for i in indices]
+    return rows.take(np.asarray(indices, dtype=np.int64)) if isinstance(rows, RowView) else [rows[i] for i in indices]
 
 
 def without(rows: Sequence[Row], places: Collection[tuple[str, int]]) -> Sequence[Row]:

@@ -19,13 +19,13 @@ alone on its share of the rows, with the counts of all."""
 
 
 def training_arguments(
-    folder: Path, training: Training, *, batch_size: int, every: int, seed: int
+    folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int
 ) -> TrainingArguments:
     """Our fields as the Trainer's, and those that a recipe passes on unchanged.
 
     `batch_size`: examples of one forward pass on one process, also where the recipe counts tokens. `every`: steps
-    between evaluations; checkpoints are written there too, after them. `seed`: one, where the recipe has several.
-    Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
+    between evaluations; checkpoints are written there too, after them (None: none are). `seed`: one, where the recipe
+    has several. Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
     """
     passed = training.passed
     defaults: dict[str, Any] = {
@@ -36,8 +36,8 @@ def training_arguments(
         "logging_steps": 10,
         "logging_first_step": True,
         "report_to": "none",
-        "save_strategy": "steps",  # an epoch's end is a step too: one that evaluates does so before it is saved
-        "save_steps": every,
+        # an epoch's end is a step too: one that evaluates does so before it is saved
+        **({"save_strategy": "steps", "save_steps": every} if every else {"save_strategy": "no"}),
         "save_total_limit": 2,
     }
     atexit.unregister(leave_group)
