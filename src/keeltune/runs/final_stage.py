@@ -16,30 +16,24 @@ from keeltune.evaluation import test_set_looks
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
 from keeltune.runs.run_folder import Run
-from keeltune.training import checkpoints
+from keeltune.training import run_identity
 from keeltune.utils import manifest
-from keeltune.utils.errors import Problem, StateRefused, UserError
+from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import open_regular, write_json, write_text
-from keeltune.utils.json import read_json
 from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.progress import Display
 
-TRAINING = "training.json"
-"""Beside the checkpoints: which training of this folder it is, the same however often it goes on."""
 
-
-def begin(folder: Path) -> None:
-    """Gives a training its number, where it has none yet: one more than have looked at the test rows."""
-    if number_of(folder) is None:
-        looked = sum("training" in look for look in test_set_looks.looks_of(folder))
-        write_json(folder / checkpoints.FOLDER / TRAINING, {"number": looked + 1})
+def next_number(folder: Path) -> int:
+    """The number of a training that begins in a folder: one more than have looked at the test rows there."""
+    return 1 + sum("training" in look for look in test_set_looks.looks_of(folder))
 
 
 def number_of(folder: Path) -> int | None:
-    """The number of the training in a run's folder; None where it has none."""
+    """The number of the training in a run's folder; None where that is not known."""
     number = None
-    with suppress(UserError):
-        number = read_json(folder / checkpoints.FOLDER / TRAINING, kind=dict).get("number")
+    with suppress(NotAsWrittenError):
+        number = run_identity.run_of(folder).get("training")
     return number if isinstance(number, int) else None
 
 

@@ -88,7 +88,8 @@ def is_stopped(trainer: KeelTrainer) -> bool:
 
     One that came in the last step ended nothing, but the run is to stop all the same.
     """
-    return summed_over_ranks(torch.tensor([float(stop_signals.asked())]), trainer.args.device).item() > 0
+    asked = trainer.training_totals.stop_asked or stop_signals.asked()
+    return summed_over_ranks(torch.tensor([float(asked)]), trainer.args.device).item() > 0
 
 
 def _ask(trainer: KeelTrainer) -> None:

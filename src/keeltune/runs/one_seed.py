@@ -55,8 +55,7 @@ def train_one_seed(
         job = build.build(material, display, *found.decided)
         if is_main_process():
             write_text(folder / "recipe.yaml", recipe.dump(folder))
-            run_identity.start_run(folder, identity, job, found)
-            final_stage.begin(folder)
+            run_identity.start_run(folder, identity, job, found, final_stage.next_number(folder))
             write_skipped(folder, material.skipped)
         progress.began = True
         for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):

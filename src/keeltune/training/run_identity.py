@@ -1,7 +1,8 @@
 """What a run's checkpoints belong to, and which of them it goes on from.
 
     checkpoints/run.json    `identity`: recipe, data, models, number of processes; `earlier`: what it was before each
-                            change that the user allowed; `decided`: what the start measured and chose; `versions`
+                            change that the user allowed; `decided`: what the start measured and chose; `versions`;
+                            `training`: which one of this folder it is, the same however often it goes on
 
 It is sealed with its digest, and each checkpoint's manifest has a copy: a run whose `run.json` is lost or broken is
 known by its newest checkpoint.
@@ -80,9 +81,9 @@ def identity_of(material: Material) -> dict[str, Any]:
     return dict(json.loads(json.dumps(identity)))
 
 
-def start_run(folder: Path, identity: Mapping[str, Any], job: Job, found: Found) -> None:
+def start_run(folder: Path, identity: Mapping[str, Any], job: Job, found: Found, training: int = 1) -> None:
     """Notes what the checkpoints of `folder` will belong to, and what its first start measured and chose; takes away
-    what a killed writer left, and checkpoints that were skipped.
+    what a killed writer left, and checkpoints that were skipped. `training`: its number, where it has none yet.
 
     Raises StateRefused where a run goes on and its reference has changed: it must read the answers that it began with.
     """
@@ -104,7 +105,7 @@ def start_run(folder: Path, identity: Mapping[str, Any], job: Job, found: Found)
         earlier.append(found.run["identity"])
     run = {
         "identity": identity, "earlier": earlier, "decided": now | {"precision": job.precision},
-        "versions": versions(),
+        "versions": versions(), "training": found.run.get("training", training),
     }  # fmt: skip
     write_atomically(place / RUN, manifest.sealed(run))
 
