@@ -136,7 +136,7 @@ class FolderLock:
 
     def _sign(self, descriptor: int) -> Owner | None:
         """Writes into a lock that is free whose it is; None where that lasts."""
-        self.left = _read(descriptor)
+        self.left = _read(descriptor, held=not self.judged)
         try:
             ours = _write(descriptor)
         except OSError:  # a full disk
@@ -198,15 +198,15 @@ def waited_for(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _read(descriptor: int) -> Owner | None:
-    """Who an open lock names; None where it names nobody. Its holder may be writing it just now."""
-    for _ in range(20):
+def _read(descriptor: int, *, held: bool = False) -> Owner | None:
+    """Who an open lock names; None where it names nobody. Another one may be writing it just now, unless we hold it."""
+    for _ in range(1 if held else 20):
         with suppress(ValueError, KeyError, TypeError):
             told = json.loads(os.pread(descriptor, 4096, 0))
             process = ProcessName(str(told["place"]), int(told["pid"]), int(told["ticks"]))
             owner = Owner(process, str(told["host"]), str(told["started"]), int(told["inode"]))
             return owner if owner.inode == os.fstat(descriptor).st_ino else None
-        if not os.fstat(descriptor).st_size:
+        if not held and not os.fstat(descriptor).st_size:
             time.sleep(0.01)
     return None
 
