@@ -85,7 +85,7 @@ def a_stop_loses_nothing(spec: dict, folder: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("evaluation", [{}, {"every": 2}, {"every": 2, "patience": "auto"}], ids=str)
-@pytest.mark.parametrize("step", [1, 4, 5, 6, 9])
+@pytest.mark.parametrize("step", [1, 5, 8])
 def test_a_stop_at_any_step_loses_nothing(spec, tmp_path, step, evaluation):
     """Five steps are an epoch: its evaluation comes before that step is saved, or it is never made up."""
     spec["evaluation"] = evaluation
@@ -161,10 +161,12 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("harm", [flip, cut, Path.unlink], ids=["flip", "cut", "unlink"])
 @pytest.mark.parametrize(
-    "name", ["rank-0.safetensors", "trainer_state.json", "manifest.json", "best", "run.json", "every one"]
-)
+    ("name", "harm"),
+    [("rank-0.safetensors", flip), ("rank-0.safetensors", Path.unlink), ("trainer_state.json", cut),
+     ("manifest.json", Path.unlink), ("best", flip), ("best", Path.unlink), ("run.json", cut),
+     ("run.json", Path.unlink), ("every one", flip)],
+)  # fmt: skip
 def test_a_broken_file_is_named_and_costs_an_interval(whole, left, harm, name):
     place = left / checkpoints.FOLDER
     (_, newest), (_, other) = checkpoints.found(place)
