@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,12 @@ def _rare_collections():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=lambda: 0))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hears_hangups():
+    """Whoever starts the tests by `nohup` has SIGHUP ignored, which processes hand on to those that they start."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
