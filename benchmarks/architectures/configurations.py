@@ -189,7 +189,8 @@ def _shrunk(fields: Mapping[str, Any], depth: int, filled: bool = False) -> dict
         elif isinstance(value, bool) or value is None or isinstance(value, str | float):
             made[name] = value
         elif isinstance(value, int):
-            made[name] = _value(name, value, depth)
+            wide = name == "attention_hidden_size" and value == fields.get("hidden_size")  # RWKV's; Zamba's is twice it
+            made[name] = WIDTH if wide else _value(name, value, depth)
         elif isinstance(value, Mapping):
             inner = str(name).endswith("config") or name in ("encoder", "decoder")
             made[name] = _shrunk(value, depth, filled) if inner else _rotary(value)

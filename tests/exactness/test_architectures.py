@@ -20,7 +20,7 @@ FAST = (
 )
 SLOW = (
     "text-classification/canine", "text-classification/funnel", "text-classification/nystromformer",
-    "text-classification/yoso", "text-classification/t5gemma", "text-generation/jamba",
+    "text-classification/yoso", "text-classification/t5gemma", "text-generation/rwkv", "text-generation/jamba",
     "text-generation/deepseek_v4", "text-generation/qwen3_next", "summarization/switch_transformers",
     "speech-recognition/sew",
 )  # fmt: skip
