@@ -234,7 +234,7 @@ def test_what_a_killed_start_left_is_no_use_of_a_folder_and_is_swept(spec, tmp_p
     done = train(spec, tmp_path)  # neither --resume nor --overwrite is needed
     for name in [*left, "predictions/" + left[0], "predictions/before/" + left[0]]:
         (out / name).write_text("half")
-    for name in (".staging-model", ".trash-model", ".trash-.staging-adapter"):
+    for name in (".staging-model", ".trash-model", ".trash-.staging-adapter", "checkpoints/.trash-checkpoint-2"):
         (out / name).mkdir()
         (out / name / "config.json").write_text("half")
     kept.write_text("years of work")

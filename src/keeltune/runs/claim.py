@@ -34,7 +34,8 @@ UNCOUNTED = (LOOKS, LOCK)
 """What lies in a folder that no run uses: the count outlives an `--overwrite`, the lock is of whoever is at work."""
 
 LEFT = re.compile(
-    r"\.(staging-\d+-[0-9a-f]{16}|trial-\d+-*|(staging-|trash-|trash-\.staging-)(model|adapter|source_model))"
+    r"\.(staging-\d+-[0-9a-f]{16}|trial-\d+-*"
+    r"|(staging-|trash-|trash-\.staging-)(model|adapter|source_model|checkpoint-\d+|best-\d+\.safetensors))"
 )
 """What a killed process leaves of a file or a model that it was writing, or taking away."""
 

@@ -107,7 +107,8 @@ def save(training: Training) -> None:
             manifest.sweep(place, [staging.name])
         raise
     if not args.process_index:
-        with suppress(OSError):  # what could not be removed is in nobody's way
+        with suppress(OSError):  # what could not be removed is in nobody's way, and the next save tries again
+            manifest.sweep(place, [f"{manifest.TRASH}*"])
             rotate(place, args.save_total_limit)
             drop_unnamed(place, best)
 
