@@ -16,7 +16,7 @@ from PIL import Image
 
 import keeltune as kt
 from keeltune.data import audio
-from tests.helpers import captioners, speakers, writers
+from tests.helpers import captioners, speakers, whispers, writers
 
 STYLE = {
     "min_length": 7, "no_repeat_ngram_size": 1, "num_beams": 3, "length_penalty": 2.0, "do_sample": True,
@@ -188,42 +188,10 @@ def test_settings_that_cannot_be_read_are_refused(tmp_path, name):
         run_of(tmp_path, spec)
 
 
-def whisper_tokenizer() -> Any:
-    """Whisper's own tokenizer with a small vocabulary: bytes, and its special tokens in their order."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in ("en", "zh", "de")),
-               "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
-               "<|notimestamps|>"]  # fmt: skip
-    vocabulary = {token: i for i, token in enumerate([*letters, *special])}
-    words = transformers.WhisperTokenizer(vocab=vocabulary, merges=[])
-    words.add_special_tokens({"additional_special_tokens": special[1:]})
-    return words
-
-
-def whisper(folder: Path) -> Any:
-    words = whisper_tokenizer()
-    start = words.convert_tokens_to_ids("<|startoftranscript|>")
-    config = transformers.WhisperConfig(
-        vocab_size=len(words), **speakers.SIZES["whisper"], decoder_start_token_id=start, bos_token_id=start,
-        pad_token_id=words.eos_token_id, eos_token_id=words.eos_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.WhisperForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
-    return words
-
-
 @pytest.mark.parametrize("languages", [None, ("de", "English")])
 def test_stock_generate_writes_the_predictions_of_sound(tmp_path, languages):
     """The languages are given to the decoder, in training and in stock `generate`, and never learnt."""
-    words = whisper(tmp_path / "student")
+    words = whispers.save(tmp_path / "student", multilingual=languages is not None)
     forbidden = [words.convert_tokens_to_ids(letter) for letter in "qyj"] + [words.convert_tokens_to_ids("o")]
     styled(tmp_path / "student", suppress_tokens=forbidden, begin_suppress_tokens=[words.eos_token_id],
            return_timestamps=True, max_initial_timestamp_index=1, logprob_threshold=-1.0)  # fmt: skip

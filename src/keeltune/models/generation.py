@@ -8,7 +8,7 @@ learnt. What is left aside is said (`differences`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,14 @@ def own_length(stored: Any, config: Any) -> int:
     return most - 1 if alone and isinstance(most, int) and most > 1 else 64
 
 
-def allow(config: Any, written: Collection[int]) -> None:
-    """Lets a model write again what its settings forbid and its training texts hold."""
-    for name in ("suppress_tokens", "begin_suppress_tokens"):
+def allow(config: Any, texts: Iterable[Sequence[int]]) -> None:
+    """Lets a model write again what its settings forbid, anywhere or at the beginning, and its training texts have
+    there."""
+    anywhere: set[int] = set()
+    first: set[int] = set()
+    for text in texts:
+        anywhere.update(text)
+        first.update(text[:1])
+    for name, written in (("suppress_tokens", anywhere), ("begin_suppress_tokens", first)):
         if forbidden := getattr(config, name, None):
             setattr(config, name, [token for token in forbidden if token not in written] or None)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keeltune.models.whisper import is_whisper
 from keeltune.utils.errors import nearest
 
 FORMS = r"__(\w{2,3}(?:_\w{4})?)__|<\|([a-z]{2,3})\|>|([a-z]{2,3}_(?:[A-Z][a-z]{3}|[A-Z]{2}))"
@@ -27,7 +28,7 @@ def language_tokens(tokenizer: Any) -> dict[str, int]:
     table = getattr(tokenizer, "lang_code_to_id", None)
     if isinstance(table, Mapping) and table:
         return {str(name): int(i) for name, i in table.items()}
-    if not hasattr(tokenizer, "tgt_lang") and not hasattr(tokenizer, "set_prefix_tokens"):
+    if not hasattr(tokenizer, "tgt_lang") and not is_whisper(tokenizer):
         return {}
     added = {str(token): i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     special = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
@@ -86,7 +87,7 @@ def nearest_language(name: str, known: Iterable[str]) -> str:
 def tell(tokenizer: Any, source: str | None, target: str | None, *, task: str | None = None) -> None:
     """Sets the languages in which a tokenizer reads and writes (names of `language_tokens`; None: as they are), and
     of Whisper's whether it transcribes or translates."""
-    if hasattr(tokenizer, "set_prefix_tokens"):
+    if is_whisper(tokenizer):
         tokenizer.set_prefix_tokens(language=target, task=task, predict_timestamps=False)
         return
     for attribute, name in (("src_lang", source), ("tgt_lang", target)):

@@ -16,6 +16,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.media import Media, Unreadable
 from keeltune.models import positions
+from keeltune.models.whisper import as_written, is_whisper
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import shapes, to_device
 from keeltune.tasks.common.example import Example
@@ -150,7 +151,10 @@ class SpeechRecognition(TextGeneration):
         return self.spelt(str(row.fields["text"]))
 
     def spelt(self, text: str) -> str:
-        """A text in the letters of a CTC model: one space between words, and the other case where it has but that."""
+        """A text as the model writes it: Whisper with a blank before its first word, a CTC model in its own letters
+        (one space between words, and the other case where it has but that)."""
+        if is_whisper(self.tokenizer):
+            return as_written(text)
         if not self.architecture.framewise or not hasattr(self.tokenizer, "word_delimiter_token"):
             return text
         return "".join(self._letter(c) for c in " ".join(unicodedata.normalize("NFC", text).split()))

@@ -11,6 +11,7 @@ import torch
 
 from keeltune.data.dataset import Row
 from keeltune.models.languages import language_tokens, whisper_opening
+from keeltune.models.whisper import is_whisper
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
 from keeltune.tasks.common.batches import stack, to_device
@@ -76,7 +77,7 @@ class Seq2Seq(Architecture):
         """The tokens behind the start that tell the decoder what to write: a language, Whisper's task. They are given
         wherever a text is written, and so never learnt."""
         before = self.before
-        told = hasattr(self.task.tokenizer, "set_prefix_tokens") or all(i in self.languages for i in before)
+        told = is_whisper(self.task.tokenizer) or all(i in self.languages for i in before)
         return before if told else []
 
     @property
@@ -121,13 +122,13 @@ class Seq2Seq(Architecture):
         return ids, False
 
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        ids = self._generated(model, examples, device, **beam_options(count, self.task.settings.beams))
+        ids = self.written(model, examples, device, **beam_options(count, self.task.settings.beams))
         return self.texts(ids, count)
 
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
         return [
             self.until_the_end(line[1 + len(self.given) :])
-            for line in self._generated(model, examples, device, **SAMPLING)
+            for line in self.written(model, examples, device, **SAMPLING)
         ]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
@@ -142,12 +143,13 @@ class Seq2Seq(Architecture):
             length=source + len(ids),
         )
 
-    def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
+    def written(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
+        """Generated token ids, the start and what is given among them."""
         inputs = [{k: v for k, v in e.inputs.items() if k != "decoder_input_ids"} for e in examples]
         batch = to_device(self.task.pad(inputs), device)
         if self.task.settings.config.model_type == "encoder-decoder":
             batch["decoder_attention_mask"] = torch.ones(len(examples), 1, dtype=torch.long, device=device)
-        if hasattr(self.task.tokenizer, "set_prefix_tokens"):
+        if is_whisper(self.task.tokenizer):
             opening = torch.tensor([[self.start, *self.given]] * len(examples), device=device)
             batch["decoder_input_ids"] = opening
         lines: list[list[int]] = self.generate(model, batch, **options).tolist()
@@ -155,7 +157,7 @@ class Seq2Seq(Architecture):
 
     def opening(self, stored: Any) -> dict[str, Any]:
         """The start and the language; what the base forces to be first only where targets begin with it."""
-        whisper = hasattr(self.task.tokenizer, "set_prefix_tokens")
+        whisper = is_whisper(self.task.tokenizer)
         first = self.before[0] if self.before and not whisper else None
         forced = first if self.given or first == stored.forced_bos_token_id else None
         told = whisper_opening(self.task.tokenizer, self.given) if whisper else {}

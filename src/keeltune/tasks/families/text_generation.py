@@ -62,7 +62,7 @@ class TextGeneration(Task):
         if self.architecture.framewise:
             return notes
         config = self.architecture.generation_config(model.generation_config)
-        generation.allow(config, {token for example in examples for token in example.targets})
+        generation.allow(config, (example.targets for example in examples))
         model.generation_config = config
         return notes
 
