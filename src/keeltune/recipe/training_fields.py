@@ -49,6 +49,11 @@ class Training(Declared):
         default="auto",
         description="bf16: float32 weights under autocast. auto: bf16 where this machine is faster in it.",
     )
+    packing: bool = Field(
+        default=False,
+        description="Decoders: the texts of a forward pass lie one behind the other in as few sequences as they fill, "
+        "and none reads another. The loss and its gradient stay what they are; the padding goes.",
+    )
     lora: Lora | None = Field(default=None, description="{rank: 16, ...}: train low-rank adapters; null: all weights.")
     l2_sp: PositiveFloat | None = Field(
         default=None,

@@ -174,6 +174,10 @@ class Task(Declaration):
         """The model's outputs. Families with a vocabulary head let the head see the predictions alone."""
         return self.padding_effect.forward(model, batch)
 
+    def unpackable(self, model: Any, batch: Mapping[str, Any]) -> str:
+        """Why this model cannot be handed the texts of a batch packed (`training.packing`); empty where it can."""
+        return "only what a decoder writes is read token by token"
+
     @cached_property
     def padding_effect(self) -> PaddingEffect:
         """Which rows may share a forward pass."""

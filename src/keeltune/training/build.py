@@ -20,7 +20,7 @@ from keeltune.training.budget_examples import budget_examples
 from keeltune.training.job import Job, Prepared, ReferenceSource
 from keeltune.training.layer_matching import match_layers
 from keeltune.training.lazy_reference import LazyReference
-from keeltune.training.model_trial import try_model
+from keeltune.training.model_trial import require_packable, try_model
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
 from keeltune.training.reference_choice import ReferenceChoice, choose_reference, live_reference
@@ -53,6 +53,8 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     task.annotate(student.model.config, material.examples["train"])
     student.model.to(device)
     try_model(student.model, task, material.examples["train"], device, (recipe.where("model"), "model"))
+    if recipe.training.packing:
+        require_packable(student.model, task, material.main_stream, device, recipe.where("training.packing"))
     reference = LazyReference(
         lambda: reference_loading.load_models(material, student, autocast, device),
         lambda models: live_reference(recipe, reference_loading.context_of(material, models, autocast, device)),

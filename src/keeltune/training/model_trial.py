@@ -66,6 +66,14 @@ def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, 
             raise _refused(place, found, expected, fix, "looks ahead")
 
 
+def require_packable(model: Any, task: Task, examples: Sequence[Example], device: str, where: str) -> None:
+    """UserError for a model that would read a text otherwise behind another one (`training.packing`)."""
+    batch = to_device(task.collate([max(examples, key=lambda example: example.length)]), device)
+    if reason := task.unpackable(model, batch):
+        found, expected = f"true, for {type(model).__name__}", f"no packing: {reason}"
+        raise UserError(Problem(where, "training.packing", found, expected, "leave packing out", "unpackable model"))
+
+
 @contextmanager
 def refusing(model: Any, place: tuple[str, str]) -> Iterator[None]:
     """Within: what a model's own code raises over rows is a UserError in its own words; `place` as of `try_model`.

@@ -94,6 +94,10 @@ class Architecture(ABC):
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
         return self.task.padding_effect.forward(model, batch, selects=True)
 
+    def unpackable(self, model: Any, batch: Mapping[str, Any]) -> str:
+        """Why this model cannot be handed the texts of a batch packed (`training.packing`); empty where it can."""
+        return "it is no decoder"
+
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
         return lm_head.rows(outputs, batch)
 

@@ -15,6 +15,7 @@ from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, TextTask, beam_options
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.packing import Packing, slots
 from keeltune.tasks.common.padding_effect import TOLERANCE, Sharing, groups_of_one_length, say
 from keeltune.utils.device import in_eval_mode
 
@@ -31,6 +32,19 @@ class Causal(Architecture):
     def __init__(self, task: TextTask):
         super().__init__(task)
         self._writes_beside: WeakKeyDictionary[Any, Sharing] = WeakKeyDictionary()
+        self.packing = Packing()
+
+    def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:
+        if self.task.settings.packing:
+            batch["work"][1] = slots([example.length for example in examples])
+
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        if self.task.settings.packing and not self.unpackable(model, batch):
+            return self.packing.forward(model, batch)
+        return super().forward(model, batch)
+
+    def unpackable(self, model: Any, batch: Mapping[str, Any]) -> str:
+        return self.packing.reason(model, batch)
 
     def encode(self, row: Row, target: str | None) -> Example:
         answer: list[int] = []

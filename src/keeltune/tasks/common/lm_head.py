@@ -73,7 +73,7 @@ def forward(
             part = part[:, : hidden.shape[1]]  # a group is as long as its own rows
         if hidden.dim() != 3 or len(hidden) != len(part) or hidden.shape[1] < part.shape[1]:
             return None
-        chosen = hidden[_aligned(part, hidden)]
+        chosen = _chosen(hidden, part, batch.get("order"))
         seen.append(chosen)
         return ((chosen[:2] if sliced else chosen)[None], *arguments[1:])
 
@@ -236,6 +236,13 @@ def rows(outputs: Any, batch: Mapping[str, Any]) -> Rows:
     if isinstance(outputs, Selected):
         return outputs.rows
     return Dense(outputs.logits[_aligned(batch["predicted"], outputs.logits)])
+
+
+def _chosen(hidden: Tensor, predicted: Tensor, order: Tensor | None) -> Tensor:
+    """What the head reads of the predictions [N, H]; `order` [N] is each one's place among the marked positions, where
+    that is another (`packing.py`)."""
+    chosen = hidden[_aligned(predicted, hidden)]
+    return chosen if order is None else chosen[order]
 
 
 def _aligned(predicted: Tensor, seen: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Settings:
     stored             the model's own `GenerationConfig`
     language           what the answers are scored in; None: told from the right answers, each time they are scored
     bleu_tokenizer     sacrebleu's name of BLEU's tokens; None: by the language
+    packing            whether a decoder reads the texts of a batch packed (`training.packing`)
     """
 
     labels: Sequence[str] = ()
@@ -49,3 +50,4 @@ class Settings:
     stored: Any = None
     language: Language | None = None
     bleu_tokenizer: str | None = None
+    packing: bool = False

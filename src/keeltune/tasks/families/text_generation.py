@@ -257,6 +257,9 @@ class TextGeneration(Task):
     def samples(self) -> bool:
         return self.architecture.samples
 
+    def unpackable(self, model: Any, batch: Mapping[str, Any]) -> str:
+        return self.architecture.unpackable(model, batch)
+
     # What a model writes, whatever other rows it writes for at the same time
 
     def groups(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:

@@ -32,7 +32,7 @@ from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.row_encoding import encode_splits
 from keeltune.training.preparation.scoring_language import settle
 from keeltune.training.preparation.splits import emptied_splits
-from keeltune.training.preparation.task_checks import task_problems
+from keeltune.training.preparation.task_checks import packing_problems, task_problems
 from keeltune.training.regularization import regularizer_problems
 from keeltune.utils.errors import Problem, UserError
 
@@ -76,6 +76,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     settings = replace(settings, bounds=read_by_all(settings.bounds, alike))
     task = reading.task_class(processor, settings, companions_of(references))
     log.errors += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
+    log.errors += packing_problems(recipe, task)
     task, source_task = settle(recipe, task, labelled.rows, log)
     anchor_task = None
     if recipe.objective.anchor_head != "task":
@@ -111,6 +112,7 @@ def _settings(
         tuple(recipe.evaluation.metrics),
         recipe.evaluation.metric,
         bleu_tokenizer=recipe.evaluation.bleu_tokenizer,
+        packing=recipe.training.packing,
     )
 
 

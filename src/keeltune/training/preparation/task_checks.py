@@ -64,6 +64,29 @@ def needs_text(recipe: Recipe, task: Task, encoded: Sequence[Sequence[Example]])
     return task.generates and bool(encoded) and (without_targets(encoded) or recipe.data.unlabeled_as == "labels")
 
 
+def packing_problems(recipe: Recipe, task: Task) -> list[Problem]:
+    """Why texts cannot be packed in this run, as far as no weights are needed to say so (`build` tries the model)."""
+    if not recipe.training.packing:
+        return []
+    import transformers
+
+    config = task.settings.config
+    kind = getattr(transformers, task.settings.auto_model)._model_mapping[type(config)]
+    reasons = {
+        f"{config.model_type} does not read text alone, each token by those before it": not task.reads_prompt
+        or task.reads != "text",
+        f"{config.model_type} keeps a state across tokens, also from one text into the next": kind._is_stateful,
+        "objective.matching compares layers position by position": bool(recipe.objective.matching),
+        "fgm moves the embeddings of each text by itself": "fgm" in recipe.training.all_regularizers,
+    }
+    where, fix = recipe.where("training.packing"), "leave packing out"
+    return [
+        Problem(where, "training.packing", "true", f"no packing: {reason}", fix)
+        for reason, holds in reasons.items()
+        if holds
+    ][:1]
+
+
 def without_targets(encoded: Sequence[Sequence[Example]]) -> bool:
     """Whether nothing is predicted in these rows, as they have no text and their predictions are its tokens."""
     return not any(example.predictions for row in encoded for example in row)
