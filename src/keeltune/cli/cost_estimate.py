@@ -39,6 +39,7 @@ def estimate(material: Material) -> dict[str, float]:
     passes, repetitions = forward_passes(regularizers), sum(r.repeats for r in regularizers)
     operations = tokens * body * (6 * (passes + repetitions) + 2 * references * (1 + repetitions))
     scored = sum(e.length * material.scale(s) for s in SCORED for e in material.examples[s])
+    scored += sum(e.length for test in material.named_tests for row in test.encoded for e in row)
     seconds = operations / (EFFICIENCY * matmul_flops(precision, device) * world_size())
     seconds += 4 * scored * body / (EFFICIENCY * matmul_flops("fp32", device))
     most = max(lengths + [length for stream in streams.values() for length in stream])

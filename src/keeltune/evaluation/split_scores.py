@@ -13,7 +13,7 @@ from keeltune.data import dataset
 from keeltune.evaluation import prediction, scores
 from keeltune.tasks.common.example import Prediction
 from keeltune.training.job import Job
-from keeltune.training.preparation.material import OLD, SCORED
+from keeltune.training.preparation.material import OLD, SCORED, TestSet
 from keeltune.utils import distributed
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
@@ -32,32 +32,44 @@ def score(job: Job, model: Any, split: str, folder: Path, display: Display) -> s
     rows = job.material.rows[split]
     if not rows:
         return None
-    file = folder / f"{split}.jsonl"
-    predictions = predict(job, model, split, display)
-    task, _ = job.of(split, model)
-    clusters = job.material.recipe.evaluation.clusters
+    task, model = job.of(split, model)
+    test = TestSet(split, task, rows, job.material.encoded[split])
+    return score_set(job, model, test, folder, display, clusters=job.material.recipe.evaluation.clusters)
+
+
+def score_set(
+    job: Job, model: Any, test: TestSet, folder: Path, display: Display, *, clusters: str | None = None
+) -> scores.Scores:
+    """A set's scores, its predictions in `folder`; `clusters`: the column whose values are drawn together."""
+    predictions = _answers(job, model, test, display)
     if distributed.is_main_process():
-        lines = prediction.prediction_rows(task, predictions, rows, clusters=clusters)
-        write_text(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
-    return scores.score(task, predictions, rows, clusters=clusters)
+        lines = prediction.prediction_rows(test.task, predictions, test.rows, clusters=clusters)
+        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        write_text(folder / f"{test.name}.jsonl", text)
+    return scores.score(test.task, predictions, test.rows, clusters=clusters)
 
 
 def predict(
     job: Job, model: Any, split: str, display: Display, *, indices: Sequence[int] | None = None, fast: bool = False
 ) -> list[Prediction]:
-    """A split's predictions; several processes share the rows."""
+    """A split's predictions, or those of some of its rows."""
     encoded = job.material.encoded[split]
     encoded = encoded if indices is None else [encoded[i] for i in indices]
-    rank, world = int(os.environ.get("RANK", "0")), distributed.world_size()
-    own_share = encoded[rank::world]
     task, model = job.of(split, model)
+    return _answers(job, model, TestSet(split, task, job.material.rows[split], encoded), display, fast=fast)
+
+
+def _answers(job: Job, model: Any, test: TestSet, display: Display, *, fast: bool = False) -> list[Prediction]:
+    """A set's predictions; several processes share the rows. `fast`: in the training's precision."""
+    rank, world = int(os.environ.get("RANK", "0")), distributed.world_size()
+    own_share = test.encoded[rank::world]
     options = {"autocast": job.autocast} if fast else {}
-    with display.bar(f"scoring {split}", sum(map(len, own_share))) as advance:
-        answers = prediction.predict(model, task, own_share, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
+    with display.bar(f"scoring {test.name}", sum(map(len, own_share))) as advance:
+        answers = prediction.predict(model, test.task, own_share, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
     if world == 1:
         return answers
     shares = distributed.gathered([asdict(answer) for answer in answers], patient=False)
-    return [Prediction(**shares[i % world][i // world]) for i in range(len(encoded))]
+    return [Prediction(**shares[i % world][i // world]) for i in range(len(test.encoded))]
 
 
 def scored(job: Job, model: Any, split: str, indices: Sequence[int]) -> scores.Scores:

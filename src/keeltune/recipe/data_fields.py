@@ -22,6 +22,25 @@ from keeltune.recipe.field_types import (
 )
 
 
+class NamedTest(Declared):
+    """Rows that show one ability, by a task of their own: `{name: chats, data: chats.jsonl, task: text-generation}`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")] = Field(
+        description="What the report calls it: small letters, digits, - and _."
+    )
+    data: Text = Field(description="Its labelled rows.")
+    task: Text | None = Field(
+        default=None, description="What is asked of them; null: the recipe's task. Another one needs the same head."
+    )
+    columns: Section[dict[Text, Text]] = Field(
+        default_factory=dict, description="{our name: the file's name}, where they differ."
+    )
+    prompt: Text | None = Field(default=None, description="As the recipe's `prompt`, for these rows; null: the task's.")
+    max_new_tokens: PositiveInt | None = Field(
+        default=None, description="The most tokens of an answer; null: `generation.max_new_tokens`."
+    )
+
+
 class Source(Declared):
     """The old domain: forgetting is measured on it, and it can carry the anchor."""
 
@@ -32,7 +51,16 @@ class Source(Declared):
     validation: Text | None = Field(
         default=None, description="The control slice: scored before and after, held by budgets and by interpolation."
     )
-    test: Text | None = Field(default=None, description="Scored before and after training, into `metrics.source`.")
+    test: Annotated[AsText | AsList[NamedTest], ByKind] | None = Field(
+        default=None,
+        description="Scored before and after training, into `metrics.source`; or a list of named sets, each with a "
+        "task of its own, into `abilities`.",
+    )
+
+    @property
+    def named_tests(self) -> list[NamedTest]:
+        """The sets of `test`, where it is a list."""
+        return self.test if isinstance(self.test, list) else []
 
 
 class Augment(Declared):

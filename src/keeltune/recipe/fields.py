@@ -196,13 +196,18 @@ class Recipe(Declared):
         return found
 
 
-def _written(model: BaseModel) -> dict[str, Any]:
-    """A model's values under their YAML names; a null is left out where it is the default."""
+def _written(model: Any) -> Any:
+    """A model's values under their YAML names, and those of the models in a list; a null is left out where it is the
+    default. What is no model is written as it is."""
+    if isinstance(model, list):
+        return [_written(value) for value in model]
+    if not isinstance(model, BaseModel):
+        return model
     values: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         if value is not None or field.default is not None:
-            values[field.alias or name] = _written(value) if isinstance(value, BaseModel) else value
+            values[field.alias or name] = _written(value)
     return values | (model.model_extra or {})
 
 

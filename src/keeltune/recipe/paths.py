@@ -20,6 +20,10 @@ def change_paths(values: dict[str, Any], is_local: Callable[[str], bool], change
         for name in Source.model_fields:
             if isinstance(rows.get(name), str) and not rows[name].startswith("hub:"):
                 rows[name] = change(f"{section}.{name}", rows[name])
+    tests = (data.get("source") or {}).get("test")
+    for i, test in enumerate(tests if isinstance(tests, list) else []):
+        if isinstance(test, dict) and isinstance(test.get("data"), str) and not test["data"].startswith("hub:"):
+            test["data"] = change(f"data.source.test.{i}.data", test["data"])
     for name in values.keys() & {"model", "reference"}:
         values[name] = _changed_model(values[name], name, lambda field, v: change(field, v) if is_local(v) else v)
     for section, name in (("reference", "cache"), ("evaluation", "terms")):

@@ -35,8 +35,20 @@ def source_faults(recipe: Recipe, stand_in: bool) -> Iterator[Problem]:
         if field in mix.model_fields_set and not rows:
             fix = f"leave it out, or add {name}"
             yield recipe.problem(f"data.mix.{field}", expected=f"rows to mix in: {name} is missing", fix=fix)
+    yield from _named_test_faults(recipe)
     yield from _anchor_head_faults(recipe, anchors)
     yield from _start_faults(recipe)
+
+
+def _named_test_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Each set has a name of its own, and the student's own head answers it."""
+    names = [test.name for test in recipe.data.source.named_tests]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        expected, fix = f"each name once; twice there: {', '.join(twice)}", "rename one of them"
+        yield recipe.problem("data.source.test", expected=expected, fix=fix)
+    if names and recipe.objective.anchor_head != "task":
+        expected = f"a file: with anchor_head: {recipe.objective.anchor_head} a second head answers the old rows"
+        yield recipe.problem("data.source.test", expected=expected, fix="name one file, or write anchor_head: task")
 
 
 def _start_faults(recipe: Recipe) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from keeltune.evaluation import (
+    abilities,
     audit_report,
     bias_report,
     final_weights,
@@ -43,6 +44,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
     recipe = job.material.recipe
     model, final = _final_model(job, folder, start.scores, display)
     after = {split: split_scores.score(job, model, split, folder / "predictions", display) for split in SCORED}
+    able = abilities.scores(job, model, folder / "predictions", display)
     result = results.completed(job, trainer, start.scores, after, start.teacher) | {
         "veto": start.overruled,
         "budget": final_weights.budget_entry(job, trainer.training_totals.trajectory, final),
@@ -52,6 +54,8 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
     if is_main_process():
         _save(job, model, folder)
         result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
+        with _never_fail("abilities", display):
+            result["abilities"] = abilities.report(job, folder / "predictions", start.abilities, able)
         for line in (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result)):
             display.say(line)
         write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))

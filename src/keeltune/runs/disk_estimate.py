@@ -39,7 +39,9 @@ def bytes_of_run(job: Job, arguments: TrainingArguments, schedule: EvaluationSch
     copies = _checkpoints(job, arguments)
     keeps_best = bool(job.material.rows["validation"])
     model = whole * (2 if job.half is not None else 4) + buffers
-    rows = 2 * sum(len(job.material.rows[split]) for split in SCORED)
+    material = job.material
+    scored = [*(material.rows[split] for split in SCORED), *(test.rows for test in material.named_tests)]
+    rows = 2 * sum(map(len, scored))
     return {
         "checkpoints": copies * (int(trained * (1 + moments + averages)) + buffers + A_CHECKPOINT),
         "best weights": copies * (trained + buffers) if keeps_best else 0,

@@ -20,6 +20,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.recipe.paths import shared
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
+from keeltune.training.preparation.named_tests import named_sources
 from keeltune.training.preparation.row_encoding import field_of
 from keeltune.training.preparation.splits import sources_of
 from keeltune.utils import distributed, manifest
@@ -47,9 +48,10 @@ class Inputs(TrainerCallback):
     def of(cls, recipe: Recipe) -> Inputs:
         """The data files, and others whose rows or terms are read."""
         files: dict[str, list[Path]] = {}
-        for name, source in sources_of(recipe).items():
+        sources = {field_of(name): source for name, source in sources_of(recipe).items()} | named_sources(recipe)
+        for field, source in sources.items():
             with suppress(UserError, ImportError, LookupError, AttributeError):  # which is said where it is read
-                files[field_of(name)] = [] if source is None else source.files()
+                files[field] = [] if source is None else source.files()
         if recipe.evaluation.terms is not None:
             files["evaluation.terms"] = [recipe.path(recipe.evaluation.terms)]
         return cls({field: paths for field, paths in files.items() if paths})

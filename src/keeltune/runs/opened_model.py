@@ -157,7 +157,8 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
 
 
 def tasks_of(folder: Path, task: str | None = None, *, outside: bool = False) -> dict[str, Task]:
-    """A run's task on "target" rows, and on those of the "source" domain, whose labels may be an old head's own.
+    """A run's task on "target" rows, on those of the "source" domain, whose labels may be an old head's own, and on
+    each of its named sets, by where their predictions lie.
 
     `task` and `outside` as in `open_model`.
     """
@@ -166,7 +167,20 @@ def tasks_of(folder: Path, task: str | None = None, *, outside: bool = False) ->
     source = open_model(old, task or past.task, past.evaluation, outside=outside).task if old.is_dir() else target
     if source is target and (language := _stored_language(folder, "source")):
         source = in_language(target, language)
-    return {"target": target, "source": source}
+    return {"target": target, "source": source} | _tasks_of_abilities(folder, target, outside=outside)
+
+
+def _tasks_of_abilities(folder: Path, target: Task, *, outside: bool) -> dict[str, Task]:
+    tasks: dict[str, Task] = {}
+    run = run_folder.finished(folder)
+    for ability in ((run.result.get("abilities") or {}) if run else {}).values():
+        asked = find_task(ability["task"], str(folder), "task") if outside or ":" not in ability["task"] else None
+        if asked is None:
+            continue
+        made = asked(target.processor, target.settings)
+        told = ability["language"]
+        tasks[ability["split"]] = in_language(made, Language(told["code"], told["by"])) if told else made
+    return tasks
 
 
 def read_rows(

@@ -11,7 +11,8 @@ from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.files import try_writing
 from keeltune.utils.system_faults import DISK_FAULTS, reason
 
-FOLDERS = ("model", "source_model", "adapter", "checkpoints", "predictions", "predictions/before")
+FOLDERS = ("model", "source_model", "adapter", "checkpoints", "predictions", "predictions/before",
+           "predictions/abilities", "predictions/before/abilities")  # fmt: skip
 """What a run makes in its folder."""
 
 

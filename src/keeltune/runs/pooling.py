@@ -54,6 +54,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
         "reference": first["reference"],
         "training": _training([result["training"] for result in results]),
         "forgetting": _forgetting(tasks, folders, results),
+        "abilities": _abilities(tasks, folders, results),
         "overfitting": _overfitting(values.get("validation") or values.get("test") or {}, metric, results),
         "seeds": {
             "numbers": [result["training"]["seed"] for result in results],
@@ -133,6 +134,21 @@ def _forgetting(tasks: Mapping[str, Task], folders: Sequence[Path], results: Seq
         for name in ("source", "target")
     }
     return pooled | {"gap": reports[0]["gap"]}
+
+
+def _abilities(tasks: Mapping[str, Task], folders: Sequence[Path], results: Sequence[Result]) -> dict[str, Any] | None:
+    """The changes of the named sets, pooled as those of the domains are."""
+    first = results[0].get("abilities")
+    if not first:
+        return None
+    return {
+        name: {
+            **{key: ability[key] for key in ("task", "split", "language")},
+            **_change(tasks[ability["split"]], folders, [result["abilities"][name] for result in results]),
+        }
+        for name, ability in first.items()
+        if ability["split"] in tasks
+    }
 
 
 def _change(task: Task, folders: Sequence[Path], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def empty() -> dict[str, Any]:
         "budget": None,
         "interpolation": None,
         "forgetting": None,
+        "abilities": None,
         "overfitting": None,
         "calibration": None,
         "bias": None,

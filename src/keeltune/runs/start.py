@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keeltune.evaluation import overruled_labels, split_scores, teacher_report
+from keeltune.evaluation import abilities, overruled_labels, split_scores, teacher_report
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.ensemble import Ensemble
@@ -27,10 +27,11 @@ from keeltune.utils.progress import Display
 
 @dataclass(frozen=True)
 class Start:
-    """The scores of each split before training, None where the head is new; `teacher`: `reference.gate` of
-    `result.json`; `overruled`: its `veto`; `inputs`: the files that have been read."""
+    """The scores of each split before training, None where the head is new; `abilities`: those of the named sets;
+    `teacher`: `reference.gate` of `result.json`; `overruled`: its `veto`; `inputs`: the files that have been read."""
 
     scores: Mapping[str, Scores | None]
+    abilities: Mapping[str, Scores]
     teacher: dict[str, Any] | None
     overruled: dict[str, Any] | None
     inputs: Inputs
@@ -41,13 +42,14 @@ def measure(job: Job, inputs: Inputs, folder: Path, display: Display) -> Start:
     _require_independent_rows(job)
     _self_test(job)
     scores = split_scores.before(job, folder, display)
+    tested = {} if job.student.fresh else abilities.scores(job, job.model, folder / "predictions" / "before", display)
     teacher = teacher_report.teacher_report(job, scores["validation"], display)
     for line in teacher_findings.findings(teacher):
         display.say(line)
     overruled = overruled_labels.veto_report(job)
     for line in overruled_findings.findings(overruled, taught=job.material.recipe.has_teacher):
         display.say(line)
-    return Start(scores, teacher, overruled, inputs)
+    return Start(scores, tested, teacher, overruled, inputs)
 
 
 def _require_independent_rows(job: Job) -> None:

@@ -19,9 +19,11 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     has moved from its start."""
     report = result.get("forgetting")
     sentences = _overdrawn(result.get("budget"))
+    of_others = [_change(name, change) for name, change in (result.get("abilities") or {}).items()]
     if not report:
-        return sentences
+        return sentences + of_others
     sentences += [_change(name, report[name]) for name in ("source", "control", "target") if report[name]]
+    sentences += of_others
     gaps = [Message(GAPS[name], far=value) for name, value in (report["gap"] or {}).items() if value is not None]
     if gaps:
         template = "the domains are {far} apart (0: the same, 2: never taken for each other)"
@@ -51,9 +53,10 @@ def _change(domain: str, change: Mapping[str, Any]) -> str:
     rows = ""
     if change["lost"] is not None:  # of several seeds no one row is lost
         rows = Message("; {lost} rows lost, {won} won", lost=len(change["lost"]), won=change["won"])
+    what = f"{domain} ({change['task']})" if "task" in change else Message(DOMAINS[domain])
     return Message(
         "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f} ({low:+.4f} to {high:+.4f}){kept}{rows}",
-        what=Message(DOMAINS[domain]), metric=change["metric"], low=low, high=high, rows=rows,
+        what=what, metric=change["metric"], low=low, high=high, rows=rows,
         kept=Message(", {share:.1%} kept", share=change["retention"]) if known else "",
         **{key: metric[key] for key in ("before", "after", "change")},
     )  # fmt: skip

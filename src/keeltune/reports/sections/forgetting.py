@@ -75,6 +75,10 @@ def _chart(run: FinishedRun) -> str:
             metric = change["metrics"][change["metric"]]
             label = run.say("{what}: {metric}", what=run.say(domain), metric=change["metric"])
             bars.append((label + run.units.mark(change["split"]), metric["change"], *metric["interval"]))
+    for name, change in (run.result.get("abilities") or {}).items():
+        metric = change["metrics"][change["metric"]]
+        bars.append((run.say("{what}: {metric}", what=name, metric=change["metric"]), metric["change"],
+                     *metric["interval"]))  # fmt: skip
     return charts.ranges(bars, run.say("change since before training, 95 % interval")) if bars else ""
 
 

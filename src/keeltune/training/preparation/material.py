@@ -24,6 +24,18 @@ LEARNT = ("train", "source_train")
 """The splits whose labels are learnt."""
 
 
+@dataclass(frozen=True)
+class TestSet:
+    """Rows that are scored: their name (a split's, or the recipe's), the task that scores them, and their examples."""
+
+    __test__ = False  # no test of ours, whatever pytest takes its name for
+
+    name: str
+    task: Task
+    rows: Sequence[Row]
+    encoded: Sequence[list[Example]]
+
+
 @dataclass
 class Material:
     """Everything a run reads, checked and encoded; no weights.
@@ -35,6 +47,7 @@ class Material:
     references           the models of the reference, where they are others
     anchor_task          the task of the second head (`objective.anchor_head`), or None
     source_task          the task that scores the source domain's rows: `task`, or the same in their language
+    named_tests          the sets of `data.source.test`, where that is a list
     notices, warnings, skipped   what users should know; what is doubtful; faults of rows that were left out
     sampled              whether only some rows of large splits are encoded
     """
@@ -56,6 +69,7 @@ class Material:
     warnings: list[Problem] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
     sampled: bool = False
+    named_tests: Sequence[TestSet] = ()
 
     @property
     def examples(self) -> dict[str, list[Example]]:

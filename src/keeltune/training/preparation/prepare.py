@@ -18,6 +18,7 @@ from keeltune.training.preparation.encoding import Encoded, encode
 from keeltune.training.preparation.error_list import all_listed
 from keeltune.training.preparation.labelling import Labelled, label
 from keeltune.training.preparation.material import Material
+from keeltune.training.preparation.named_tests import named_tests
 from keeltune.training.preparation.problem_log import ProblemLog, placed
 from keeltune.training.preparation.reading import Reading, read
 from keeltune.training.preparation.row_encoding import encode_row, field_of
@@ -48,8 +49,10 @@ def prepare(
         progress("encoding rows")
         encoded = encode(recipe, reading, labelled, log, limit)
         check(recipe, encoded, log)
+        tests = named_tests(recipe, encoded.task, log, limit)
         log.raise_errors()
     material = _material(recipe, reading, labelled, encoded, log, limit)
+    material.named_tests = tests
     require_enough_rows(material)
     return material
 
