@@ -43,7 +43,7 @@ def test_a_document_that_holds_names_is_text():
     evil = "{summary} {document} {{x}} {0} {} {document.__class__}"
     assert read(task_with("say {document}:"), row(document=evil)) == f"say {evil}:"
     _, plain = writer("gpt2", task="summarization")
-    assert read(plain, row(document=evil)) == f"{evil}\nTL;DR:"
+    assert read(plain, row(document=evil)) == f"Summarize the following text.\n\n{evil}\n\nSummary:"
     assert "SECRET" not in read(plain, row(document=evil))
     same = row(document="short", style="short")  # a column that holds what the document holds
     assert read(task_with("{style} {document}", max_length=40), same) == "short short"

@@ -101,13 +101,13 @@ def test_a_target_is_predicted_from_its_first_token_to_its_end():
     """Trap 8: a mask off by one would leave out the first answer token, or train on the prompt's last."""
     _, task = writer("gpt2")
     (example,) = task.encode(rows()[0])
-    answer = task.tokenizer(rows()[0].fields["target"], add_special_tokens=False)["input_ids"]
+    answer = task.tokenizer(" " + rows()[0].fields["target"], add_special_tokens=False)["input_ids"]
     assert list(example.targets) == [*answer, task.tokenizer.eos_token_id]
     first = example.predicted.index(True)
     assert first == len(example.inputs["input_ids"]) - len(answer) - 2
     assert example.inputs["input_ids"][first + 1] == answer[0]
     prompt = task.tokenizer.decode(example.inputs["input_ids"][: first + 1])
-    assert prompt == "the film is good\nTranslation:"
+    assert prompt == "Translate the following text.\n\nthe film is good\n\nTranslation:"
     _, task = writer("bart")
     (example,) = task.encode(rows()[0])
     assert example.inputs["decoder_input_ids"] == [task.architecture.start, *example.targets[:-1]]

@@ -76,6 +76,14 @@ def tag_of(name: str) -> str | None:
         return None
 
 
+def in_english(name: str) -> str:
+    """A language's English name, by any name or code of it; a name that is none as it is."""
+    import langcodes
+
+    tag = tag_of(name)
+    return name if tag is None else str(langcodes.Language.get(tag).display_name())
+
+
 def nearest_language(name: str, known: Iterable[str]) -> str:
     """`; did you mean "German"?` for the closest name of a known language, or nothing."""
     import langcodes

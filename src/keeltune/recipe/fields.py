@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, PositiveInt, PrivateAttr
 from keeltune.recipe.data_fields import Data
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.field_types import AsList, AsMapping, AsText, ByKind, Declared, Section, Text
-from keeltune.recipe.generation_fields import Generation, Languages
+from keeltune.recipe.generation_fields import Generation, Languages, Message
 from keeltune.recipe.model_fields import Model, NewModel, StudentFrom
 from keeltune.recipe.objective_fields import ObjectiveSpec, WeightRule
 from keeltune.recipe.paths import absolute, change_paths, shared
@@ -66,11 +66,12 @@ class Recipe(Declared):
         default=None, description="Of inputs, in tokens; null: the smaller of the tokenizer's and the model's maximum."
     )
     target_max_length: PositiveInt | None = Field(default=None, description="Of targets, in tokens.")
-    prompt: Text | None = Field(
+    prompt: Annotated[AsText | AsList[Message], ByKind] | None = Field(
         default=None,
         description="What a model that writes reads of a row: text with columns in braces, as in "
-        "'Say it shortly: {document}'; a brace that is meant as one is written twice. null: a conversation in the "
-        "model's chat template if it has one, else the task's own prompt (decoders) or the text (encoder-decoders).",
+        "'Say it shortly: {document}', or messages [{role, content}] for its chat template; a brace that is meant as "
+        "one is written twice. null: what the model was taught with (it is saved with it); else the task's own "
+        "instruction, in the model's chat template if it has one (decoders), or the text (encoder-decoders).",
     )
     languages: Languages | None = Field(default=None, description="The languages of a translation.")
     report: Section[Report] = Field(default_factory=Report, description="The report.")
@@ -102,6 +103,11 @@ class Recipe(Declared):
     def problem(self, field: str, *, expected: str, fix: str, found: str | None = None) -> Problem:
         """A fault of `field`, at its location; `found` is the field's value by default."""
         return self._document.problem(self._document.key(field), expected=expected, fix=fix, found=found)
+
+    @property
+    def asked(self) -> str | list[dict[str, str]] | None:
+        """`prompt` as plain JSON: a text, or messages."""
+        return [message.model_dump() for message in self.prompt] if isinstance(self.prompt, list) else self.prompt
 
     @property
     def seed(self) -> int:

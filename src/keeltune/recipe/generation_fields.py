@@ -1,4 +1,4 @@
-"""The fields of `generation` and `languages`: how text is written, who writes it, in which language."""
+"""The fields of `generation`, `languages` and `prompt`: how text is written, who writes it, what is asked for."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ class Generation(Declared):
         names = ("min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "length_penalty", "early_stopping")
         defaults = Generation.model_fields
         return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name].default}
+
+
+class Message(Declared):
+    """One message of a prompt."""
+
+    role: Literal["system", "user", "assistant"] = Field(description="Who says it.")
+    content: Text = Field(description="What is said: text with columns in braces.")
 
 
 class Languages(Declared):

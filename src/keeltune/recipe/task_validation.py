@@ -28,6 +28,7 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
             yield recipe.problem(field, expected=f"no {field}: {task} writes no text", fix="leave it out")
         elif field == "languages" and not task_allows(recipe, "accepts_languages"):
             yield recipe.problem(field, expected=f"no languages: {task} has one language", fix="leave it out")
+    yield from _message_faults(recipe)
     for field in ("length_penalty", "early_stopping"):
         if recipe.generation.beams == 1 and field in recipe.generation.decoding():
             expected = f"no {field}: a text is written token by token, without beams"
@@ -47,6 +48,18 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data.multi_label and not task_allows(recipe, "accepts_multi_label"):
         fix = "write task: text-classification, or leave multi_label out"
         yield recipe.problem("data.multi_label", expected=f"false: {task} gives a row one label", fix=fix)
+
+
+def _message_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Messages of a prompt in an order that asks for no answer."""
+    if not isinstance(recipe.prompt, list):
+        return
+    roles = [message.role for message in recipe.prompt]
+    talk = roles[1:] if roles[0] == "system" else roles
+    if talk != ["user", "assistant"] * (len(talk) // 2) + ["user"]:
+        expected = "system first or not at all, then user and assistant in turns, user last: who asks"
+        fix = "put the messages in order; the answer is what the model writes behind them"
+        yield recipe.problem("prompt", expected=expected, fix=fix, found=f"messages of {', '.join(roles)}")
 
 
 def task_allows(recipe: Recipe, attribute: str) -> bool:

@@ -147,7 +147,7 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
         auto_model=stored.auto_model,
         bounds=bounds_of(model),
         target_max_length=writing_length(past.target_max_length if past else None, model, length),
-        prompt=past.prompt if past else None,
+        prompt=past.asked if past else None,
         languages=(past.languages.source, past.languages.target) if past and past.languages else None,
         beams=asked.beams if asked else generation.own_beams(own),
         max_new_tokens=generation_length(new, model, length),

@@ -48,7 +48,6 @@ class ImageCaptioning(TextGeneration):
     reads = "image"
     scored_by = (Cider, CaptionBleu)
     columns = (Column("image", "image"), Column("captions", "texts", label=True))
-    prompt = "{image}"
 
     @property
     def extractor(self) -> Any:
@@ -235,8 +234,8 @@ class ImageCaptioning(TextGeneration):
         """A picture as the model reads it: by its processor in a prompt, else by its extractor, beside a prompt."""
         mark, encodes = self._mark, self.settings.config.is_encoder_decoder
         # Qwen2-VL counts what it writes from the token before it, which must not be one of the picture's
-        text = self.prompt if mark is None or encodes else f"{self.prompt}\n"
-        prompt = prompt_or_none(self.settings.prompt or text)
+        text = "{image}" if mark is None or encodes else "{image}\n"
+        prompt = prompt_or_none(self.settings.prompt if isinstance(self.settings.prompt, str) else text)
         plain = prompt.filled(lambda name: "")
         if mark is None:
             read = dict(self.extractor(images=picture, return_tensors="np"))

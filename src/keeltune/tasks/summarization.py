@@ -22,13 +22,13 @@ class Summarization(TextGeneration):
         Column("summary", "text", label=True),
         Column("references", "texts", required=False, label=True),
     )
-    prompt = "{document}\nTL;DR:"
+    cue = "Summary:"
+
+    def asks(self) -> str:
+        return "Summarize the following text.\n\n{document}"
 
     def source(self, row: Row) -> str:
         return str(row.fields["document"])
-
-    def instruction(self, row: Row) -> str:
-        return "Summarize the following text."
 
     def target(self, row: Row) -> str:
         return str(row.fields["summary"])

@@ -231,6 +231,11 @@ class Task(Declaration):
         return False
 
     @property
+    def asked_with(self) -> Any:
+        """What rows are read in, as JSON: a text or messages that name columns; None: they are read as they are."""
+        return None
+
+    @property
     def samples(self) -> bool:
         """Whether a model of this task can sample texts of its own while it trains."""
         return False

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.common import instruction_rows
-from keeltune.tasks.common.chat import PLAIN, Chat, Turn, joined, without_thought
+from keeltune.tasks.common.chat import Turn, joined, without_thought
 from keeltune.tasks.common.chat_fault import in_conversation
+from keeltune.tasks.common.chat_forms import Conversation
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
-from keeltune.tasks.common.prompt import prompt_faults
+from keeltune.tasks.common.prompt import Template, prompt_faults
 from keeltune.tasks.families import text_generation as family
 from keeltune.tasks.metrics.exact_match import ExactMatch
 from keeltune.utils.errors import Problem, UserError
@@ -48,7 +48,7 @@ class TextGeneration(family.TextGeneration):
         Column("system", "anything", required=False),
         Column("tools", "anything", required=False),
     )
-    prompt = "{source}"
+    verbatim = True
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -59,7 +59,11 @@ class TextGeneration(family.TextGeneration):
         return instruction_rows.faults(row, labelled=labelled)
 
     def recipe_faults(self) -> list[Fault]:
-        return prompt_faults(self.settings.prompt, self.columns, ("prompt", "instruction"))
+        return prompt_faults(self.settings.prompt, self.columns, self.input_names)
+
+    @property
+    def input_names(self) -> list[str]:
+        return ["prompt", "instruction"]
 
     def source(self, row: Row) -> str:
         return str(row.fields[self.source_column(row)])
@@ -103,31 +107,31 @@ class TextGeneration(family.TextGeneration):
         assert isinstance(self.architecture, Causal)
         return self.architecture
 
-    @cached_property
-    def chat(self) -> Chat:
-        return Chat(self.tokenizer, None if self.tokenizer.chat_template else PLAIN)
-
     def _is_conversation(self, row: Row) -> bool:
         """Whether the row holds messages, or is written as some for a model with a chat template."""
         return self.reads_chat or instruction_rows.messages_column(row) is not None
 
-    def prompt_text(self, row: Row, source: str) -> str:
-        """Without a recipe's prompt what is asked alone; Alpaca's parts under the headings that it gives them."""
-        if self.settings.prompt is not None:
-            return super().prompt_text(row, source)
+    @property
+    def asked_with(self) -> Template | None:
+        return self.given_prompt
+
+    def prompt_of(self, row: Row) -> Template:
+        """Without a prompt what is asked alone; Alpaca's parts under the headings that it gives them."""
+        if self.given_prompt is not None:
+            return self.given_prompt
         given, system = row.fields.get("input"), row.fields.get("system")
-        first = f"{system}\n\n" if isinstance(system, str) and system.strip() else ""
+        first = "{system}\n\n" if isinstance(system, str) and system.strip() else ""
         if self.source_column(row) == "prompt":
-            return first + source
-        second = f"### Input:\n{given}\n\n" if isinstance(given, str) and given.strip() else ""
-        return f"{first}### Instruction:\n{source}\n\n{second}### Response:\n"
+            return first + "{prompt}"
+        second = "### Input:\n{input}\n\n" if isinstance(given, str) and given.strip() else ""
+        return f"{first}### Instruction:\n{{instruction}}\n\n{second}### Response:\n"
 
     def _conversation(self, row: Row, labelled: bool, *, every: bool) -> list[Example]:
         """One sequence where the turns follow from one another, else an example a turn; not `every`: of the last."""
         column = instruction_rows.messages_column(row)
         if column is not None and self.settings.prompt is not None:
             raise UserError(_prompt_beside(row, column))
-        said = instruction_rows.conversation(row, answered=labelled)
+        said = self._said_in(row, answered=labelled)
         with in_conversation(row):
             if not labelled:
                 ids = self.chat.prompt(said)
@@ -143,6 +147,14 @@ class TextGeneration(family.TextGeneration):
             return [self._turn(turns[-1], row.key)]
         learnt = [turn for turn in turns if any(turn.learnt)]
         return [self._turn(turn, f"{row.key}#{i}") for i, turn in enumerate(learnt)]
+
+    def _said_in(self, row: Row, *, answered: bool) -> Conversation:
+        """What a row says, within the prompt's messages where there are some."""
+        if instruction_rows.messages_column(row) is not None or self.given_prompt is None:
+            return instruction_rows.conversation(row, answered=answered)
+        asked = self.asking(row).messages(row, self.source(row), self.source_column(row))
+        answer = [{"role": "assistant", "content": self.target(row)}] if answered else []
+        return Conversation([*asked, *answer], instruction_rows.tools(row))
 
     def _turn(self, turn: Turn, key: str) -> Example:
         trained = [False] * len(turn.prompt) + turn.learnt

@@ -4,7 +4,9 @@ from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.models.languages import in_english
 from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.prompt import escaped
 from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.bleu import Bleu
 from keeltune.tasks.metrics.chrf import Chrf
@@ -17,20 +19,21 @@ class Translation(TextGeneration):
     accepts_languages = True
     scored_by = (Bleu, Chrf)
     columns = (Column("source", "text"), Column("target", "text", label=True))
-    prompt = "{source}\nTranslation:"
+    cue = "Translation:"
+
+    def asks(self) -> str:
+        source, target = (in_english(name) for name in self.settings.languages or ("", ""))
+        between = f" from {source} to {target}" if target else ""
+        return f"Translate the following text{escaped(between)}.\n\n{{source}}"
 
     def source(self, row: Row) -> str:
         return str(row.fields["source"])
-
-    def instruction(self, row: Row) -> str:
-        source, target = self.settings.languages or (None, None)
-        return f"Translate the following text{f' from {source} to {target}' if source else ''}."
 
     def target(self, row: Row) -> str:
         return str(row.fields["target"])
 
     def recipe_faults(self) -> list[Fault]:
-        told = [] if self.reads_chat else self.language_faults(needed=True)  # a chat model is told in words
+        told = [] if self.reads_prompt else self.language_faults(needed=True)  # a decoder is told in words
         return [*super().recipe_faults(), *told]
 
     def gold(self, row: Row) -> Any:

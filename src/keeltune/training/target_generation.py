@@ -109,7 +109,7 @@ class SampledTexts(TextStore):
             "seed": recipe.seed,
             "max_new_tokens": settings.max_new_tokens,
             "max_length": settings.max_length,
-            "prompt": settings.prompt,
+            "prompt": task.asked_with,
             "template": getattr(task.tokenizer, "chat_template", None),
             "languages": list(settings.languages or ()),
         }
@@ -155,7 +155,7 @@ class TeacherTargets(TextStore):
             "decoding": dict(settings.decoding),
             "max_new_tokens": settings.max_new_tokens,
             "max_length": settings.max_length,
-            "prompt": settings.prompt,
+            "prompt": self.writer.asked_with,
             "template": getattr(self.writer.tokenizer, "chat_template", None),
             "languages": list(settings.languages or ()),
             "choice": "interpolated" if interpolated else "likeliest",

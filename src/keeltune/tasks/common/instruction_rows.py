@@ -8,7 +8,7 @@ system, tools                                  beside each of them: what comes f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -111,7 +111,12 @@ def conversation(row: Row, *, answered: bool) -> Conversation:
         messages = [{"role": "system", "content": system}, *messages]
     if places := answers(messages):
         messages = messages[: places[-1] + (1 if answered else 0)]
-    return Conversation(messages, read_tools(fields.get("tools")) or None)
+    return Conversation(messages, tools(row))
+
+
+def tools(row: Row) -> Sequence[dict[str, Any]] | None:
+    """The functions that a row says may be called; None where it names none."""
+    return read_tools(row.fields.get("tools")) or None
 
 
 def question(row: Row) -> str:

@@ -1,7 +1,8 @@
 """A recipe's prompt: text around the columns of a row, named in braces.
 
-    Say it shortly: {document}        the row's document
-    {{"text": "{document}"}}          a brace that is meant as one is written twice
+    Say it shortly: {document}                          the row's document
+    {{"text": "{document}"}}                            a brace that is meant as one is written twice
+    [{"role": "user", "content": "… {document}"}]       messages of such texts
 
 Names are read from the prompt alone, once: a text of the data that holds braces is text. Columns of labels are no
 names.
@@ -9,14 +10,21 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
+from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.tasks.common.fault import Fault
 from keeltune.utils.errors import Problem, name_list, nearest, shown
+
+Template = str | Sequence[Mapping[str, str]]
+"""A prompt as recipes have it: a text, or messages {role, content}."""
+
+TAUGHT = "keeltune_prompt"
+"""The entry of a model's configuration that holds the task and the prompt that it was taught with."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,32 @@ def prompt_or_none(text: str) -> Prompt:
         return Prompt(())
 
 
-def prompt_faults(text: str | None, columns: Sequence[Column], inputs: Sequence[str]) -> list[Fault]:
+def escaped(text: str) -> str:
+    """A text as a prompt that reads it letter by letter."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def texts_of(prompt: Template) -> list[str]:
+    """The texts of a prompt: its messages', or itself."""
+    return [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+
+
+def taught_prompt(config: Any, task: str) -> Template | None:
+    """The prompt that a model was taught a task with, as its configuration keeps it; None where there is none."""
+    kept = getattr(config, TAUGHT, None)
+    prompt = kept.get("prompt") if isinstance(kept, dict) and kept.get("task") == task else None
+    if isinstance(prompt, list):
+        sound = all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in prompt)
+        return prompt if prompt and sound else None
+    return prompt if isinstance(prompt, str) else None
+
+
+def prompt_faults(text: Template | None, columns: Sequence[Column], inputs: Sequence[str]) -> list[Fault]:
     """What is wrong with a recipe's prompt, whatever the rows: its braces, a label, no input (one of `inputs`)."""
     if text is None:
         return []
     try:
-        names = Prompt.parse(text).names
+        names = [name for part in texts_of(text) for name in Prompt.parse(part).names]
     except ValueError as error:
         found = f"{error}, which names no column"
         expected, fix = (
@@ -80,13 +108,13 @@ def prompt_faults(text: str | None, columns: Sequence[Column], inputs: Sequence[
     return faults
 
 
-def place_faults(text: str | None, place: str, blind: str) -> list[Fault]:
+def place_faults(text: Template | None, place: str, blind: str) -> list[Fault]:
     """What is wrong with a prompt that names the place of a picture alone. `blind`: a kind of model that reads none."""
     if text is None:
         return []
     expected = f"{{{place}}}, the place of the {place}"
     try:
-        unknown = [name for name in Prompt.parse(text).names if name != place]
+        unknown = [name for part in texts_of(text) for name in Prompt.parse(part).names if name != place]
     except ValueError as error:
         fix = "write a brace that is meant as one twice: {{ }}"
         return [Fault("prompt", "not a name", f"{error}, which is no name", expected, fix)]

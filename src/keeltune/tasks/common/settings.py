@@ -21,7 +21,7 @@ class Settings:
     auto_model         the `transformers` class that loads the model
     bounds             the ids that the model knows, of tokens, segments and choices
     target_max_length  the most tokens of a text that is learnt
-    prompt             what a decoder reads around the source; None: the task's own
+    prompt             what is read around the source, a text or messages; None: the model's, or the task's own
     languages          of source and target, as the tokenizer names them
     metrics            the recipe's metrics besides the task's (`evaluation.metrics`)
     metric             the score that chooses the best weights (`evaluation.metric`); None: the task's primary one
@@ -40,7 +40,7 @@ class Settings:
     auto_model: str = ""
     bounds: Bounds = field(default_factory=Bounds)
     target_max_length: int | None = None
-    prompt: str | None = None
+    prompt: str | Sequence[Mapping[str, str]] | None = None
     languages: tuple[str, str] | None = None
     beams: int = 1
     max_new_tokens: int = 64

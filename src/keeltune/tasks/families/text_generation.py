@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -17,28 +15,24 @@ from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.architectures.ctc import Ctc
 from keeltune.tasks.architectures.seq2seq import Seq2Seq
+from keeltune.tasks.common.asking_task import AskingTask
 from keeltune.tasks.common.batches import Autocast
-from keeltune.tasks.common.chat import Chat
-from keeltune.tasks.common.chat_fault import in_conversation
-from keeltune.tasks.common.chat_forms import Conversation
-from keeltune.tasks.common.control_tokens import encode_text
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
 from keeltune.tasks.common.prompt import prompt_faults
-from keeltune.tasks.common.prompted import Prompted, cut_source
 from keeltune.tasks.common.told_languages import ToldLanguages
-from keeltune.tasks.task import Task
 
 T = TypeVar("T")
 
 
-class TextGeneration(Task):
+class TextGeneration(AskingTask):
     """A text is written: summaries, translations, captions, transcripts, answers.
 
     Encoder-decoders read `source`, within the recipe's prompt where it has one; decoders read a prompt around it and
-    write behind it: the recipe's, else a conversation in the model's chat template, else the task's own. CTC models
-    read sound and spell it out.
+    write behind it (`common/asking.py`): the recipe's, else the one that the model was taught with, which its
+    configuration keeps, else the task's instruction, as a message in the model's chat template where it has one. CTC
+    models read sound and spell it out.
     """
 
     auto_models: ClassVar[tuple[str, ...]] = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
@@ -46,11 +40,8 @@ class TextGeneration(Task):
     choices = "tokens"
     generates = True
 
-    prompt: ClassVar[str] = "{source}\n"
-    """What a decoder without a chat template reads where the recipe has no prompt; names in braces are columns,
-    `{source}` is the source."""
-
     def setup(self) -> None:
+        super().setup()
         self.told = ToldLanguages(self.tokenizer, self.settings)
         self.told.tell()
         self.architecture: Architecture = self.architecture_class(self)
@@ -85,93 +76,7 @@ class TextGeneration(Task):
             return Seq2Seq
         return Ctc if self.settings.auto_model == "AutoModelForCTC" else Causal
 
-    # What a task says
-
-    @abstractmethod
-    def source(self, row: Row) -> str:
-        """The text that is read."""
-
-    def source_column(self, row: Row) -> str:
-        """The column that holds the source."""
-        return next(column.name for column in self.columns if column.required and not column.label)
-
-    @abstractmethod
-    def target(self, row: Row) -> str:
-        """The text that is to be written."""
-
     # What the architectures ask for
-
-    def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
-        """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
-        limit, source, cut = self.settings.max_length, self.source(row), False
-        if self.settings.prompt is not None:
-            source, cut = cut_source(self.tokenizer, source, limit, lambda s: len(self._prompt_tokens(row, s)))
-            source = self.prompt_text(row, source)
-        encoded = self.prompted.encoded(source, truncation=limit is not None, max_length=limit)
-        truncated = cut or bool(encoded.encodings and encoded.encodings[0].overflowing)
-        return dict(encoded), len(encoded["input_ids"]), truncated
-
-    def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
-        """What a decoder reads of a row before an answer of so many tokens, and whether the source was cut to fit."""
-        limit = self.settings.max_length
-        room = None if limit is None else limit - max(answer, self.settings.max_new_tokens)
-        source, cut = cut_source(self.tokenizer, self.source(row), room, lambda s: len(self._prompt_ids(row, s)))
-        return {"input_ids": self._prompt_ids(row, source)}, cut
-
-    def answer_ids(self, row: Row, target: str) -> list[int]:
-        """The tokens of an answer that a decoder writes behind its prompt, its end among them."""
-        if not self.reads_chat:
-            ids = encode_text(self.tokenizer, target, add_special_tokens=False)["input_ids"]
-            return [*ids, *self.architecture.end]
-        with in_conversation(row):
-            said = [*self.messages(row, self.source(row)), {"role": "assistant", "content": target}]
-            return self.chat.turns(Conversation(said), [len(said) - 1])[0].answer
-
-    def _prompt_ids(self, row: Row, source: str) -> list[int]:
-        if self.reads_chat:
-            with in_conversation(row):
-                return self.chat.prompt(Conversation(self.messages(row, source)))
-        ids = self._prompt_tokens(row, source)
-        end = self.architecture.end
-        return ids[:-1] if len(ids) > 1 and end and ids[-1] == end[0] else ids
-
-    def _prompt_tokens(self, row: Row, source: str) -> list[int]:
-        return list(self.prompted.encoded(self.prompt_text(row, source))["input_ids"])
-
-    def prompt_text(self, row: Row, source: str) -> str:
-        """A row within the prompt, as text. Raises: UserError for a name that the row does not have."""
-        return self.prompted.text(row, source, self.source_column(row))
-
-    @cached_property
-    def prompted(self) -> Prompted:
-        """The recipe's prompt, else the task's own."""
-        template = self.prompt if self.settings.prompt is None else self.settings.prompt
-        return Prompted(self.tokenizer, template, [column.name for column in self.columns if column.label])
-
-    # Chat models
-
-    @property
-    def reads_chat(self) -> bool:
-        """Whether a row is a conversation in the model's chat template: the recipe has no prompt of its own."""
-        return (
-            self.settings.prompt is None
-            and self.architecture.reads_prompt
-            and self.reads == "text"
-            and bool(self.tokenizer.chat_template)
-        )
-
-    @cached_property
-    def chat(self) -> Chat:
-        """The model's chat template."""
-        return Chat(self.tokenizer)
-
-    def messages(self, row: Row, source: str) -> list[dict[str, Any]]:
-        """What a chat model is asked: the task's instruction, and the source."""
-        return [{"role": "user", "content": f"{self.instruction(row)}\n\n{source}".strip()}]
-
-    def instruction(self, row: Row) -> str:
-        """What a chat model is told to do with the source."""
-        return ""
 
     @property
     def ends(self) -> list[int]:
@@ -194,8 +99,12 @@ class TextGeneration(Task):
     # The contract, handed on to the architecture
 
     def recipe_faults(self) -> list[Fault]:
-        inputs = [column.name for column in self.columns if not column.label and column.kind == "text"]
-        return prompt_faults(self.settings.prompt, self.columns, inputs)
+        faults = prompt_faults(self.settings.prompt, self.columns, self.input_names)
+        if self.settings.prompt is not None and not isinstance(self.settings.prompt, str) and not self.reads_prompt:
+            found = f"messages, and {self.settings.config.model_type}, which reads one text"
+            fix = "write the prompt as one text, or take a decoder"
+            faults.append(Fault("prompt", "messages not read", found, "a text with columns in braces", fix))
+        return faults
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         return [self.architecture.encode(row, self.target(row) if labelled else None)]

@@ -117,7 +117,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "max_length": settings.max_length,
         "target_max_length": settings.target_max_length,
         "max_new_tokens": settings.max_new_tokens if task.generates else None,
-        "prompt": settings.prompt,
+        "prompt": task.asked_with,
         "languages": list(settings.languages or ()),
         "precision": precision,
         "targets": recipe.generation.targets,

@@ -105,7 +105,7 @@ def _settings(
         auto_model,
         bounds_of(shape),
         writing_length(recipe.target_max_length, shape, max_length),
-        recipe.prompt,
+        recipe.asked,
         (languages.source, languages.target) if languages else None,
         recipe.generation.beams,
         generation_length(recipe.generation.max_new_tokens, shape, max_length),
