@@ -218,10 +218,7 @@ class Task(Declaration):
     def combine(self, predictions: Sequence[Prediction]) -> Prediction:
         """The answer to a row of several examples: the one of the highest score, with the loss of all."""
         best = max(predictions, key=lambda p: p.score)
-        if len(predictions) == 1:
-            return best
-        loss, count = sum(p.loss for p in predictions), sum(p.count for p in predictions)
-        return replace(best, loss=loss, count=count)
+        return replace(best, loss=sum(p.loss for p in predictions), count=sum(p.count for p in predictions))
 
     # texts, of tasks that generate
 
