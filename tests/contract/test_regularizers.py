@@ -29,12 +29,12 @@ NAMES = regularizer_names()
 
 def accepted(kind: type[Regularizer]) -> Any:
     """A value that a regulariser takes, of the kinds that there are."""
-    for value in (True, 1, 0.5):
+    for value in (True, 1, 0.5, ["encoder"]):
         try:
             return TypeAdapter(kind.parameter).validate_python(value, strict=True)
         except ValidationError:
             continue
-    pytest.fail(f"{kind.__name__} takes none of true, 1 and 0.5")
+    pytest.fail(f"{kind.__name__} takes none of true, 1, 0.5 and a list of names")
 
 
 def with_regularizers(spec: dict[str, Any], values: dict[str, Any], folder: Path) -> recipe.Recipe:

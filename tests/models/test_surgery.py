@@ -97,6 +97,39 @@ def test_whisper_is_cut_in_both_stacks():
     assert torch.equal(student.model.decoder.layers[1].fc1.weight, model.model.decoder.layers[3].fc1.weight)
 
 
+def whisper(**depths: int) -> Any:
+    return made("whisper", "AutoModelForSpeechSeq2Seq", d_model=16, **depths, vocab_size=60,
+                encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+                max_source_positions=20, num_mel_bins=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                decoder_start_token_id=1)  # fmt: skip
+
+
+@pytest.mark.parametrize("depths", [(4, 4), (3, 4)])
+def test_one_stack_is_cut_and_the_other_stays_whole(depths):
+    """As distil-whisper has it: every layer of the encoder, the first and the last of the decoder; and the reverse."""
+    model = whisper(encoder_layers=depths[0], decoder_layers=depths[1])
+    student = cut(model, "AutoModelForSpeechSeq2Seq", {"decoder": 2}).model
+    assert (student.config.encoder_layers, student.config.decoder_layers) == (depths[0], 2)
+    old, new = model.state_dict(), student.state_dict()
+    assert all(torch.equal(old[name], weight) for name, weight in new.items() if ".decoder.layers." not in name)
+    assert torch.equal(student.model.decoder.layers[1].fc1.weight, model.model.decoder.layers[-1].fc1.weight)
+    reverse = cut(model, "AutoModelForSpeechSeq2Seq", {"encoder": [0, 2], "decoder": None}).model
+    assert (reverse.config.encoder_layers, reverse.config.decoder_layers) == (2, depths[1])
+    assert torch.equal(reverse.model.encoder.layers[1].fc1.weight, model.model.encoder.layers[2].fc1.weight)
+
+
+@pytest.mark.parametrize(("layers", "said"), [({"decoder": 5}, "at most 4"), ({"encoder": [0, 3]}, "from 0 to 2")])
+def test_layers_that_a_stack_does_not_have_are_refused(layers, said):
+    with pytest.raises(UserError, match=said):
+        cut(whisper(encoder_layers=3, decoder_layers=4), "AutoModelForSpeechSeq2Seq", layers)
+
+
+def test_a_model_of_one_stack_has_no_encoder_beside_a_decoder():
+    model = made("gpt2", "AutoModelForCausalLM", **{**SIZES["gpt2"], "vocab_size": 50, "n_layer": 2})
+    with pytest.raises(UserError, match="no encoder beside a decoder"):
+        cut(model, "AutoModelForCausalLM", {"decoder": 1})
+
+
 @pytest.mark.parametrize(("layers", "said"), [(5, "at most 4"), ([0, 4], "from 0 to 2"), ([1, 1], "different layers"),
                                               ([1, 2], "take layer 0 too")])  # fmt: skip
 def test_layers_that_are_not_there_are_refused(layers, said):

@@ -28,6 +28,7 @@ from keeltune.training.budget import DualAscent
 from keeltune.training.checkpoint_averaging import put_back
 from keeltune.training.preparation import prepare
 from keeltune.training.regularizers.fgm import Fgm
+from keeltune.training.regularizers.freeze import Freeze
 from keeltune.training.regularizers.freeze_embeddings import FreezeEmbeddings
 from keeltune.training.regularizers.label_smoothing import LabelSmoothing
 from keeltune.training.regularizers.layer_decay import LayerDecay
@@ -42,7 +43,7 @@ from tests.helpers.interruption import copy_at, same
 
 QUIET = Display(quiet=True)
 ALL = {"layer_decay": 0.9, "r_drop": 1.0, "weight_average": 0.7, "label_smoothing": 0.1, "fgm": 1.0,
-       "new_top_layers": 1, "freeze_embeddings": True}  # fmt: skip
+       "new_top_layers": 1, "freeze_embeddings": True, "freeze": ["*.0"]}  # fmt: skip
 
 
 def smoothing(log_probs: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
@@ -554,6 +555,23 @@ def test_frozen_tables_stay_and_a_tied_head_with_them(spec, tmp_path):
     both, _ = writers.writer("t5")
     FreezeEmbeddings(True).on_model(both)
     assert not any(table.weight.requires_grad for table in vocabulary.token_tables(both))
+
+
+def test_frozen_parts_stay_and_all_else_trains(spec, tmp_path):
+    stored = load_file(Path(spec["model"]) / "model.safetensors")
+    done = weights(train(spec, tmp_path, "out", {"freeze": ["layer.0", "word_embeddings"]}))
+    same = {name for name, weight in stored.items() if torch.equal(weight, done[name])}
+    expected = {name for name in stored if ".layer.0." in name or ".word_embeddings." in name}
+    assert expected <= same
+    assert not {name for name in same - expected if "bias" not in name}  # a key's bias moves no attention
+
+
+def test_what_a_frozen_part_shares_with_another_trains_on():
+    """The embeddings that a T5's encoder shares with its decoder; its own layers do not."""
+    model, _ = writers.writer("t5")
+    Freeze(["encoder"]).on_model(model)
+    assert model.shared.weight.requires_grad and model.decoder.block[0].layer[0].SelfAttention.q.weight.requires_grad
+    assert not any(weight.requires_grad for weight in model.encoder.block.parameters())
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from keeltune.models import loading
+from keeltune.models import loading, surgery
 from keeltune.recipe.model_fields import StudentFrom
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.regularization import forward_passes, regularizers_of
@@ -54,13 +54,12 @@ def estimate(material: Material) -> dict[str, float]:
 def _sizes(material: Material) -> tuple[int, int, int, int]:
     """Weights, weights outside the embeddings, layers and width of the student."""
     config = material.config
+    if isinstance(student := material.recipe.model, StudentFrom):
+        where = material.recipe.where("model.layers")
+        _, config = surgery.student_config(config, material.auto_model, student.chosen_layers, where, "model.layers")
     model = loading.skeleton(config, material.auto_model)
     whole = sum(p.numel() for p in model.parameters())
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
     text = config.get_text_config()
     depth, body = int(getattr(text, "num_hidden_layers", 1)), whole - embeddings
-    if isinstance(material.recipe.model, StudentFrom):
-        layers = material.recipe.model.layers
-        count = layers if isinstance(layers, int) else len(layers)
-        whole, body, depth = whole - body + body * count // depth, body * count // depth, count
     return whole, body, depth, int(getattr(text, "hidden_size", 256))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from keeltune.models.loading import Loaded, skeleton
 from keeltune.models.lora import is_linear
+from keeltune.recipe.model_fields import ChosenLayers
 from keeltune.utils.errors import Problem, UserError
 
 DEPTHS = (
@@ -28,12 +29,13 @@ PARTS = ("encoder", "decoder", "text_config", "vision_config", "audio_config")
 """The names under which a configuration of several parts holds them."""
 
 
-def cut_layers(loaded: Loaded, auto_model: str, layers: int | Sequence[int], where: str, field: str) -> Loaded:
+def cut_layers(loaded: Loaded, auto_model: str, layers: ChosenLayers, where: str, field: str) -> Loaded:
     """A student made of some of a model's layers, with its embeddings and head.
 
     A number k takes evenly spaced layers of each stack, round(linspace(0, L − 1, k)), all of a stack that has no more;
-    a list takes those (from 0). Works for every architecture whose layers are a ModuleList, of both stacks where there
-    are two. Source: the initialisation of DistilBART and Distil-Whisper, https://arxiv.org/abs/2010.13002.
+    a list takes those (from 0); {"encoder", "decoder"} chooses for each of an encoder-decoder's stacks, None all. Works
+    for every architecture whose layers are a ModuleList, of both stacks where there are two. Source: the
+    initialisation of DistilBART and Distil-Whisper, https://arxiv.org/abs/2010.13002.
     """
     import transformers
 
@@ -83,7 +85,7 @@ def _is_new(norm: _BatchNorm) -> bool:
 
 
 def student_config(
-    config: Any, auto_model: str, layers: int | Sequence[int], where: str, field: str
+    config: Any, auto_model: str, layers: ChosenLayers, where: str, field: str
 ) -> tuple[dict[str, list[int]], Any]:
     """The chosen layers of each stack, by the stack's name, and the student's configuration. No weights.
 
@@ -94,35 +96,61 @@ def student_config(
         return UserError(Problem(where, field, found, expected, "correct `model.layers`, or train a whole model"))
 
     depths = stacks(skeleton(config, auto_model, where, field))
+    if isinstance(layers, Mapping) and {side_of(name) for name in depths} != {"encoder", "decoder"}:
+        raise refuse(f"{config.model_type}, which is no encoder beside a decoder", "a number or a list of layers")
     if not depths:
         found = f"{config.model_type}, whose layers lie in no ModuleList of the configuration's length"
         raise refuse(found, "an architecture whose layers are a ModuleList")
-    most = max(depths.values())
-    if isinstance(layers, int):
-        chosen = {name: _even(total, min(layers, total)) for name, total in depths.items()}
-        wrong = layers > most
-    else:
-        chosen = {name: list(layers) for name in depths}
-        wrong = len(set(layers)) != len(layers) or not all(0 <= i < min(depths.values()) for i in layers)
-    if wrong:
-        total = min(depths.values()) if not isinstance(layers, int) else most
-        expected = f"different layers from 0 to {total - 1}, or how many of them (at most {most})"
-        raise refuse(f"layers {layers} of a model of {most}", expected)
+    asked = {name: layers.get(side_of(name)) if isinstance(layers, Mapping) else layers for name in depths}
+    chosen = {}
+    for name, total in depths.items():
+        wanted, most = asked[name], total if isinstance(layers, Mapping) else max(depths.values())
+        chosen[name] = _indices(total, wanted)
+        wrong = wanted > most if isinstance(wanted, int) else not set(chosen[name]) <= set(range(total))
+        if wrong or len(set(chosen[name])) != len(chosen[name]):
+            last = most if isinstance(wanted, int) else total if isinstance(layers, Mapping) else min(depths.values())
+            expected = f"different layers from 0 to {last - 1}, or how many of them (at most {last})"
+            raise refuse(f"layers {wanted} of a model of {last}", expected)
     student = config.__class__.from_dict(config.to_dict())
-    indices_of = {total: chosen[name] for name, total in depths.items()}
-    for part in (student, *(getattr(student, name, None) for name in PARTS)):
+    for part_name, part in (("", student), *((name, getattr(student, name, None)) for name in PARTS)):
         if part is None or isinstance(part, dict):
             continue
         for name, value in part.to_dict().items():
-            if name in DEPTHS and isinstance(value, int) and value in indices_of:
-                setattr(part, name, len(indices_of[value]))
-            elif "layer" in name and isinstance(value, list) and len(value) in indices_of:  # one entry a layer
-                setattr(part, name, [value[i] for i in indices_of[len(value)]])
+            depth = value if isinstance(value, int) else len(value) if isinstance(value, list) else None
+            if depth is None or depth not in depths.values():
+                continue
+            indices = _of_field(part_name, name, depth, chosen, depths)
+            if name in DEPTHS and isinstance(value, int):
+                setattr(part, name, len(indices))
+            elif "layer" in name and isinstance(value, list):  # one entry a layer
+                setattr(part, name, [value[i] for i in indices])
     result = stacks(skeleton(student, auto_model, where, field))
     if {name: len(indices) for name, indices in chosen.items()} != {n: t for n, t in result.items() if n in chosen}:
         found = f"{config.model_type}, whose stacks of layers {depths} do not follow its configuration"
         raise refuse(found, "an architecture whose depth is one number of its configuration")
     return chosen, student
+
+
+def side_of(name: str) -> str:
+    """Which of an encoder-decoder's two a stack, a part or a field belongs to: what no decoder is named is encoder."""
+    return "decoder" if "decoder" in name else "encoder"
+
+
+def _of_field(
+    part: str, field: str, depth: int, chosen: Mapping[str, list[int]], depths: Mapping[str, int]
+) -> list[int]:
+    """The layers that a field of the configuration counts: those of the stack of this depth; of two of one depth those
+    of the side that it is named for."""
+    stacks_of = [name for name, total in depths.items() if total == depth]
+    named = [name for name in stacks_of if side_of(name) == side_of(f"{part} {field}")]
+    return chosen[(named or stacks_of)[0]]
+
+
+def _indices(total: int, wanted: int | Sequence[int] | None) -> list[int]:
+    """Layers of a stack of `total`: all, so many of them spread evenly, or these."""
+    if wanted is None:
+        return list(range(total))
+    return _even(total, min(wanted, total)) if isinstance(wanted, int) else list(wanted)
 
 
 def _even(total: int, count: int) -> list[int]:

@@ -28,7 +28,7 @@ def initial_student(material: Material) -> loading.Loaded:
         )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(
-            student, material.auto_model, recipe.model.layers, recipe.where("model"), "model.layers"
+            student, material.auto_model, recipe.model.chosen_layers, recipe.where("model"), "model.layers"
         )
     for regularizer in regularizers_of(recipe):
         student = regularizer.on_load(student, material.auto_model, recipe.seed)

@@ -120,7 +120,7 @@ def _check_surgery(recipe: Recipe, config: Any, auto_model: str) -> None:
     """Whether the layers that the recipe keeps are there, and the modules that get an adapter."""
     if isinstance(recipe.model, StudentFrom):
         where = recipe.where("model.layers")
-        surgery.student_config(config, auto_model, recipe.model.layers, where, "model.layers")
+        surgery.student_config(config, auto_model, recipe.model.chosen_layers, where, "model.layers")
     if lora := recipe.training.lora:
         where = recipe.where("training.lora.target_modules")
         if problem := adapter_problem(config, auto_model, lora.target_modules, where):

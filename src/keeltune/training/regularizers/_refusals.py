@@ -35,7 +35,7 @@ def depth(recipe: Recipe, task: Task) -> int:
     config, auto_model = task.settings.config, task.settings.auto_model
     location = recipe.where("model")
     if isinstance(recipe.model, StudentFrom):
-        _, config = surgery.student_config(config, auto_model, recipe.model.layers, location, "model.layers")
+        _, config = surgery.student_config(config, auto_model, recipe.model.chosen_layers, location, "model.layers")
     lengths = surgery.stacks(loading.skeleton(config, auto_model, location, "model")).values()
     return list(lengths)[-1] if lengths else 0
 
