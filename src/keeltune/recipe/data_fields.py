@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -20,6 +20,7 @@ from keeltune.recipe.field_types import (
     Share,
     Text,
 )
+from keeltune.recipe.generation_fields import Prompt, plain
 
 
 class NamedTest(Declared):
@@ -35,10 +36,15 @@ class NamedTest(Declared):
     columns: Section[dict[Text, Text]] = Field(
         default_factory=dict, description="{our name: the file's name}, where they differ."
     )
-    prompt: Text | None = Field(default=None, description="As the recipe's `prompt`, for these rows; null: the task's.")
+    prompt: Prompt | None = Field(default=None, description="As the recipe's `prompt`, for these rows.")
     max_new_tokens: PositiveInt | None = Field(
         default=None, description="The most tokens of an answer; null: `generation.max_new_tokens`."
     )
+
+    @property
+    def asked(self) -> Any:
+        """`prompt` as plain JSON: a text, or messages."""
+        return plain(self.prompt)
 
 
 class Source(Declared):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, PositiveInt, PrivateAttr
 from keeltune.recipe.data_fields import Data
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.field_types import AsList, AsMapping, AsText, ByKind, Declared, Section, Text
-from keeltune.recipe.generation_fields import Generation, Languages, Message
+from keeltune.recipe.generation_fields import Generation, Languages, Prompt, plain
 from keeltune.recipe.model_fields import Model, NewModel, StudentFrom
 from keeltune.recipe.objective_fields import ObjectiveSpec, WeightRule
 from keeltune.recipe.paths import absolute, change_paths, shared
@@ -66,7 +66,7 @@ class Recipe(Declared):
         default=None, description="Of inputs, in tokens; null: the smaller of the tokenizer's and the model's maximum."
     )
     target_max_length: PositiveInt | None = Field(default=None, description="Of targets, in tokens.")
-    prompt: Annotated[AsText | AsList[Message], ByKind] | None = Field(
+    prompt: Prompt | None = Field(
         default=None,
         description="What a model that writes reads of a row: text with columns in braces, as in "
         "'Say it shortly: {document}', or messages [{role, content}] for its chat template; a brace that is meant as "
@@ -107,7 +107,7 @@ class Recipe(Declared):
     @property
     def asked(self) -> str | list[dict[str, str]] | None:
         """`prompt` as plain JSON: a text, or messages."""
-        return [message.model_dump() for message in self.prompt] if isinstance(self.prompt, list) else self.prompt
+        return plain(self.prompt)
 
     @property
     def seed(self) -> int:

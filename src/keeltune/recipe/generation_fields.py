@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from keeltune.recipe.field_types import Declared, Text
+from keeltune.recipe.field_types import AsList, AsText, ByKind, Declared, Text
 
 
 class Generation(Declared):
@@ -49,6 +49,15 @@ class Message(Declared):
 
     role: Literal["system", "user", "assistant"] = Field(description="Who says it.")
     content: Text = Field(description="What is said: text with columns in braces.")
+
+
+Prompt = Annotated[AsText | AsList[Message], ByKind]
+"""What a model that writes reads of a row: a text with columns in braces, or messages for its chat template."""
+
+
+def plain(prompt: Any) -> Any:
+    """A prompt as plain JSON: a text, or messages; None as it is."""
+    return [message.model_dump() for message in prompt] if isinstance(prompt, list) else prompt
 
 
 class Languages(Declared):

@@ -52,14 +52,17 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
 
 def _message_faults(recipe: Recipe) -> Iterator[Problem]:
     """Messages of a prompt in an order that asks for no answer."""
-    if not isinstance(recipe.prompt, list):
-        return
-    roles = [message.role for message in recipe.prompt]
-    talk = roles[1:] if roles[0] == "system" else roles
-    if talk != ["user", "assistant"] * (len(talk) // 2) + ["user"]:
-        expected = "system first or not at all, then user and assistant in turns, user last: who asks"
-        fix = "put the messages in order; the answer is what the model writes behind them"
-        yield recipe.problem("prompt", expected=expected, fix=fix, found=f"messages of {', '.join(roles)}")
+    prompts = {"prompt": recipe.prompt}
+    prompts |= {f"data.source.test.{i}.prompt": test.prompt for i, test in enumerate(recipe.data.source.named_tests)}
+    for field, prompt in prompts.items():
+        if not isinstance(prompt, list):
+            continue
+        roles = [message.role for message in prompt]
+        talk = roles[1:] if roles[0] == "system" else roles
+        if talk != ["user", "assistant"] * (len(talk) // 2) + ["user"]:
+            expected = "system first or not at all, then user and assistant in turns, user last: who asks"
+            fix = "put the messages in order; the answer is what the model writes behind them"
+            yield recipe.problem(field, expected=expected, fix=fix, found=f"messages of {', '.join(roles)}")
 
 
 def task_allows(recipe: Recipe, attribute: str) -> bool:

@@ -67,7 +67,7 @@ def _task_of(recipe: Recipe, test: NamedTest, task: Task, field: str) -> Task:
             found, expected = f"{test.task}, which needs {needed}", f"a task of {settings.auto_model}, the student's"
             raise UserError(Problem(where, f"{field}.task", found, expected, "name another task, or leave the set out"))
         settings = replace(settings, metrics=(), metric=None, bleu_tokenizer=None, prompt=None)
-    settings = replace(settings, prompt=test.prompt or settings.prompt, language=None)
+    settings = replace(settings, prompt=test.asked or settings.prompt, language=None)
     if test.max_new_tokens is not None:
         settings = replace(settings, max_new_tokens=test.max_new_tokens)
     made = task_class(task.processor, settings)
