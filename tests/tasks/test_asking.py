@@ -230,9 +230,8 @@ def test_a_model_is_asked_wherever_it_is_used_as_it_was_taught(tmp_path):
              "prompt": SUBJECT,
              "training": {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32"}}  # fmt: skip
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
-    before = run.result["metrics"]
-    assert "loss" in str(before)
-    loss = before["test"]["loss"]
+    loss, zero_shot = (part["test"]["loss"] for part in (run.result["metrics"], run.result["metrics"]["before"]))
+    assert loss < zero_shot
     assert recipe.load(run.folder / "recipe.yaml").asked == SUBJECT
     whole = kt.evaluate(run.folder, tmp_path / "rows.jsonl", display=QUIET)["metrics"]
     bare = kt.evaluate(run.model, tmp_path / "rows.jsonl", task="summarization", display=QUIET)["metrics"]

@@ -119,6 +119,8 @@ def _answers(value: Any) -> dict[str, list[Any]]:
         isinstance(one, dict) and {"text", "answer_start"} <= one.keys() for one in value
     ):
         value = {name: [one[name] for one in value] for name in ("text", "answer_start")}  # SQuAD's own form
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):  # whose places nobody needs
+        return {"text": [read_text(text) for text in value], "answer_start": [None] * len(value)}
     if not isinstance(value, dict) or not {"text", "answer_start"} <= value.keys():
         raise Refused("not answers", "a mapping with the lists text and answer_start", fix)
     texts, starts = value["text"], value["answer_start"]

@@ -41,6 +41,28 @@ def head_names(config: Any) -> list[str] | None:
         return None
 
 
+BOTH_WAYS = ("xlnet", "xlm", "flaubert")
+"""Architectures that read a text both ways, though their language head has the name of one that writes."""
+
+
+def writes_text(config: Any) -> bool:
+    """Whether a model is one that writes: what its folder holds has a language head for it; where the configuration
+    names no class, whether a decoder is all that there is of its kind."""
+    from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering
+    from transformers.models.auto import modeling_auto
+
+    if config.model_type in BOTH_WAYS:
+        return False
+    if names := getattr(config, "architectures", None):
+        tables = (
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        )
+        return any(name in table.values() for name in names for table in tables)
+    cuts = type(config) in AutoModelForQuestionAnswering._model_mapping
+    return not cuts and type(config) in AutoModelForCausalLM._model_mapping
+
+
 def look_back(config: Any, auto_model: str) -> list[str]:
     """Has each token of a decoder see those before it alone, where that is left to `is_decoder`; says so.
 

@@ -105,6 +105,12 @@ def load(spec: NewModel, recipe: Recipe, config: Any, processor: Any, auto_model
     return Loaded(model, processor, "a new model", names, (changed,) if changed else ())
 
 
+def bare_config(recipe: Recipe) -> Any:
+    """The configuration of a new model before its vocabulary is known. UserError where the recipe does not make one."""
+    assert isinstance(recipe.model, NewModel)
+    return _config(recipe.model.new, recipe, recipe.where("model.new"))
+
+
 def _config(fields: Mapping[str, Any], recipe: Recipe, where: str) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING

@@ -17,13 +17,7 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
         expected = f"one of: {', '.join(built)}; or my_package.my_module:MyTask"
         fix = f"choose one of them{nearest(task, built)}"
         yield recipe.problem("task", expected=expected, fix=fix)
-    used = {
-        "generation": recipe.generation != Generation(),
-        "target_max_length": recipe.target_max_length is not None,
-        "prompt": recipe.prompt is not None,
-        "languages": recipe.languages is not None,
-    }
-    for field in (field for field, is_set in used.items() if is_set and ":" not in task):
+    for field in (field for field in writing_fields(recipe) if ":" not in task):
         if not task_allows(recipe, "generates"):
             yield recipe.problem(field, expected=f"no {field}: {task} writes no text", fix="leave it out")
         elif field == "languages" and not task_allows(recipe, "accepts_languages"):
@@ -48,6 +42,17 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data.multi_label and not task_allows(recipe, "accepts_multi_label"):
         fix = "write task: text-classification, or leave multi_label out"
         yield recipe.problem("data.multi_label", expected=f"false: {task} gives a row one label", fix=fix)
+
+
+def writing_fields(recipe: Recipe) -> list[str]:
+    """The fields that the recipe sets which are for tasks that write alone."""
+    used = {
+        "generation": recipe.generation != Generation(),
+        "target_max_length": recipe.target_max_length is not None,
+        "prompt": recipe.prompt is not None,
+        "languages": recipe.languages is not None,
+    }
+    return [field for field, is_set in used.items() if is_set]
 
 
 def _message_faults(recipe: Recipe) -> Iterator[Problem]:
@@ -75,4 +80,5 @@ def task_allows(recipe: Recipe, attribute: str) -> bool:
         return True
     if registry.check("tasks", recipe.task):
         return False
-    return bool(getattr(registry.find("tasks", recipe.task), attribute))
+    task_class = registry.find("tasks", recipe.task)
+    return bool(getattr(task_class, attribute)) or (attribute == "generates" and bool(task_class.may_generate))

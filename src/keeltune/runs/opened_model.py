@@ -57,7 +57,9 @@ def open_model(
     past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
     name = _task_name(task, past, where, outside=outside)
     task_class = find_task(name, where, "--task")
-    stored = _load(task_class, name, where)
+    source = model_files.locate(where, Path, where, "model")
+    task_class = task_class.for_model(configuration.read_config(source, where, "model"))
+    stored = _load(task_class, name, source, where)
     scored_by = evaluation or (past.evaluation if past else Evaluation())
     settings = replace(
         _settings(past, task_class, stored, where),
@@ -114,9 +116,8 @@ class _Stored:
     multi_label: bool
 
 
-def _load(task_class: type[Task], name: str, where: str) -> _Stored:
+def _load(task_class: type[Task], name: str, source: str, where: str) -> _Stored:
     """The model with its trained head; UserError where it has none."""
-    source = model_files.locate(where, Path, where, "model")
     config = configuration.read_config(source, where, "model")
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
@@ -177,7 +178,7 @@ def _tasks_of_abilities(folder: Path, target: Task, *, outside: bool) -> dict[st
         asked = find_task(ability["task"], str(folder), "task") if outside or ":" not in ability["task"] else None
         if asked is None:
             continue
-        made = asked(target.processor, target.settings)
+        made = asked.for_model(target.settings.config)(target.processor, target.settings)
         told = ability["language"]
         tasks[ability["split"]] = in_language(made, Language(told["code"], told["by"])) if told else made
     return tasks

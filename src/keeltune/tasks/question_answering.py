@@ -6,15 +6,21 @@ from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
+from keeltune.models.configuration import writes_text
 from keeltune.tasks.common.example import Prediction
 from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.generated_answers import GeneratedAnswers, flag_faults
 from keeltune.tasks.families.span_extraction import SpanExtraction
 from keeltune.tasks.metrics.squad import Squad
+from keeltune.tasks.task import Task
 from keeltune.utils.errors import shown
 
 
 class QuestionAnswering(SpanExtraction):
     """The part of a text that answers a question; an empty answer where the text has none.
+
+    So by an encoder with a head for the two ends. A model that writes (a folder of a decoder, or of an encoder-decoder
+    with its language head) answers in words of its own: `common/generated_answers.py`, with the same metrics.
 
     Metrics: F1 of words, exact match, 0..1 by the rules of SQuAD (`metrics/squad.py`): the best of a row's answers
     counts, and a row without an answer scores 1 for an empty prediction, else 0.
@@ -24,18 +30,23 @@ class QuestionAnswering(SpanExtraction):
     passage = "context"
     columns = (Column("question", "text"), Column("context", "text"), Column("answers", "answers", label=True))
 
+    may_generate = True
+
+    @classmethod
+    def for_model(cls, config: Any) -> type[Task]:
+        return GeneratedAnswers if writes_text(config) else cls
+
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterator[Fault]:
         if not labelled:
             return
+        yield from flag_faults(row)
         answers = row.fields["answers"]
-        flag = row.fields.get("is_impossible")
-        if isinstance(flag, bool) and flag == bool(answers["text"]):
-            found = f"{str(flag).lower()}, and {len(answers['text'])} answers"
-            fix = "correct the one or the other; a row that has no answer has empty lists"
-            yield Fault("is_impossible", "answers and is_impossible differ", found, "true where there is none", fix)
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):
-            if fault := _offset_fault(row.fields["context"], text, start):
+            if start is None:
+                fix = 'write {"text": ["…"], "answer_start": [0]}; a model that writes its answers needs no places'
+                yield Fault("answers", "no places", f"{shown(text)} without one", "lists text and answer_start", fix)
+            elif fault := _offset_fault(row.fields["context"], text, start):
                 yield fault
 
     def question(self, row: Row) -> str:

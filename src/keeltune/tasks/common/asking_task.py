@@ -51,7 +51,7 @@ class AskingTask(Task):
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
         limit, source, cut = self.settings.max_length, self.source(row), False
         options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
-        if isinstance(self.given_prompt, str):
+        if self.reads_within:
             within, column = self.asking(row), self.source_column(row)
 
             def length(text: str) -> int:
@@ -105,6 +105,11 @@ class AskingTask(Task):
         if self.tokenizer.chat_template:
             return [{"role": "user", "content": self.asks()}]
         return f"{self.asks()}\n\n{self.cue}" if self.cue else self.asks()
+
+    @property
+    def reads_within(self) -> bool:
+        """Whether an encoder reads a prompt around the source, not the source alone."""
+        return isinstance(self.given_prompt, str)
 
     @property
     def asked_with(self) -> Template | None:

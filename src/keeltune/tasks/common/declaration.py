@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
@@ -37,6 +37,9 @@ class Declaration(ABC):
     generates: ClassVar[bool] = False
     """Whether an answer is written token by token: evaluation while training then looks at a subset."""
 
+    may_generate: ClassVar[bool] = False
+    """Whether it does so with some kinds of model alone (`for_model`)."""
+
     separate_head: ClassVar[bool] = False
     """Whether the model is an encoder with a head of the task's own on it, beside which the head that `model` had can
     be kept (`objective.anchor_head`)."""
@@ -56,6 +59,12 @@ class Declaration(ABC):
 
     scored_by: ClassVar[tuple[type[Metric], ...]]
     """The metrics of its answers (`tasks/metrics/`); the first name of the first is the primary one."""
+
+    @classmethod
+    def for_model(cls, config: Any) -> type[Any]:
+        """The class that does this task with a model of this configuration: itself, but where kinds of model differ in
+        what a prediction is."""
+        return cls
 
     @classmethod
     def labels_of(cls, row: Row) -> list[str]:

@@ -55,8 +55,9 @@ def named_tests(recipe: Recipe, task: Task, log: ProblemLog, limit: int | None =
 def _task_of(recipe: Recipe, test: NamedTest, task: Task, field: str) -> Task:
     """The task of a set as the student answers it; UserError where its head cannot."""
     where = recipe.where(f"{field}.task")
-    task_class = find_task(test.task, where, f"{field}.task") if test.task else type(task)
-    settings = task.settings
+    settings, task_class = task.settings, type(task)
+    if test.task and test.task != recipe.task:
+        task_class = find_task(test.task, where, f"{field}.task").for_model(settings.config)
     if task_class is not type(task):
         if task_class.choices == "labels" or task.choices == "labels":
             found, expected = shown(test.task), f"a task that the head of {recipe.task} answers"

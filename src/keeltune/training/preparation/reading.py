@@ -14,6 +14,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.recipe.objective_validation import parameter_faults
 from keeltune.recipe.reference_validation import class_faults
+from keeltune.recipe.task_validation import writing_fields
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.problem_log import ProblemLog
@@ -70,12 +71,13 @@ def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None], *, in
     task_class = find_task(recipe.task, recipe.where("task"))
     if problems := _outside_faults(recipe):
         raise UserError(problems)
+    progress("reading models")
+    source = log.collect(lambda: _locate_student(recipe))
+    task_class = _for_model(recipe, task_class, source, log)
     columns = task_columns(task_class, recipe.data.multi_label)
     if recipe.data.augment and (reason := why_no_variants(task_class)):
         where, expected = recipe.where("data.augment"), f"no variants of texts for {recipe.task}: {reason}"
         log.errors.append(Problem(where, "data.augment", shown("augment"), expected, "leave it out"))
-    progress("reading models")
-    source = log.collect(lambda: _locate_student(recipe))
     reference_models = log.collect(lambda: named_models(recipe)) or []
     progress("reading data")
     rows = read_splits(SplitReader(recipe, task_class, columns, log, in_files))
@@ -94,6 +96,26 @@ def find_task(name: str, where: str, field_name: str = "task") -> type[Task]:
             Problem(where, field_name, shown(name), f"a task ({known}) or my_package.my_module:MyTask", str(error))
         ) from error
     return task_class
+
+
+def _for_model(recipe: Recipe, task_class: type[Task], source: str | None, log: ProblemLog) -> type[Task]:
+    """The class that does the task with the student's kind of model, which is said where it might have been another."""
+    if not task_class.may_generate or source is None:
+        return task_class
+    try:
+        config = initialization.bare_config(recipe) if source == NEW else configuration.read_config(source, "", "model")
+    except UserError:  # which is said where the student is read
+        return task_class
+    chosen: type[Task] = task_class.for_model(config)
+    kind = ", ".join(getattr(config, "architectures", None) or [f"a model of type {config.model_type}"])
+    if chosen.generates:
+        log.notices.append(f"{recipe.task} with {kind}: answers are written, not cut from the text")
+    else:
+        generated = ["objective.anchor_on"] if recipe.anchors_generated else []
+        for field in (*writing_fields(recipe), *generated):
+            expected = f"nothing that is for writing: with {kind} {recipe.task} cuts an answer from the text"
+            log.errors.append(recipe.problem(field, expected=expected, fix="leave it out, or take a decoder"))
+    return chosen
 
 
 def _locate_student(recipe: Recipe) -> str:
