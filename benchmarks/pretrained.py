@@ -1,0 +1,259 @@
+"""What users do with pretrained decoders and speech models, in every arm: zero-shot, plain, LoRA, distilled, anchored.
+
+    python benchmarks/pretrained.py DATA MODELS OUT [--only mails-plain ljspeech …] [--table]
+
+MODELS has the folders `smollm2` (SmolLM2-135M-Instruct), `whisper-tiny.en` and `whisper-base`. OUT gets the first rows
+of each data set and a run of each arm. A finished run is skipped and a stopped one goes on, so that the command can be
+called again. Zero-shot is what each run scored before training. Sized for three hours of two cores: a decoder of 135 M
+weights learns some 150 tokens a second there. The table is printed from the runs' results alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import data_sets
+import torch
+import transformers
+
+import keeltune as kt
+from keeltune import recipe
+from keeltune.evaluation.scores import score
+from keeltune.runs import opened_model, run_folder
+from keeltune.tasks.common.example import Prediction
+from keeltune.utils.progress import Display
+
+ROWS = {  # train, validation, test
+    "summ-email-aeslc": (1200, 60, 300),
+    "summ-scitldr": (400, 40, 150),
+    "summ-dialogsum": (300, 40, 120),
+    "translation-multi30k-en-de": (1500, 60, 200),
+    "asr-ljspeech": (113, 15, 40),
+    "asr-fsdd": (400, 60, 250),
+}
+CHATS = 60
+"""Conversations on which the chat model's own answers are kept, as a test of what it still says."""
+
+DECODER, TINY, BASE = "smollm2", "whisper-tiny.en", "whisper-base"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A run: `changes` is laid over what its family's runs have in common. Three `seeds` where one takes minutes."""
+
+    name: str
+    data: str
+    model: Any
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "fine-tuning"
+
+    @property
+    def family(self) -> str:
+        return self.name.split("-")[0]
+
+
+LORA = {"training": {"lora": {"rank": 16}, "learning_rate": 2e-4}}
+"""LoRA's rate is some ten times that of all weights: https://arxiv.org/abs/2106.09685, appendix D."""
+
+ABILITIES = [
+    {"name": "chats", "data": "data/chats/test.jsonl", "task": "text-generation", "max_new_tokens": 32},
+    {"name": "papers", "data": "data/summ-scitldr/validation.jsonl", "max_new_tokens": 40},
+]
+
+COMMON: dict[str, dict[str, Any]] = {
+    "mails": {
+        "task": "summarization", "max_length": 512, "generation": {"max_new_tokens": 20},
+        "training": {"epochs": 2, "learning_rate": 2e-5, "batch_size": 8, "gradient_accumulation_steps": 2},
+        "data": {"source": {"test": ABILITIES}},
+    },
+    "papers": {
+        "task": "summarization", "max_length": 512, "generation": {"max_new_tokens": 48},
+        "training": {"epochs": 2, "learning_rate": 2e-5, "batch_size": 4, "gradient_accumulation_steps": 4},
+    },
+    "dialogues": {
+        "task": "summarization", "max_length": 512, "generation": {"max_new_tokens": 64},
+        "training": {"epochs": 2, "learning_rate": 2e-5, "batch_size": 4, "gradient_accumulation_steps": 4},
+    },
+    "pictures": {
+        "task": "translation", "prompt": "Translate into German.\n\n{source}", "generation": {"max_new_tokens": 40},
+        "evaluation": {"language": "de"},
+        "training": {"epochs": 2, "learning_rate": 5e-5, "batch_size": 16},
+    },
+    "ljspeech": {
+        "task": "speech-recognition", "generation": {"max_new_tokens": 64},
+        "evaluation": {"language": "en"},
+        "training": {"epochs": 4, "learning_rate": 1e-5, "batch_size": 8},
+    },
+    "digits": {
+        "task": "speech-recognition", "generation": {"max_new_tokens": 8},
+        "evaluation": {"language": "en"},
+        "data": {"source": {split: f"data/asr-ljspeech/{split}.jsonl" for split in ("validation", "test")}},
+        "training": {"epochs": 2, "learning_rate": 1e-5, "batch_size": 8},
+    },
+}  # fmt: skip
+"""What the runs of a family have in common."""
+
+ANCHORED = {"objective": {"anchor_on": "source"}}
+TWO_LAYERS = {"from": "runs/ljspeech-base-plain/model", "layers": {"decoder": 2}}
+
+MAILS, SPEECH, DIGITS = "summ-email-aeslc", "asr-ljspeech", "asr-fsdd"
+ARMS = [
+    Arm("mails-plain", MAILS, DECODER),
+    Arm("mails-lora", MAILS, DECODER, LORA),
+    Arm("mails-half", MAILS, {"from": "runs/mails-plain/model", "layers": 15},
+        {"reference": "runs/mails-plain/model", "training": {"learning_rate": 1e-4}}, "distillation"),
+    Arm("mails-target", MAILS, DECODER, {}, "cross-domain"),
+    Arm("mails-source", MAILS, DECODER,
+        {**ANCHORED, "data": {"source": {"unlabeled": "data/summ-dialogsum/train.jsonl"}}}, "cross-domain"),
+    Arm("mails-generated", MAILS, DECODER, {"objective": {"anchor_on": "generated"}}, "cross-domain"),
+    Arm("papers-plain", "summ-scitldr", DECODER),
+    Arm("papers-lora", "summ-scitldr", DECODER, LORA),
+    Arm("dialogues-plain", "summ-dialogsum", DECODER),
+    Arm("dialogues-lora", "summ-dialogsum", DECODER, LORA),
+    Arm("pictures-plain", "translation-multi30k-en-de", DECODER),
+    Arm("pictures-lora", "translation-multi30k-en-de", DECODER, LORA),
+    Arm("ljspeech-plain", SPEECH, TINY),
+    Arm("ljspeech-lora", SPEECH, TINY, {"training": {"lora": {"rank": 16}, "learning_rate": 1e-4}}),
+    Arm("ljspeech-base-plain", SPEECH, BASE),
+    Arm("ljspeech-base-two", SPEECH, TWO_LAYERS,
+        {"reference": "runs/ljspeech-base-plain/model",
+         "training": {"epochs": 20, "learning_rate": 1e-4, "regularizers": {"freeze": ["encoder"]}}}, "distillation"),
+    Arm("ljspeech-taught", SPEECH, TINY,
+        {"reference": BASE, "objective": {"weight": 0.0}, "generation": {"targets": "reference"}}, "distillation"),
+    Arm("digits-plain", DIGITS, TINY),
+    Arm("digits-lora", DIGITS, TINY, {"training": {"lora": {"rank": 16}, "learning_rate": 1e-4}}),
+    Arm("digits-base-plain", DIGITS, BASE),
+    Arm("digits-target", DIGITS, TINY, {}, "cross-domain"),
+    Arm("digits-source", DIGITS, TINY,
+        {**ANCHORED, "data": {"source": {"unlabeled": "data/asr-ljspeech/train.jsonl"}}}, "cross-domain"),
+]  # fmt: skip
+
+
+class Bench:
+    """Where data, models and runs lie."""
+
+    def __init__(self, data: Path, models: Path, out: Path):
+        self.data, self.models, self.out = data.resolve(), models.resolve(), out.resolve()
+
+    def prepare(self) -> None:
+        """The first rows of each split, their recordings beside them, and the chat model's answers."""
+        for name, counts in ROWS.items():
+            place = self.out / "data" / name
+            if (self.data / name / "audio").is_dir() and not (place / "audio").exists():
+                place.mkdir(parents=True, exist_ok=True)
+                os.symlink(self.data / name / "audio", place / "audio")
+            for split, count in zip(("train", "validation", "test"), counts, strict=True):
+                if not (place / f"{split}.jsonl").is_file():
+                    data_sets.written(place / f"{split}.jsonl", data_sets.rows(self.data / name, split, count))
+        if not (chats := self.out / "data" / "chats" / "test.jsonl").is_file():
+            questions = [row["question"] for row in data_sets.rows(self.data / "qa-wiki", "test", CHATS)]
+            data_sets.written(chats, list(self._chats(questions)))
+
+    def _chats(self, questions: list[str]) -> Iterator[dict[str, Any]]:
+        """Each question with the answer that the chat model gives before any training, by transformers alone."""
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.models / DECODER)
+        model = transformers.AutoModelForCausalLM.from_pretrained(self.models / DECODER, dtype=torch.float32).eval()
+        for question in questions:
+            asked = [{"role": "user", "content": question}]
+            ids = tokenizer.apply_chat_template(
+                asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            written = model.generate(**ids, max_new_tokens=48, do_sample=False)[0, ids["input_ids"].shape[1] :]
+            answer = tokenizer.decode(written, skip_special_tokens=True).strip()
+            yield {"messages": [*asked, {"role": "assistant", "content": answer}]}
+
+    def spec(self, arm: Arm) -> dict[str, Any]:
+        splits = {split: f"data/{arm.data}/{split}.jsonl" for split in ("train", "validation", "test")}
+        values = merged({"method": arm.method, "data": splits, "output": f"runs/{arm.name}"}, COMMON[arm.family])
+        values = merged(values, {"model": self._at_hand(arm.model), **arm.changes})
+        if "reference" in values:
+            values["reference"] = self._at_hand(values["reference"])
+        return values
+
+    def _at_hand(self, model: Any) -> Any:
+        """A model's name as the folder where it lies."""
+        return str(self.models / model) if model in (DECODER, TINY, BASE) else model
+
+    def run(self, arm: Arm) -> None:
+        folder = self.out / "runs" / arm.name
+        if not run_folder.finished(folder):
+            print(f"… {arm.name}", flush=True)
+            kt.train(recipe.from_dict(self.spec(arm), self.out), resume=folder.is_dir(), display=Display())
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` laid over `values`, mapping by mapping."""
+    result = dict(values)
+    for name, change in changes.items():
+        both = isinstance(change, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], change) if both else change
+    return result
+
+
+def lead(bench: Bench, arm: Arm) -> str:
+    """The first sentence's score on a summarizer's test rows, the answer that is to be beaten."""
+    opened = opened_model.open_model(bench.out / "runs" / arm.name, None)
+    rows = opened_model.read_rows(opened, str(bench.out / "data" / arm.data / "test.jsonl"), opened.columns, None)[0]
+    firsts = [row.fields["document"].replace("\n", " ").split(". ")[0] for row in rows]
+    scores = score(opened.task, [Prediction(first, None, 0.0, 1.0) for first in firsts], rows)
+    return shown(scores.metrics["rougeL"], scores.intervals["rougeL"])
+
+
+def shown(value: float | None, interval: Any) -> str:
+    return "–" if value is None else f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def table(bench: Bench, arms: list[Arm]) -> None:
+    print(
+        "| run | metric | before | test [95 %] | loss, nats | old domain: before, after | steps | seconds | peak GiB |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |")
+    for arm in arms:
+        if not run_folder.finished(bench.out / "runs" / arm.name):
+            continue
+        result = json.loads((bench.out / "runs" / arm.name / "result.json").read_text("utf-8"))
+        test, before = result["metrics"]["test"], result["metrics"]["before"]["test"] or {}
+        name = next(iter(test))
+        kept = [
+            f"{ability} {change['metric']} {m['before']:.3f} → {m['after']:.3f}"
+            for ability, change in (result["abilities"] or {}).items()
+            if (m := change["metrics"][change["metric"]])
+        ]
+        if old := result["metrics"]["source"]["after"]:
+            kept.append(f"{name} {result['metrics']['source']['before'][name]:.3f} → {old[name]:.3f}")
+        training = result["training"]
+        print(
+            f"| {arm.name} | {name} | {shown(before.get(name), None)} | "
+            f"{shown(test[name], result['intervals']['test'][name])} | {test['loss']:.3f} | {'; '.join(kept) or '–'} | "
+            f"{training['steps']} | {training['seconds']:.0f} | {training['peak_memory_bytes'] / 2**30:.1f} |",
+            flush=True,
+        )
+    for arm in (a for a in arms if a.name in ("mails-plain", "papers-plain", "dialogues-plain")):
+        if run_folder.finished(bench.out / "runs" / arm.name):
+            print(f"\n{arm.data}, the first sentence: ROUGE-L {lead(bench, arm)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "models", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="runs, or families of them")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    given = parser.parse_args()
+    bench = Bench(given.data, given.models, given.out)
+    chosen = [arm for arm in ARMS if not given.only or {arm.name, arm.family} & set(given.only)]
+    if not given.table:
+        bench.prepare()
+        for arm in chosen:
+            bench.run(arm)
+    table(bench, chosen)
+
+
+if __name__ == "__main__":
+    main()
