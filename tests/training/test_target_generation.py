@@ -33,6 +33,58 @@ def train(given: dict, folder: Path, output: str = "out", **how) -> kt.Run:
     return kt.train(recipe.from_dict({**given, "output": output}, folder), display=QUIET, **how)
 
 
+def test_texts_that_are_far_from_the_datas_are_not_learnt(tmp_path, monkeypatch):
+    """The word error rate of each text of the teacher, counted by hand, decides; a share of 1 keeps what is equal."""
+    given = spec(tmp_path, "translation", "marian", "distillation")
+    given |= {"generation": {"targets": "reference", "max_new_tokens": 8}, "objective": {"weight": 0.0}}
+    scores: dict[str, float] = {}
+
+    def agreement(self, row):
+        scores[row.key] = len(scores) / len(rows())
+        return scores[row.key]
+
+    monkeypatch.setattr(target_generation.TeacherTargets, "agreement", agreement)
+    given["generation"]["min_agreement"] = 0.5
+    material = prepare.prepare(recipe.from_dict({**given, "output": "out"}, tmp_path))
+    build.build(material)
+    learnt = [any(t != IGNORED for e in row for t in e.targets) for row in material.encoded["train"]]
+    assert learnt == [score >= 0.5 for score in scores.values()]
+    assert any(learnt) and not all(learnt)
+
+
+def test_agreement_is_a_share_of_the_right_answers_score(tmp_path):
+    """Of speech 1 − WER; of a translation its chrF over 100."""
+    given = spec(tmp_path, "translation", "marian", "distillation")
+    given |= {"generation": {"targets": "reference", "max_new_tokens": 8}, "objective": {"weight": 0.0}}
+    made = recipe.from_dict({**given, "output": "out"}, tmp_path)
+    material = prepare.prepare(made)
+    targets = target_generation.TeacherTargets(made, material.task, material.references[0], interpolated=False)
+    row = material.rows["train"][0]
+    right = material.task.gold(row)
+    for text in (right, "nothing of it", f"{right} and more"):
+        targets.texts[targets.key(row)] = text
+        alone = material.task.row_score(text, right) / material.task.row_score(right, right)
+        assert targets.agreement(row) == pytest.approx(alone)
+        assert 0 <= targets.agreement(row) <= 1
+    targets.texts[targets.key(row)] = right
+    assert targets.agreement(row) == 1
+
+
+@pytest.mark.parametrize(
+    ("generation", "said"),
+    [
+        ({"min_agreement": 0.5}, "no reference writes targets"),
+        ({"targets": "reference", "min_agreement": 1.0}, "none agrees"),
+    ],
+)
+def test_a_filter_that_has_nothing_to_filter_is_refused(tmp_path, generation, said):
+    given = spec(tmp_path, "translation", "marian", "distillation") | {
+        "generation": {"max_new_tokens": 8, **generation}
+    }
+    with pytest.raises(UserError, match=said):
+        train(given, tmp_path)
+
+
 @pytest.mark.parametrize("architecture", ["marian", "gpt2"])
 def test_the_student_learns_what_the_teacher_writes(tmp_path, architecture, monkeypatch):
     """The targets are the teacher's own answers, and cross-entropy on them is all there is at weight 0."""

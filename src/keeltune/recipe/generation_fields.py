@@ -32,6 +32,11 @@ class Generation(Declared):
         "distillation); interpolated: of the teacher's beams the one nearest to the data's target. "
         "With objective.weight 0 the teacher only writes, and may have any tokenizer.",
     )
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="With targets that the reference writes: those whose score against the data's own target is below "
+        "this share of a perfect one are not learnt; of speech 0.9 is a word error rate of up to 0.1.",
+    )
     on_policy: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
         description="Rows per labelled row whose text the student draws itself, in each step; they carry D alone.",

@@ -36,6 +36,9 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
             if is_set:
                 expected = f"no {field}: fine-tuning has no reference to write texts or to score them"
                 yield recipe.problem(f"generation.{field}", expected=expected, fix="choose method: distillation")
+    elif recipe.generation.min_agreement > 0 and recipe.generation.targets == "data":
+        expected, fix = "0: no reference writes targets", "add generation.targets: reference, or leave it out"
+        yield recipe.problem("generation.min_agreement", expected=expected, fix=fix)
     elif recipe.method == "cross-domain" and recipe.generation.targets != "data":
         expected = "data: what the source model would write of the new domain is what it knew before"
         yield recipe.problem("generation.targets", expected=expected, fix="choose method: distillation")

@@ -30,6 +30,7 @@ from keeltune.objective.predictions import IGNORED
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.batches import Autocast, by_length
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.metrics.metric import right_answers
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.utils.device import in_eval_mode
@@ -195,6 +196,16 @@ class TeacherTargets(TextStore):
         """The row with the teacher's text, under the key of its content now: a cache holds answers to contents."""
         row = self.task.with_target(row, self.texts[self.key(row)])
         return replace(row, key=row_key(row.fields, [c.name for c in self.task.columns]))
+
+    def agreement(self, row: Row) -> float:
+        """The teacher's text held against the data's own target: its score as a share of that of the right answer.
+
+        With speech it filters pseudo-labels by their word error rate, as Distil-Whisper does: Gandhi et al. 2023,
+        https://arxiv.org/abs/2311.00430, section 4.2.
+        """
+        gold = self.task.gold(row)
+        best = self.task.row_score(right_answers(gold)[0], gold)
+        return self.task.row_score(self.texts[self.key(row)], gold) / best if best else 0.0
 
     def examples(self, rows: Sequence[Row], *, learnt: bool) -> list[Example]:
         """The rows with the teacher's texts as examples; not `learnt`: they carry D alone.

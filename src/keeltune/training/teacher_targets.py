@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keeltune.models import loading
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Autocast
+from keeltune.recipe.fields import Recipe
 from keeltune.training import pseudo_labels
 from keeltune.training.lazy_reference import LazyReference
 from keeltune.training.preparation.compatibility import ReferenceFiles
@@ -50,7 +53,21 @@ def write_targets(
                 targets.reread()
                 targets.write(teacher.model, rows, device, autocast, advance)
         learnt = split == "train" or (split == "unlabeled" and recipe.data.unlabeled_as == "labels")
-        material.encoded[split] = [targets.examples([row], learnt=learnt) for row in rows]
+        least = recipe.generation.min_agreement if split == "train" else 0.0
+        agrees = [not least or targets.agreement(row) >= least for row in rows]
+        if apart := agrees.count(False):
+            display.say(f"{apart} of {len(rows)} texts of the teacher agree less than {least:g} with the data's target")
+        _require_some(recipe, agrees)
+        material.encoded[split] = [
+            targets.examples([row], learnt=learnt and near) for row, near in zip(rows, agrees, strict=True)
+        ]
+
+
+def _require_some(recipe: Recipe, agrees: Sequence[bool]) -> None:
+    if not any(agrees):
+        found, expected = "a teacher of whose texts none agrees so far", "some texts that are learnt"
+        fix = "lower it, or read what the teacher writes: keeltune predict"
+        raise UserError(Problem(recipe.where("generation"), "generation.min_agreement", found, expected, fix))
 
 
 def _writing_model(material: Material, reference: LazyReference) -> Model:
