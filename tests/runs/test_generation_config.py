@@ -188,10 +188,16 @@ def test_settings_that_cannot_be_read_are_refused(tmp_path, name):
         run_of(tmp_path, spec)
 
 
-@pytest.mark.parametrize("languages", [None, ("de", "English")])
-def test_stock_generate_writes_the_predictions_of_sound(tmp_path, languages):
-    """The languages are given to the decoder, in training and in stock `generate`, and never learnt."""
-    words = whispers.save(tmp_path / "student", multilingual=languages is not None)
+TOLD = {"English alone": (None, False, None, None), "heard": (None, True, None, "transcribe"),
+        "transcribed": (("de", "German"), True, "<|de|>", "transcribe"),
+        "translated": (("de", "English"), True, "<|de|>", "translate")}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_stock_generate_writes_the_predictions_of_sound(tmp_path, case):
+    """The language that is spoken is given to the decoder, in training and in stock `generate`, and never learnt."""
+    languages, multilingual, language, task = TOLD[case]
+    words = whispers.save(tmp_path / "student", multilingual=multilingual)
     forbidden = [words.convert_tokens_to_ids(letter) for letter in "qyj"] + [words.convert_tokens_to_ids("o")]
     styled(tmp_path / "student", suppress_tokens=forbidden, begin_suppress_tokens=[words.eos_token_id],
            return_timestamps=True, max_initial_timestamp_index=1, logprob_threshold=-1.0)  # fmt: skip
@@ -211,5 +217,6 @@ def test_stock_generate_writes_the_predictions_of_sound(tmp_path, languages):
     saved = json.loads((model / "generation_config.json").read_text())
     assert words.convert_tokens_to_ids("q") in saved["suppress_tokens"]  # kept, but for what the texts hold
     assert words.convert_tokens_to_ids("o") not in saved["suppress_tokens"]
-    assert saved.get("language") == ({"de": "<|de|>", "English": "<|en|>"}[languages[1]] if languages else None)
+    assert (saved.get("language"), saved.get("task")) == (language, task)
+    assert saved["is_multilingual"] == multilingual
     assert {"logprob_threshold", "min_length"} <= unused(result)

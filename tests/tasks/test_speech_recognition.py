@@ -608,13 +608,24 @@ def test_a_text_that_just_fits_its_frames_passes(tmp_path):
         assert bool(torch.isfinite(loss)) == good
 
 
-def test_a_recording_longer_than_the_window_is_refused(tmp_path):
+def test_a_run_with_recordings_longer_than_the_window(tmp_path):
+    """Learnt in parts whose words the model tells, or the rows' segments; scored in all parts."""
     given = spec(tmp_path, "whisper", "fine-tuning")
-    soundfile.write(tmp_path / "audio" / "long.wav", tone("one", 0, 2.5), RATE)
-    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"audio": "audio/long.wav", "text": "one"}) + "\n")
-    with pytest.raises(UserError, match=r"long\.wav: 2\.5 s\n.*at most 2 s"):
-        prepare.prepare(recipe.from_dict(given, tmp_path))
+    soundfile.write(tmp_path / "audio" / "long.wav", tone("one", 0, 4.5), RATE)
+    segments = [{"start": 0.0, "end": 1.5, "text": "one"}, {"start": 1.5, "end": 4.5 - 1.2, "text": "two"}]
+    for name, rows in (("train.jsonl", [{}, {"segments": segments}]), ("test.jsonl", [{}])):
+        with (tmp_path / name).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"audio": "audio/long.wav", "text": "one two", **row}) + "\n" for row in rows)
+    said: list[str] = []
+    display = Display(quiet=True)
+    display.say = said.append  # type: ignore[method-assign]
+    run = kt.train(recipe.from_dict(given, tmp_path), display=display)
+    assert run.result["status"] == "completed"
+    assert any("1 long recordings are 3 parts" in line for line in said)
+    lines = [json.loads(line) for line in (run.folder / "predictions/test.jsonl").read_text().splitlines()]
+    assert [line["predictions"] > 0 for line in lines] == [True] * 4 + [False]  # a part has no loss
+    again = kt.predict(run.folder, tmp_path / "test.jsonl", display=QUIET)
+    assert [line["prediction"] for line in again] == [line["prediction"] for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -650,16 +661,6 @@ def test_bad_rows_to_score_are_named_too(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"audio": "audio/0.wav", "text": ["any"]}), encoding="utf-8")
     (line,) = kt.predict(tmp_path / "model", tmp_path / "rows.jsonl", task="speech-recognition", display=QUIET)
     assert line["text"] == ["any"]  # what is not read may be anything
-
-
-def test_what_is_longer_than_the_window_is_refused_when_predicting_too(tmp_path):
-    save("whisper", tmp_path / "model")
-    (tmp_path / "audio").mkdir()
-    for name, seconds in (("a", 1), ("b", 3), ("c", 4)):
-        soundfile.write(tmp_path / "audio" / f"{name}.wav", tone("abc", 0, seconds), RATE)
-    lines = [json.dumps({"audio": f"audio/{name}.wav"}) for name in "abc"]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert refused_rows(kt.predict, tmp_path) == ["2 audio", "3 audio"]  # the window is of 2 s
 
 
 def refused_rows(apply: Any, folder: Path) -> list[str]:

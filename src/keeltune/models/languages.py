@@ -103,10 +103,11 @@ def tell(tokenizer: Any, source: str | None, target: str | None, *, task: str | 
             setattr(tokenizer, attribute, name)
 
 
-def whisper_opening(tokenizer: Any, given: Iterable[int]) -> dict[str, Any]:
+def whisper_opening(tokenizer: Any, given: Iterable[int], *, heard: bool = False) -> dict[str, Any]:
     """How `generate` of a Whisper-type model begins a text with the tokens `given`, as its `GenerationConfig` says it.
 
-    Without a language in them it is told none, and does not look for one: so were its targets.
+    `heard`: the language is the recording's own, for which `generate` listens. Without a language in `given` it is told
+    none, and does not look for one: so were its targets.
     """
     given = set(given)
     languages = {f"<|{name}|>": i for name, i in language_tokens(tokenizer).items()}
@@ -116,7 +117,7 @@ def whisper_opening(tokenizer: Any, given: Iterable[int]) -> dict[str, Any]:
     task = next((name for name, i in tasks.items() if i in given), None)
     told: dict[str, Any] = {"return_timestamps": False, "is_multilingual": language is not None or task is not None}
     if language is not None:
-        told |= {"language": language, "lang_to_id": languages}
+        told |= {"lang_to_id": languages} if heard else {"language": language, "lang_to_id": languages}
     if task is not None:
         told |= {"task": task}
     if tasks:

@@ -162,6 +162,12 @@ def _answers(
     _refuse([*problems, *faulty, *warnings], display)
     place = (opened.model.config.name_or_path, "model")
     with refusing(opened.model, place):
+        for note in task.listen(opened.model, encoded, opened.device):
+            display.say(note)
+        encoded = [
+            task.encode_scored(row, labelled=labelled) if any(e.notes.get("open") for e in examples) else examples
+            for row, examples in zip(rows, encoded, strict=True)
+        ]
         found = _dependence(opened, [example for row in encoded for example in row])
     if found > TOLERANCE:
         display.say(

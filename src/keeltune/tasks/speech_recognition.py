@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,22 @@ from keeltune.data import audio
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.media import Media, Unreadable
-from keeltune.models import positions
+from keeltune.models import languages, positions
 from keeltune.models.whisper import as_written, is_whisper
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import shapes, to_device
-from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.listening import Listening
 from keeltune.tasks.common.padding_effect import groups_of_one_length
 from keeltune.tasks.common.recording_padding import RecordingPadding
 from keeltune.tasks.common.recordings import Recordings, too_short
+from keeltune.tasks.common.segments import column_faults, segment_faults, segment_parts
 from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.character_error_rate import CharacterErrorRate
 from keeltune.tasks.metrics.word_error_rate import NORMALISER, WordErrorRate
 from keeltune.utils.errors import shown
+from keeltune.utils.text import together
 
 
 class SpeechRecognition(TextGeneration):
@@ -35,9 +38,13 @@ class SpeechRecognition(TextGeneration):
 
     Metrics: WER and CER, 0 and up, less is better, of normalised texts (`metrics/word_error_rate.py`).
 
-    A recording is read at its own rate, as one channel, and resampled to the rate that the model hears. It is never
-    cut: its text would not fit any more. Recordings of several lengths share a batch where the model's output does not
-    depend on the padding behind them, which is measured; elsewhere those of one length run together.
+    A recording is read at its own rate, as one channel, and resampled to the rate that the model hears. One that is
+    longer than what a model hears at once (Whisper's 30 s) is read in parts, cut where it is quietest; its answer is
+    that of all parts. To be learnt, each part needs its own text: the row's `segments` (start and end in seconds,
+    text), else the model shares out the transcript by what it hears (`common/transcripts.py`). Recordings of several
+    lengths share a batch where the model's output does not depend on the padding behind them, which is measured;
+    elsewhere those of one length run together.
+    The language of Whisper is the row's `language`, the recipe's, or what the model hears.
     """
 
     auto_models = ("AutoModelForSpeechSeq2Seq", "AutoModelForCTC")
@@ -45,17 +52,23 @@ class SpeechRecognition(TextGeneration):
     reads = "sound"
     accepts_languages = True
     scored_by = (WordErrorRate, CharacterErrorRate)
-    columns = (Column("audio", "audio"), Column("text", "text", label=True))
+    columns = (
+        Column("audio", "audio"),
+        Column("text", "text", label=True),
+        Column("language", "anything", required=False),
+        Column("segments", "anything", required=False, label=True),
+    )
 
     def setup(self) -> None:
         super().setup()
+        self.listening = Listening()
         self.recordings = Recordings(self.processor, self.settings.config, self.settings.auto_model)
         if self.settings.config is None:
             return
         decodes = self.settings.auto_model and not self.architecture.framewise and not self.architecture.reads_prompt
         bound = positions.target_positions(self.recordings.shape) if decodes else None
         if bound:  # nothing longer can be written, nor learnt
-            room = max(1, bound - 1 - len(self.architecture.given))  # type: ignore[attr-defined]
+            room = max(1, bound - 1 - len(self.architecture.given))
             longest = min(n for n in (self.settings.target_max_length, room) if n is not None)
             new = min(self.settings.max_new_tokens, room)
             self.settings = replace(self.settings, max_new_tokens=new, target_max_length=longest)
@@ -99,16 +112,18 @@ class SpeechRecognition(TextGeneration):
             audio.read(row.fields["audio"])
         except Unreadable as error:
             return [Fault("audio", error.kind, f"{row.fields['audio']}: {error.found}", error.expected, error.fix)]
-        return []
+        return list(column_faults(row, labelled=labelled))
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterator[Fault]:
         """Texts that the model cannot write, or not of this recording."""
         media: Media = row.fields["audio"]
         _, _, samples = self.recordings.facts[media.digest]
-        rate, window = self.recordings.rate, self.recordings.window
-        if any(example.truncated for example in examples) and window and samples > window:
-            found, expected = f"{media}: {samples / rate:.1f} s", f"at most {window / rate:g} s, all it hears"
-            yield Fault("audio", "recording too long", found, expected, "cut it where its text can be cut too")
+        rate = self.recordings.rate
+        name, told = row.fields.get("language"), self.architecture.language_ids
+        if name and self.architecture.tells_languages and languages.spelt(name, told) is None:
+            fix = f"write its name or code{languages.nearest_language(name, told)}, or leave it out"
+            yield Fault("language", "unknown language", shown(name), f"one of the model's {len(told)} languages", fix)
+        yield from segment_faults(self.recordings, row, samples / rate)
         heard = (e.predictions if self.architecture.framewise else e.length - len(e.targets) for e in examples)
         if not all(heard):
             short = too_short(samples / rate)
@@ -172,11 +187,65 @@ class SpeechRecognition(TextGeneration):
         return row.fields["text"]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
+        """Of a long recording an example of each part whose words are known; of all parts, without labels and to be
+        listened to (`listen`), where only the model can tell them."""
+        parts = self.recordings.parts(row)
+        if not labelled or len(parts) == 1:
+            return self.encode_scored(row, labelled=labelled)
+        texts: Sequence[str | None] | None
+        if row.fields.get("segments"):
+            parts, texts = segment_parts(self.recordings, row)
+        else:
+            texts = self.listening.texts.get((row.fields["audio"].digest, str(row.fields["text"])))
+        if texts is None:
+            examples = self.encode_scored(row)
+            return [replace(e, notes={**e.notes, "open": True, "transcript": row.fields["text"]}) for e in examples]
+        return [self._example(row, *part) for part in zip(count(), parts, texts, strict=False) if part[2] is not None]
+
+    def encode_scored(self, row: Row, *, labelled: bool = True) -> list[Example]:
+        """As it is answered: a long recording in parts, cut where it is quietest, of which none has a text, nor a
+        loss."""
+        parts = self.recordings.parts(row)
+        if len(parts) > 1:
+            return [self._example(row, number, part, None) for number, part in enumerate(parts)]
+        return [self._example(row, None, parts[0], str(row.fields["text"]) if labelled else None)]
+
+    def _example(self, row: Row, number: int | None, part: Media, text: str | None) -> Example:
+        """The example of a recording (`number`: of this part of it), with its text where that is to be learnt."""
+        key = row.key if number is None else f"{row.key}#{number}"
+        whole, row = row.fields["audio"].digest, replace(row, fields={**row.fields, "audio": part}, key=key)
         shapes = {name: np.shape(value) for name, value in self.recordings.read(row).items()}
-        return [
-            replace(example, notes={**example.notes, "digest": row.fields["audio"].digest, "shapes": shapes})
-            for example in super().encode(row, labelled=labelled)
-        ]
+        example = self.architecture.encode(row, None if text is None else self.spelt(text))
+        spoken = self.spoken(row)
+        notes = {"digest": whole, "shapes": shapes, "language": spoken, "open": self.told.heard and spoken is None}
+        return replace(example, notes={**example.notes, **notes})
+
+    # What only the model can say
+
+    def spoken(self, row: Row) -> str | None:
+        if not self.architecture.tells_languages:
+            return None
+        if name := row.fields.get("language"):
+            return languages.spelt(name, self.architecture.language_ids)
+        return self.listening.languages.get(getattr(row.fields["audio"], "whole", row.fields["audio"]).digest)
+
+    def listen(self, model: Any, encoded: Sequence[Sequence[Example]], device: str) -> list[str]:
+        for companion in self.companions.values():  # a language has one name in all Whispers
+            companion.listening = self.listening  # type: ignore[attr-defined]
+        rows = [examples for examples in encoded if any(e.notes.get("open") for e in examples)]
+        return self.listening.listen(self.architecture, model, rows, device) if rows else []  # type: ignore[arg-type]
+
+    def combine(self, predictions: Sequence[Prediction]) -> Prediction:
+        """The answer to a recording of several parts: what is said in all of them."""
+        if len(predictions) == 1:
+            return predictions[0]
+        text = together(" ".join(p.value for p in predictions if p.value))
+        loss, labelled = sum(p.loss for p in predictions), sum(p.count for p in predictions)
+        return Prediction(text, None, loss, labelled)
+
+    def with_target(self, row: Row, value: Any) -> Row:
+        kept = {name: field for name, field in row.fields.items() if name != "segments"}  # which are the old text's
+        return super().with_target(replace(row, fields=kept), value)
 
     def notices(self, examples: Sequence[Example]) -> list[str]:
         digests = {e.notes["digest"] for e in examples if "digest" in e.notes}

@@ -102,18 +102,19 @@ class Task(Declaration):
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as examples, keyed by the row's key (+ index where there are several). Pure: no randomness."""
 
+    def listen(self, model: Any, encoded: Sequence[Sequence[Example]], device: str) -> list[str]:
+        """Hears what only the model can say of rows (`notes["open"]`), for `encode` to know; in words."""
+        return []
+
     def encode_for_all(self, row: Row, *, labelled: bool = True, scored: bool = False) -> list[Example]:
         """`encode` (`scored`: `encode_scored`), with the encodings of references that read the same row otherwise.
 
         Where predictions are tokens, both must be asked for the same ones: UserError for a row of which that is not so.
         """
-
-        def by(reader: Task) -> list[Example]:
-            return (reader.encode_scored if scored else reader.encode)(row, labelled=labelled)
-
-        examples = by(self)
+        by = "encode_scored" if scored else "encode"
+        examples: list[Example] = getattr(self, by)(row, labelled=labelled)
         for name, companion in self.companions.items():
-            others = by(companion)
+            others = getattr(companion, by)(row, labelled=labelled)
             if self.choices == "tokens" and [e.targets for e in others] != [e.targets for e in examples]:
                 raise UserError(other_targets(row))
             examples = [

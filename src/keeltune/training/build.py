@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from keeltune.training.lazy_reference import LazyReference
 from keeltune.training.model_trial import require_packable, try_model
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
+from keeltune.training.preparation.row_encoding import heard
 from keeltune.training.reference_choice import ReferenceChoice, choose_reference, live_reference
 from keeltune.training.regularization import regularizers_of
 from keeltune.training.streams import collate_for_reference, training_plan
@@ -49,9 +51,11 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
     student = initial_student(material)
     notes = task.adopt(student.model, student.processor, material.examples["train"])
+    student.model.to(device)
+    if listened := heard(task, student.model, material.rows, material.encoded, device):
+        notes += [*listened, *task.adopt(student.model, student.processor, material.examples["train"])]
     student = replace(student, notes=(*student.notes, *notes))
     task.annotate(student.model.config, material.examples["train"])
-    student.model.to(device)
     try_model(student.model, task, material.examples["train"], device, (recipe.where("model"), "model"))
     if recipe.training.packing:
         require_packable(student.model, task, material.main_stream, device, recipe.where("training.packing"))
@@ -59,7 +63,8 @@ def prepared(material: Material, display: Display, precision: str | None = None)
         lambda: reference_loading.load_models(material, student, autocast, device),
         lambda models: live_reference(recipe, reference_loading.context_of(material, models, autocast, device)),
     )
-    teacher_targets.write_targets(material, reference, autocast, device, display)
+    listen = partial(task.listen, student.model, device=device)
+    teacher_targets.write_targets(material, reference, autocast, display, listen)
     teacher_targets.label(material, reference, student, device, display)
     teacher_targets.sample(material, reference, autocast, device, display)
     return Prepared(student, reference, training_plan(material), precision, autocast, device)

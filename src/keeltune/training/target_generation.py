@@ -171,16 +171,24 @@ class TeacherTargets(TextStore):
         unique = {self.key(row): row for row in rows if self.key(row) not in self.texts}
         if not unique:
             return
-        missing = list(unique.items())
-        examples = [self.writer.encode_scored(row, labelled=False)[0] for _, row in missing]
+        encoded = [self.writer.encode_scored(row, labelled=False) for row in unique.values()]
+        if self.writer.listen(model, encoded, device):
+            encoded = [self.writer.encode_scored(row, labelled=False) for row in unique.values()]
+        whole = [(key, row, e[0]) for (key, row), e in zip(unique.items(), encoded, strict=True) if len(e) == 1]
+        parts = [(key, e) for key, e in zip(unique, encoded, strict=True) if len(e) > 1]
+        count = CANDIDATES if self.interpolated else 1
         with self.adding() as add, in_eval_mode(model), torch.inference_mode():
-            for indices in by_length(examples, BATCH):
+            for indices in by_length([example for *_, example in whole], BATCH):
+                batch = [whole[i] for i in indices]
                 with autocast():
-                    count = CANDIDATES if self.interpolated else 1
-                    candidates = self.writer.candidates(model, [examples[i] for i in indices], device, count)
-                batch = [missing[i] for i in indices]
-                add({key: self._chosen(texts, row) for (key, row), texts in zip(batch, candidates, strict=True)})
+                    candidates = self.writer.candidates(model, [example for *_, example in batch], device, count)
+                add({key: self._chosen(texts, row) for (key, row, _), texts in zip(batch, candidates, strict=True)})
                 progress(len(indices))
+            for key, examples in parts:  # a text of several parts, each of them the likeliest
+                with autocast():
+                    answer = self.writer.combine(self.writer.predict(model, examples, device=device))
+                add({key: answer.value})
+                progress(1)
 
     def _chosen(self, texts: Sequence[str], row: Row) -> str:
         if not self.interpolated:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keeltune.models import loading
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Autocast
 from keeltune.recipe.fields import Recipe
+from keeltune.tasks.common.example import Example
 from keeltune.training import pseudo_labels
 from keeltune.training.lazy_reference import LazyReference
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.training.preparation.material import Material
 from keeltune.training.preparation.task_checks import needs_text, without_targets
 from keeltune.training.target_generation import SampledTexts, TeacherTargets
+from keeltune.utils.device import this_device
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.folder_lock import waited_for
@@ -21,9 +23,17 @@ from keeltune.utils.progress import Display
 
 
 def write_targets(
-    material: Material, reference: LazyReference, autocast: Autocast, device: str, display: Display
+    material: Material,
+    reference: LazyReference,
+    autocast: Autocast,
+    display: Display,
+    listen: Callable[[list[list[Example]]], list[str]],
 ) -> None:
-    """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack."""
+    """The teacher's texts in the place of the data's, or of those that the unlabelled rows lack.
+
+    `listen`: the student, who tells which words of a long recording's text are where (`Task.listen`).
+    """
+    device = this_device()
     recipe, task = material.recipe, material.task
     writer = recipe.generation.targets
     unlabeled = needs_text(recipe, task, material.encoded["unlabeled"])
@@ -58,9 +68,11 @@ def write_targets(
         if apart := agrees.count(False):
             display.say(f"{apart} of {len(rows)} texts of the teacher agree less than {least:g} with the data's target")
         _require_some(recipe, agrees)
-        material.encoded[split] = [
-            targets.examples([row], learnt=learnt and near) for row, near in zip(rows, agrees, strict=True)
-        ]
+        taken = list(zip(rows, agrees, strict=True))
+        encoded = [targets.examples([row], learnt=learnt and near) for row, near in taken]
+        if listen(encoded):
+            encoded = [targets.examples([row], learnt=learnt and near) for row, near in taken]
+        material.encoded[split] = encoded
 
 
 def _require_some(recipe: Recipe, agrees: Sequence[bool]) -> None:

@@ -23,12 +23,16 @@ from keeltune.tasks.common.batches import Autocast, labelled_and_anchored, losse
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.padding_effect import PaddingEffect
 from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.common.told_languages import ToldLanguages
 
 
 class TextTask(Protocol):
     """What an architecture asks of the task whose texts it writes (`text_generation.TextGeneration`)."""
 
     settings: Settings
+    told: ToldLanguages
+
+    def spoken(self, row: Row) -> str | None: ...
 
     @property
     def padding_effect(self) -> PaddingEffect: ...
@@ -69,6 +73,21 @@ class Architecture(ABC):
     def blank(self) -> int | None:
         """The choice "no letter" of a frame; None where there is none."""
         return None
+
+    @property
+    def given(self) -> list[int]:
+        """The tokens that are given to what writes, before each text."""
+        return []
+
+    @property
+    def language_ids(self) -> dict[str, int]:
+        """The languages that it can be told, with their tokens' ids."""
+        return {}
+
+    @property
+    def tells_languages(self) -> bool:
+        """Whether it is told the language of each row (Whisper of several languages)."""
+        return False
 
     def __init__(self, task: TextTask):
         self.task = task
@@ -188,8 +207,7 @@ class Architecture(ABC):
         """
         from transformers import GenerationMixin
 
-        inner = getattr(model, "module", model)
-        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        inner = bare(model)
         own = inner.generation_config = self.generation_config(inner.generation_config)
         if options.keys() & {"do_sample", "output_logits"}:  # of the model itself, no text of ours
             inner.generation_config = plain_generation(own)
@@ -208,6 +226,12 @@ class Architecture(ABC):
 
     def text(self, ids: Sequence[int]) -> str:
         return str(self.task.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def bare(model: Any) -> Any:
+    """The `transformers` model within what wraps it: several processes, an adapter."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def beam_options(count: int, beams: int) -> dict[str, int]:

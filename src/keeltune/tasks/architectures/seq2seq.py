@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from keeltune.data.dataset import Row
+from keeltune.models import positions
 from keeltune.models.languages import language_tokens, whisper_opening
 from keeltune.models.whisper import is_whisper
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, beam_options
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, bare, beam_options
 from keeltune.tasks.common.batches import stack, to_device
 from keeltune.tasks.common.control_tokens import encode_target
 from keeltune.tasks.common.example import Example
@@ -33,7 +34,8 @@ class Seq2Seq(Architecture):
         target_cut = False
         if target is not None:
             labels, target_cut = self.target_ids(target)
-        shifted = [self.start, *self.given, *labels[:-1]]
+        given = self.given_in(self.task.spoken(row))
+        shifted = [self.start, *given, *labels[:-1]]
         return Example(
             {**inputs, "decoder_input_ids": shifted},
             labels,
@@ -42,7 +44,7 @@ class Seq2Seq(Architecture):
             length + len(labels),
             predicted=self._predicted(len(labels)),
             truncated=source_cut or target_cut,
-            notes={"source_cut": source_cut, "target_cut": target_cut},
+            notes={"source_cut": source_cut, "target_cut": target_cut, "given": given},
         )
 
     def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:
@@ -63,8 +65,16 @@ class Seq2Seq(Architecture):
         return (ids[: ends[-1]], ids[ends[-1] + 1 :]) if ends else (ids, [])
 
     @cached_property
+    def language_ids(self) -> dict[str, int]:
+        return language_tokens(self.task.tokenizer)
+
+    @property
+    def tells_languages(self) -> bool:
+        return is_whisper(self.task.tokenizer) and any(i in self.languages for i in self.given)
+
+    @cached_property
     def languages(self) -> frozenset[int]:
-        return frozenset(language_tokens(self.task.tokenizer).values())
+        return frozenset(self.language_ids.values())
 
     @property
     def before(self) -> list[int]:
@@ -79,6 +89,23 @@ class Seq2Seq(Architecture):
         before = self.before
         told = is_whisper(self.task.tokenizer) or all(i in self.languages for i in before)
         return before if told else []
+
+    def given_in(self, language: str | None) -> list[int]:
+        """`given`, with a row's own language (a name of `language_tokens`) in the place of the recipe's."""
+        if language is None:
+            return self.given
+        token = self.language_ids[language]
+        return [token if i in self.languages else i for i in self.given]
+
+    def in_language(self, example: Example, language: str) -> Example:
+        """The example with another language told to the decoder."""
+        given, ids = self.given_in(language), example.inputs["decoder_input_ids"]
+        shifted = [self.start, *given, *ids[1 + len(given) :]]
+        return replace(
+            example,
+            inputs={**example.inputs, "decoder_input_ids": shifted},
+            notes={**example.notes, "given": given},
+        )
 
     @property
     def start(self) -> int:
@@ -132,7 +159,7 @@ class Seq2Seq(Architecture):
         ]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
-        shifted = [self.start, *self.given, *ids[:-1]]
+        shifted = [self.start, *example.notes["given"], *ids[:-1]]
         source = example.length - len(example.targets)
         return replace(
             example,
@@ -150,15 +177,35 @@ class Seq2Seq(Architecture):
         if self.task.settings.config.model_type == "encoder-decoder":
             batch["decoder_attention_mask"] = torch.ones(len(examples), 1, dtype=torch.long, device=device)
         if is_whisper(self.task.tokenizer):
-            opening = torch.tensor([[self.start, *self.given]] * len(examples), device=device)
-            batch["decoder_input_ids"] = opening
+            opening = [[self.start, *example.notes["given"]] for example in examples]
+            batch["decoder_input_ids"] = torch.tensor(opening, device=device)
         lines: list[list[int]] = self.generate(model, batch, **options).tolist()
         return lines
+
+    @property
+    def hears(self) -> bool:
+        """Whether the model tells a recording's language itself, where nobody names it."""
+        return self.task.told.heard
+
+    def hear(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+        """The language of each recording, as Whisper's own `detect_language` hears it: the likeliest first token."""
+        inner = bare(model)
+        settings = self.generation_config(inner.generation_config)
+        inputs = to_device(self.task.pad([{"input_features": e.inputs["input_features"]} for e in examples]), device)
+        ids = inner.detect_language(inputs["input_features"].to(inner.dtype), generation_config=settings).tolist()
+        names = {i: name for name, i in self.language_ids.items()}
+        return [names[i] for i in ids]
+
+    def transcribed(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
+        """What the model hears, as long as it has places for."""
+        places = self.task.settings.bounds.written or positions.target_positions(bare(model))
+        room = {} if places is None else {"max_new_tokens": places - 1 - len(self.given)}
+        return [self.text(line) for line in self.written(model, examples, device, **room)]
 
     def opening(self, stored: Any) -> dict[str, Any]:
         """The start and the language; what the base forces to be first only where targets begin with it."""
         whisper = is_whisper(self.task.tokenizer)
         first = self.before[0] if self.before and not whisper else None
         forced = first if self.given or first == stored.forced_bos_token_id else None
-        told = whisper_opening(self.task.tokenizer, self.given) if whisper else {}
+        told = whisper_opening(self.task.tokenizer, self.given, heard=self.task.told.heard) if whisper else {}
         return {"decoder_start_token_id": self.start, "forced_bos_token_id": forced, **told}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from keeltune.data import audio
+from keeltune.data.audio_parts import Part, part_of, quiet_spans
 from keeltune.data.dataset import Row, in_row
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
 from keeltune.models import loading, processors
@@ -28,6 +29,9 @@ class Recordings:
         self.facts: dict[str, tuple[int, int, int]] = {}
         """Of each recording by its digest: its rate in Hz, its channels, its samples at the model's rate."""
         self._frames: dict[int, int] = {}
+        self._spans: dict[str, list[tuple[int, int]]] = {}
+        self._last: tuple[str, np.ndarray] | None = None
+        """The recording that was read last, of whose parts the next is wanted."""
 
     @property
     def extractor(self) -> Any:
@@ -63,25 +67,47 @@ class Recordings:
         return self._frames[length]
 
     def inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
-        """What the extractor makes of a recording, the frames that the encoder makes of it, and whether it was cut."""
+        """What the extractor makes of a recording, the frames that the encoder makes of it, and whether it was cut: it
+        never is."""
         arrays, digest = self.read(row), row.fields["audio"].digest
         mask = next((value for name, value in arrays.items() if name.endswith("mask")), None)
         size = int(mask.sum()) if mask is not None else max(next(iter(arrays.values())).shape)
         inputs = {name: Decoded(digest, name, partial(self._array, row, name)) for name in arrays}
-        return inputs, self.frames(size), self.window is not None and self.facts[digest][2] > self.window
+        return inputs, self.frames(size), False
+
+    def parts(self, row: Row) -> list[Media]:
+        """The recording itself; or its parts, cut where it is quietest, where it is longer than the window."""
+        media: Media = row.fields["audio"]
+        if self.window is None or isinstance(media, Part):
+            return [media]
+        if media.digest not in self._spans:
+            wave = self._wave(row)
+            fits = len(wave) <= self.window
+            self._spans[media.digest] = [] if fits else quiet_spans(wave, self.rate, self.window)
+        return [part_of(media, span) for span in self._spans[media.digest]] or [media]
 
     def read(self, row: Row) -> Mapping[str, np.ndarray]:
         """A recording as the model reads it: a wave [T], or mel features [T, D] or [D, T]; perhaps a mask [T]."""
         media: Media = row.fields["audio"]
         if (cached := self.arrays.get(media.digest)) is not None:
             return cached
+        wave = self._wave(row)
         with in_row(row, "audio"):
-            recording = audio.read(media)
-            wave = recording.at(self.rate)
-            arrays = self._extracted(wave)
+            arrays = self._extracted(wave[slice(*media.span)] if isinstance(media, Part) else wave)
         self.arrays.keep(media.digest, arrays)
-        self.facts[media.digest] = (recording.rate, recording.channels, len(wave))
         return arrays
+
+    def _wave(self, row: Row) -> np.ndarray:
+        """The whole recording that a row's is, or is a part of, at the model's rate."""
+        media: Media = row.fields["audio"]
+        whole = media.whole if isinstance(media, Part) else media
+        if self._last is None or self._last[0] != whole.digest:
+            with in_row(row, "audio"):
+                recording = audio.read(whole)
+                wave = recording.at(self.rate)
+            self.facts[whole.digest] = (recording.rate, recording.channels, len(wave))
+            self._last = whole.digest, wave
+        return self._last[1]
 
     def _array(self, row: Row, name: str) -> np.ndarray:
         return self.read(row)[name]

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from keeltune.models import languages
+from keeltune.models.whisper import is_whisper
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.settings import Settings
 from keeltune.utils.errors import shown
 
 
 class ToldLanguages:
-    """What a tokenizer is told. `unknown`: names of the recipe that it does not know; `untold`: nobody says which."""
+    """What a tokenizer is told. `unknown`: names of the recipe that it does not know; `untold`: nobody says which;
+    `heard`: nobody says which, and the model hears it itself in each recording, as Whisper of several languages can."""
 
     def __init__(self, tokenizer: Any, settings: Settings):
         self.tokenizer, self.settings = tokenizer, settings
         self.unknown: list[str] = []
-        self.untold = False
+        self.untold = self.heard = False
 
     def tell(self) -> None:
         """Tells the tokenizer in which languages it reads and writes.
 
         The recipe's; else those that the model was trained for, as its tokenizer or its settings say.
         """
-        self.untold, self.unknown = False, []
+        self.untold, self.heard, self.unknown = False, False, []
         tokenizer, stored = self.tokenizer, self.settings.stored
         known = languages.language_tokens(tokenizer)
         if not known:
@@ -38,16 +42,24 @@ class ToldLanguages:
                 *dict(getattr(stored, "forced_decoder_ids", None) or ()).values(),
                 getattr(stored, "decoder_start_token_id", None),  # mBART's, where it is a language
             ]
+            hears = is_whisper(tokenizer) and hears_languages(stored)
             own = [
                 getattr(tokenizer, "tgt_lang", None),
-                getattr(tokenizer, "language", None),
+                None if hears else getattr(tokenizer, "language", None),  # `generate` does not look at it
                 getattr(stored, "language", None),
             ]
             meant = next((name for name in (*own, *map(names.get, forced)) if name), None)
             target, source = languages.spelt(meant, known) if meant else None, getattr(tokenizer, "src_lang", None)
+            if hears:
+                self.heard = target is None
+                task = getattr(stored, "task", None) or "transcribe"
+                languages.tell(tokenizer, None, target or next(iter(known)), task=task)
+                return
             if target is None and hasattr(tokenizer, "tgt_lang"):  # of one language, or a fault is reported
                 self.untold, target = True, source or next(iter(known))
             languages.tell(tokenizer, source or target, target, task=getattr(stored, "task", None))
+        elif is_whisper(tokenizer) and languages.spelt("English", known) == target != source:
+            languages.tell(tokenizer, source, source, task="translate")  # its language is the one that is spoken
         else:
             languages.tell(tokenizer, source, target, task="transcribe" if source == target else "translate")
         self.unknown = [name for name, known_as in zip(told or (), spelt, strict=True) if known_as is None]
@@ -67,3 +79,13 @@ class ToldLanguages:
                   f"write its name, or its code{languages.nearest_language(name, known)}")
             for name in self.unknown
         ]  # fmt: skip
+
+
+def hears_languages(stored: Any) -> bool:
+    """Whether a model tells the language of a recording, by the settings of its `generate`."""
+    return bool(getattr(stored, "is_multilingual", False) and getattr(stored, "lang_to_id", None))
+
+
+def listed(languages_heard: Mapping[str, str]) -> str:
+    """How many recordings are of which language, as `en 12, de 3`."""
+    return ", ".join(f"{name} {count}" for name, count in Counter(languages_heard.values()).most_common())

@@ -78,6 +78,10 @@ class TextGeneration(AskingTask):
 
     # What the architectures ask for
 
+    def spoken(self, row: Row) -> str | None:
+        """The language of this row, as the tokenizer names it; None: the recipe's, or the model's."""
+        return None
+
     @property
     def ends(self) -> list[int]:
         """The tokens that end an answer: the tokenizer's end of text, those of the model's generation settings, and

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
+from typing import Any
 
 from keeltune.data.dataset import Row, spread, without
 from keeltune.data.row_problems import RowProblem, own_name
@@ -99,6 +100,29 @@ def encode_row(task: Task, row: Row, split: str) -> list[Example]:
     if split in SCORED:
         return task.encode_scored(row)
     return task.encode_for_all(row, labelled=split in LEARNT)
+
+
+def heard(
+    task: Task,
+    model: Any,
+    rows: Mapping[str, Sequence[Row]],
+    encoded: MutableMapping[str, list[list[Example]]],
+    device: str,
+) -> list[str]:
+    """Completes the examples of each split that only the model can complete (`Task.listen`), in `encoded` itself; what
+    was heard, in words."""
+    open_rows = {
+        name: [n for n, examples in enumerate(split) if any(e.notes.get("open") for e in examples)]
+        for name, split in encoded.items()
+        if name in rows
+    }
+    if not any(open_rows.values()):
+        return []
+    notes = task.listen(model, [encoded[name][n] for name, places in open_rows.items() for n in places], device)
+    for name, places in open_rows.items():
+        for n in places:
+            encoded[name][n] = encode_row(task, rows[name][n], name)
+    return notes
 
 
 def field_of(split: str) -> str:
