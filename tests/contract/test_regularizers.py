@@ -25,6 +25,7 @@ from keeltune.utils.errors import UserError
 from tests.helpers.runs import QUIET, make_data, spec_of
 
 NAMES = regularizer_names()
+OF_SOUND = ("spec_augment",)
 
 
 def accepted(kind: type[Regularizer]) -> Any:
@@ -79,7 +80,10 @@ def test_it_has_a_meaning_for_a_text_classifier_and_says_why_where_it_has_none(n
     plain = recipe.from_dict(spec, tmp_path)
     task = prepare.prepare(plain).task
     regularizer = find_regularizer(name)(accepted(find_regularizer(name)))
-    assert [*regularizer.refused(plain, None), *regularizer.refused(plain, task)] == []
+    found = [*regularizer.refused(plain, None), *regularizer.refused(plain, task)]
+    assert [refusal.expected for refusal in found] == ["no spec_augment: what is read is text, no sound"] * (
+        name in OF_SOUND
+    )
     adapters = recipe.from_dict({**spec, "training": {**spec["training"], "lora": {}}}, tmp_path)
     for refusal in (*regularizer.refused(adapters, None), *regularizer.refused(adapters, task)):
         assert isinstance(refusal, Refusal)

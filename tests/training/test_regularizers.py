@@ -438,7 +438,9 @@ def test_each_of_them_changes_a_run_and_is_named_in_it(spec, tmp_path):
     assert same(plain.folder, off.folder)
     assert (plain.folder / "log.jsonl").read_text() == (off.folder / "log.jsonl").read_text()
     assert "regularizers" not in off.result["training"]
-    assert {*ALL, "l2_sp"} == set(regularizer_names())  # a new file of the shelf needs a value here
+    assert {*ALL, "l2_sp", "spec_augment"} == set(
+        regularizer_names()
+    )  # (of sound: test_spec_augment.py)  a new file of the shelf needs a value here
     for name, value in (ALL | {"l2_sp": 0.5}).items():
         done = train(spec, tmp_path, name, {name: value})
         assert not same(plain.folder, done.folder), name
