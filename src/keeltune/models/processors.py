@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,23 @@ def extractor_of(processor: Any) -> Any:
     """The part of a processor that turns pictures or sound into numbers, or None."""
     names = ("extractor", "image_processor", "feature_extractor")
     return next((getattr(processor, name) for name in names if getattr(processor, name, None) is not None), None)
+
+
+SPELLINGS = "normalizer.json"
+"""The file in which Whisper's tokenizer has its table of British and American spellings."""
+
+
+def spellings(processor: Any) -> dict[str, str] | None:
+    """The British spellings that a tokenizer knows, with the American ones; None where it has no such table."""
+    table = getattr(tokenizer_of(processor), "english_spelling_normalizer", None)
+    return table if isinstance(table, dict) and table else None
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Saves a processor, its table of spellings too, which `save_pretrained` leaves out."""
+    processor.save_pretrained(folder)
+    if (table := spellings(processor)) is not None:
+        (folder / SPELLINGS).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_processor(source: str, where: str, field: str, reads: str = "text") -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from keeltune.models.processors import save_processor
 from keeltune.models.sealed_model import MANIFEST
 from keeltune.utils import manifest
 from keeltune.utils.files import make_folder
@@ -27,7 +28,7 @@ def save(model: Any, processor: Any, folder: Path, *, half: torch.dtype | None =
         dtype, model.config.dtype = model.config.dtype, half or torch.float32  # it wrote that of the live weights
         model.config.save_pretrained(staging)
         model.config.dtype = dtype
-        processor.save_pretrained(staging)
+        save_processor(processor, staging)
 
     _put(folder, write, sum(value.numel() * value.element_size() for value in stored.values()))
 
@@ -38,7 +39,7 @@ def save_adapter(model: Any, processor: Any, folder: Path) -> None:
     def write(staging: Path) -> None:
         model.save_pretrained(staging)
         model.get_base_model().config.save_pretrained(staging)
-        processor.save_pretrained(staging)
+        save_processor(processor, staging)
         for card in staging.glob("*.md"):  # peft's own, to be filled in by hand
             card.unlink()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -44,6 +44,11 @@ class Evaluation(Declared):
         default=None,
         description="BLEU's tokens, by sacrebleu's name, such as 13a, intl, char, ja-mecab, flores200; null: those of "
         "the language.",
+    )
+    normalizer: Literal["whisper"] | None = Field(
+        default=None,
+        description="How transcripts are made alike before WER and CER: whisper, its own normaliser (English: numbers, "
+        "contractions, spellings; else lower case and no signs); null: lower case, no punctuation.",
     )
     clusters: Text | None = Field(
         default=None,

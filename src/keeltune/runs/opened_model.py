@@ -13,7 +13,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
 from keeltune.data.sources import DataSource
-from keeltune.models import configuration, generation, loading, model_files
+from keeltune.models import configuration, generation, loading, model_files, processors
 from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
@@ -67,6 +67,8 @@ def open_model(
         metric=scored_by.metric,
         language=_stored_language(folder),
         bleu_tokenizer=scored_by.bleu_tokenizer,
+        normalizer=scored_by.normalizer,
+        spellings=processors.spellings(stored.loaded.processor),
     )
     device = this_device()
     labels = past.data.labels if past else None

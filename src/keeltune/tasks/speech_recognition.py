@@ -26,9 +26,10 @@ from keeltune.tasks.common.padding_effect import groups_of_one_length
 from keeltune.tasks.common.recording_padding import RecordingPadding
 from keeltune.tasks.common.recordings import Recordings, too_short
 from keeltune.tasks.common.segments import column_faults, segment_faults, segment_parts
+from keeltune.tasks.common.spoken_text import SpokenText
 from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.character_error_rate import CharacterErrorRate
-from keeltune.tasks.metrics.word_error_rate import NORMALISER, WordErrorRate
+from keeltune.tasks.metrics.word_error_rate import WordErrorRate
 from keeltune.utils.errors import shown
 from keeltune.utils.text import together
 
@@ -262,7 +263,11 @@ class SpeechRecognition(TextGeneration):
             notices.append(
                 f"the model spells in {'upper' if letters.isupper() else 'lower'} case, and so are the texts"
             )
-        return [*super().notices(examples), *notices, f"WER and CER are of normalised texts: {NORMALISER}"]
+        return [*super().notices(examples), *notices, f"WER and CER are of normalised texts: {self._normaliser}"]
+
+    @property
+    def _normaliser(self) -> str:
+        return SpokenText(self.settings).name(self.settings.language)
 
     # What the model hears
 

@@ -78,8 +78,7 @@ class Task(Declaration):
         """What the family derives from its processor and settings."""
 
     def adopt(self, model: Any, processor: Any, examples: Sequence[Example] = ()) -> list[str]:
-        """Answers with this model from now on, whose processor has been loaded with it; `examples`: the encoded
-        training rows. What users should know of it."""
+        """Answers with this model and its processor from now on (`examples`: the training rows'); in words."""
         self.processor = processor
         return []
 

@@ -29,7 +29,8 @@ class Scores(Section):
 {% endfor %}</table>
 <p class="soft">{{ intervals }}</p>
 {{ too_few_clusters(units, few_clusters) }}
-{% if looks %}<p class="soft">{{ looks|join(_(" ")) }}</p>
+{% if normaliser %}<p class="soft">{{ normaliser }}</p>
+{% endif %}{% if looks %}<p class="soft">{{ looks|join(_(" ")) }}</p>
 {% endif %}"""
 
     def values(self, run: FinishedRun) -> Mapping[str, Any]:
@@ -39,6 +40,7 @@ class Scores(Section):
             "scores": list(_scores(run)),
             "intervals": _intervals(run),
             "few_clusters": FEW_CLUSTERS,
+            "normaliser": _normaliser(run),
             "looks": _looks(run),
         }
 
@@ -62,6 +64,14 @@ def _scores(run: FinishedRun) -> Iterator[dict[str, Any]]:
                     "interval": (ranges or {}).get(name),
                     "few": run.units.few.get(split),
                 }
+
+
+def _normaliser(run: FinishedRun) -> str | None:
+    """How transcripts were made alike before they were compared; None where none were."""
+    metrics = run.result["metrics"]
+    names = [(metrics[split] or {}).get("normaliser") for split in ("test", "validation")]
+    name = next((name for name in names if name is not None), None)
+    return None if name is None else run.say("Before WER and CER both sides are normalised: {how}.", how=run.say(name))
 
 
 def _chart(run: FinishedRun) -> str:

@@ -92,8 +92,8 @@ class Scoring:
             start += metric.width
 
     def faults(self) -> list[Fault]:
-        """What is wrong with the recipe's `evaluation.metrics`, `metric` and `bleu_tokenizer`."""
-        return list(self._metric_faults()) or list(self._tokenizer_faults())  # which asks the metrics
+        """What is wrong with the recipe's `evaluation.metrics`, `metric`, `bleu_tokenizer` and `normalizer`."""
+        return list(self._metric_faults()) or [*self._tokenizer_faults(), *self._normalizer_faults()]  # ask the metrics
 
     def _metric_faults(self) -> Iterator[Fault]:
         names = list(dict.fromkeys([*self.reported, *Loss.names]))
@@ -118,6 +118,11 @@ class Scoring:
         if primary is not None and primary not in names:
             fix = f"choose one of them{nearest(primary, names)}"
             yield Fault("evaluation.metric", "unknown metric", shown(primary), f"one of: {', '.join(names)}", fix)
+
+    def _normalizer_faults(self) -> Iterator[Fault]:
+        if self.settings.normalizer is not None and not any({"wer", "cer"} & {*m.names} for m in self.metrics):
+            yield Fault("evaluation.normalizer", "no transcripts", self.settings.normalizer,
+                        "nothing: neither WER nor CER is among the metrics", "leave it out")  # fmt: skip
 
     def _tokenizer_faults(self) -> Iterator[Fault]:
         name = self.settings.bleu_tokenizer

@@ -28,6 +28,8 @@ class Settings:
     decoding           how texts are written besides beams and length, as `transformers.GenerationConfig` names it
     stored             the model's own `GenerationConfig`
     language           what the answers are scored in; None: told from the right answers, each time they are scored
+    normalizer         "whisper": transcripts are compared as Whisper's own normaliser leaves them
+    spellings          British spellings and American ones, of the tokenizer, for that normaliser
     bleu_tokenizer     sacrebleu's name of BLEU's tokens; None: by the language
     packing            whether a decoder reads the texts of a batch packed (`training.packing`)
     """
@@ -51,3 +53,5 @@ class Settings:
     language: Language | None = None
     bleu_tokenizer: str | None = None
     packing: bool = False
+    normalizer: str | None = None
+    spellings: Mapping[str, str] | None = None

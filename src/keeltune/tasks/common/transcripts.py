@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keeltune.tasks.metrics.word_error_rate import normalised, word_errors
+from keeltune.tasks.common.spoken_text import normalised
+from keeltune.tasks.metrics.word_error_rate import word_errors
 from keeltune.utils.text import apart, word_places
 
 ALIKE = 0.5

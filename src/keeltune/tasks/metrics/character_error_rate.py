@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from keeltune.tasks.common.spoken_text import SpokenText
 from keeltune.tasks.metrics.metric import Metric, right_answers
-from keeltune.tasks.metrics.word_error_rate import NORMALISER, normalised
 from keeltune.utils.text import together
 
 
@@ -24,9 +25,14 @@ class CharacterErrorRate(Metric):
     reads_language = True
     library = "jiwer"
 
+    @cached_property
+    def normalise(self) -> SpokenText:
+        """What both sides go through."""
+        return SpokenText(self.settings)
+
     @property
     def signature(self) -> str:
-        return f"jiwer|{NORMALISER}|spaces: not beside scripts without"
+        return f"jiwer|{self.normalise.name(self.settings.language)}|spaces: not beside scripts without"
 
     @property
     def width(self) -> int:
@@ -36,7 +42,7 @@ class CharacterErrorRate(Metric):
         base = self.language(golds).base
 
         def letters(text: str) -> str:
-            return together(normalised(text, base))
+            return together(self.normalise(text, base))
 
         table = [
             min(character_errors(letters(text), letters(value)) for text in right_answers(gold))
@@ -49,7 +55,7 @@ class CharacterErrorRate(Metric):
         return {"cer": sums[..., 0] / np.maximum(sums[..., 1], 1)}
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:
-        return {"normaliser": NORMALISER}
+        return {"normaliser": self.normalise.name(self.settings.language)}
 
 
 def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:

@@ -1,22 +1,22 @@
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from keeltune.tasks.common.spoken_text import SpokenText, normalised
 from keeltune.tasks.metrics.metric import Metric, right_answers
-from keeltune.utils.text import apart, canonical, fold_case
-
-NORMALISER = "lower case, no punctuation, one space"
+from keeltune.utils.text import apart
 
 
 class WordErrorRate(Metric):
     """WER, 0 and up, less is better: word errors / words, summed over the rows, as jiwer counts them.
 
-    Both sides are normalised first: one Unicode form, lower case, no punctuation, one space between words; scripts
-    without spaces have a character for a word. Of several right texts the one with the fewest errors counts.
+    Both sides are normalised first: one Unicode form, lower case, no punctuation, one space between words, or as
+    `evaluation.normalizer` says; scripts without spaces have a character for a word. Of several right texts the one
+    with the fewest errors counts.
     Statistics a row: errors, words.
     Source: Morris, Maier and Green 2004, https://www.isca-archive.org/interspeech_2004/morris04_interspeech.html.
     """
@@ -27,11 +27,16 @@ class WordErrorRate(Metric):
     reads_language = True
     library = "jiwer"
 
+    @cached_property
+    def normalise(self) -> SpokenText:
+        """What both sides go through."""
+        return SpokenText(self.settings)
+
     @property
     def signature(self) -> str:
         language = self.settings.language
         unit = "by script" if language is None else "words" if language.spaced else "graphemes"
-        return f"jiwer|{NORMALISER}|tok:{unit}"
+        return f"jiwer|{self.normalise.name(language)}|tok:{unit}"
 
     def misfits(self, texts: Sequence[str]) -> Iterator[str]:
         language = self.language(texts)
@@ -44,8 +49,12 @@ class WordErrorRate(Metric):
 
     def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
         base = self.language(golds).base
+
+        def plain(text: str) -> str:
+            return " ".join(apart(self.normalise(text, base)).split())
+
         table = [
-            min(word_errors(" ".join(words(text, base)), " ".join(words(value, base))) for text in right_answers(gold))
+            min(word_errors(plain(text), plain(value)) for text in right_answers(gold))
             for value, gold in zip(values, golds, strict=True)
         ]
         return np.array(table, dtype=np.float64).reshape(len(table), 2)
@@ -55,14 +64,7 @@ class WordErrorRate(Metric):
         return {"wer": sums[..., 0] / np.maximum(sums[..., 1], 1)}
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:
-        return {"normaliser": NORMALISER}
-
-
-def normalised(text: str, language: str = "") -> str:
-    """`canonical`, lower case, no punctuation (Unicode's classes P), one space between words."""
-    folded = fold_case(canonical(text), language, fully=False)
-    letters = (c for c in folded if not unicodedata.category(c).startswith("P"))
-    return " ".join("".join(letters).split())
+        return {"normaliser": self.normalise.name(self.settings.language)}
 
 
 def words(text: str, language: str = "") -> list[str]:

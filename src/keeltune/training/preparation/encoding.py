@@ -113,6 +113,8 @@ def _settings(
         recipe.evaluation.metric,
         bleu_tokenizer=recipe.evaluation.bleu_tokenizer,
         packing=recipe.training.packing,
+        normalizer=recipe.evaluation.normalizer,
+        spellings=processors.spellings(processor),
     )
 
 
