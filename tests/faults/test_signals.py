@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from keeltune.runs.run_folder import Run, finished
 from keeltune.training import build, reference_loading
 from keeltune.training.preparation import prepare
 from keeltune.training.trainer import KeelTrainer
-from keeltune.utils import distributed
+from keeltune.utils import distributed, stop_signals
 from keeltune.utils.errors import Stopped, UserError
 from tests.helpers import processes
 from tests.helpers.command import keeltune
@@ -254,6 +255,25 @@ def test_a_second_signal_ends_the_command_at_once(spec, tmp_path):
     assert status == 130, said
     assert "Traceback" not in said and said.splitlines()[-1].startswith("ended at once, as it was asked twice; ")
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize(("asked", "to_the_end"), [(True, True), (True, False), (False, True)])
+def test_nothing_disturbs_the_end_of_a_command_that_was_asked_to_end(asked, to_the_end):
+    """Of the process alone that ends: a caller's own handlers are back."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with suppress(stop_signals.StopAsked), stop_signals.listened(to_the_end=to_the_end):
+            if asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+        ends = asked and to_the_end
+        assert all((signal.getsignal(number) == signal.SIG_IGN) == ends for number in (signal.SIGINT, signal.SIGTERM))
+        if ends:
+            os.kill(os.getpid(), signal.SIGINT)  # heard, it would raise KeyboardInterrupt here
+        else:
+            assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        for number in stop_signals.SIGNALS:
+            signal.signal(number, before if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def ending(folder: str, numbers: list[int], *arguments: str) -> None:

@@ -129,7 +129,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     os.umask(os.umask(0o077) | 0o077)  # what a run writes may hold data: it is for its owner alone
     try:
-        with filtered_output(), stop_signals.listened():
+        with filtered_output(), stop_signals.listened(to_the_end=True):
             status = _status(arguments, debug)
     except StopAsked:  # while its last words were printed
         status = Stopped.exit_status

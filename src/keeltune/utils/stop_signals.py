@@ -47,8 +47,10 @@ _listener: _Listener | None = None
 
 
 @contextmanager
-def listened() -> Iterator[None]:
+def listened(*, to_the_end: bool = False) -> Iterator[None]:
     """Within: the first signal raises `StopAsked`, a second one KeyboardInterrupt. One inside another is the outer one.
+
+    to_the_end   whether the process ends afterwards: where it was asked to, no further signal disturbs its end
 
     SIGHUP stays ignored where it was (nohup); Ctrl-C does not, which a shell turns off for what it starts with `&`.
     Outside of the main thread nothing changes: Python has no handlers there.
@@ -69,8 +71,9 @@ def listened() -> Iterator[None]:
         yield
     finally:
         _listener = None
+        ends = to_the_end and listener.number is not None
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends else handler)
 
 
 @contextmanager
