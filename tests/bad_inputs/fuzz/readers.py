@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from keeltune import recipe as recipes
 from keeltune.cli.check import check_recipe
-from keeltune.models import loading, processors
+from keeltune.models import configuration, loading, processors
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.prepare import prepare
 from keeltune.training.student import initial_student
@@ -69,7 +69,7 @@ def check(recipe: Recipe) -> None:
 
 @contextmanager
 def one_model() -> Iterator[None]:
-    """Inside, a model folder's configuration, processor and skeleton are read once: only the data changes."""
+    """Inside, a model folder's configuration, processor, skeleton and weights are read once: only the data changes."""
     kept: dict[Any, Any] = {}
 
     def once(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +84,9 @@ def one_model() -> Iterator[None]:
     with (
         patch.object(loading, "skeleton", once("skeleton", loading.skeleton)),
         patch.object(loading, "read_config", once("config", loading.read_config)),
+        patch.object(configuration, "read_config", once("config", loading.read_config)),
+        patch.object(loading, "check_weights", once("weights", loading.check_weights)),
+        patch.object(loading, "untrained_head", once("head", loading.untrained_head)),
         patch.object(processors, "read_processor", once("processor", processors.read_processor)),
     ):
         yield
