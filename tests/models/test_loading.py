@@ -23,6 +23,7 @@ from transformers import (
 
 from keeltune.data.dataset import Row
 from keeltune.models import configuration, initialization, loading, lora, model_files, positions, saving, surgery
+from keeltune.recipe.training_fields import Lora
 from keeltune.tasks.common.settings import Settings
 from keeltune.training.preparation import compatibility
 from keeltune.utils import device
@@ -386,7 +387,7 @@ def test_layers_that_are_not_there_are_refused(layers):
 def test_an_adapter_starts_at_nothing_and_merges_exactly(tiny, architecture):
     loaded = open_folder(tiny(architecture))
     before = logits(loaded.model, loaded.processor)
-    adapted = lora.add_adapter(loaded.model, rank=4, alpha=8, dropout=0.1)
+    adapted = lora.add_adapter(loaded.model, Lora(rank=4, alpha=8, dropout=0.1))
     torch.testing.assert_close(logits(adapted, loaded.processor), before, rtol=1e-5, atol=1e-6)
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     for name in HEADS[architecture]:

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from keeltune.models import loading, lora, model_files, saving, sealed_model
+from keeltune.recipe.training_fields import Lora
 from keeltune.utils.errors import StateRefused, UserError
 from tests.helpers.models import save_tiny
 
@@ -114,7 +115,7 @@ def test_an_adapter_and_its_base_are_held_against_their_manifests(model, tmp_pat
     base = tmp_path / "base"
     shutil.copytree(model, base)
     whole = AutoModelForSequenceClassification.from_pretrained(base)
-    adapted = lora.add_adapter(whole, rank=2, alpha=4, dropout=0.0)
+    adapted = lora.add_adapter(whole, Lora(rank=2, alpha=4))
     with loading.quiet_transformers():
         saving.save_adapter(adapted, AutoTokenizer.from_pretrained(base), tmp_path / "adapter")
     assert problems(tmp_path / "adapter") == []

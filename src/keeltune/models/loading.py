@@ -1,6 +1,7 @@
 """Models and processors: found, checked, loaded.
 
-Weights are read from safetensors only and loaded in float32, whatever their stored dtype; no code of a model folder is
+Weights are read from safetensors only and held in float32, whatever their stored dtype, unless a run holds a frozen
+base in half precision; no code of a model folder is
 ever run. What a folder lacks is said before training, by name.
 """
 
@@ -22,6 +23,7 @@ from keeltune.models.adapters import adapters_on, base_of
 from keeltune.models.attention import whole_attention
 from keeltune.models.building import shapes_alone
 from keeltune.models.configuration import look_back, read_config
+from keeltune.models.half_precision import HALF, reads_sound_and_pictures
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of
 from keeltune.models.vocabulary import CTC, bounds_of, fit_ctc_head, unknown_tokens
@@ -137,8 +139,11 @@ class Head:
     new: bool = False
 
 
-def load(source: str, auto_model: str, head: Head, *, where: str, field: str, reads: str = "text") -> Loaded:
-    """The model with its head, in float32, with its processor and a padding token.
+def load(
+    source: str, auto_model: str, head: Head, *, where: str, field: str, reads: str = "text",
+    dtype: torch.dtype = torch.float32,
+) -> Loaded:  # fmt: skip
+    """The model with its head, its weights held in `dtype`, with its processor and a padding token.
 
     Raises UserError for weights missing outside the head, of another shape or not finite, and for a tokenizer with more
     tokens than the model has embeddings.
@@ -158,7 +163,7 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         lambda: getattr(transformers, auto_model).from_pretrained(
             base_of(source),
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
@@ -177,6 +182,8 @@ def load(source: str, auto_model: str, head: Head, *, where: str, field: str, re
         raise UserError(Problem(where, field, *problem))
     if other := sorted({str(name) for name, *_ in info["mismatched_keys"]} & set(fresh)):
         changes.append(f"new weights, as those stored have another shape: {', '.join(other[:5])}")
+    if dtype in HALF:
+        reads_sound_and_pictures(model)
     if head.new:
         fresh = sorted({*fresh, *_reset_head(model)})
     notes = [f"the adapter {shown(str(a.folder))} is merged into {shown(a.base)}" for a in merged]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from keeltune.models.half_precision import HALF, reads_in_its_dtype, train_in_float32
 from keeltune.models.loading import skeleton
+from keeltune.recipe.training_fields import Lora
 from keeltune.utils.errors import Problem, nearest, shown
 
 
@@ -17,45 +21,56 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def add_adapter(
-    model: Any,
-    *,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    modules: str | list[str] = "all-linear",
-    train_head: bool = True,
-) -> Any:
-    """LoRA on linear layers of the base model, all of them unless `modules` names some.
+def add_adapter(model: Any, lora: Lora, *, train_head: bool = True, fresh: Sequence[str] = ()) -> Any:
+    """LoRA (DoRA, rsLoRA) on linear layers of the base model, all of them unless the recipe names some.
 
     With `train_head` the modules outside the base model, a task's head, are trained whole; a vocabulary head is not.
+    Modules of weights that no checkpoint held (`fresh`: a pooler, a head of letters) are trained whole in any case:
+    what is random is not learnt by a change of low rank. What trains is float32, whatever holds the frozen weights.
 
     The adapter starts at zero: the model computes what it did.
 
-    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; Liu et al. 2024, https://arxiv.org/abs/2402.09353;
+    Kalajdzievski 2023, https://arxiv.org/abs/2312.03732.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.utils import ModulesToSaveWrapper
     from transformers.pytorch_utils import Conv1D
 
-    linear = _linear(model)
-    base = model.base_model_prefix
-    heads = [n for n, m in model.named_children() if train_head and n != base and any(True for _ in m.parameters())]
-    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    whole = _trained_whole(model, train_head, fresh)
+    linear = [name for name in _linear(model) if not any(name == w or name.startswith(f"{w}.") for w in whole)]
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=linear if modules == "all-linear" else modules,
-        modules_to_save=heads or None,
+        r=lora.rank,
+        lora_alpha=lora.factor_alpha,
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
+        target_modules=linear if lora.target_modules == "all-linear" else lora.target_modules,
+        modules_to_save=whole or None,
         fan_in_fan_out=any(isinstance(m, Conv1D) for n, m in model.named_modules() if n in linear),
-        task_type="SEQ_CLS" if classifies else None,
+        task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else None,
     )
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of a picture's encoder before GPT-2
+        adapted = get_peft_model(model, config)
     for held in adapted.peft_config.values():  # a set, which each process would write down in another order
         held.target_modules = (
             sorted(held.target_modules) if isinstance(held.target_modules, set) else held.target_modules
         )
+    if any(weight.dtype in HALF for weight in adapted.parameters()):
+        train_in_float32(adapted)
+        for module in [m for m in adapted.modules() if isinstance(m, ModulesToSaveWrapper)]:
+            for trained in module.modules_to_save.values():
+                reads_in_its_dtype(trained)
     return adapted
+
+
+def _trained_whole(model: Any, train_head: bool, fresh: Sequence[str]) -> list[str]:
+    """The modules outside the base model, and those that no checkpoint held."""
+    base = model.base_model_prefix
+    heads = [n for n, m in model.named_children() if train_head and n != base and any(True for _ in m.parameters())]
+    new = sorted({name.rpartition(".")[0] for name in fresh} - {""})
+    return [*heads, *(n for n in new if not any(n == head or n.startswith(f"{head}.") for head in heads))]
 
 
 def _linear(model: Any) -> list[str]:

@@ -16,11 +16,37 @@ class Lora(Declared):
     """Low-rank adapters (PEFT) in place of all weights. `lora: {}` means the defaults."""
 
     rank: PositiveInt = Field(default=16, description="Rank of each adapter.")
-    alpha: PositiveFloat | None = Field(default=None, description="Scale of the update; null: twice the rank.")
+    alpha: PositiveFloat | None = Field(
+        default=None,
+        description="The update is multiplied by alpha / rank (rslora: alpha / √rank); null: twice the rank "
+        "(rslora: 8, the same factor at rank 16).",
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Dropout on an adapter's input.")
     target_modules: Annotated[AsText | AsList[Text], ByKind] = Field(
         default="all-linear", description="The modules that get an adapter: all-linear, a pattern, or a list of names."
     )
+    dora: bool = Field(
+        default=False,
+        description="Weight-decomposed adapters (arXiv:2402.09353): the length of each column of a weight is trained "
+        "beside its direction. Somewhat slower; most often better at a small rank.",
+    )
+    rslora: bool = Field(
+        default=False, description="Rank-stabilised scale alpha / √rank (arXiv:2312.03732), for ranks of 64 and more."
+    )
+    base: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="How the frozen weights are held while training; adapters and heads are float32. bf16 needs half "
+        "the memory; auto: bf16 where `training.precision` is, or is found to be, bf16.",
+    )
+
+    @property
+    def factor_alpha(self) -> float:
+        """`alpha`, or what stands for it by default."""
+        return self.alpha if self.alpha is not None else (8.0 if self.rslora else 2.0 * self.rank)
+
+    def base_in(self, precision: str) -> str:
+        """How the frozen weights are held in a run of this precision: fp32 or bf16."""
+        return precision if self.base == "auto" else self.base
 
 
 class Training(Declared):

@@ -77,7 +77,7 @@ def _final_model(
     if job.material.recipe.training.lora is not None:
         if is_main_process():
             saving.save_adapter(model, job.student.processor, folder / "adapter")
-        model = model.merge_and_unload()
+        model = model.float().merge_and_unload()  # what is scored is what is stored, and read again in float32
     final = final_weights.choose_weights(job, model, before, display)
     if job.half is not None:
         for weight in model.parameters():  # what is scored is what is stored

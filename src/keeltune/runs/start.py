@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from keeltune.evaluation import abilities, overruled_labels, split_scores, teacher_report
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.predictions import Rows
@@ -20,6 +22,7 @@ from keeltune.training import build
 from keeltune.training.job import Job
 from keeltune.training.row_independence import TOLERANCE, dependence
 from keeltune.training.self_test import SELF_TEST_ROWS, self_test
+from keeltune.training.student import frozen_dtype
 from keeltune.utils.device import in_eval_mode
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
@@ -60,12 +63,16 @@ def _require_independent_rows(job: Job) -> None:
     }
     if isinstance(job.reference, Model | Ensemble) and job.anchor_head is None:
         asked["reference"] = job.reference.rows
-    rough = 1 if job.precision == "fp32" else 100  # a reference runs in the precision of the run
+    half = frozen_dtype(job.material, job.precision) != torch.float32
+    rough = {
+        "model": 100 if half else 1,
+        "reference": 1 if job.precision == "fp32" else 100,
+    }  # a reference runs in that
     for field, rows_of in asked.items():
         with in_eval_mode(job.model):
             examples = job.plan.anchored_examples() if field == "reference" else job.material.main_stream
             found = dependence(rows_of, task, examples, job.device)
-        if found > TOLERANCE * (rough if field == "reference" else 1):
+        if found > TOLERANCE * rough[field]:
             said = f"a model whose answer to a row depends on the rows beside it: log P differs by {found:.1g} of it"
             fix = "take another architecture; one of experts (expert_capacity) a capacity that drops no token"
             raise UserError(Problem(recipe.where(field), field, said, "the same answer alone and in a batch", fix))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from keeltune.models import model_files
+from keeltune.models.loading import Loaded
 from keeltune.models.lora import add_adapter
 from keeltune.objective.formula import Objective, confidence_weight, find_divergence
 from keeltune.objective.references.reference import Reference
@@ -28,7 +29,7 @@ from keeltune.training.preparation.row_encoding import heard
 from keeltune.training.reference_choice import ReferenceChoice, choose_reference, live_reference
 from keeltune.training.regularization import regularizers_of
 from keeltune.training.streams import collate_for_reference, training_plan
-from keeltune.training.student import initial_student
+from keeltune.training.student import frozen_dtype, initial_student
 from keeltune.utils.device import autocast as autocast_on
 from keeltune.utils.device import choose_precision, this_device
 from keeltune.utils.distributed import world_size
@@ -49,11 +50,13 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     precision = precision or choose_precision(recipe.training.precision, device, world_size())
     autocast = autocast_on(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
-    student = initial_student(material)
+    dtype = frozen_dtype(material, precision)
+    student = initial_student(material, dtype)
     notes = task.adopt(student.model, student.processor, material.examples["train"])
     student.model.to(device)
     if listened := heard(task, student.model, material.rows, material.encoded, device):
         notes += [*listened, *task.adopt(student.model, student.processor, material.examples["train"])]
+    notes += [] if dtype == torch.float32 else ["the frozen weights are held in bfloat16; what trains is float32"]
     student = replace(student, notes=(*student.notes, *notes))
     task.annotate(student.model.config, material.examples["train"])
     try_model(student.model, task, material.examples["train"], device, (recipe.where("model"), "model"))
@@ -90,7 +93,7 @@ def build(
         choice = choose_reference(material, start, examples, reference_source, display)
     else:
         head, choice = _anchor_head(material, start)
-    model = _adapted(material, start.student.model)
+    model = _adapted(material, start.student)
     reference = choice.reference
     if choice.of_student is not None:
         reference = _of_student(material, start, choice.of_student, model)
@@ -131,19 +134,12 @@ def _anchor_head(material: Material, start: Prepared) -> tuple[AnchorHead, Refer
     return head, ReferenceChoice(source, reference)
 
 
-def _adapted(material: Material, model: Any) -> Any:
+def _adapted(material: Material, student: Loaded) -> Any:
     """The student with the recipe's adapter, or as it is."""
     lora = material.recipe.training.lora
     if lora is None:
-        return model
-    return add_adapter(
-        model,
-        rank=lora.rank,
-        alpha=lora.alpha or 2 * lora.rank,
-        dropout=lora.dropout,
-        modules=lora.target_modules,
-        train_head=material.task.choices != "tokens",
-    )
+        return student.model
+    return add_adapter(student.model, lora, train_head=material.task.choices != "tokens", fresh=student.fresh)
 
 
 def _of_student(material: Material, start: Prepared, reference_class: type[Reference], model: Any) -> Reference:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from keeltune.models.half_precision import HALF
 from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
@@ -88,6 +89,8 @@ def refusing(model: Any, place: tuple[str, str]) -> Iterator[None]:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         found = f"{model.config.model_type}, whose forward pass fails on a row: {reason}"
         fix = "take another architecture, or correct its config.json"
+        if any(weight.dtype in HALF for weight in model.parameters()):
+            fix = f"write training.lora.base: fp32, as it may not run in bfloat16; or {fix}"
         raise _refused(place, found, "a model that takes rows of any length", fix, "model fails") from error
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from keeltune.models import initialization, loading, surgery
+import torch
+
+from keeltune.models import half_precision, initialization, loading, surgery
 from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.training.preparation.material import Material
 from keeltune.training.regularization import regularizers_of
+from keeltune.utils.device import DTYPES
 
 
-def initial_student(material: Material) -> loading.Loaded:
-    """The student before training. Without a new head it is the same each time."""
+def frozen_dtype(material: Material, precision: str) -> torch.dtype:
+    """How the student's weights are held in a run of this precision: in half where only adapters train, if at all."""
+    recipe = material.recipe
+    lora = recipe.training.lora
+    if lora is None or isinstance(recipe.model, NewModel):
+        return torch.float32
+    unfit = lora.base == "auto" and material.config.model_type in half_precision.WITHOUT
+    return torch.float32 if unfit else DTYPES[lora.base_in(precision)]
+
+
+def initial_student(material: Material, dtype: torch.dtype = torch.float32) -> loading.Loaded:
+    """The student before training, its weights held in `dtype`. Without a new head it is the same each time."""
     recipe, task = material.recipe, material.task
     if isinstance(recipe.model, NewModel):
         student = initialization.load(
@@ -25,6 +38,7 @@ def initial_student(material: Material) -> loading.Loaded:
             where=recipe.where("model"),
             field="model",
             reads=task.reads,
+            dtype=dtype,
         )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(

@@ -16,7 +16,7 @@ from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, Te
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.packing import Packing, slots
-from keeltune.tasks.common.padding_effect import TOLERANCE, Sharing, groups_of_one_length, say
+from keeltune.tasks.common.padding_effect import Sharing, groups_of_one_length, rounding, say
 from keeltune.utils.device import in_eval_mode
 
 
@@ -36,7 +36,7 @@ class Causal(Architecture):
 
     def extend(self, batch: dict[str, Any], examples: Sequence[Example]) -> None:
         if self.task.settings.packing:
-            batch["work"][1] = slots([example.length for example in examples])
+            batch["work"][1] = slots([example.length for example in examples], self.task.settings.config)
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
         if self.task.settings.packing and not self.unpackable(model, batch):
@@ -135,7 +135,7 @@ class Causal(Architecture):
 
         def alike(rows: Sequence[Mapping[str, Any]]) -> bool:
             together, alone = logits(rows), torch.cat([logits([row]) for row in rows])
-            return bool((together - alone).abs().max() <= TOLERANCE * alone.abs().max())
+            return bool((together - alone).abs().max() <= rounding(model) * alone.abs().max())
 
         with in_eval_mode(model):
             shorter = sorted({n for n in (whole - 1, whole // 2) if 0 < n < whole}, reverse=True)

@@ -25,6 +25,9 @@ from keeltune.utils.device import in_eval_mode
 TOLERANCE = 2e-5
 """The relative difference of outputs above which it is no rounding."""
 
+ROUGH = 3e-2
+"""The same, of a model that is held in half precision."""
+
 Sharing = Literal["any", "one length", "none"]
 """Which rows may share a forward pass: any, those of one length, or none."""
 
@@ -135,15 +138,21 @@ def part(inputs: Mapping[str, Tensor], group: Sequence[int], shape: Mapping[str,
     return cut
 
 
-def differ(a: Any, b: Any, length: int, left: bool = False) -> bool:
-    """Whether the outputs of one row differ by more than rounding at its own `length` positions; NaN differs."""
+def rounding(model: Any) -> float:
+    """The relative difference of a model's outputs above which it is no rounding."""
+    dtypes = {weight.dtype for weight in model.parameters()}
+    return ROUGH if dtypes & {torch.float16, torch.bfloat16} else TOLERANCE
+
+
+def differ(a: Any, b: Any, length: int, left: bool = False, least: float = TOLERANCE) -> bool:
+    """Whether the outputs of one row differ by more than rounding, `least`, at its own `length` places; NaN differs."""
     for name in OUTPUTS:
         if (x := getattr(a, name, None)) is None or (y := getattr(b, name, None)) is None:
             continue
         if x.shape[1] != y.shape[1]:  # padded positions have outputs of their own
             n = min(length, x.shape[1])
             x, y = (x[:, -n:], y[:, -n:]) if left else (x[:, :n], y[:, :n])
-        if not bool((x - y).abs().max() <= TOLERANCE * x.abs().max()):
+        if not bool((x - y).abs().max() <= least * x.abs().max()):
             return True
     return False
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keeltune.tasks.common.padding_effect import TOLERANCE, PaddingEffect, Sharing
+from keeltune.tasks.common.padding_effect import PaddingEffect, Sharing, rounding
 from keeltune.tasks.common.recordings import Recordings
 
 PROBES = 4
@@ -51,4 +51,4 @@ class RecordingPadding(PaddingEffect):
             mask = next(v for k, v in alone.items() if k.endswith("mask"))
             n = self.recordings.frames(int(mask.sum()))
             a, b = a[:, :n], b[:, :n]
-        return bool((a - b).abs().max() > TOLERANCE * a.abs().max())
+        return bool((a - b).abs().max() > rounding(model) * a.abs().max())

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keeltune.tasks.common.padding_effect import PaddingEffect, Sharing, differ, observed, pads_left, part, row_of
+from keeltune.tasks.common.padding_effect import (
+    PaddingEffect,
+    Sharing,
+    differ,
+    observed,
+    pads_left,
+    part,
+    rounding,
+    row_of,
+)
 
 
 class TextPadding(PaddingEffect):
@@ -31,7 +40,7 @@ class TextPadding(PaddingEffect):
             return "one length"
         if len(shapes) > 1:
             lengths = max(size[0] for size in shapes[longest].values())
-            if differ(observed(model, row), row_of(observed(model, inputs), longest), lengths, left):
+            if differ(observed(model, row), row_of(observed(model, inputs), longest), lengths, left, rounding(model)):
                 return "none"
         return "any"
 
@@ -51,6 +60,6 @@ class TextPadding(PaddingEffect):
                 IndexError,
             ):  # a length that the model cannot read is no length of the rows
                 continue
-            if differ(*outputs, length, left):
+            if differ(*outputs, length, left, rounding(model)):
                 return True
         return False

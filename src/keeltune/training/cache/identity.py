@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from keeltune.data.media import Decoded
 from keeltune.models import tokenizer_match, vocabulary
 from keeltune.models.adapters import adapter_of
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
+from keeltune.training.student import frozen_dtype
 from keeltune.utils.digests import canonical, digest_of, file_digest
 
 VERSION = 1
@@ -120,6 +122,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "prompt": task.asked_with,
         "languages": list(settings.languages or ()),
         "precision": precision,
+        **_held(material, precision),
         "targets": recipe.generation.targets,
         "data": {
             name: rows_digest(material, name)
@@ -127,6 +130,12 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
             if material.rows.get(name) and (name != "train" or recipe.anchors_target)
         },
     }
+
+
+def _held(material: Material, precision: str) -> dict[str, str]:
+    """How the weights of the student's start are held, where the reference is that and they are not in float32."""
+    dtype = frozen_dtype(material, precision)
+    return {"held": str(dtype)} if material.reference_is_start and dtype != torch.float32 else {}
 
 
 def rows_digest(material: Material, split: str) -> str:
