@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from keeltune.objective.predictions import Dense
 from keeltune.objective.references.model import Model
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks import image_captioning
-from keeltune.tasks.common import lm_head
+from keeltune.tasks.common import lm_head, own_generation
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.image_captioning import ImageCaptioning
 from keeltune.tasks.metrics.caption_bleu import words
@@ -117,6 +118,62 @@ def test_a_prompt_is_all_that_the_models_processor_makes_of_it(kind, rows):
     assert read.keys() == found.keys() - {"labels"}
     for name, value in read.items():
         np.testing.assert_allclose(value.numpy(), np.asarray(found[name]), rtol=1e-6)
+
+
+PICTURE_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role + ':\\n' }}"
+    "{% for part in m.content %}{% if part.type == 'image' %}"
+    "{{ '<image>' }}{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
+)
+CHATS = {
+    "nothing": (None, [[("image", ""), ("text", "Describe the image in one short sentence.")]]),
+    "no place": ([("user", "say it")], [[("image", ""), ("text", "say it")]]),
+    "a place": ([("user", "see {image} say")], [[("text", "see"), ("image", ""), ("text", "say")]]),
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("kind", ["llava", "idefics3", "smolvlm"])
+def test_a_chat_model_is_asked_in_its_processors_template(kind, name, rows):
+    """The tokens of `apply_chat_template`, the loss of a conversation whose question is masked, and the same text."""
+    given, contents = CHATS[name]
+    model, task = captioner(kind)
+    task.processor.chat_template = PICTURE_CHAT
+    prompt = None if given is None else [{"role": role, "content": text} for role, text in given]
+    task.settings.config.get_text_config().max_position_embeddings = 256
+    settings = replace(task.settings, prompt=prompt, stored=model.generation_config)
+    task = type(task)(task.processor, settings)
+    task.adopt(model, task.processor)
+    assert not task.recipe_faults()
+    picture = Image.open(rows[0].fields["image"].path)
+    talk = [{"role": "user", "content": [{"type": k, k: picture if k == "image" else text} for k, text in parts]}
+            for parts in contents]  # fmt: skip
+    read = task.processor.apply_chat_template(
+        talk, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    (example,) = task.encode_scored(rows[0])
+    ours = task.pad([example.notes["prompt"]])
+    assert ours["input_ids"].tolist() == read["input_ids"].tolist()
+    torch.testing.assert_close(ours["pixel_values"], read["pixel_values"])
+    caption = rows[0].fields["captions"][0]
+    said = [*talk, {"role": "assistant", "content": [{"type": "text", "text": caption}]}]
+    whole = task.processor.apply_chat_template(said, tokenize=True, return_dict=True, return_tensors="pt")
+    assert example.inputs["input_ids"] == whole["input_ids"][0].tolist()
+    batch = task.collate([example])
+    loss = task.cross_entropy(task.rows(task.forward(model, batch), batch), batch).item()
+    labels = whole["input_ids"].clone()
+    labels[:, : read["input_ids"].shape[1]] = -100
+    assert loss == pytest.approx(model(**whole, labels=labels).loss.item() * len(example.targets), rel=1e-5)
+    out = model.generate(**read, max_new_tokens=12, do_sample=False)[0, read["input_ids"].shape[1] :]
+    (answer,) = task.predict(model, [task.encode_scored(rows[0], labelled=False)[0]])
+    assert answer.value == task.tokenizer.decode(out, skip_special_tokens=True).strip()
+
+
+def test_messages_need_a_template_that_shows_a_picture():
+    _, task = captioner("llava", prompt=[{"role": "user", "content": "say it"}])
+    assert [fault.kind for fault in task.recipe_faults()] == ["messages not read"]
 
 
 def test_a_caption_is_cut_to_what_the_decoder_can_write():
@@ -605,8 +662,8 @@ def test_a_part_with_other_shapes_is_no_warm_start(tmp_path, minilm):
 def test_models_whose_pictures_or_texts_are_of_another_kind_are_refused(tmp_path):
     given = spec(tmp_path, "vit gpt2", "fine-tuning")
     vision = PARTS["vit"]
-    assert image_captioning._writes_in_its_own_way(transformers.Kosmos2Config())
-    assert not image_captioning._writes_in_its_own_way(transformers.BlipConfig())
+    assert own_generation.writes_in_its_own_way(transformers.Kosmos2Config())
+    assert not own_generation.writes_in_its_own_way(transformers.BlipConfig())
     given["model"] = {"tokenizer": {"train": "wordpiece", "size": 100}}
     given["model"]["new"] = {
         "model_type": "llava",
@@ -723,8 +780,6 @@ def test_a_conversion_is_told(tmp_path, rows):
 
 @pytest.mark.parametrize(("module", "said"), [("PIL", "no Pillow"), ("pycocoevalcap", "no pycocoevalcap")])
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, module, said):
-    from keeltune.tasks import image_captioning
-
     given = spec(tmp_path, "vit gpt2", "fine-tuning")
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(image_captioning, "find_spec", lambda name: None if name == module else name)

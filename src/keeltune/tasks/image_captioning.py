@@ -20,12 +20,13 @@ from keeltune.data.images import Look, joined
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
 from keeltune.models import loading, positions, processors
 from keeltune.tasks.common import own_generation
+from keeltune.tasks.common.chat_forms import Conversation
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
 from keeltune.tasks.common.padding_effect import PaddingEffect, Unmeasured
+from keeltune.tasks.common.picture_chat import PictureTask, marks_itself, special_tokens
 from keeltune.tasks.common.prompt import place_faults, prompt_or_none
-from keeltune.tasks.families.text_generation import TextGeneration
 from keeltune.tasks.metrics.caption_bleu import CaptionBleu
 from keeltune.tasks.metrics.cider import Cider
 from keeltune.utils.errors import Problem, UserError
@@ -34,7 +35,7 @@ SIZES = ((48, 32), (32, 48), (96, 32), (256, 256))
 """Pictures, width and height, that show whether a model's have one size."""
 
 
-class ImageCaptioning(TextGeneration):
+class ImageCaptioning(PictureTask):
     """What a picture shows, in a sentence, by a vision encoder-decoder or by a decoder that reads pictures.
 
     A picture has several captions: training makes an example of each, scoring compares with all (its loss is that of
@@ -45,7 +46,6 @@ class ImageCaptioning(TextGeneration):
 
     auto_models = ("AutoModelForImageTextToText",)
     pipeline = "image-to-text"
-    reads = "image"
     scored_by = (Cider, CaptionBleu)
     columns = (Column("image", "image"), Column("captions", "texts", label=True))
 
@@ -93,11 +93,11 @@ class ImageCaptioning(TextGeneration):
         if not shapes[0] or (len(shapes[0]) == 1 and any(other != shapes[0] for other in shapes)):
             kind = f"{config.model_type}, whose pictures have no fixed size, and nothing says which they have"
             faults.append(Fault("model", "pictures of another form", kind, known, "take a model of another kind"))
-        if _writes_in_its_own_way(config):
+        if own_generation.writes_in_its_own_way(config):
             kind = f"{config.model_type}, whose class writes text in a way of its own"
             faults.append(Fault("model", "text of its own", kind, known, "take a model of another kind"))
         marked = any(getattr(config, n, None) is not None for n in ("image_token_id", "image_token_index"))
-        if marked and self._mark is None:
+        if marked and self.mark is None:
             faults.append(
                 Fault("model", "no processor", f"{config.model_type} without what marks the picture in a text",
                       "a model folder with its processor (processor_config.json)",
@@ -107,7 +107,10 @@ class ImageCaptioning(TextGeneration):
             read = min(len(look.tokens["input_ids"]) for look in self.probes)
             kind = f"a prompt of {read} tokens and the picture's among them"
             faults.append(Fault("prompt", "prompt too long", kind, "room for a caption behind it", "shorten it"))
-        read = self._mark is not None or not config.is_encoder_decoder
+        read = self.mark is not None or not config.is_encoder_decoder
+        if not (self.reads_chat or self.given_prompt is None or isinstance(self.given_prompt, str)):
+            found, fix = f"messages, and {config.model_type} without a chat template", "write it as one text"
+            faults.append(Fault("prompt", "messages not read", found, "a text with {image} in it", fix))
         faults += place_faults(self.settings.prompt, "image", "" if read else str(config.model_type))
         return faults
 
@@ -202,12 +205,6 @@ class ImageCaptioning(TextGeneration):
         """The model without its weights."""
         return loading.skeleton(self.settings.config, self.settings.auto_model)
 
-    @property
-    def _mark(self) -> str | None:
-        """What stands for a picture in a text, where the processor puts the picture's tokens in its place."""
-        mark = getattr(self.processor, "image_token", None)  # BLIP-2's is an AddedToken
-        return None if mark is None else str(mark)
-
     def _inputs(self, row: Row) -> dict[str, Any]:
         """The prompt's tokens, and the picture's arrays, which are made when they are wanted."""
         tokens, names, digest = self.probes[0].tokens, self.probes[0].arrays, row.fields["image"].digest
@@ -232,40 +229,33 @@ class ImageCaptioning(TextGeneration):
 
     def _look(self, picture: Any) -> Look:
         """A picture as the model reads it: by its processor in a prompt, else by its extractor, beside a prompt."""
-        mark, encodes = self._mark, self.settings.config.is_encoder_decoder
+        mark, encodes = self.mark, self.settings.config.is_encoder_decoder
+        if mark is not None and self.reads_chat:
+            plain = self.chat.asked(Conversation(self.shown))
+            read = dict(self.processor(images=[picture], text=[plain], **special_tokens(self.tokenizer, plain)))
+            return self._taken(read, np.shape(read["input_ids"]), plain)
         # Qwen2-VL counts what it writes from the token before it, which must not be one of the picture's
         text = "{image}" if mark is None or encodes else "{image}\n"
-        prompt = prompt_or_none(self.settings.prompt if isinstance(self.settings.prompt, str) else text)
+        prompt = prompt_or_none(self.given_prompt if isinstance(self.given_prompt, str) else text)
         plain = prompt.filled(lambda name: "")
         if mark is None:
-            read = dict(self.extractor(images=picture, return_tensors="np"))
-            width = None
-        else:
-            marked = prompt.filled(lambda name: mark) if "image" in prompt.names else mark + plain
-            if self.marks_itself is None:
-                self.marks_itself = self._marks_itself(picture, plain, marked)
-            read = dict(self.processor(images=[picture], text=[plain if self.marks_itself else marked]))
-            width = np.shape(read["input_ids"])
+            return self._taken(dict(self.extractor(images=picture, return_tensors="np")), None, plain)
+        marked = prompt.filled(lambda name: mark) if "image" in prompt.names else mark + plain
+        if self.marks_itself is None:
+            self.marks_itself = marks_itself(self.processor, mark, picture, plain, marked)
+        read = dict(self.processor(images=[picture], text=[plain if self.marks_itself else marked]))
+        return self._taken(read, np.shape(read["input_ids"]), plain)
+
+    def _taken(self, read: dict[str, Any], width: tuple[int, ...] | None, plain: str) -> Look:
+        """Of what was made of a picture and a text what the model takes: numbers for each token, and arrays."""
         known = inspect.signature(self.shape.forward).parameters.keys() - {"labels"}
         read = {name: np.asarray(value) for name, value in read.items() if name in known}
         tokens = {name: value[0].tolist() for name, value in read.items() if value.shape == width}
-        if not encodes:
+        if not self.settings.config.is_encoder_decoder:
             tokens = self._opened(tokens or {"input_ids": self.tokenizer(plain)["input_ids"]})
         arrays = {name: value for name, value in read.items() if name not in tokens and value.shape != width}
         arrays = {n: v.astype(np.float32) if v.dtype.kind == "f" else v.astype(np.int64) for n, v in arrays.items()}
         return Look(tokens, arrays)
-
-    def _marks_itself(self, picture: Any, plain: str, marked: str) -> bool:
-        """Whether the processor puts what stands for the picture into every text, and so counts two in a marked one."""
-        place = self.tokenizer.convert_tokens_to_ids(self._mark)
-        counts = []
-        for text in (plain, marked):
-            try:
-                counts.append(np.sum(np.asarray(self.processor(images=[picture], text=[text])["input_ids"]) == place))
-            except ValueError:  # it wants just one mark for each picture
-                counts.append(None)
-        without, with_one = counts
-        return with_one is None or bool(without and without < with_one)
 
     def _opened(self, tokens: dict[str, list[int]]) -> dict[str, list[int]]:
         """A prompt without the end of text behind it, and never empty."""
@@ -280,13 +270,3 @@ class ImageCaptioning(TextGeneration):
         if not tokens["input_ids"]:
             return {"input_ids": [next(i for i in starts if i is not None)]}
         return {name: list(values) for name, values in tokens.items() if name != "attention_mask"}
-
-
-def _writes_in_its_own_way(config: Any) -> bool:
-    """Whether an architecture has a `generate` of its own, which may show the decoder something else than training."""
-    from transformers import AutoModelForImageTextToText, GenerationMixin
-
-    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
-    if config.model_type in own_generation.KINDS:
-        return False
-    return model_class.generate is not GenerationMixin.generate

@@ -19,7 +19,7 @@ from typing import Any
 
 from keeltune.models.chat_template import Rendered, Rendering, TemplateError, render, template_of
 from keeltune.tasks.common.chat_fault import UNWRITTEN, ChatFault, of_message, of_template
-from keeltune.tasks.common.chat_forms import Conversation, forms, trials
+from keeltune.tasks.common.chat_forms import Conversation, forms, text_in, trials
 from keeltune.tasks.common.control_tokens import uncut, written_in
 
 PLAIN = (
@@ -54,8 +54,12 @@ class Chat:
     def prompt(self, conversation: Conversation) -> list[int]:
         """The tokens that ask for an answer to a conversation. Raises: ChatFault."""
         conversation, control = self._marked(conversation)
+        return self._encoded(self.asked(conversation), control)
+
+    def asked(self, conversation: Conversation) -> str:
+        """The text that asks for an answer to a conversation. Raises: ChatFault."""
         (asked,) = self._texts(conversation, lambda form: [form.upto(None, opened=True)])[1]
-        return self._encoded(asked.text, control)
+        return asked.text
 
     def turns(self, conversation: Conversation, turns: Sequence[int]) -> list[Turn]:
         """Those of the messages that are the assistant's, each as it is asked for and answered. Raises: ChatFault."""
@@ -190,8 +194,7 @@ class Chat:
 
     def _said(self, message: dict[str, Any], asked: str, answer: str, control: bool) -> list[int]:
         """An answer's tokens up to the end of its content; none where the template writes that otherwise."""
-        content = message.get("content")
-        said = content[0]["text"] if isinstance(content, list) else str(content or "")
+        said = text_in(message.get("content"))
         place = answer.rfind(said.strip()) if said.strip() else -1
         return [] if place < 0 else self._behind(asked, answer[: place + len(said.strip())], control)[1]
 

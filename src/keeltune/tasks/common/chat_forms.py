@@ -60,7 +60,21 @@ def _written(messages: Messages) -> Messages:
 
 def _in_parts(messages: Messages) -> Messages:
     """With content in parts of text."""
-    return [{**m, "content": [{"type": "text", "text": m["content"]}]} if m.get("content") else m for m in messages]
+    return [
+        {**m, "content": [{"type": "text", "text": m["content"]}]} if m.get("content") and _is_text(m) else m
+        for m in messages
+    ]
+
+
+def _is_text(message: dict[str, Any]) -> bool:
+    return isinstance(message["content"], str)
+
+
+def text_in(content: Any) -> str:
+    """What a message says: its content, or the last of the texts among its parts; nothing where there is none."""
+    if isinstance(content, list):
+        return next((str(part["text"]) for part in reversed(content) if part.get("type") == "text"), "")
+    return str(content or "")
 
 
 def _with_calls(message: dict[str, Any], functions: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,9 +115,10 @@ def trials(rendering: Rendering, text: str) -> list[Trial]:
     made: list[Trial] = []
     for number, message in enumerate(rendering.messages, 1):
         content, said = message.get("content"), f"what {message['role']} says"
-        plain = content if isinstance(content, str) or content is None else content[0]["text"]
+        plain = text_in(content)
         if plain and plain.strip() not in text:
-            other = SENTINEL if isinstance(content, str) else [{"type": "text", "text": SENTINEL}]
+            beside = [p for p in content if p.get("type") != "text"] if isinstance(content, list) else []
+            other = SENTINEL if isinstance(content, str) else [*beside, {"type": "text", "text": SENTINEL}]
             made.append(Trial(_changed(rendering, number, {**message, "content": other}), SENTINEL, number, said))
         if "tool_calls" in message:
             made += _call_trials(rendering, number, message)

@@ -29,3 +29,13 @@ def own_generate(model: Any) -> Callable[..., Tensor]:
         return ids
 
     return write
+
+
+def writes_in_its_own_way(config: Any) -> bool:
+    """Whether an architecture has a `generate` of its own, which may show the decoder something else than training."""
+    from transformers import AutoModelForImageTextToText, GenerationMixin
+
+    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
+    if config.model_type in KINDS:
+        return False
+    return model_class.generate is not GenerationMixin.generate
