@@ -25,6 +25,9 @@ FAST = 0.1
 def fault(what: str, victim: int) -> None:
     """A process of a group in which `victim` meets a fault, as the command runs it."""
     heartbeat.ROUND = FAST
+    if what == "stopped before the other one hears of it" and int(os.environ["RANK"]) != victim:
+        heard = heartbeat.Heartbeat._run
+        heartbeat.Heartbeat._run = lambda self: (time.sleep(1), heard(self))[1]
     try:
         with process_group.joined():
             current_watch.wait_at_most(1.0)
@@ -37,11 +40,11 @@ def fault(what: str, victim: int) -> None:
 
 
 def _work(what: str, at_fault: bool) -> None:
-    time.sleep(3 * FAST)
+    time.sleep(0 if "before" in what else 3 * FAST)
     if at_fault:
         if what in ("killed", "killed while others compute"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == "stopped":
+        if what.startswith("stopped"):
             os.kill(os.getpid(), signal.SIGSTOP)
         if what == "diverged":
             raise Diverged("the loss is NaN")
@@ -59,6 +62,7 @@ CASES = {
     "killed": (75, "is gone: it was killed"),
     "killed while others compute": (75, "is gone: it was killed"),
     "stopped": (75, "had been stopped"),
+    "stopped before the other one hears of it": (75, "had been stopped"),
     "stuck": (75, "has kept the others waiting"),
     "diverged": (4, "the loss is NaN"),
     "all fail alike": (2, "recipe.yaml"),
@@ -66,7 +70,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("what", "victim"), [*((what, 1) for what in CASES), ("killed", 0), ("stopped", 0)])
+@pytest.mark.parametrize(("what", "victim"), [*((what, 1) for what in CASES), ("killed", 0), ("stopped", 0),
+                                              ("stopped before the other one hears of it", 0)])  # fmt: skip
 def test_all_end_with_one(what, victim, tmp_path):
     """Rank 0 holds the store through which they hear of each other."""
     status, said = CASES[what]

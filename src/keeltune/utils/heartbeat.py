@@ -106,6 +106,14 @@ class Heartbeat:
         self.done = threading.Event()
         self.write()
 
+    def meet(self) -> None:
+        """Waits for a first record of each other process: one that is lost from now on is known by its number.
+
+        Raises: RuntimeError (torch's DistStoreError): one never came, for as long as the store waits.
+        """
+        for rank in (rank for rank in range(self.world) if rank != self.rank):
+            self.others[rank] = Record.of(self.store.get(self._key(rank)))
+
     def start(self) -> None:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 

@@ -68,7 +68,9 @@ def _join() -> RankWatch:
         group = None
         if not torch.distributed.is_initialized():
             group, *_ = next(torch.distributed.rendezvous("env://", timeout=timedelta(seconds=JOINING)))
-        watch = RankWatch(Heartbeat(rank, world_size(), store_connection(JOINING), prefix), holds_store, PATIENCE)
+        heartbeat = Heartbeat(rank, world_size(), store_connection(JOINING), prefix)
+        heartbeat.meet()
+        watch = RankWatch(heartbeat, holds_store, PATIENCE)
         watch.start()
         if group is not None:
             torch.distributed.init_process_group(
