@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
@@ -193,3 +194,22 @@ def test_a_model_that_mixes_precisions_keeps_float32_by_default_and_says_how_whe
             continue
         with pytest.raises(UserError, match=r"training\.lora\.base: fp32"):
             kt.train(recipe.from_dict(given, place), display=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "auto"),
+    [("text-generation", "llama", "CausalLM"), ("summarization", "t5", "Seq2SeqLM"),
+     ("text-classification", "bert", "SequenceClassification"),
+     ("semantic-role-labeling", "bert", "TokenClassification"), ("question-answering", "bert", "QuestionAnswering")],
+)  # fmt: skip
+def test_a_runs_adapter_is_loaded_by_peft_alone(tmp_path, task, architecture, auto):
+    run = kt.train(recipe.from_dict(lora_run(tmp_path, task, architecture, "fine-tuning"), tmp_path), display=QUIET)
+    adapted = getattr(peft, f"AutoPeftModelFor{auto}").from_pretrained(run.folder / "adapter").eval()
+    whole = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(run.model).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if architecture == "t5" else {})}
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(**inputs)[0], whole(**inputs)[0], rtol=1e-5, atol=1e-6)
+    words = [transformers.AutoTokenizer.from_pretrained(place) for place in (run.folder / "adapter", run.model)]
+    assert words[0].get_vocab() == words[1].get_vocab()
+    assert transformers.AutoConfig.from_pretrained(run.folder / "adapter").id2label == whole.config.id2label
