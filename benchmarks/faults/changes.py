@@ -14,7 +14,7 @@ from benchmarks.faults.bench import Bench, Trial, quiet
 
 RUN = "few steps"
 FIELDS = {
-    "training.learning_rate": "0.02", "training.batch_size": "2", "training.max_steps": "6", "training.seed": "7",
+    "training.learning_rate": "0.02", "training.batch_size": "2", "training.max_steps": "7", "training.seed": "7",
     "training.weight_decay": "0.1", "training.lora": "{rank: 4}", "method": "cross-domain", "max_length": "24",
     "training.gradient_accumulation_steps": "2", "evaluation.metric": "macro_f1", "model": "teacher",
     "data.class_weights": "balanced",
