@@ -4,7 +4,7 @@
     python -m benchmarks.faults --table FILE.jsonl [--before benchmarks/faults/before.jsonl] > docs/faults.md
 
 A run adds a line for each trial to FILE and leaves out those that FILE has: it goes on where it was stopped. It needs
-this checkout (the tests' models and shim) and a C compiler; about 25 minutes on one core. Two processes share it with
+this checkout (the tests' models and shim) and a C compiler; 40 to 80 minutes on one core. Two processes share it with
 --shard 1/2 and 2/2, and the same FILE.
 """
 
