@@ -7,7 +7,8 @@ from collections.abc import Sequence
 HEAD = """# What a run survives
 
 `python -m benchmarks.faults` loses work in every way that we know, on small random models of all families and methods
-(CPU, one thread, some 2,500 trials, 40 to 80 minutes). A trial passes where the run that goes on ends as the one that nothing happened to,
+(CPU, one thread, some 2,500 trials, 40 to 80 minutes).
+A trial passes where the run that goes on ends as the one that nothing happened to,
 to the bit: weights, predictions, `log.jsonl`, `result.json` but times; and where every folder that is named as a
 checkpoint is whole at every moment, no half written file and no process is left, the exit status is the promised one,
 no traceback is printed, and the message says what the line promises. `tests/faults` has a few trials of each family
