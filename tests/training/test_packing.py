@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -217,3 +218,20 @@ def test_a_packed_run_learns_what_an_unpacked_one_does_and_goes_on_to_the_bit(tm
         kill_at(patch, 3)
         train("killed", packing=True)
     assert same(shorter.folder, train("killed", packing=True, resume=True).folder)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "base": "bf16"}])
+def test_gradient_checkpointing_changes_no_weight_and_no_loss(tmp_path, lora):
+    """What is computed again in the backward pass is what was computed, adapters and packed texts with it."""
+    given = writers.spec(tmp_path, "text-generation", "llama", "cross-domain")
+    given["training"] |= {"packing": True, "lora": lora}
+
+    def train(output: str, **training):
+        spec = {**given, "output": output, "training": {**given["training"], **training}}
+        return kt.train(recipe.from_dict(spec, tmp_path), display=QUIET)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # transformers renames the field
+        plain, again = train("plain"), train("again", gradient_checkpointing=True)
+    assert same(plain.folder, again.folder)
+    assert plain.result["metrics"]["test"] == again.result["metrics"]["test"]

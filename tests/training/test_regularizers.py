@@ -43,7 +43,7 @@ from tests.helpers.interruption import copy_at, same
 
 QUIET = Display(quiet=True)
 ALL = {"layer_decay": 0.9, "r_drop": 1.0, "weight_average": 0.7, "label_smoothing": 0.1, "fgm": 1.0,
-       "new_top_layers": 1, "freeze_embeddings": True, "freeze": ["*.0"]}  # fmt: skip
+       "neftune": 5.0, "new_top_layers": 1, "freeze_embeddings": True, "freeze": ["*.0"]}  # fmt: skip
 
 
 def smoothing(log_probs: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
