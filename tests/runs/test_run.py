@@ -38,8 +38,8 @@ from tests.helpers.runs import (
 
 KEYS = {
     "": {"keeltune", "task", "method", "status", "metrics", "intervals", "objective", "reference", "training", "data",
-         "environment", "veto", "budget", "interpolation", "forgetting", "overfitting", "calibration", "bias",
-         "seeds", "audit", "scoring", "generation", "digests"},
+         "environment", "veto", "budget", "interpolation", "forgetting", "abilities", "overfitting", "calibration",
+         "bias", "seeds", "audit", "scoring", "generation", "digests"},
     "metrics": {"validation", "test", "source", "before"},
     "metrics.source": {"before", "after"},
     "metrics.before": {"validation", "test"},

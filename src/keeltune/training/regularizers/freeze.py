@@ -53,9 +53,6 @@ class Freeze(Regularizer):
             weight.requires_grad_(False)
         return f"{sum(p.numel() for p in frozen) / 1e6:.1f} M weights of {', '.join(self.value)} do not train"
 
-    def reported(self, steps: int) -> str:
-        return ", ".join(self.value)
-
 
 def modules_of(model: Any, name: str) -> list[str]:
     """The dotted names of the modules that a name stands for."""
