@@ -260,7 +260,7 @@ def test_a_second_signal_ends_the_command_at_once(spec, tmp_path):
 @pytest.mark.parametrize(("asked", "to_the_end"), [(True, True), (True, False), (False, True)])
 def test_nothing_disturbs_the_end_of_a_command_that_was_asked_to_end(asked, to_the_end):
     """Of the process alone that ends: a caller's own handlers are back."""
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals.SIGNALS}  # a shell ignores some
     try:
         with suppress(stop_signals.StopAsked), stop_signals.listened(to_the_end=to_the_end):
             if asked:
@@ -270,10 +270,10 @@ def test_nothing_disturbs_the_end_of_a_command_that_was_asked_to_end(asked, to_t
         if ends:
             os.kill(os.getpid(), signal.SIGINT)  # heard, it would raise KeyboardInterrupt here
         else:
-            assert signal.getsignal(signal.SIGINT) == before
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     finally:
-        for number in stop_signals.SIGNALS:
-            signal.signal(number, before if number == signal.SIGINT else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ending(folder: str, numbers: list[int], *arguments: str) -> None:
