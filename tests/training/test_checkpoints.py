@@ -84,8 +84,11 @@ def a_stop_loses_nothing(spec: dict, folder: Path, step: int) -> None:
     assert whole.result["objective"] == again.result["objective"]
 
 
-@pytest.mark.parametrize("evaluation", [{}, {"every": 2}, {"every": 2, "patience": "auto"}], ids=str)
-@pytest.mark.parametrize("step", [1, 5, 8])
+@pytest.mark.parametrize(
+    ("step", "evaluation"),
+    [(1, {}), (8, {}), (5, {"every": 2}), (8, {"every": 2}), (5, {"every": 2, "patience": "auto"})],
+    ids=str,
+)
 def test_a_stop_at_any_step_loses_nothing(spec, tmp_path, step, evaluation):
     """Five steps are an epoch: its evaluation comes before that step is saved, or it is never made up."""
     spec["evaluation"] = evaluation
