@@ -41,8 +41,8 @@ def _regularizer(name: str, value: Any, phrase: str | None) -> str:
 
     A result of another version may name one that there is no file of; one from outside is not imported for a page.
     """
-    values = value if isinstance(value, list) else [value]
-    shown = ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in values)
+    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
     if name in regularizer_names():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else shown
         return Message(find_regularizer(name).phrase, value=shown)
     return phrase or Message("{name} ({value})", name=name, value=shown)
