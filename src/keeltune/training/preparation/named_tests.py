@@ -84,6 +84,7 @@ def _read(
     mapping = {**(recipe.data.columns if test.task in (None, recipe.task) else {}), **test.columns}
     faults: list[Problem] = []
     batches = reading.read_batches(source, columns, mapping, faults, labelled=True)
+    rows: Sequence[Row]
     rows, faulty = sound_rows(type(task), [row for batch in batches for row in batch.rows()])
     log.add(faults)
     log.add_of_rows(faulty)
@@ -91,11 +92,9 @@ def _read(
     if rows and (names or task.choices != "labels"):
         problems, bad = audit.audit({test.name: rows}, names, columns, task.settings.multi_label, labels_of(type(task)))
         log.add(problems)
-        known = without(rows, bad)
-    else:
-        known = rows
-    task = _in_language(task, known)
-    tried = spread(known, limit)
+        rows = without(rows, bad)
+    task = _in_language(task, rows)
+    tried = spread(rows, limit)
     taken, encoded, unread = encode_rows(task, tried, partial(encode_row, task, split="test"))
     log.add_of_rows(unread)
     return TestSet(test.name, task, taken, encoded)

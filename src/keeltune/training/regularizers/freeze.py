@@ -44,7 +44,7 @@ class Freeze(Regularizer):
                 parts = ", ".join(dict.fromkeys(path for path, _ in model.named_modules() if 0 < path.count(".") < 2))
                 expected = f"the name of a module of {task.settings.config.model_type}, such as {parts[:200]}"
                 yield Refusal(expected, "correct the name, or leave it out", f"{name}, which no module is called")
-        if not any(p.requires_grad for p in _but(model, self.value)):
+        if len(frozen_weights(model, self.value)) == len(list(model.parameters())):
             yield Refusal("some weights that train", "leave a part out of it", "every weight of the model")
 
     def on_model(self, model: Any) -> str:
@@ -66,8 +66,3 @@ def frozen_weights(model: Any, names: Sequence[str]) -> list[Any]:
     outside = {id(weight) for path, weight in every if not path.startswith(parts)}
     inside = {id(weight): weight for path, weight in every if path.startswith(parts)}
     return [weight for key, weight in inside.items() if key not in outside]
-
-
-def _but(model: Any, names: Sequence[str]) -> list[Any]:
-    frozen = {id(weight) for weight in frozen_weights(model, names)}
-    return [weight for weight in model.parameters() if id(weight) not in frozen]
