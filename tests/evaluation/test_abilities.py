@@ -97,6 +97,15 @@ def test_seeds_are_pooled(tmp_path):
     assert "chats (text-generation)" in (pool.folder / "report.html").read_text()
 
 
+def test_a_set_of_which_every_row_is_skipped_is_refused(tmp_path):
+    spec = made(tmp_path)
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "say", "completion": 3}\n')
+    spec["data"]["bad_rows"] = "skip"
+    with pytest.raises(UserError, match="every row of which is skipped") as refused:
+        train(spec, tmp_path)
+    assert "data.source.test" in refused.value.problems[0].field
+
+
 def test_two_sets_of_a_name_are_refused(tmp_path):
     spec = made(tmp_path)
     spec["data"]["source"]["test"] = [*spec["data"]["source"]["test"], {"name": "chats", "data": "other.jsonl"}]

@@ -86,17 +86,20 @@ def _read(
     batches = reading.read_batches(source, columns, mapping, faults, labelled=True)
     rows: Sequence[Row]
     rows, faulty = sound_rows(type(task), [row for batch in batches for row in batch.rows()])
-    log.add(faults)
+    log.add_found(faults)
     log.add_of_rows(faulty)
     names = list(task.settings.labels)
     if rows and (names or task.choices != "labels"):
         problems, bad = audit.audit({test.name: rows}, names, columns, task.settings.multi_label, labels_of(type(task)))
-        log.add(problems)
+        log.add_found(problems)
         rows = without(rows, bad)
     task = _in_language(task, rows)
     tried = spread(rows, limit)
     taken, encoded, unread = encode_rows(task, tried, partial(encode_row, task, split="test"))
     log.add_of_rows(unread)
+    if log.skipped and not taken:
+        found, fix = f"{shown(source.name)}, every row of which is skipped", "mend the rows, or leave the set out"
+        log.errors.append(Problem(source.where, f"{FIELD}.{test.name}", found, "rows", fix))
     return TestSet(test.name, task, taken, encoded)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from keeltune.data.row_problems import is_row_problem
 from keeltune.utils.errors import Problem, StateRefused, UserError
 
 T = TypeVar("T")
@@ -38,6 +39,12 @@ class ProblemLog:
         """Each by its severity."""
         self.errors += [problem for problem in problems if problem.severity == "error"]
         self.warnings += [problem for problem in problems if problem.severity == "warning"]
+
+    def add_found(self, problems: Sequence[Problem]) -> None:
+        """Each by its severity; errors of single rows are left out or stop the run."""
+        for problem in problems:
+            of_row = problem.severity == "error" and is_row_problem(problem)
+            (self.add_of_rows if of_row else self.add)([problem])
 
     def add_of_rows(self, problems: Sequence[Problem]) -> None:
         """Errors of single rows, which are left out or stop the run."""

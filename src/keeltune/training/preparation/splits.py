@@ -11,7 +11,7 @@ from keeltune.data.dataset import Row
 from keeltune.data.file_reader import RowBatch
 from keeltune.data.labels import labels_of
 from keeltune.data.row_labels import apply_label_map
-from keeltune.data.row_problems import RowProblem, is_row_problem
+from keeltune.data.row_problems import RowProblem
 from keeltune.data.sources import DataSource
 from keeltune.data.stored_rows import stored
 from keeltune.recipe.data_fields import Source
@@ -91,11 +91,7 @@ class SplitReader:
             rows = stored(batches, inputs, has_label=labels_of(self.task_class) is None)
         else:
             rows = [row for batch in batches for row in batch.rows()]
-        for fault in faults:
-            if fault.severity == "warning":
-                log.warnings.append(fault)
-            else:
-                (log.skipped if log.skips_rows and is_row_problem(fault) else log.errors).append(fault)
+        log.add_found(faults)
         log.add_of_rows(faulty)
         old_labels = self.recipe.objective.anchor_head == "source" and name.startswith("source")
         if isinstance(spec.labels, dict) and labelled and not self.maps_in_vain and not old_labels:
