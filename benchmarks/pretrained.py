@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +69,7 @@ ABILITIES = [
 COMMON: dict[str, dict[str, Any]] = {
     "mails": {
         "task": "summarization", "max_length": 512, "generation": {"max_new_tokens": 20},
+        "prompt": [{"role": "user", "content": "Write the subject line of this email.\n\n{document}"}],
         "training": {"epochs": 2, "learning_rate": 2e-5, "batch_size": 8, "gradient_accumulation_steps": 2},
         "data": {"source": {"test": ABILITIES}},
     },
@@ -81,7 +82,8 @@ COMMON: dict[str, dict[str, Any]] = {
         "training": {"epochs": 2, "learning_rate": 2e-5, "batch_size": 4, "gradient_accumulation_steps": 4},
     },
     "pictures": {
-        "task": "translation", "prompt": "Translate into German.\n\n{source}", "generation": {"max_new_tokens": 40},
+        "task": "translation", "generation": {"max_new_tokens": 40},
+        "prompt": [{"role": "user", "content": "Translate into German.\n\n{source}"}],
         "evaluation": {"language": "de"},
         "training": {"epochs": 2, "learning_rate": 5e-5, "batch_size": 16},
     },
@@ -146,8 +148,7 @@ class Bench:
         for name, counts in ROWS.items():
             place = self.out / "data" / name
             if (self.data / name / "audio").is_dir() and not (place / "audio").exists():
-                place.mkdir(parents=True, exist_ok=True)
-                os.symlink(self.data / name / "audio", place / "audio")
+                shutil.copytree(self.data / name / "audio", place / "audio")
             for split, count in zip(("train", "validation", "test"), counts, strict=True):
                 if not (place / f"{split}.jsonl").is_file():
                     data_sets.written(place / f"{split}.jsonl", data_sets.rows(self.data / name, split, count))
