@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import transformers
 
 from keeltune import recipe
 from keeltune.recipe import fields
 from keeltune.utils import registry
 from tests.helpers import processes
+from tests.helpers.chats import KINDS
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import save_tiny
 
@@ -45,7 +47,7 @@ SMALL = {
     "text-classification": "bert",
     "sentiment-analysis": "bert",
     "translation": "marian",
-    "summarization": "bart",
+    "summarization": "llama",
     "text-generation": "llama",
     "semantic-role-labeling": "bert",
     "question-answering": "bert",
@@ -63,9 +65,13 @@ def test_recipe_trains(path, tmp_path):
     task_name = recipe.load(path).task
     family, model = FAMILIES[task_name], tmp_path / "model"
     family.save(model, SMALL[task_name], 0)
+    if SMALL[task_name] == "llama":  # a chat model, as the recipes' own
+        words = transformers.AutoTokenizer.from_pretrained(model)
+        words.chat_template = KINDS["llama-2"].template
+        words.save_pretrained(model)
     for name in re.findall(r"data/\S+\.jsonl", path.read_text(encoding="utf-8")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        family.write(tmp_path / name)
+        FAMILIES["text-generation" if "chats" in name else task_name].write(tmp_path / name)
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())
     plain = recipe.load(copy)
@@ -74,7 +80,7 @@ def test_recipe_trains(path, tmp_path):
     student = isinstance(plain.model, fields.StudentFrom)
     changes += [f"model={{from: {model}, layers: 1}}" if student else f"model={model}"]
     changes += ["generation.max_new_tokens=4"] if task.generates else []
-    changes += [f"max_length={min(plain.max_length, 48)}"] if plain.max_length else []
+    changes += [f"max_length={min(plain.max_length, 90)}"] if plain.max_length else []
     changes += [f"target_max_length={min(plain.target_max_length, 24)}"] if plain.target_max_length else []
     changes += [f"reference={model}"] if plain.reference else []
     changes += ["evaluation.every=1"] if plain.evaluation.every != "auto" else []
@@ -89,7 +95,9 @@ def test_recipe_trains(path, tmp_path):
         assert low <= result["metrics"]["test"][name] <= high
     anchored = plain.method != "fine-tuning"
     assert (result["objective"]["divergence"] is not None) == anchored
-    assert (result["metrics"]["source"]["after"] is not None) == (plain.data.source.test is not None)
+    named = isinstance(plain.data.source.test, list)
+    assert (result["metrics"]["source"]["after"] is not None) == (plain.data.source.test is not None and not named)
+    assert set(result["abilities"] or {}) == ({one.name for one in plain.data.source.test} if named else set())
     assert (finished.model / "model.safetensors").is_file()
 
 
