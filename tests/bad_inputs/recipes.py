@@ -537,6 +537,13 @@ PASSED = [
         "training.gradient_checkpointing",
         "true or false",
     ),
+    line(
+        "R9",
+        "recomputing that loses gradients",
+        "training: {gradient_checkpointing: true, gradient_checkpointing_kwargs: {use_reentrant: true}}",
+        "training.gradient_checkpointing_kwargs",
+        "no use_reentrant",
+    ),
     line("R8", "unknown tracker", "training: {report_to: tensorbord}", 'did you mean "tensorboard"?'),
     line(
         "R2", "schedule's keyword", "training: {lr_scheduler_kwargs: {foo: 1}}", "training.lr_scheduler_kwargs", "'foo'"

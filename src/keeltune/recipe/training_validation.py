@@ -120,6 +120,8 @@ def _value_fault(name: str, value: Any, hint: Any) -> tuple[str, str] | None:
         return "a number greater than 0", f"change {name}"
     if name in ("adam_beta1", "adam_beta2") and value >= 1:
         return "a number less than 1", f"change {name}"
+    if name.endswith("_checkpointing_kwargs") and isinstance(value, dict) and value.get("use_reentrant"):
+        return "no use_reentrant: with it a layer above frozen ones, or an adapter's, is not learnt", "leave it out"
     return _tracker_fault(value) if name == "report_to" else None
 
 

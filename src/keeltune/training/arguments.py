@@ -18,6 +18,14 @@ ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
 alone on its share of the rows, with the counts of all."""
 
 
+NEW_NAMES = {
+    old: old.replace("gradient", "activation")
+    for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs")
+    if old.replace("gradient", "activation") in TrainingArguments.__dataclass_fields__
+}
+"""Fields that a recipe names as everyone does, and what the installed transformers calls them."""
+
+
 def training_arguments(
     folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int
 ) -> TrainingArguments:
@@ -27,7 +35,7 @@ def training_arguments(
     between evaluations; checkpoints are written there too, after them (None: none are). `seed`: one, where the recipe
     has several. Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
     """
-    passed = training.passed
+    passed = {NEW_NAMES.get(name, name): value for name, value in training.passed.items()}
     defaults: dict[str, Any] = {
         "weight_decay": 0.01,
         "warmup_steps": 0.1,  # below 1: a share of all steps
