@@ -236,3 +236,15 @@ def test_prediction_lines():
         "probabilities": {"negative": 0.75, "positive": 0.25}, "loss": 1.4, "predictions": 1.0,
     }  # fmt: skip
     assert "gold" not in prediction_rows(task, [prediction], rows, labelled=False)[0]
+
+
+def test_rows_without_a_labelled_prediction_have_no_loss():
+    """As recordings that are answered in parts: of some, the loss is the others'; of all, there is none, not 0."""
+    task = registry.find("tasks", "translation").__new__(registry.find("tasks", "translation"))
+    task.settings = Settings(config=None)
+    answers = ["one two three four"] * 3
+    statistics = task.statistics(answers, answers)
+    mixed = scores_of(task, np.column_stack([statistics, [6.0, 0.0, 0.0], [3.0, 0.0, 0.0]]))
+    assert mixed.metrics["loss"] == 2.0 and mixed.intervals["loss"] == (2.0, 2.0)
+    none = scores_of(task, np.column_stack([statistics, np.zeros((3, 2))]))
+    assert "loss" not in none.metrics and list(none.metrics) == list(none.intervals) == ["bleu", "chrf"]

@@ -628,6 +628,34 @@ def test_a_run_with_recordings_longer_than_the_window(tmp_path):
     assert [line["prediction"] for line in again] == [line["prediction"] for line in lines]
 
 
+def test_where_all_recordings_are_scored_in_parts_there_is_no_loss_and_wer_chooses(tmp_path):
+    """Not 0.0, which would be the best of all losses."""
+    given = spec(tmp_path, "whisper", "fine-tuning")
+    given |= {"evaluation": {"every": 1}}
+    soundfile.write(tmp_path / "audio" / "long.wav", tone("one", 0, 2.5), RATE)
+    row = json.dumps({"audio": "audio/long.wav", "text": "one two"})
+    (tmp_path / "long.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    given["data"] |= {"validation": "long.jsonl", "test": "long.jsonl"}
+    given["training"] |= {"max_steps": 2}
+    given["training"].pop("epochs", None)
+    chosen_by_loss = given | {"evaluation": {"metric": "loss"}}
+    with pytest.raises(UserError, match="1 of 1 rows of validation have no loss") as raised:
+        prepare.prepare(recipe.from_dict(chosen_by_loss, tmp_path))
+    assert "wer chooses" in str(raised.value)
+    said: list[str] = []
+    display = Display(quiet=True)
+    display.say = said.append  # type: ignore[method-assign]
+    run = kt.train(recipe.from_dict(given, tmp_path), display=display)
+    assert any("wer alone chooses the best" in line for line in said)
+    metrics, intervals = (run.result[key] for key in ("metrics", "intervals"))
+    for of_split in (metrics["validation"], metrics["test"], metrics["before"]["test"], intervals["test"]):
+        assert "wer" in of_split and "loss" not in of_split
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert any("eval_wer" in entry for entry in log) and not any("eval_loss" in entry for entry in log)
+    scored = kt.evaluate(run.folder, tmp_path / "long.jsonl", display=QUIET)
+    assert list(scored["metrics"]) == list(scored["intervals"]) == ["wer", "cer"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [("max_length", 100, "no max_length"), ("languages", {"source": "german", "target": "german"}, "not told any")],

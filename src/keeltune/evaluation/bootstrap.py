@@ -38,8 +38,8 @@ def summed(statistics: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the draws."""
-    low, high = np.percentile(values, [2.5, 97.5])
+    """The middle 95 % of the draws; NaN are draws of rows that have no such score, and say nothing."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -71,8 +71,11 @@ def _is_share(rows: np.ndarray, whole: float) -> bool:
 
 
 def metrics_of(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2]."""
-    values = Loss().scores(sums[..., -2:])
+    """The task's metrics in its order, and the loss; from summed statistics, losses and counts [..., K + 2].
+
+    No loss where there is no labelled prediction at all.
+    """
+    values = Loss().scores(sums[..., -2:]) if np.any(sums[..., -1]) else {}
     if sums.shape[-1] > 2:
         values = task.scores(sums[..., :-2]) | values
     return {name: values[name] for name in dict.fromkeys([*task.metrics, "loss"]) if name in values}

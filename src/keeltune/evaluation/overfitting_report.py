@@ -61,8 +61,8 @@ def _signals(
 ) -> list[overfitting.Signal | None]:
     material, task = job.material, job.material.task
     metric, sign = task.metrics[0], task.primary_sign
-    evaluations = [entry for entry in log if "eval_loss" in entry]
-    losses, scores = ([entry[f"eval_{name}"] for entry in evaluations] for name in ("loss", metric))
+    evaluations = [entry for entry in log if f"eval_{metric}" in entry]
+    losses, scores = ([e[f"eval_{name}"] for e in evaluations if f"eval_{name}" in e] for name in ("loss", metric))
     signals: list[overfitting.Signal | None] = []
     explained = None
     logged = [entry["cross_entropy"] for entry in log if "cross_entropy" in entry][-LATE:]

@@ -84,8 +84,8 @@ def differences(
     """Each metric of `table` minus that of `baseline`, for each draw of the bootstrap: {name: [resamples]}.
 
     Both are tables [rows, K + 2] of the same rows, and each draw takes the same rows of both: what is hard for both
-    does not widen an interval.
+    does not widen an interval. A loss that only one of them has is left out.
     """
     resampled = bootstrap(np.concatenate([table, baseline], axis=1), clusters=clusters)
     a, b = (metrics_of(task, part) for part in np.split(resampled, [table.shape[1]], axis=1))
-    return {name: a[name] - b[name] for name in a}
+    return {name: a[name] - b[name] for name in a if name in b}

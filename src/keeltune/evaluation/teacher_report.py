@@ -81,12 +81,15 @@ def teacher_report(job: Job, start: Scores | None, display: Display) -> dict[str
     numbers = numbers_of(rows, clusters)
     student = None if start is None else scores_of(task, start.table[indices], clusters=numbers)
     floor = _floor(task, rows) if answers[0][0][0].probabilities is not None else None  # a label or a set of them
+    floor = floor if floor and task.metrics[0] in floor[1].metrics else None  # one answer to all rows has no loss
     verdicts = []
     for number, (predictions, measured) in enumerate(answers):
         scores = score(task, predictions, rows, clusters=clusters)
         average = number == len(names)
         if average and task.generates:
             scores = scores_of(task, scores.table[:, -2:], clusters=numbers)
+        if not scores.metrics:
+            return None  # no row has a loss, which is all that is known of an average of writers
         table, metric = scores.table, next(iter(scores.metrics))
         over_start = student and gain(task, table, student.table[:, -table.shape[1] :], metric, numbers)
         over_floor = floor and gain(task, table, floor[1].table, metric, numbers)

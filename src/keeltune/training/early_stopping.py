@@ -44,10 +44,10 @@ def selection_keys(
 ) -> list[tuple[float, float]]:
     """(primary metric, −loss) of each evaluation of a training's history: the largest is the best, the first of equals.
 
-    `sign`: −1 where a smaller metric is better.
+    `sign`: −1 where a smaller metric is better. Rows without a loss (answered in parts) leave the metric alone.
     """
     primary = f"{prefix}_{metric}"
-    return [(sign * entry[primary], -entry[f"{prefix}_loss"]) for entry in history if primary in entry]
+    return [(sign * entry[primary], -entry.get(f"{prefix}_loss", 0.0)) for entry in history if primary in entry]
 
 
 class EarlyStopped(Exception):

@@ -214,14 +214,12 @@ class KeelTrainer(Trainer):
     ) -> dict[str, float]:
         """Our validation; keeps the best weights (by the primary metric; ties: lower loss, then earlier)."""
         assert self.validate is not None
-        loss = f"{metric_key_prefix}_loss"
         earlier = self._selection_keys(self.state, metric_key_prefix)
         with self.averaged(), self._pair_averaged():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
-        if not math.isfinite(metrics[loss]):
-            raise Diverged(
-                f"after step {self.state.global_step} the validation loss is {metrics[loss]}; lower learning_rate"
-            )
+        loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)  # rows that are answered in parts have none
+        if not math.isfinite(loss):
+            raise Diverged(f"after step {self.state.global_step} the validation loss is {loss}; lower learning_rate")
         self.log(metrics)
         key = self._selection_keys(self.state, metric_key_prefix)[-1]
         with self.averaged():

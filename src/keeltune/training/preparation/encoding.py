@@ -32,7 +32,7 @@ from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.row_encoding import encode_splits
 from keeltune.training.preparation.scoring_language import settle
 from keeltune.training.preparation.splits import emptied_splits
-from keeltune.training.preparation.task_checks import packing_problems, task_problems
+from keeltune.training.preparation.task_checks import loss_problems, packing_problems, task_problems
 from keeltune.training.regularization import regularizer_problems
 from keeltune.utils.errors import Problem, UserError
 
@@ -83,6 +83,8 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
         anchor_task = anchor_task_of(recipe, task, labelled.choice.head, reading.source)
     rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task, limit)
     log.add_of_rows(faulty)
+    for said in loss_problems(recipe, task, examples):
+        (log.errors if isinstance(said, Problem) else log.notices).append(said)  # type: ignore[arg-type]
     if log.skips_rows:
         log.errors += emptied_splits(recipe, rows, faulty)
     return Encoded(task, references, anchor_task, source_task, rows, examples)

@@ -11,7 +11,9 @@ from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.control_tokens import control_names, written_in
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.metrics.loss import Loss
 from keeltune.tasks.task import Task
+from keeltune.training.preparation.material import SCORED
 from keeltune.training.preparation.row_encoding import field_of
 from keeltune.utils.errors import Problem, shown, visible
 from keeltune.utils.json_search import may_hold
@@ -127,6 +129,28 @@ def lesson_problems(recipe: Recipe, task: Task, encoded: Sequence[Sequence[Examp
     fix = Message("look at their labels; raise max_length where the answer lies behind it, or leave them out")
     severity: Literal["error", "warning"] = "error" if empty == len(encoded) else "warning"
     return [Problem(recipe.where("data.train"), "data.train", found, expected, fix, severity=severity)]
+
+
+def loss_problems(
+    recipe: Recipe, task: Task, encoded: Mapping[str, Sequence[Sequence[Example]]]
+) -> Iterator[Problem | str]:
+    """Scored rows without a loss, as they are answered in parts of which no text is known: said, and a fault where the
+    loss would choose the best weights, by the other rows alone."""
+    chooses = task.metrics[0] in Loss.names
+    for split in SCORED if task.generates else ():
+        rows = encoded.get(split) or []
+        without = sum(not any(example.labelled for example in row) for row in rows)
+        if not without:
+            continue
+        found = f"{without} of {len(rows)} rows of {split} have no loss: they are answered in parts"
+        if chooses:
+            other, where = task.reported[0], recipe.where("evaluation.metric")
+            expected, fix = f"{other}, which all rows have", f"leave it out ({other} chooses), or cut these recordings"
+            yield Problem(where, "evaluation.metric", f"{task.metrics[0]}, and {found}", expected, fix)
+        elif without < len(rows):
+            yield f"{found}; the loss is that of the others"
+        else:
+            yield found + (f"; {task.metrics[0]} alone chooses the best" if split == "validation" else "")
 
 
 def router_warnings(recipe: Recipe, config: Any) -> list[Problem]:
