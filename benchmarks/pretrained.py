@@ -4,8 +4,8 @@
 
 MODELS has the folders `smollm2` (SmolLM2-135M-Instruct), `whisper-tiny.en` and `whisper-base`. OUT gets the first rows
 of each data set and a run of each arm. A finished run is skipped and a stopped one goes on, so that the command can be
-called again. Zero-shot is what each run scored before training. Sized for three hours of two cores: a decoder of 135 M
-weights learns some 150 tokens a second there. The table is printed from the runs' results alone.
+called again; its figures go to `pretrained.json` beside this file, which the table is printed from. Zero-shot is what a
+run scored before training.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ CHATS = 40
 JOINED_SECONDS, SHUFFLES = 28.0, 4
 """Whisper reads thirty seconds however short a recording is, so that clips in a row teach several for the price of one:
 https://arxiv.org/abs/2311.00430, section 3."""
+
+FIGURES = Path(__file__).with_suffix(".json")
+"""What the table is printed from: a run's figures are written when it has ended."""
 
 DECODER, TINY, BASE = "smollm2", "whisper-tiny.en", "whisper-base"
 
@@ -101,7 +104,7 @@ COMMON: dict[str, dict[str, Any]] = {
         "training": {"epochs": 4, "learning_rate": 1e-5, "batch_size": 8},
     },
     "digits": {
-        "task": "speech-recognition", "generation": {"max_new_tokens": 8},
+        "task": "speech-recognition", "generation": {"max_new_tokens": 64},
         "evaluation": {"language": "en"},
         "data": {"source": {split: f"data/asr-ljspeech/{split}.jsonl" for split in ("validation", "test")}},
         "training": {"epochs": 2, "learning_rate": 1e-5, "batch_size": 8},
@@ -206,7 +209,8 @@ class Bench:
 
     def spec(self, arm: Arm) -> dict[str, Any]:
         splits = {split: f"data/{arm.data}/{split}.jsonl" for split in ("train", "validation", "test")}
-        values = merged({"method": arm.method, "data": splits, "output": f"runs/{arm.name}"}, COMMON[arm.family])
+        values = {"method": arm.method, "data": splits, "output": f"runs/{arm.name}", "training": {"interpolate": None}}
+        values = merged(values, COMMON[arm.family])
         values = merged(values, {"model": self._at_hand(arm.model), **arm.changes})
         if "reference" in values:
             values["reference"] = self._at_hand(values["reference"])
@@ -243,47 +247,59 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def lead(bench: Bench, arm: Arm) -> str:
-    """The first sentence's score on a summarizer's test rows, the answer that is to be beaten."""
+def figures(bench: Bench, arm: Arm) -> dict[str, Any]:
+    """What the table shows of a finished run."""
+    result = json.loads((bench.out / "runs" / arm.name / "result.json").read_text("utf-8"))
+    metrics, training = result["metrics"], result["training"]
+    name = next(iter(metrics["test"]))
+    kept = {
+        f"{ability} {change['metric']}": change["metrics"][change["metric"]]
+        for ability, change in (result["abilities"] or {}).items()
+    }
+    if metrics["source"]["after"]:
+        for measure in (name, "loss"):
+            kept[measure] = {when: metrics["source"][when][measure] for when in ("before", "after")}
+    return {
+        "metric": name,
+        "rows": {split: result["data"][split]["rows"] for split in ("train", "test")},
+        "before": (metrics["before"]["test"] or {}).get(name),
+        "test": [metrics["test"][name], *result["intervals"]["test"][name]],
+        "loss": metrics["test"]["loss"],
+        "kept": kept,
+        "lead": lead(bench, arm) if arm.name in ("mails-plain", "papers-plain", "dialogues-plain") else None,
+        **{part: training[part] for part in ("steps", "seconds", "peak_memory_bytes")},
+        "precision": training["precision"],
+    }
+
+
+def lead(bench: Bench, arm: Arm) -> list[float]:
+    """The first sentence's score on a summarizer's test rows, the answer that is to be beaten, and its interval."""
     opened = opened_model.open_model(bench.out / "runs" / arm.name, None)
     rows = opened_model.read_rows(opened, str(bench.out / "data" / arm.data / "test.jsonl"), opened.columns, None)[0]
     firsts = [row.fields["document"].replace("\n", " ").split(". ")[0] for row in rows]
     scores = score(opened.task, [Prediction(first, None, 0.0, 1.0) for first in firsts], rows)
-    return shown(scores.metrics["rougeL"], scores.intervals["rougeL"])
+    return [scores.metrics["rougeL"], *scores.intervals["rougeL"]]
 
 
-def shown(value: float | None, interval: Any) -> str:
-    return "–" if value is None else f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-
-
-def table(bench: Bench, arms: list[Arm]) -> None:
-    print(
-        "| run | metric | before | test [95 %] | loss, nats | old domain: before, after | steps | seconds | peak GiB |"
-    )
-    print("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |")
-    for arm in arms:
-        if not run_folder.finished(bench.out / "runs" / arm.name):
-            continue
-        result = json.loads((bench.out / "runs" / arm.name / "result.json").read_text("utf-8"))
-        test, before = result["metrics"]["test"], result["metrics"]["before"]["test"] or {}
-        name = next(iter(test))
-        kept = [
-            f"{ability} {change['metric']} {m['before']:.3f} → {m['after']:.3f}"
-            for ability, change in (result["abilities"] or {}).items()
-            if (m := change["metrics"][change["metric"]])
-        ]
-        if old := result["metrics"]["source"]["after"]:
-            kept.append(f"{name} {result['metrics']['source']['before'][name]:.3f} → {old[name]:.3f}")
-        training = result["training"]
+def table(every: Mapping[str, dict[str, Any]]) -> None:
+    print("| run | rows | metric | before | test [95 %] | loss, nats | kept: before → after | steps | s | GiB |")
+    print("| --- | ---: | --- | ---: | --- | ---: | --- | ---: | ---: | ---: |")
+    for arm in (arm for arm in ARMS if arm.name in every):
+        found = every[arm.name]
+        before = "–" if found["before"] is None else f"{found['before']:.3f}"
+        kept = "; ".join(f"{name} {m['before']:.3f} → {m['after']:.3f}" for name, m in found["kept"].items())
+        rows = f"{found['rows']['train']}, {found['rows']['test']}"
         print(
-            f"| {arm.name} | {name} | {shown(before.get(name), None)} | "
-            f"{shown(test[name], result['intervals']['test'][name])} | {test['loss']:.3f} | {'; '.join(kept) or '–'} | "
-            f"{training['steps']} | {training['seconds']:.0f} | {training['peak_memory_bytes'] / 2**30:.1f} |",
-            flush=True,
+            f"| {arm.name} | {rows} | {found['metric']} | {before} | {shown(found['test'])} | {found['loss']:.3f} | "
+            f"{kept or '–'} | {found['steps']} | {found['seconds']:.0f} | {found['peak_memory_bytes'] / 2**30:.1f} |"
         )
-    for arm in (a for a in arms if a.name in ("mails-plain", "papers-plain", "dialogues-plain")):
-        if run_folder.finished(bench.out / "runs" / arm.name):
-            print(f"\n{arm.data}, the first sentence: ROUGE-L {lead(bench, arm)}", flush=True)
+    for name, found in every.items():
+        if found["lead"]:
+            print(f"\n{name}, the first sentence: ROUGE-L {shown(found['lead'])}")
+
+
+def shown(value: list[float]) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*value)
 
 
 def main() -> None:
@@ -294,12 +310,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing")
     given = parser.parse_args()
     bench = Bench(given.data, given.models, given.out)
-    chosen = [arm for arm in ARMS if not given.only or {arm.name, arm.family} & set(given.only)]
+    every = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else {}
     if not given.table:
         bench.prepare()
-        for arm in chosen:
+        for arm in (arm for arm in ARMS if not given.only or {arm.name, arm.family} & set(given.only)):
             bench.run(arm)
-    table(bench, chosen)
+            every[arm.name] = figures(bench, arm)
+            FIGURES.write_text(json.dumps(every, indent=1) + "\n", "utf-8")
+    table(every)
 
 
 if __name__ == "__main__":
