@@ -135,12 +135,22 @@ def _state(model: Any) -> dict[str, Any]:
     return state
 
 
-def merged(model: Any, adapter: Adapter) -> Any:
-    """The model with an adapter's weights added to its own, as a plain model again."""
+def attached(model: Any, adapter: Adapter) -> Any:
+    """The model with an adapter beside its weights, which stay what they are."""
+    whole = _adapted(model, adapter).get_base_model()
+    whole.name_or_path = str(adapter.folder)
+    return whole
+
+
+def _adapted(model: Any, adapter: Adapter) -> Any:
     import peft
 
-    settings = _settings(adapter, model)
-    whole = peft.PeftModel.from_pretrained(model, str(adapter.folder), config=settings).merge_and_unload()
+    return peft.PeftModel.from_pretrained(model, str(adapter.folder), config=_settings(adapter, model))
+
+
+def merged(model: Any, adapter: Adapter) -> Any:
+    """The model with an adapter's weights added to its own, as a plain model again."""
+    whole = _adapted(model, adapter).merge_and_unload()
     whole.name_or_path = str(adapter.folder)
     for weight in whole.parameters():
         weight.requires_grad_(True)

@@ -24,6 +24,7 @@ from keeltune.models.attention import whole_attention
 from keeltune.models.building import shapes_alone
 from keeltune.models.configuration import look_back, read_config
 from keeltune.models.half_precision import HALF, reads_sound_and_pictures
+from keeltune.models.holding import FLOAT32, Holding
 from keeltune.models.model_files import or_refuse
 from keeltune.models.processors import padding, read_processor, tokenizer_of
 from keeltune.models.vocabulary import CTC, bounds_of, fit_ctc_head, unknown_tokens
@@ -140,10 +141,9 @@ class Head:
 
 
 def load(
-    source: str, auto_model: str, head: Head, *, where: str, field: str, reads: str = "text",
-    dtype: torch.dtype = torch.float32,
-) -> Loaded:  # fmt: skip
-    """The model with its head, its weights held in `dtype`, with its processor and a padding token.
+    source: str, auto_model: str, head: Head, *, where: str, field: str, reads: str = "text", held: Holding = FLOAT32
+) -> Loaded:
+    """The model with its head, held as `held` says, with its processor and a padding token.
 
     Raises UserError for weights missing outside the head, of another shape or not finite, and for a tokenizer with more
     tokens than the model has embeddings.
@@ -163,30 +163,31 @@ def load(
         lambda: getattr(transformers, auto_model).from_pretrained(
             base_of(source),
             config=config,
-            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **held.arguments(),
         ),
         source,
         where,
         field,
     )
     fresh, problem = _unloaded(model, info, source)
-    merged = adapters_on(source)
-    for adapter in merged:
-        model = or_refuse(partial(adapters.merged, model, adapter), str(adapter.folder), where, field)
+    chain, join = adapters_on(source), adapters.merged if held.merged else adapters.attached
+    for adapter in chain:
+        model = or_refuse(partial(join, model, adapter), str(adapter.folder), where, field)
         fresh = [name for name in fresh if name not in adapter.trained_whole]
     if problem := problem or _not_finite(model, source):
         raise UserError(Problem(where, field, *problem))
     if other := sorted({str(name) for name, *_ in info["mismatched_keys"]} & set(fresh)):
         changes.append(f"new weights, as those stored have another shape: {', '.join(other[:5])}")
-    if dtype in HALF:
+    if held.dtype in HALF:
         reads_sound_and_pictures(model)
     if head.new:
         fresh = sorted({*fresh, *_reset_head(model)})
-    notes = [f"the adapter {shown(str(a.folder))} is merged into {shown(a.base)}" for a in merged]
+    how = "is merged into" if held.merged else "lies on"
+    notes = [f"the adapter {shown(str(a.folder))} {how} {shown(a.base)}" for a in chain]
     if idle := sorted(name for name in info["unexpected_keys"] if re.search(r"\.\d+\.", name)):
         listed = name_list(idle[:3])
         notes.append(f"{shown(source)} holds {len(idle)} weights that this model has no place for, such as {listed}")

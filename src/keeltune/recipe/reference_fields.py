@@ -53,6 +53,12 @@ class ReferenceSpec(Declared):
         "vocabulary head's input; auto: what measured sizes choose.",
     )
     k: PositiveInt = Field(default=64, description="How many choices top-k keeps.")
+    held: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="How the weights of its models are held; bf16 needs half the memory, and D is computed in float32 "
+        "all the same. auto: fp32; an adapter on the student's own base (`training.lora`) as that base is, which both "
+        "then hold once.",
+    )
     dtype: Literal["auto", "float32", "float16", "int8"] = Field(
         default="auto",
         description="How a cached number is kept; auto: float32 (top-k: float16; hidden: as the model has it).",

@@ -69,6 +69,9 @@ def _reference_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Prob
         expected = "no temperature: it calibrates a teacher; the student's old self is held to as it was"
         fix = "leave it out, or choose method: distillation without from: adapter-off"
         yield recipe.problem("reference.temperature", expected=expected, fix=fix)
+    if reference.held != "auto" and recipe.training.lora is not None and models == [recipe.model]:
+        expected = "no held: under training.lora the student's start is held as training.lora.base says"
+        yield recipe.problem("reference.held", expected=expected, fix="write it there, or leave it out")
     if reference.origin == "adapter-off" and (recipe.training.lora is None or models != [recipe.model]):
         expected = "training.lora, and the student's own model as reference: it is the student without its adapter"
         yield recipe.problem(
@@ -106,6 +109,9 @@ def _class_faults(recipe: Recipe, reference: ReferenceSpec) -> Iterator[Problem]
     if origin == "model" and len(recipe.reference_models()) > 1:
         fix = "name one, or write from: ensemble"
         yield recipe.problem("reference.model", expected="one model: several are an ensemble", fix=fix)
+    if reference.held != "auto" and "models" not in needs:
+        expected = f"no held: from: {origin} loads no models"
+        yield recipe.problem("reference.held", expected=expected, fix="leave it out")
     if "models" not in needs and "server" not in needs:
         for name in ("weight", "temperature"):
             if getattr(reference, name) is not None:

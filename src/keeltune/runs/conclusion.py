@@ -20,7 +20,7 @@ from keeltune.evaluation import (
 )
 from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
-from keeltune.models import saving
+from keeltune.models import saving, shared_weights
 from keeltune.reports import model_card
 from keeltune.reports.findings import bias, forgetting, overfitting
 from keeltune.runs import digests, final_stage
@@ -77,7 +77,10 @@ def _final_model(
     if job.material.recipe.training.lora is not None:
         if is_main_process():
             saving.save_adapter(model, job.student.processor, folder / "adapter")
-        model = model.float().merge_and_unload()  # what is scored is what is stored, and read again in float32
+        model = model.float()
+        for reference in job.live_reference.loaded:
+            shared_weights.own(reference.model, model)
+        model = model.merge_and_unload()  # what is scored is what is stored, and read again in float32
     final = final_weights.choose_weights(job, model, before, display)
     if job.half is not None:
         for weight in model.parameters():  # what is scored is what is stored

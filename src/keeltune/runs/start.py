@@ -20,10 +20,11 @@ from keeltune.runs.inputs import Inputs
 from keeltune.tasks.common.batches import to_device
 from keeltune.training import build
 from keeltune.training.job import Job
+from keeltune.training.reference_holding import held_in
 from keeltune.training.row_independence import TOLERANCE, dependence
 from keeltune.training.self_test import SELF_TEST_ROWS, self_test
 from keeltune.training.student import frozen_dtype
-from keeltune.utils.device import in_eval_mode
+from keeltune.utils.device import DTYPES, in_eval_mode
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
 
@@ -64,10 +65,8 @@ def _require_independent_rows(job: Job) -> None:
     if isinstance(job.reference, Model | Ensemble) and job.anchor_head is None:
         asked["reference"] = job.reference.rows
     half = frozen_dtype(job.material, job.precision) != torch.float32
-    rough = {
-        "model": 100 if half else 1,
-        "reference": 1 if job.precision == "fp32" else 100,
-    }  # a reference runs in that
+    of_reference = {DTYPES[job.precision], *held_in(job.material, job.precision)}  # it runs in the run's precision
+    rough = {"model": 100 if half else 1, "reference": 1 if of_reference == {torch.float32} else 100}
     for field, rows_of in asked.items():
         with in_eval_mode(job.model):
             examples = job.plan.anchored_examples() if field == "reference" else job.material.main_stream

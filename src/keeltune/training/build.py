@@ -63,7 +63,7 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     if recipe.training.packing:
         require_packable(student.model, task, material.main_stream, device, recipe.where("training.packing"))
     reference = LazyReference(
-        lambda: reference_loading.load_models(material, student, autocast, device),
+        lambda: reference_loading.load_models(material, student, autocast, device, precision),
         lambda models: live_reference(recipe, reference_loading.context_of(material, models, autocast, device)),
     )
     listen = partial(task.listen, student.model, device=device)

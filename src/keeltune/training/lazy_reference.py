@@ -31,6 +31,11 @@ class LazyReference:
                 self._models = self._load()
         return self._models
 
+    @property
+    def loaded(self) -> list[Model]:
+        """Those that are in memory."""
+        return self._models or []
+
     def __call__(self) -> Reference:
         if self._reference is None:
             with torch.random.fork_rng():

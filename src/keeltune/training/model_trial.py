@@ -90,7 +90,8 @@ def refusing(model: Any, place: tuple[str, str]) -> Iterator[None]:
         found = f"{model.config.model_type}, whose forward pass fails on a row: {reason}"
         fix = "take another architecture, or correct its config.json"
         if any(weight.dtype in HALF for weight in model.parameters()):
-            fix = f"write training.lora.base: fp32, as it may not run in bfloat16; or {fix}"
+            held = "training.lora.base" if place[1] == "model" else f"{place[1]}.held"
+            fix = f"write {held}: fp32, as it may not run in bfloat16; or {fix}"
         raise _refused(place, found, "a model that takes rows of any length", fix, "model fails") from error
 
 

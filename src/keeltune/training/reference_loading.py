@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from keeltune.models import loading
+import torch
+
+from keeltune.models import loading, shared_weights
+from keeltune.models.half_precision import HALF, reads_sound_and_pictures
 from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Autocast, Reference, ReferenceContext, ToRows
@@ -16,28 +20,50 @@ from keeltune.training.model_trial import try_model
 from keeltune.training.preparation.compatibility import ReferenceFiles
 from keeltune.training.preparation.head_compatibility import no_trained_head
 from keeltune.training.preparation.material import Material
+from keeltune.training.reference_holding import holding_of, start_dtype
 from keeltune.utils.errors import UserError
 
 
-def load_models(material: Material, student: loading.Loaded, autocast: Autocast, device: str) -> list[Model]:
-    """The models that `reference.model` names, frozen; or a copy of the student, which has not been trained yet."""
+def load_models(
+    material: Material, student: loading.Loaded, autocast: Autocast, device: str, precision: str
+) -> list[Model]:
+    """The models that `reference.model` names, frozen; or a copy of the student, which has not been trained yet.
+
+    Where only adapters train, what is equal to the student's frozen weights is held once.
+    """
     recipe, task = material.recipe, material.task
     spec = recipe.reference_spec()
     assert spec is not None
     if material.reference_is_start:
         require_trained_head(student, recipe.where("method"))
-        start, (temperature,) = copy.deepcopy(student.model).to(device), spec.temperatures(1)
+        (temperature,) = spec.temperatures(1)
+        start = _start(material, student, device, start_dtype(material, precision))
         return [Model(start, task.rows, autocast, forward=task.forward, temperature=temperature)]
     temperatures = spec.temperatures(len(material.references))
-    return [
-        _load_model(material, files, temperature, autocast, device)
-        for files, temperature in zip(material.references, temperatures, strict=True)
-    ]
+    models = []
+    for files, temperature in zip(material.references, temperatures, strict=True):
+        loaded = _loaded(material, files, precision)
+        if recipe.training.lora is not None:
+            shared_weights.share(loaded.model, student.model)
+        models.append(_model(material, files, loaded, temperature, autocast, device))
+    return models
 
 
-def _load_model(
-    material: Material, files: ReferenceFiles, temperature: float, autocast: Autocast, device: str
-) -> Model:
+def _start(material: Material, student: loading.Loaded, device: str, dtype: torch.dtype) -> Any:
+    """The student as it is now, beside the one that trains."""
+    if material.recipe.training.lora is not None:
+        return shared_weights.copy_of(student.model).to(device)
+    start = copy.deepcopy(student.model).to(device)
+    if dtype in HALF:
+        for weight in start.parameters():  # not the buffers: angles of positions are none of its weights
+            weight.data = weight.data.to(dtype)
+        reads_sound_and_pictures(start)
+        place = (material.recipe.where("reference"), "reference")
+        try_model(start, material.task, material.examples["train"], device, place)
+    return start
+
+
+def _loaded(material: Material, files: ReferenceFiles, precision: str) -> loading.Loaded:
     recipe, task = material.recipe, material.task
     loaded = loading.load(
         files.source,
@@ -46,8 +72,17 @@ def _load_model(
         where=recipe.where("reference"),
         field="reference",
         reads=task.reads,
+        held=holding_of(material, files.source, precision),
     )
     require_trained_head(loaded, recipe.where("reference"))
+    return loaded
+
+
+def _model(
+    material: Material, files: ReferenceFiles, loaded: loading.Loaded, temperature: float, autocast: Autocast,
+    device: str,
+) -> Model:  # fmt: skip
+    recipe, task = material.recipe, material.task
     reader = files.reader or task
     if files.reader is not None:
         reader.adopt(loaded.model, loaded.processor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from keeltune.models import half_precision, initialization, loading, surgery
+from keeltune.models.holding import Holding
 from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.training.preparation.material import Material
 from keeltune.training.regularization import regularizers_of
@@ -38,7 +39,7 @@ def initial_student(material: Material, dtype: torch.dtype = torch.float32) -> l
             where=recipe.where("model"),
             field="model",
             reads=task.reads,
-            dtype=dtype,
+            held=Holding(dtype),
         )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(

@@ -21,7 +21,7 @@ from keeltune.models import tokenizer_match, vocabulary
 from keeltune.models.adapters import adapter_of
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
-from keeltune.training.student import frozen_dtype
+from keeltune.training.reference_holding import held_in
 from keeltune.utils.digests import canonical, digest_of, file_digest
 
 VERSION = 1
@@ -133,9 +133,9 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
 
 
 def _held(material: Material, precision: str) -> dict[str, str]:
-    """How the weights of the student's start are held, where the reference is that and they are not in float32."""
-    dtype = frozen_dtype(material, precision)
-    return {"held": str(dtype)} if material.reference_is_start and dtype != torch.float32 else {}
+    """How the weights of the reference are held, where they are not all in float32."""
+    held = held_in(material, precision)
+    return {"held": ", ".join(map(str, held))} if any(dtype != torch.float32 for dtype in held) else {}
 
 
 def rows_digest(material: Material, split: str) -> str:
