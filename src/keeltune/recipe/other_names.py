@@ -58,6 +58,8 @@ FIELDS = {
     "lora_target": "training.lora.target_modules", "lora_target_modules": "training.lora.target_modules",
     "use_wandb": "training.report_to", "wandb_project": "training.report_to", "logger": "training.report_to",
     "gradient_checkpointing_enable": "training.gradient_checkpointing",
+    "attn_implementation": "training.attention", "flash_attention": "training.attention",
+    "flash_attn": "training.attention",
     # when to measure
     "early_stopping_patience": "evaluation.patience", "early_stopping": "evaluation.patience",
     "early_stopping_rounds": "evaluation.patience", "patience": "evaluation.patience",
@@ -153,9 +155,6 @@ NOT_NEEDED = TRAINERS | {
     "completion_only_loss": "what is given is never learnt",
     "assistant_only_loss": "what is given is never learnt",
     "mask_prompt": "what is given is never learnt",
-    "flash_attention": "transformers chooses the fastest attention that is installed",
-    "flash_attn": "transformers chooses the fastest attention that is installed",
-    "attn_implementation": "transformers chooses the fastest attention that is installed",
     "device": "it is chosen by what the machine has (keeltune doctor shows it)",
     "device_map": "it is chosen by what the machine has (keeltune doctor shows it)",
     "n_gpu": "it is chosen by what the machine has; several processes: torchrun",

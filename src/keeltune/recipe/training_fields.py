@@ -75,6 +75,12 @@ class Training(Declared):
         default="auto",
         description="bf16: float32 weights under autocast. auto: bf16 where this machine is faster in it.",
     )
+    attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = Field(
+        default="auto",
+        description="How the student computes attention; auto: what transformers chooses, sdpa for most models. The "
+        "numbers differ by rounding. flash_attention_2 and 3 need a GPU and their package; where numbers are in full "
+        "precision, as in all scores, sdpa stands in for them.",
+    )
     packing: bool = Field(
         default=False,
         description="Decoders: the texts of a forward pass lie one behind the other in as few sequences as they fill, "

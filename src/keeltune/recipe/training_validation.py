@@ -30,6 +30,9 @@ def training_faults(recipe: Recipe) -> Iterator[Problem]:
             expected = f"either {usual} or {other}{location}"
             field = f"training.{other if written else usual}"
             yield recipe.problem(field, expected=expected, fix="keep exactly one of the two")
+    if training.attention.startswith("flash") and training.precision == "fp32":
+        expected = "another attention: this one takes half precision alone, and precision is fp32"
+        yield recipe.problem("training.attention", expected=expected, fix="write precision: bf16, or attention: sdpa")
     if training.passed:
         yield from _passed_faults(recipe)
     yield from _regularizer_faults(recipe)

@@ -25,7 +25,11 @@ def matching_problems(recipe: Recipe) -> list[Problem]:
 def _problems(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.objective.matching:
         try:
-            registry.find("matching", name)
+            output = registry.find("matching", name).output
         except LookupError as error:
             fix = "correct the name, or start the command where the module can be imported"
             yield recipe.problem(f"objective.matching.{name}", found=shown(name), expected=str(error), fix=fix)
+            continue
+        if output == "attentions" and recipe.training.attention not in ("auto", "eager"):
+            expected = f"eager: objective.matching.{name} reads where heads look, which no other attention says"
+            yield recipe.problem("training.attention", expected=expected, fix="write eager, or leave it out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from keeltune.models import half_precision, initialization, loading, surgery
+from keeltune.models.attention_choice import choose_attention
 from keeltune.models.holding import Holding
 from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.training.preparation.material import Material
@@ -47,4 +48,6 @@ def initial_student(material: Material, dtype: torch.dtype = torch.float32) -> l
         )
     for regularizer in regularizers_of(recipe):
         student = regularizer.on_load(student, material.auto_model, recipe.seed)
+    if recipe.training.attention != "auto":
+        choose_attention(student.model, recipe.training.attention)
     return student

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from keeltune.models.attention_choice import HALF_ALONE
 from keeltune.objective.predictions import Dense
 from keeltune.tasks.common import lm_head
 from keeltune.tasks.common.padding_effect import ROUGH, observed, rounding
@@ -29,9 +30,6 @@ from keeltune.utils.device import in_eval_mode
 
 READ = frozenset({"input_ids", "attention_mask"})
 """What a packed model reads of a row; pictures or sound have no place among tokens of others."""
-
-HALF_ALONE = ("flash_attention_2", "flash_attention_3")
-"""Attention that takes no full precision."""
 
 BY_TEXT = (*HALF_ALONE, "flex_attention")
 """Attention whose time grows with Σ length² of the texts, however long the sequence that they lie in."""

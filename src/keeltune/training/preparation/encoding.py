@@ -8,6 +8,7 @@ from typing import Any
 
 from keeltune.data.dataset import Row
 from keeltune.models import loading, processors, surgery
+from keeltune.models.attention_choice import attention_problem
 from keeltune.models.generation import stored_generation
 from keeltune.models.lora import adapter_problem
 from keeltune.models.vocabulary import CTC, bounds_of, read_by_all
@@ -121,7 +122,7 @@ def _settings(
 
 
 def _check_surgery(recipe: Recipe, config: Any, auto_model: str) -> None:
-    """Whether the layers that the recipe keeps are there, and the modules that get an adapter."""
+    """Whether the layers that the recipe keeps are there, the modules that get an adapter, and the attention."""
     if isinstance(recipe.model, StudentFrom):
         where = recipe.where("model.layers")
         surgery.student_config(config, auto_model, recipe.model.chosen_layers, where, "model.layers")
@@ -129,3 +130,7 @@ def _check_surgery(recipe: Recipe, config: Any, auto_model: str) -> None:
         where = recipe.where("training.lora.target_modules")
         if problem := adapter_problem(config, auto_model, lora.target_modules, where):
             raise UserError(problem)
+    if (name := recipe.training.attention) != "auto":
+        if problem := attention_problem(config, auto_model, name, recipe.where("training.attention")):
+            raise UserError(problem)
+        config._attn_implementation = name  # by which packing lays texts out
