@@ -7,6 +7,7 @@ import torch
 from keeltune.models import loading, surgery
 from keeltune.recipe.model_fields import StudentFrom
 from keeltune.training.preparation.material import SCORED, Material
+from keeltune.training.reference_holding import held_in
 from keeltune.training.regularization import forward_passes, regularizers_of
 from keeltune.utils.device import choose_precision, matmul_flops, this_device
 from keeltune.utils.distributed import world_size
@@ -20,7 +21,7 @@ def estimate(material: Material) -> dict[str, float]:
 
     Seconds: 6 operations a weight and token for the student's forward and backward pass, 2 for each forward pass of a
     reference, at a share of this machine's timed matrix product. Bytes: 16 a trained weight (weight, gradient, Adam's
-    two moments), 4 a reference's, and the activations of the longest step.
+    two moments), 4 a reference's (2 in bfloat16), and the activations of the longest step.
     """
     recipe = material.recipe
     device = this_device()
@@ -47,7 +48,8 @@ def estimate(material: Material) -> dict[str, float]:
     activations = longest * depth * width * (40 if precision == "bf16" else 70) * passes
     trained = whole * (0.1 if recipe.training.lora else 1)
     stored = 16 + 4 * sum(r.copies for r in regularizers)
-    memory = stored * trained + 4 * whole * references + activations + 6e8
+    of_references = sum(dtype.itemsize for dtype in held_in(material, precision))
+    memory = stored * trained + whole * of_references + activations + 6e8
     return {"steps": material.steps, "seconds": seconds, "memory_bytes": memory}
 
 
