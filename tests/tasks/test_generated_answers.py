@@ -83,7 +83,7 @@ def test_a_row_without_an_answer_is_right_where_the_model_says_that_there_is_non
     words = chat_tokenizer("chatml")
     model, task = task_of(words, folder(tmp_path / "m", "llama", words, "AutoModelForCausalLM"))
     written = iter(["Unanswerable.", "The film", '"unanswerable"', "it is unanswerable"])
-    monkeypatch.setattr(task.architecture, "write", lambda model, examples, device: [next(written) for _ in examples])
+    monkeypatch.setattr(task.architecture, "text", lambda ids: next(written))
     given = rows()[:4]
     values = [p.value for p in task.predict(model, [task.encode_scored(row)[0] for row in given])]
     assert values == ["", "The film", "", "it is unanswerable"]

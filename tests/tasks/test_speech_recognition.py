@@ -25,6 +25,7 @@ from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense
 from keeltune.recipe import fields
 from keeltune.recipe.model_fields import TrainTokenizer
+from keeltune.runs.opened_model import open_model
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.metrics.word_error_rate import normalised, words
 from keeltune.tasks.speech_recognition import SpeechRecognition
@@ -624,6 +625,9 @@ def test_a_run_with_recordings_longer_than_the_window(tmp_path):
     assert any("1 long recordings are 3 parts" in line for line in said)
     lines = [json.loads(line) for line in (run.folder / "predictions/test.jsonl").read_text().splitlines()]
     assert [line["predictions"] > 0 for line in lines] == [True] * 4 + [False]  # a part has no loss
+    cut = run.result["generation"]["cut"]
+    assert cut["test"] == [sum(line.get("cut", False) for line in lines), 5] and set(cut) == {"validation", "test"}
+    assert any("without coming to their end" in line for line in said) == any(n for n, _ in cut.values())
     again = kt.predict(run.folder, tmp_path / "test.jsonl", display=QUIET)
     assert [line["prediction"] for line in again] == [line["prediction"] for line in lines]
 
@@ -631,7 +635,7 @@ def test_a_run_with_recordings_longer_than_the_window(tmp_path):
 def test_where_all_recordings_are_scored_in_parts_there_is_no_loss_and_wer_chooses(tmp_path):
     """Not 0.0, which would be the best of all losses."""
     given = spec(tmp_path, "whisper", "fine-tuning")
-    given |= {"evaluation": {"every": 1}}
+    given |= {"evaluation": {"every": 1}, "generation": {}}
     soundfile.write(tmp_path / "audio" / "long.wav", tone("one", 0, 2.5), RATE)
     row = json.dumps({"audio": "audio/long.wav", "text": "one two"})
     (tmp_path / "long.jsonl").write_text(f"{row}\n", encoding="utf-8")
@@ -654,6 +658,8 @@ def test_where_all_recordings_are_scored_in_parts_there_is_no_loss_and_wer_choos
     assert any("eval_wer" in entry for entry in log) and not any("eval_loss" in entry for entry in log)
     scored = kt.evaluate(run.folder, tmp_path / "long.jsonl", display=QUIET)
     assert list(scored["metrics"]) == list(scored["intervals"]) == ["wer", "cer"]
+    most = run.result["generation"]["settings"]["max_new_tokens"]  # all places but that of the start
+    assert most == 31 == open_model(run.folder, None).task.settings.max_new_tokens
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def prediction_rows(
     """One JSON object a row for the run folder's `predictions/`: key, row, prediction, gold, score, probabilities.
 
     `loss` is the row's Σ CE in nats and `predictions` their number, so that all metrics can be made of a file again
-    (`table_of`). And `cluster`, the row's value in the column `clusters`, where there is such a column.
+    (`table_of`). And `cluster`, the row's value in the column `clusters`, where there is such a column; `cut`, true, of
+    an answer that was written to the most tokens without coming to its end.
     """
     table = []
     for prediction, row in zip(predictions, rows, strict=True):
@@ -57,6 +58,8 @@ def prediction_rows(
             gold = task.gold(row)
             line |= {"gold": gold, "score": task.row_score(prediction.value, gold)}
             line |= {"loss": float(prediction.loss), "predictions": float(prediction.count)}
+        if prediction.cut:
+            line["cut"] = True
         if prediction.probabilities is not None:
             line["probabilities"] = dict(prediction.probabilities)
         if clusters is not None and (cluster := cluster_of(row, clusters)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ class Scores:
     """A split's metrics (the primary first, the loss last), their 95 % intervals, and details such as `by_label`.
 
     `table` [rows, K + 2] is what they are made of: each row's statistics, its Σ CE and the count of its predictions.
+    `cut`: how many answers were written to the most tokens without coming to their end.
     """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     details: dict[str, Any]
     table: np.ndarray = field(repr=False, compare=False)
+    cut: int = 0
 
 
 def score(
@@ -48,7 +50,8 @@ def score(
     statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows])
     losses = np.array([[p.loss, p.count] for p in predictions])
     table = np.concatenate([statistics, losses], axis=1)
-    return scores_of(task, table, intervals=intervals, clusters=numbers_of(rows, clusters))
+    scores = scores_of(task, table, intervals=intervals, clusters=numbers_of(rows, clusters))
+    return replace(scores, cut=sum(p.cut for p in predictions))
 
 
 def table_of(task: Task, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -8,12 +8,18 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from keeltune.recipe.field_types import AsList, AsText, ByKind, Declared, Text
 
+MOST_NEW_TOKENS = 64
+"""Tokens of an answer at most where the recipe does not say: a few sentences."""
+
 
 class Generation(Declared):
     """How text is written by the tasks that write some, and who writes the texts that are learnt."""
 
     beams: PositiveInt = Field(default=1, description="Beams; 1 is greedy.")
-    max_new_tokens: PositiveInt = Field(default=64, description="Longest answer, in tokens.")
+    max_new_tokens: PositiveInt | None = Field(
+        default=None,
+        description=f"Longest answer, in tokens; null: {MOST_NEW_TOKENS}, of Whisper all that it has places for.",
+    )
     min_new_tokens: NonNegativeInt = Field(default=0, description="Shortest answer, in tokens.")
     no_repeat_ngram_size: NonNegativeInt = Field(
         default=0, description="No n-gram of so many tokens comes twice in an answer; 0: any may."

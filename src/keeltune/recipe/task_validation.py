@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keeltune.recipe.fields import Recipe
-from keeltune.recipe.generation_fields import Generation
+from keeltune.recipe.generation_fields import MOST_NEW_TOKENS, Generation
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, nearest
 
@@ -27,8 +27,9 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
         if recipe.generation.beams == 1 and field in recipe.generation.decoding():
             expected = f"no {field}: a text is written token by token, without beams"
             yield recipe.problem(f"generation.{field}", expected=expected, fix="write beams: 4, or leave it out")
-    if recipe.generation.min_new_tokens > recipe.generation.max_new_tokens:
-        expected = f"at most max_new_tokens, {recipe.generation.max_new_tokens}"
+    most = recipe.generation.max_new_tokens or MOST_NEW_TOKENS
+    if recipe.generation.min_new_tokens > most:
+        expected = f"at most max_new_tokens, {most}"
         yield recipe.problem("generation.min_new_tokens", expected=expected, fix="lower it, or raise max_new_tokens")
     if recipe.method == "fine-tuning":
         of_reference = {"targets": recipe.generation.targets != "data", "on_policy": recipe.generation.on_policy > 0}

@@ -22,7 +22,7 @@ from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
 from keeltune.models import saving, shared_weights
 from keeltune.reports import model_card
-from keeltune.reports.findings import bias, forgetting, overfitting
+from keeltune.reports.findings import bias, cut_answers, forgetting, overfitting
 from keeltune.runs import digests, final_stage
 from keeltune.runs import result as results
 from keeltune.runs.run_folder import Run
@@ -56,7 +56,8 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
         with _never_fail("abilities", display):
             result["abilities"] = abilities.report(job, folder / "predictions", start.abilities, able)
-        for line in (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result)):
+        said = (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result))
+        for line in (*cut_answers.findings(result["generation"]), *said):
             display.say(line)
         write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))
         result = digests.seal(result | {"digests": digests.of_run(job, folder, start.inputs)})

@@ -63,6 +63,7 @@ def evaluate(
     opened = replace(opened, task=_in_language(opened.task, rows, display))
     answers = _answers(opened, rows, display, "scoring", labelled=True)
     scores = score(opened.task, answers, rows, clusters=opened.clusters)
+    _say_cut(opened, answers, display)
     if run := run_folder.finished(Path(model)):
         looks = test_set_looks.look(run.folder, by="evaluate", fingerprint=dataset.fingerprint(rows), rows=len(rows))
         if looks > 1:
@@ -115,6 +116,7 @@ def predict(
     rows, problems = read_rows(opened, str(input_file), inputs, columns)
     rows, faulty = sound_rows(type(opened.task), rows, labelled=False)
     answers = _answers(opened, rows, display, "predicting", labelled=False, problems=[*problems, *faulty])
+    _say_cut(opened, answers, display)
     file_names = {**opened.mapping, **(columns or {})}
     for name in ("prediction", "probabilities"):
         if any(name in row.fields for row in rows):
@@ -132,6 +134,16 @@ def predict(
     if output_file is not None:
         prediction_file.write(Path(output_file), table)
     return table
+
+
+def _say_cut(opened: OpenedModel, answers: Sequence[Prediction], display: Display) -> None:
+    """Warns of answers that came to no end within the most tokens."""
+    most = opened.task.settings.max_new_tokens
+    if cut := sum(answer.cut for answer in answers):
+        display.say(
+            f"warning: {cut} of {len(answers)} answers reached {most} tokens (generation.max_new_tokens) without "
+            "coming to their end"
+        )
 
 
 def _temperature(model: str) -> float:

@@ -141,7 +141,7 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
     length = reading_length(most, model, stored.loaded.processor, task_class, where)
     own = generation.stored_generation(stored.source, model.config, where) if task_class.generates else None
     asked = past.generation if past else None
-    new = asked.max_new_tokens if asked else generation.own_length(own, model.config)
+    said = asked.max_new_tokens if asked else None  # where a recipe says nothing, its run's model holds what was chosen
     return Settings(
         labels=known_names(names, [str(i) for i in range(len(names))]) or names,
         max_length=length,
@@ -153,7 +153,7 @@ def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, wher
         prompt=past.asked if past else None,
         languages=(past.languages.source, past.languages.target) if past and past.languages else None,
         beams=asked.beams if asked else generation.own_beams(own),
-        max_new_tokens=generation_length(new, model, length),
+        max_new_tokens=generation_length(said or generation.own_length(own, model.config), model, length),
         decoding=asked.decoding() if asked else generation.own_choices(own),
         stored=own,
     )

@@ -61,7 +61,7 @@ def completed(
                 "reason": job.reference_source.reason,
                 "gate": teacher,
             },
-            "generation": _generation(job),
+            "generation": _generation(job, after),
         }
     )
 
@@ -148,14 +148,17 @@ def _training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
     }
 
 
-def _generation(job: Job) -> dict[str, Any] | None:
-    """How texts are written, as saved with the model, and what its own settings had of it and are not used."""
+def _generation(job: Job, after: Mapping[str, Scores | None]) -> dict[str, Any] | None:
+    """How texts are written, as saved with the model, what its own settings had of it and are not used, and `cut`: of
+    each split the answers that came to no end within the most tokens, and all of them."""
     task = job.material.task
     if not task.generates or task.settings.auto_model == "AutoModelForCTC":
         return None
     stored = job.student.model.generation_config.to_diff_dict()
     saved = {name: value for name, value in stored.items() if name not in ("transformers_version", "lang_to_id")}
-    return to_jsonable_python({"settings": saved, "unused": task.base_choices}, fallback=str, inf_nan_mode="null")
+    cut = {split: [of_split.cut, len(of_split.table)] for split, of_split in after.items() if of_split is not None}
+    said = {"settings": saved, "unused": task.base_choices, "cut": cut}
+    return to_jsonable_python(said, fallback=str, inf_nan_mode="null")
 
 
 def _regularizers(job: Job, trainer: KeelTrainer) -> dict[str, Any]:

@@ -242,7 +242,7 @@ class SpeechRecognition(TextGeneration):
             return predictions[0]
         text = together(" ".join(p.value for p in predictions if p.value))
         loss, labelled = sum(p.loss for p in predictions), sum(p.count for p in predictions)
-        return Prediction(text, None, loss, labelled)
+        return Prediction(text, None, loss, labelled, cut=any(p.cut for p in predictions))
 
     def with_target(self, row: Row, value: Any) -> Row:
         kept = {name: field for name, field in row.fields.items() if name != "segments"}  # which are the old text's

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from keeltune.data.clusters import FEW_CLUSTERS
 from keeltune.evaluation.test_set_looks import looks_at_test
 from keeltune.reports import charts
+from keeltune.reports.findings import cut_answers
 from keeltune.reports.finished_run import FinishedRun
 from keeltune.reports.sections.section import Section
 
@@ -30,7 +31,8 @@ class Scores(Section):
 <p class="soft">{{ intervals }}</p>
 {{ too_few_clusters(units, few_clusters) }}
 {% if normaliser %}<p class="soft">{{ normaliser }}</p>
-{% endif %}{% if looks %}<p class="soft">{{ looks|join(_(" ")) }}</p>
+{% endif %}{% for sentence in cut_answers %}<p>{{ sentence }}</p>
+{% endfor %}{% if looks %}<p class="soft">{{ looks|join(_(" ")) }}</p>
 {% endif %}"""
 
     def values(self, run: FinishedRun) -> Mapping[str, Any]:
@@ -41,6 +43,7 @@ class Scores(Section):
             "intervals": _intervals(run),
             "few_clusters": FEW_CLUSTERS,
             "normaliser": _normaliser(run),
+            "cut_answers": [run.say(found) for found in cut_answers.findings(run.result["generation"])],
             "looks": _looks(run),
         }
 

@@ -135,9 +135,14 @@ class Architecture(ABC):
         batch = {"inputs": self.task.pad([e.inputs for e in examples]), "shapes": [shapes(e) for e in examples]}
         return self.task.padding_effect.groups(model, to_device(batch, device))
 
-    @abstractmethod
+    def written(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
+        """The token ids that the model writes, without what is given to it, padded behind; `options` of generation."""
+        raise NotImplementedError(f"{type(self).__name__} writes no tokens")
+
     def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
         """The `count` best texts that the model writes for each example, the likeliest first."""
+        ids = self.written(model, examples, device, **beam_options(count, self.task.settings.beams))
+        return self.texts(ids, count)
 
     @property
     def samples(self) -> bool:
@@ -152,9 +157,10 @@ class Architecture(ABC):
         """The example with `ids` as its text: as many predictions, and no label, so that it carries D alone."""
         raise NotImplementedError(f"{type(self).__name__} takes no text")
 
-    def write(self, model: Any, examples: Sequence[Example], device: str) -> list[str]:
-        """What the model writes, one text an example."""
-        return [texts[0] for texts in self.candidates(model, examples, device)]
+    def is_cut(self, ids: Sequence[int]) -> bool:
+        """Whether what was written reached the most tokens without its end."""
+        ends = set(self.task.ends)
+        return bool(ends) and len(ids) >= self.task.settings.max_new_tokens and ends.isdisjoint(ids)
 
     def until_the_end(self, ids: Sequence[int]) -> list[int]:
         """What was written, up to its end and with it; the padding behind it is left out."""
@@ -179,8 +185,11 @@ class Architecture(ABC):
                 outputs = self.forward(model, batch)
             losses = self.losses(self.rows(outputs, batch), batch)
         with autocast():
-            texts = self.write(model, examples, device)
-        return [Prediction(t, None, loss, n) for t, loss, n in zip(texts, losses, counts, strict=True)]
+            written = self.written(model, examples, device)
+        return [
+            Prediction(self.text(ids), None, loss, count, cut=self.is_cut(ids))
+            for ids, loss, count in zip(written, losses, counts, strict=True)
+        ]
 
     def generation_config(self, stored: Any) -> Any:
         """The one `GenerationConfig` by which texts are written, scored and saved; `stored`: the model's own."""

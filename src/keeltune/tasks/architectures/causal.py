@@ -12,7 +12,7 @@ from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, TextTask, beam_options
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, TextTask
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.packing import Packing, slots
@@ -144,12 +144,8 @@ class Causal(Architecture):
             other = {**longest, "input_ids": longest["input_ids"][::-1]}
             return "one length" if alike([longest, other]) else "none"
 
-    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        ids = self._generated(model, examples, device, **beam_options(count, self.task.settings.beams))
-        return self.texts(ids, count)
-
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [self.until_the_end(line) for line in self._generated(model, examples, device, **SAMPLING)]
+        return [self.until_the_end(line) for line in self.written(model, examples, device, **SAMPLING)]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         prompt = example.notes["prompt"]
@@ -157,7 +153,7 @@ class Causal(Architecture):
         return replace(example, inputs=longer.inputs, targets=[IGNORED] * len(ids), weights=longer.weights,
                        predicted=longer.predicted, length=longer.length)  # fmt: skip
 
-    def _generated(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
+    def written(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
         batch = to_device(self.task.pad([e.notes["prompt"] for e in examples], left=True), device)
         ids = self.generate(model, batch, **options)
         lines: list[list[int]] = ids[:, batch["input_ids"].shape[1] :].tolist()

@@ -14,7 +14,7 @@ from keeltune.models import positions
 from keeltune.models.languages import language_tokens, whisper_opening
 from keeltune.models.whisper import is_whisper
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, bare, beam_options
+from keeltune.tasks.architectures.architecture import SAMPLING, Architecture, bare
 from keeltune.tasks.common.batches import stack, to_device
 from keeltune.tasks.common.control_tokens import encode_target
 from keeltune.tasks.common.example import Example
@@ -148,15 +148,8 @@ class Seq2Seq(Architecture):
             return ids[: limit - len(self.end)] + self.end, True
         return ids, False
 
-    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        ids = self.written(model, examples, device, **beam_options(count, self.task.settings.beams))
-        return self.texts(ids, count)
-
     def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        return [
-            self.until_the_end(line[1 + len(self.given) :])
-            for line in self.written(model, examples, device, **SAMPLING)
-        ]
+        return [self.until_the_end(line) for line in self.written(model, examples, device, **SAMPLING)]
 
     def answered(self, example: Example, ids: Sequence[int]) -> Example:
         shifted = [self.start, *example.notes["given"], *ids[:-1]]
@@ -171,7 +164,6 @@ class Seq2Seq(Architecture):
         )
 
     def written(self, model: Any, examples: Sequence[Example], device: str, **options: Any) -> list[list[int]]:
-        """Generated token ids, the start and what is given among them."""
         inputs = [{k: v for k, v in e.inputs.items() if k != "decoder_input_ids"} for e in examples]
         batch = to_device(self.task.pad(inputs), device)
         if self.task.settings.config.model_type == "encoder-decoder":
@@ -179,7 +171,7 @@ class Seq2Seq(Architecture):
         if is_whisper(self.task.tokenizer):
             opening = [[self.start, *example.notes["given"]] for example in examples]
             batch["decoder_input_ids"] = torch.tensor(opening, device=device)
-        lines: list[list[int]] = self.generate(model, batch, **options).tolist()
+        lines: list[list[int]] = self.generate(model, batch, **options)[:, 1 + len(self.given) :].tolist()
         return lines
 
     @property

@@ -55,7 +55,7 @@ class Prediction:
     """The model's answer to one example, and its loss: Σ CE in nats over `count` labelled predictions.
 
     `score` ranks the answers of several examples of one row (the strides of a long text). `start` is the character at
-    which an answer begins that is a part of the row's text.
+    which an answer begins that is a part of the row's text. `cut`: it was written to the most tokens, without an end.
     """
 
     value: Any
@@ -64,3 +64,4 @@ class Prediction:
     count: float
     score: float = 0.0
     start: int | None = None
+    cut: bool = False

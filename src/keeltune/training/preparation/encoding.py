@@ -70,8 +70,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     student = ComparedStudent(recipe, reading.task_class, processor, settings, labelled.rows)
     references = compatible_references(student, [] if reading.reference_is_start else reading.reference_models)
     log.notices += [files.notice for files in references if files.notice]
-    asked = recipe.generation
-    if "max_new_tokens" in asked.model_fields_set and settings.max_new_tokens < asked.max_new_tokens:
+    if settings.max_new_tokens < (recipe.generation.max_new_tokens or 0):
         log.notices.append(f"max_new_tokens is {settings.max_new_tokens}: the model has places for no more")
     alike = [files.bounds for files in references if files.companion is None and not student.only_writes]
     settings = replace(settings, bounds=read_by_all(settings.bounds, alike))

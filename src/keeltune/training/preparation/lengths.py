@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keeltune.models import positions
+from keeltune.recipe.generation_fields import MOST_NEW_TOKENS
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown
 
@@ -31,8 +32,16 @@ def reading_length(requested: int | None, shape: Any, processor: Any, task_class
     return bound if requested is None else requested
 
 
-def generation_length(requested: int, shape: Any, max_length: int | None) -> int:
+BOUNDED = ("whisper",)
+"""Architectures whose answers are bounded by what they hear at once, 30 seconds of speech: they write to their end,
+however fast it is spoken, where the recipe names no other bound."""
+
+
+def generation_length(requested: int | None, shape: Any, max_length: int | None) -> int:
     """The most tokens that are generated: no more than a decoder has places for, behind a prompt where it reads one."""
+    if requested is None:
+        bounded = positions.target_positions(shape) if shape.config.model_type in BOUNDED else None
+        requested = bounded or MOST_NEW_TOKENS
     if getattr(shape.config, "is_encoder_decoder", False):
         return min(requested, positions.target_positions(shape) or requested)
     return requested if max_length is None or requested < max_length else max(1, max_length // 2)
