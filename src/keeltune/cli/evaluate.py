@@ -18,10 +18,18 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="Labelled rows: a file, a folder or hub:NAME.")],
     task: TaskName = None,
     column: ColumnNames = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="What a bare model that writes is asked: {columns} in a text, or JSON messages."),
+    ] = None,
+    normalizer: Annotated[
+        str | None, typer.Option("--normalizer", help="How transcripts are made alike, as evaluation.normalizer.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only the result, as JSON, on stdout.")] = False,
 ) -> None:
     """Score a model on labelled rows, with 95 % intervals."""
-    result = inference.evaluate(model, data, task=task, columns=column_names(column))
+    columns = column_names(column)
+    result = inference.evaluate(model, data, task=task, columns=columns, prompt=prompt, normalizer=normalizer)
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return

@@ -15,6 +15,7 @@ from keeltune.evaluation import prediction, test_set_looks
 from keeltune.evaluation.calibration import tempered
 from keeltune.evaluation.scores import score
 from keeltune.runs import prediction_file, run_folder
+from keeltune.runs.call_options import CallOptions, Given
 from keeltune.runs.opened_model import OpenedModel, open_model, read_rows
 from keeltune.tasks.common import language
 from keeltune.tasks.common.example import Example, Prediction
@@ -36,6 +37,8 @@ def evaluate(
     *,
     task: str | None = None,
     columns: Mapping[str, str] | None = None,
+    prompt: Given | None = None,
+    normalizer: str | None = None,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Scores a model on labelled rows.
@@ -43,13 +46,16 @@ def evaluate(
     Args:
         model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
+        prompt: what a bare model that writes is asked: a text with columns in braces, or messages {role, content},
+            also as JSON; None: what it was taught with, else the task's own. A run has its recipe's.
+        normalizer: how transcripts are made alike, as `evaluation.normalizer`; None: the run's.
     Returns {"metrics": {name: value}, "intervals": {name: [low, high]}, "rows": n}, intervals 95 % over rows, or
     over the clusters that the run's recipe names. A run's `looks.jsonl` counts how often its model has been scored on
     these very rows.
     Raises: UserError with every problem of the model and the rows.
     """
     display = display or Display()
-    opened = open_model(model, task)
+    opened = open_model(model, task, options=CallOptions(prompt, normalizer))
     found, problems = read_rows(opened, str(data_file), opened.columns, columns)
     if opened.label_map is not None:
         found, unknown = apply_label_map(found, opened.label_map)

@@ -18,6 +18,7 @@ from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
 from keeltune.runs import run_folder
+from keeltune.runs.call_options import CallOptions
 from keeltune.tasks.common.language import Language
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
@@ -28,6 +29,9 @@ from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
 from keeltune.utils.device import this_device
 from keeltune.utils.errors import Problem, UserError, shown
+
+NO_OPTIONS = CallOptions()
+"""Of a call that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,18 @@ class OpenedModel:
 
 @loading.quiet_transformers()
 def open_model(
-    model: str | Path, task: str | None, evaluation: Evaluation | None = None, *, outside: bool = False
+    model: str | Path,
+    task: str | None,
+    evaluation: Evaluation | None = None,
+    *,
+    outside: bool = False,
+    options: CallOptions = NO_OPTIONS,
 ) -> OpenedModel:
     """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given.
 
     `evaluation` names the metrics, None: the run's recipe does. `outside`: what the folder names of other packages is
     imported too, its task and metrics: only where the folder was made from a recipe that the user names. Elsewhere
-    UserError for such a task, so that a folder from somebody else executes nothing.
+    UserError for such a task, so that a folder from somebody else executes nothing. `options`: of the call.
     """
     folder, where = Path(model), str(model)
     past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
@@ -59,15 +68,18 @@ def open_model(
     task_class = find_task(name, where, "--task")
     source = model_files.locate(where, Path, where, "model")
     task_class = task_class.for_model(configuration.read_config(source, where, "model"))
+    asked = options.asked(where, of_run=past is not None, writes=task_class.generates)
     stored = _load(task_class, name, source, where)
     scored_by = evaluation or (past.evaluation if past else Evaluation())
+    made = _settings(past, task_class, stored, where)
     settings = replace(
-        _settings(past, task_class, stored, where),
+        made,
+        prompt=made.prompt if asked is None else asked,
         metrics=tuple(metric for metric in scored_by.metrics if outside or ":" not in metric),
         metric=scored_by.metric,
         language=_stored_language(folder),
         bleu_tokenizer=scored_by.bleu_tokenizer,
-        normalizer=scored_by.normalizer,
+        normalizer=options.normalizer or scored_by.normalizer,
         spellings=processors.spellings(stored.loaded.processor),
     )
     device = this_device()
@@ -75,6 +87,8 @@ def open_model(
     opened = task_class(stored.loaded.processor, settings)
     if faults := [f for f in opened.recipe_faults() if f.field in ("languages", "model")]:
         raise UserError([Problem(where, f.field, f.found, f.expected, f.fix) for f in faults])
+    if problems := options.faults(opened, where):
+        raise UserError(problems)
     opened.adopt(stored.loaded.model, stored.loaded.processor)
     return OpenedModel(
         stored.loaded.model.to(device),
