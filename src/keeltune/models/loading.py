@@ -167,7 +167,7 @@ def load(
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **held.arguments(),
+            **held.arguments(partial(skeleton, config, auto_model, where, field)),
         ),
         source,
         where,

@@ -65,6 +65,14 @@ def add_adapter(model: Any, lora: Lora, *, train_head: bool = True, fresh: Seque
     return adapted
 
 
+def load_adapter(model: Any, trained: Any) -> None:
+    """The adapter of `trained`, and what it trained whole, into a model that has the same one."""
+    import peft
+
+    state = peft.get_peft_model_state_dict(trained, save_embedding_layers=False)
+    peft.set_peft_model_state_dict(model, state)
+
+
 def _trained_whole(model: Any, train_head: bool, fresh: Sequence[str]) -> list[str]:
     """The modules outside the base model, and those that no checkpoint held."""
     base = model.base_model_prefix

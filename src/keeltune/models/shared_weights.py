@@ -32,7 +32,7 @@ def share(model: nn.Module, other: nn.Module) -> int:
     for name, weight in list(frozen_weights(model)):
         found = theirs.get(name)
         if found is not None and _equal(weight, found) and id(weight) not in taken:
-            taken[id(weight)] = nn.Parameter(found.detach(), requires_grad=False)
+            taken[id(weight)] = _on_the_storage_of(found)
             saved += weight.numel() * weight.element_size()
     _replace(model, taken)
     return saved
@@ -40,7 +40,7 @@ def share(model: nn.Module, other: nn.Module) -> int:
 
 def copy_of(model: Any) -> Any:
     """A copy of a model whose frozen weights are the model's own; those that an adapter trains are copied."""
-    shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for _, weight in frozen_weights(model)}
+    shared = {id(weight): _on_the_storage_of(weight) for _, weight in frozen_weights(model)}
     return copy.deepcopy(model, dict[int, Any](shared))
 
 
@@ -59,9 +59,18 @@ def frozen_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield WRAPPED.sub("", name), weight
 
 
+def _on_the_storage_of(weight: nn.Parameter) -> nn.Parameter:
+    """A parameter of its own; a quantised one as it is, which never trains and carries its scales with it."""
+    return weight if type(weight) is not nn.Parameter else nn.Parameter(weight.detach(), requires_grad=False)
+
+
 def _equal(mine: Tensor, theirs: Tensor) -> bool:
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return False
+    if (quantised := getattr(theirs, "quant_state", None)) is not None:
+        scales = getattr(getattr(mine, "quant_state", None), "absmax", None)
+        if scales is None or not torch.equal(scales.to(theirs.device), quantised.absmax):
+            return False
     return torch.equal(mine.detach().to(theirs.device), theirs.detach())
 
 

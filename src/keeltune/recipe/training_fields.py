@@ -33,10 +33,11 @@ class Lora(Declared):
     rslora: bool = Field(
         default=False, description="Rank-stabilised scale alpha / √rank (arXiv:2312.03732), for ranks of 64 and more."
     )
-    base: Literal["auto", "fp32", "bf16"] = Field(
+    base: Literal["auto", "fp32", "bf16", "4bit"] = Field(
         default="auto",
         description="How the frozen weights are held while training; adapters and heads are float32. bf16 needs half "
-        "the memory; auto: bf16 where `training.precision` is, or is found to be, bf16.",
+        "the memory; auto: bf16 where `training.precision` is, or is found to be, bf16. 4bit needs an eighth and "
+        "rounds far more: NF4 by bitsandbytes, which takes a GPU and `pip install 'keeltune[4bit]'`.",
     )
 
     @property
@@ -45,8 +46,8 @@ class Lora(Declared):
         return self.alpha if self.alpha is not None else (8.0 if self.rslora else 2.0 * self.rank)
 
     def base_in(self, precision: str) -> str:
-        """How the frozen weights are held in a run of this precision: fp32 or bf16."""
-        return precision if self.base == "auto" else self.base
+        """How the frozen weights are held in a run of this precision, but for those in four bits: fp32 or bf16."""
+        return {"auto": precision, "4bit": "bf16"}.get(self.base, self.base)
 
 
 class Training(Declared):

@@ -30,12 +30,24 @@ def training_faults(recipe: Recipe) -> Iterator[Problem]:
             expected = f"either {usual} or {other}{location}"
             field = f"training.{other if written else usual}"
             yield recipe.problem(field, expected=expected, fix="keep exactly one of the two")
+    if training.lora is not None and training.lora.base == "4bit":
+        yield from _four_bit_faults(recipe)
     if training.attention.startswith("flash") and training.precision == "fp32":
         expected = "another attention: this one takes half precision alone, and precision is fp32"
         yield recipe.problem("training.attention", expected=expected, fix="write precision: bf16, or attention: sdpa")
     if training.passed:
         yield from _passed_faults(recipe)
     yield from _regularizer_faults(recipe)
+
+
+def _four_bit_faults(recipe: Recipe) -> Iterator[Problem]:
+    """What a quantised base cannot be: a part of a model, a new one, or the body of two heads."""
+    if not isinstance(recipe.model, str):
+        expected = "another base: only a whole model that was trained is quantised"
+        yield recipe.problem("training.lora.base", expected=expected, fix="write base: bf16")
+    if recipe.objective.anchor_head != "task":
+        expected = "another base: a second head reads the body as it is stored at the end"
+        yield recipe.problem("training.lora.base", expected=expected, fix="write base: bf16")
 
 
 def _regularizer_faults(recipe: Recipe) -> Iterator[Problem]:

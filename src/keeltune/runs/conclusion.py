@@ -27,6 +27,7 @@ from keeltune.runs import digests, final_stage
 from keeltune.runs import result as results
 from keeltune.runs.run_folder import Run
 from keeltune.runs.start import Start
+from keeltune.training import build
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import SCORED
 from keeltune.training.trainer import KeelTrainer
@@ -78,7 +79,8 @@ def _final_model(
     if job.material.recipe.training.lora is not None:
         if is_main_process():
             saving.save_adapter(model, job.student.processor, folder / "adapter")
-        model = model.float()
+        four_bit = job.material.recipe.training.lora.base == "4bit"
+        model = build.out_of_four_bits(job) if four_bit else model.float()
         for reference in job.live_reference.loaded:
             shared_weights.own(reference.model, model)
         model = model.merge_and_unload()  # what is scored is what is stored, and read again in float32

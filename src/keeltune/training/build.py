@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from keeltune.models import model_files
+from keeltune.models.four_bit import take_out
 from keeltune.models.loading import Loaded
-from keeltune.models.lora import add_adapter
+from keeltune.models.lora import add_adapter, load_adapter
 from keeltune.objective.formula import Objective, confidence_weight, find_divergence
 from keeltune.objective.references.reference import Reference
 from keeltune.recipe.fields import Recipe
@@ -29,7 +30,7 @@ from keeltune.training.preparation.row_encoding import heard
 from keeltune.training.reference_choice import ReferenceChoice, choose_reference, live_reference
 from keeltune.training.regularization import regularizers_of
 from keeltune.training.streams import collate_for_reference, training_plan
-from keeltune.training.student import frozen_dtype, initial_student
+from keeltune.training.student import initial_student, student_holding
 from keeltune.utils.device import autocast as autocast_on
 from keeltune.utils.device import choose_precision, this_device
 from keeltune.utils.distributed import world_size
@@ -50,13 +51,14 @@ def prepared(material: Material, display: Display, precision: str | None = None)
     precision = precision or choose_precision(recipe.training.precision, device, world_size())
     autocast = autocast_on(precision, device)
     torch.manual_seed(recipe.seed)  # a new head is drawn from it
-    dtype = frozen_dtype(material, precision)
-    student = initial_student(material, dtype)
+    held = student_holding(material, precision)
+    student = initial_student(material, held)
     notes = task.adopt(student.model, student.processor, material.examples["train"])
     student.model.to(device)
     if listened := heard(task, student.model, material.rows, material.encoded, device):
         notes += [*listened, *task.adopt(student.model, student.processor, material.examples["train"])]
-    notes += [] if dtype == torch.float32 else ["the frozen weights are held in bfloat16; what trains is float32"]
+    bits = "four bits" if held.four_bit else "bfloat16"
+    notes += [] if held.dtype == torch.float32 else [f"the frozen weights are held in {bits}; what trains is float32"]
     student = replace(student, notes=(*student.notes, *notes))
     task.annotate(student.model.config, material.examples["train"])
     try_model(student.model, task, material.examples["train"], device, (recipe.where("model"), "model"))
@@ -132,6 +134,19 @@ def _anchor_head(material: Material, start: Prepared) -> tuple[AnchorHead, Refer
     head, reference = anchor_head.make(material, start.student, start.autocast, start.device)
     source = ReferenceSource(reference.kind, f"its head: {recipe.objective.anchor_head}")
     return head, ReferenceChoice(source, reference)
+
+
+def out_of_four_bits(job: Job) -> Any:
+    """The trained model, adapter and all, in float32 on the numbers that its quantised weights stand for."""
+    material, task = job.material, job.material.task
+    with torch.random.fork_rng():
+        plain = replace(initial_student(material), fresh=job.student.fresh)
+        task.adopt(plain.model, plain.processor, material.examples["train"])
+        task.annotate(plain.model.config, material.examples["train"])
+        take_out(plain.model, job.student.model)
+        adapted = _adapted(material, plain)
+    load_adapter(adapted, job.model)
+    return adapted.to(job.device).eval()
 
 
 def _adapted(material: Material, student: Loaded) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from keeltune.models.adapters import adapters_on
 from keeltune.models.holding import Holding
 from keeltune.training.preparation.material import Material
-from keeltune.training.student import frozen_dtype
+from keeltune.training.student import frozen_dtype, student_holding
 from keeltune.utils.device import DTYPES
 
 
@@ -22,8 +23,9 @@ def holding_of(material: Material, source: str, precision: str) -> Holding:
     spec = material.recipe.reference_spec()
     on_base = _lies_on_students_base(material, source)
     asked = "auto" if spec is None else spec.held
-    dtype = frozen_dtype(material, precision) if on_base else torch.float32
-    return Holding(dtype if asked == "auto" else DTYPES[asked], merged=not on_base)
+    if on_base and asked == "auto":
+        return replace(student_holding(material, precision), merged=False)
+    return Holding(torch.float32 if asked == "auto" else DTYPES[asked], merged=not on_base)
 
 
 def start_dtype(material: Material, precision: str) -> torch.dtype:

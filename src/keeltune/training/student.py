@@ -6,7 +6,8 @@ import torch
 
 from keeltune.models import half_precision, initialization, loading, surgery
 from keeltune.models.attention_choice import choose_attention
-from keeltune.models.holding import Holding
+from keeltune.models.four_bit import take_out
+from keeltune.models.holding import FLOAT32, Holding
 from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.training.preparation.material import Material
 from keeltune.training.regularization import regularizers_of
@@ -23,8 +24,26 @@ def frozen_dtype(material: Material, precision: str) -> torch.dtype:
     return torch.float32 if unfit else DTYPES[lora.base_in(precision)]
 
 
-def initial_student(material: Material, dtype: torch.dtype = torch.float32) -> loading.Loaded:
-    """The student before training, its weights held in `dtype`. Without a new head it is the same each time."""
+def student_holding(material: Material, precision: str) -> Holding:
+    """How the student's weights are held in a run of this precision, all of them."""
+    lora = material.recipe.training.lora
+    return Holding(frozen_dtype(material, precision), four_bit=lora is not None and lora.base == "4bit")
+
+
+def start_in_float32(material: Material, precision: str) -> loading.Loaded:
+    """The student before training in float32, its numbers those that the weights stand for as they are held."""
+    held = student_holding(material, precision)
+    start = initial_student(material, held)
+    if not held.four_bit:
+        start.model.float()
+        return start
+    plain = initial_student(material)
+    take_out(plain.model, start.model)
+    return plain
+
+
+def initial_student(material: Material, held: Holding = FLOAT32) -> loading.Loaded:
+    """The student before training, held as `held` says. Without a new head it is the same each time."""
     recipe, task = material.recipe, material.task
     if isinstance(recipe.model, NewModel):
         student = initialization.load(
@@ -40,7 +59,7 @@ def initial_student(material: Material, dtype: torch.dtype = torch.float32) -> l
             where=recipe.where("model"),
             field="model",
             reads=task.reads,
-            held=Holding(dtype),
+            held=held,
         )
     if isinstance(recipe.model, StudentFrom):
         student = surgery.cut_layers(

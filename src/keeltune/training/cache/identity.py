@@ -22,6 +22,7 @@ from keeltune.models.adapters import adapter_of
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.material import Material
 from keeltune.training.reference_holding import held_in
+from keeltune.training.student import student_holding
 from keeltune.utils.digests import canonical, digest_of, file_digest
 
 VERSION = 1
@@ -135,7 +136,8 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
 def _held(material: Material, precision: str) -> dict[str, str]:
     """How the weights of the reference are held, where they are not all in float32."""
     held = held_in(material, precision)
-    return {"held": ", ".join(map(str, held))} if any(dtype != torch.float32 for dtype in held) else {}
+    names = {"held": ", ".join(map(str, held))} if any(dtype != torch.float32 for dtype in held) else {}
+    return names | ({"bits": "4"} if student_holding(material, precision).four_bit else {})
 
 
 def rows_digest(material: Material, split: str) -> str:

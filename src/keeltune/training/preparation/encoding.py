@@ -9,6 +9,7 @@ from typing import Any
 from keeltune.data.dataset import Row
 from keeltune.models import loading, processors, surgery
 from keeltune.models.attention_choice import attention_problem
+from keeltune.models.four_bit import four_bit_problem
 from keeltune.models.generation import stored_generation
 from keeltune.models.lora import adapter_problem
 from keeltune.models.vocabulary import CTC, bounds_of, read_by_all
@@ -126,6 +127,8 @@ def _check_surgery(recipe: Recipe, config: Any, auto_model: str) -> None:
         where = recipe.where("model.layers")
         surgery.student_config(config, auto_model, recipe.model.chosen_layers, where, "model.layers")
     if lora := recipe.training.lora:
+        if lora.base == "4bit" and (problem := four_bit_problem(recipe.where("training.lora.base"))):
+            raise UserError(problem)
         where = recipe.where("training.lora.target_modules")
         if problem := adapter_problem(config, auto_model, lora.target_modules, where):
             raise UserError(problem)
