@@ -53,15 +53,15 @@ def change(
         for name, value in after.metrics.items()
     }
     metric = task.metrics[0]
-    lost = [_row(old, new) for old, new in zip(*lines, strict=True) if _fell(old["score"], new["score"])]
-    won = sum(_fell(new["score"], old["score"]) for old, new in zip(*lines, strict=True))
+    lost = [lost_row(old, new) for old, new in zip(*lines, strict=True) if fell(old["score"], new["score"])]
+    won = sum(fell(new["score"], old["score"]) for old, new in zip(*lines, strict=True))
     return {
         "rows": len(rows),
         "clusters": None if groups is None else int(groups.max()) + 1,
         "metric": metric,
         "metrics": metrics,
         "retention": retention(before.metrics[metric], after.metrics[metric], metric),
-        "mcnemar": None if groups is not None else _mcnemar(lines, len(lost), won),
+        "mcnemar": None if groups is not None else mcnemar_of(lines, len(lost), won),
         "by_label": _by_label(before.details.get("by_label"), after.details.get("by_label")),
         "slices": _slices(task, rows, before.table, after.table, metric, lengths, groups),
         "lost": lost,
@@ -78,17 +78,17 @@ def retention(before: float, after: float, metric: str) -> float | None:
     return after / before if before > 0 else None
 
 
-def _fell(old: float, new: float) -> bool:
+def fell(old: float, new: float) -> bool:
     """Right before and wrong now; of graded answers, less than half as good."""
     return new < old / 2
 
 
-def _row(old: Line, new: Line) -> dict[str, Any]:
+def lost_row(old: Line, new: Line) -> dict[str, Any]:
     both = {"before": old["prediction"], "after": new["prediction"]}
     return {"row": new["row"], "key": new["key"], **both, "gold": new["gold"]}
 
 
-def _mcnemar(lines: tuple[Sequence[Line], Sequence[Line]], lost: int, won: int) -> dict[str, Any] | None:
+def mcnemar_of(lines: tuple[Sequence[Line], Sequence[Line]], lost: int, won: int) -> dict[str, Any] | None:
     """McNemar's exact test: of the rows that changed sides, is one side commoner than by chance? Else None."""
     if not all(line["score"] in (0, 1) for split in lines for line in split):
         return None

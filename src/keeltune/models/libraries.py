@@ -11,6 +11,7 @@ EXTRAS = {
     "PIL": "vision",
     "pycocoevalcap": "vision",
     "soundfile": "speech",
+    "lm_eval": "lm-eval",
     "sentencepiece": "sentencepiece",
     "tiktoken": "sentencepiece",
     "sacremoses": "sentencepiece",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from keeltune.recipe.field_types import (
     AsList,
@@ -47,6 +47,21 @@ class NamedTest(Declared):
         return plain(self.prompt)
 
 
+class HarnessTasks(Declared):
+    """Tasks of the lm-evaluation-harness: `{tasks: [arc_easy], limit: 200}`; a bare list names them alone."""
+
+    tasks: Annotated[list[Text], Field(min_length=1)] = Field(
+        description="Names of its tasks; a group or a tag stands for each of its tasks."
+    )
+    limit: PositiveInt | None = Field(default=None, description="The first rows of each task alone; null: all.")
+    num_fewshot: NonNegativeInt | None = Field(
+        default=None, description="Worked examples before each question; null: as many as the task says."
+    )
+    include_path: Text | None = Field(
+        default=None, description="A folder of task files (YAML) of your own; code that they name is run."
+    )
+
+
 class Source(Declared):
     """The old domain: forgetting is measured on it, and it can carry the anchor."""
 
@@ -62,6 +77,16 @@ class Source(Declared):
         description="Scored before and after training, into `metrics.source`; or a list of named sets, each with a "
         "task of its own, into `abilities`.",
     )
+
+    lm_eval: Annotated[AsList[Text] | AsMapping[HarnessTasks], ByKind] | None = Field(
+        default=None,
+        description="Tasks of the lm-evaluation-harness, for decoders: scored before and after, into `abilities`.",
+    )
+
+    @property
+    def harness(self) -> HarnessTasks | None:
+        """`lm_eval`, a bare list as its tasks."""
+        return HarnessTasks(tasks=self.lm_eval) if isinstance(self.lm_eval, list) else self.lm_eval
 
     @property
     def named_tests(self) -> list[NamedTest]:

@@ -24,6 +24,9 @@ def change_paths(values: dict[str, Any], is_local: Callable[[str], bool], change
     for i, test in enumerate(tests if isinstance(tests, list) else []):
         if isinstance(test, dict) and isinstance(test.get("data"), str) and not test["data"].startswith("hub:"):
             test["data"] = change(f"data.source.test.{i}.data", test["data"])
+    harness = (data.get("source") or {}).get("lm_eval")
+    if isinstance(harness, dict) and isinstance(harness.get("include_path"), str):
+        harness["include_path"] = change("data.source.lm_eval.include_path", harness["include_path"])
     for name in values.keys() & {"model", "reference"}:
         values[name] = _changed_model(values[name], name, lambda field, v: change(field, v) if is_local(v) else v)
     for section, name in (("reference", "cache"), ("evaluation", "terms")):

@@ -36,6 +36,7 @@ def source_faults(recipe: Recipe, stand_in: bool) -> Iterator[Problem]:
             fix = f"leave it out, or add {name}"
             yield recipe.problem(f"data.mix.{field}", expected=f"rows to mix in: {name} is missing", fix=fix)
     yield from _named_test_faults(recipe)
+    yield from _harness_faults(recipe)
     yield from _anchor_head_faults(recipe, anchors)
     yield from _start_faults(recipe)
 
@@ -49,6 +50,14 @@ def _named_test_faults(recipe: Recipe) -> Iterator[Problem]:
     if names and recipe.objective.anchor_head != "task":
         expected = f"a file: with anchor_head: {recipe.objective.anchor_head} a second head answers the old rows"
         yield recipe.problem("data.source.test", expected=expected, fix="name one file, or write anchor_head: task")
+
+
+def _harness_faults(recipe: Recipe) -> Iterator[Problem]:
+    """Its tasks are asked of models that write."""
+    field = "data.source.lm_eval"
+    if recipe.data.source.lm_eval is not None and not task_allows(recipe, "generates"):
+        expected = f"no lm_eval: its tasks ask a decoder for texts, and {recipe.task} writes none"
+        yield recipe.problem(field, expected=expected, fix="leave it out, or name rows of your own: data.source.test")
 
 
 def _start_faults(recipe: Recipe) -> Iterator[Problem]:

@@ -41,7 +41,7 @@ def bytes_of_run(job: Job, arguments: TrainingArguments, schedule: EvaluationSch
     model = whole * (2 if job.half is not None else 4) + buffers
     material = job.material
     scored = [*(material.rows[split] for split in SCORED), *(test.rows for test in material.named_tests)]
-    rows = 2 * sum(map(len, scored))
+    rows = 2 * (sum(map(len, scored)) + sum(task.rows for task in material.harness))
     return {
         "checkpoints": copies * (int(trained * (1 + moments + averages)) + buffers + A_CHECKPOINT),
         "best weights": copies * (trained + buffers) if keeps_best else 0,

@@ -65,6 +65,9 @@ class Inputs(TrainerCallback):
             self._states |= {path: _state(path) for path in paths}
             names = [model_files.fingerprint(s) for s in sources if s != NEW and not Path(s).is_dir()]
             self._hub |= {field: names} if names else {}
+        if of_harness := [task.file for task in material.harness if task.file is not None]:
+            self.files |= {"data.source.lm_eval": of_harness}
+            self._states |= {path: _state(path) for path in of_harness}
         for path, state in self._states.items():
             if state is not None:
                 self._entries[path] = manifest.entry(path) if _state(path) == state else MOVING

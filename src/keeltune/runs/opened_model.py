@@ -191,6 +191,8 @@ def _tasks_of_abilities(folder: Path, target: Task, *, outside: bool) -> dict[st
     tasks: dict[str, Task] = {}
     run = run_folder.finished(folder)
     for ability in ((run.result.get("abilities") or {}) if run else {}).values():
+        if "harness" in ability:  # whose tasks are no tasks of ours
+            continue
         asked = find_task(ability["task"], str(folder), "task") if outside or ":" not in ability["task"] else None
         if asked is None:
             continue

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keeltune.evaluation import bootstrap, overfitting
+from keeltune.evaluation import bootstrap, harness_change, overfitting
 from keeltune.evaluation.intervals import intervals
 from keeltune.evaluation.scores import table_of
 from keeltune.evaluation.seed_bootstrap import clustered, draws, grouped, over_seeds
@@ -137,18 +137,20 @@ def _forgetting(tasks: Mapping[str, Task], folders: Sequence[Path], results: Seq
 
 
 def _abilities(tasks: Mapping[str, Task], folders: Sequence[Path], results: Sequence[Result]) -> dict[str, Any] | None:
-    """The changes of the named sets, pooled as those of the domains are."""
+    """The changes of the named sets, pooled as those of the domains are, and those of the harness's tasks."""
     first = results[0].get("abilities")
     if not first:
         return None
-    return {
-        name: {
-            **{key: ability[key] for key in ("task", "split", "language")},
-            **_change(tasks[ability["split"]], folders, [result["abilities"][name] for result in results]),
-        }
-        for name, ability in first.items()
-        if ability["split"] in tasks
-    }
+    pooled = {}
+    for name, ability in first.items():
+        changes = [result["abilities"][name] for result in results]
+        if "harness" in ability:
+            before, after = (_lines(folders, where, ability["split"]) for where in ("before", ""))
+            pooled[name] = harness_change.pooled(changes, before, after)
+        elif ability["split"] in tasks:
+            named = {key: ability[key] for key in ("task", "split", "language")}
+            pooled[name] = named | _change(tasks[ability["split"]], folders, changes)
+    return pooled
 
 
 def _change(task: Task, folders: Sequence[Path], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from keeltune.evaluation import abilities, overruled_labels, split_scores, teacher_report
+from keeltune.evaluation.abilities import Abilities
 from keeltune.evaluation.scores import Scores
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.ensemble import Ensemble
@@ -31,11 +32,11 @@ from keeltune.utils.progress import Display
 
 @dataclass(frozen=True)
 class Start:
-    """The scores of each split before training, None where the head is new; `abilities`: those of the named sets;
+    """The scores of each split before training, None where the head is new; `abilities`: of what else it can do;
     `teacher`: `reference.gate` of `result.json`; `overruled`: its `veto`; `inputs`: the files that have been read."""
 
     scores: Mapping[str, Scores | None]
-    abilities: Mapping[str, Scores]
+    abilities: Abilities
     teacher: dict[str, Any] | None
     overruled: dict[str, Any] | None
     inputs: Inputs
@@ -46,7 +47,7 @@ def measure(job: Job, inputs: Inputs, folder: Path, display: Display) -> Start:
     _require_independent_rows(job)
     _self_test(job)
     scores = split_scores.before(job, folder, display)
-    tested = {} if job.student.fresh else abilities.scores(job, job.model, folder / "predictions" / "before", display)
+    tested = abilities.before(job, folder, display)
     teacher = teacher_report.teacher_report(job, scores["validation"], display)
     for line in teacher_findings.findings(teacher):
         display.say(line)

@@ -48,15 +48,18 @@ def _overdrawn(budget: Mapping[str, Any] | None) -> list[str]:
 
 def _change(domain: str, change: Mapping[str, Any]) -> str:
     metric = change["metrics"][change["metric"]]
-    low, high = metric["interval"]
+    interval = ""
+    if metric["interval"] is not None:  # of a few metrics of other libraries there is none
+        low, high = metric["interval"]
+        interval = Message(" ({low:+.4f} to {high:+.4f})", low=low, high=high)
     known = change["retention"] is not None and domain != "target"
     rows = ""
     if change["lost"] is not None:  # of several seeds no one row is lost
         rows = Message("; {lost} rows lost, {won} won", lost=len(change["lost"]), won=change["won"])
     what = f"{domain} ({change['task']})" if "task" in change else Message(DOMAINS[domain])
     return Message(
-        "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f} ({low:+.4f} to {high:+.4f}){kept}{rows}",
-        what=what, metric=change["metric"], low=low, high=high, rows=rows,
+        "{what}: {metric} {before:.4f} -> {after:.4f}, change {change:+.4f}{interval}{kept}{rows}",
+        what=what, metric=change["metric"], interval=interval, rows=rows,
         kept=Message(", {share:.1%} kept", share=change["retention"]) if known else "",
         **{key: metric[key] for key in ("before", "after", "change")},
     )  # fmt: skip

@@ -77,8 +77,8 @@ def _chart(run: FinishedRun) -> str:
             bars.append((label + run.units.mark(change["split"]), metric["change"], *metric["interval"]))
     for name, change in (run.result.get("abilities") or {}).items():
         metric = change["metrics"][change["metric"]]
-        bars.append((run.say("{what}: {metric}", what=name, metric=change["metric"]), metric["change"],
-                     *metric["interval"]))  # fmt: skip
+        ends = metric["interval"] or [metric["change"], metric["change"]]
+        bars.append((run.say("{what}: {metric}", what=name, metric=change["metric"]), metric["change"], *ends))
     return charts.ranges(bars, run.say("change since before training, 95 % interval")) if bars else ""
 
 

@@ -11,6 +11,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
+from keeltune.training.preparation.harness_tasks import HarnessTask
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem
 
@@ -48,6 +49,7 @@ class Material:
     anchor_task          the task of the second head (`objective.anchor_head`), or None
     source_task          the task that scores the source domain's rows: `task`, or the same in their language
     named_tests          the sets of `data.source.test`, where that is a list
+    harness              the tasks of `data.source.lm_eval`
     notices, warnings, skipped   what users should know; what is doubtful; faults of rows that were left out
     sampled              whether only some rows of large splits are encoded
     """
@@ -70,6 +72,7 @@ class Material:
     skipped: list[Problem] = field(default_factory=list)
     sampled: bool = False
     named_tests: Sequence[TestSet] = ()
+    harness: Sequence[HarnessTask] = ()
 
     @property
     def examples(self) -> dict[str, list[Example]]:

@@ -16,6 +16,7 @@ from keeltune.data.dataset import spread
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.encoding import Encoded, encode
 from keeltune.training.preparation.error_list import all_listed
+from keeltune.training.preparation.harness_tasks import harness_tasks
 from keeltune.training.preparation.labelling import Labelled, label
 from keeltune.training.preparation.material import Material
 from keeltune.training.preparation.named_tests import named_tests
@@ -50,9 +51,10 @@ def prepare(
         encoded = encode(recipe, reading, labelled, log, limit)
         check(recipe, encoded, log)
         tests = named_tests(recipe, encoded.task, log, limit)
+        harness = harness_tasks(recipe, encoded.task.settings.auto_model, log)
         log.raise_errors()
     material = _material(recipe, reading, labelled, encoded, log, limit)
-    material.named_tests = tests
+    material.named_tests, material.harness = tests, harness
     require_enough_rows(material)
     return material
 
