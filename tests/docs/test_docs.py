@@ -26,7 +26,7 @@ from keeltune.cli.app import app
 from keeltune.recipe.fields import NewModel, StudentFrom
 from keeltune.training.run_identity import CHANGEABLE
 from keeltune.utils import registry
-from tests.docs.test_examples import SMALL
+from tests.docs.test_examples import longest, save_small
 from tests.helpers.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ def material(tmp_path_factory):
     def of(task: str) -> Path:
         if task not in made:
             made[task] = tmp_path_factory.mktemp("model") / "model"
-            FAMILIES[task].save(made[task], SMALL[task], 0)
+            save_small(task, made[task])
         return made[task]
 
     return of
@@ -209,6 +209,9 @@ def test_a_recipe_passes_check(text, tmp_path, material):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             family.write(tmp_path / name)
             _rename(tmp_path / name, data.columns)
+    for named in old.test if isinstance(old.test, list) else ():
+        (tmp_path / named.data).parent.mkdir(parents=True, exist_ok=True)
+        FAMILIES[named.task or loaded.task].write(tmp_path / named.data)
     changes = []
     for name in _models(loaded):
         if not (tmp_path / name).exists():
@@ -220,7 +223,7 @@ def test_a_recipe_passes_check(text, tmp_path, material):
         changes.append("model.layers=1")
     for name in ("max_length", "target_max_length"):
         if asked := getattr(loaded, name):
-            changes.append(f"{name}={min(asked, 48)}")
+            changes.append(f"{name}={min(asked, longest(loaded.task))}")
     done = CliRunner().invoke(app, ["check", str(file), *changes], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "ready to train" in done.output

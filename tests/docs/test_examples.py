@@ -57,18 +57,28 @@ SMALL = {
 """The architecture of the small model that each task's recipes are run with."""
 
 
+def longest(task: str) -> int:
+    """What its small model reads at once, in tokens."""
+    return 90 if SMALL[task] == "llama" else 48
+
+
+def save_small(task: str, folder: Path) -> None:
+    """The small model of a task's recipes; a decoder with a chat template, as those that the recipes name have."""
+    FAMILIES[task].save(folder, SMALL[task], 0)
+    if SMALL[task] == "llama":
+        words = transformers.AutoTokenizer.from_pretrained(folder)
+        words.chat_template = KINDS["llama-2"].template
+        words.save_pretrained(folder)
+
+
 @pytest.mark.slow  # a training for each recipe of the examples
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_trains(path, tmp_path):
     from keeltune.runs import run
 
     task_name = recipe.load(path).task
-    family, model = FAMILIES[task_name], tmp_path / "model"
-    family.save(model, SMALL[task_name], 0)
-    if SMALL[task_name] == "llama":  # a chat model, as the recipes' own
-        words = transformers.AutoTokenizer.from_pretrained(model)
-        words.chat_template = KINDS["llama-2"].template
-        words.save_pretrained(model)
+    model = tmp_path / "model"
+    save_small(task_name, model)
     for name in re.findall(r"data/\S+\.jsonl", path.read_text(encoding="utf-8")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         FAMILIES["text-generation" if "chats" in name else task_name].write(tmp_path / name)
@@ -80,7 +90,7 @@ def test_recipe_trains(path, tmp_path):
     student = isinstance(plain.model, fields.StudentFrom)
     changes += [f"model={{from: {model}, layers: 1}}" if student else f"model={model}"]
     changes += ["generation.max_new_tokens=4"] if task.generates else []
-    changes += [f"max_length={min(plain.max_length, 90)}"] if plain.max_length else []
+    changes += [f"max_length={min(plain.max_length, longest(plain.task))}"] if plain.max_length else []
     changes += [f"target_max_length={min(plain.target_max_length, 24)}"] if plain.target_max_length else []
     changes += [f"reference={model}"] if plain.reference else []
     changes += ["evaluation.every=1"] if plain.evaluation.every != "auto" else []
