@@ -99,7 +99,7 @@ def test_greedy_text_is_that_of_generate_on_the_template(kind, task):
     model, ours = chat_model(kind, task, languages=("en", "de") if task == "translation" else None)
     words, given = ours.tokenizer, rows(task)[:3]
     written = ours.predict(model, [ours.encode_scored(row, labelled=False)[0] for row in given])
-    ids = ours.architecture._generated(model, [ours.encode_scored(row, labelled=False)[0] for row in given], "cpu")
+    ids = ours.architecture.written(model, [ours.encode_scored(row, labelled=False)[0] for row in given], "cpu")
     for row, answer, line in zip(given, written, ids, strict=True):
         asked = [{"role": "user", "content": ASKED[task].format(row.fields[FIELDS[task][0]])}]
         read = words.apply_chat_template(asked, add_generation_prompt=True, return_dict=True, return_tensors="pt")

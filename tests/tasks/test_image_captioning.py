@@ -86,12 +86,12 @@ def test_a_picture_is_what_the_extractor_makes_of_it_and_its_captions_open_it_on
     assert batch["inputs"]["pixel_values"].dtype == torch.float32
 
 
-def test_what_finds_no_room_in_memory_is_read_again(rows):
+def test_what_finds_no_room_in_memory_is_kept_in_a_file(rows):
     _, task = captioner("vit gpt2")
     task.arrays.room = 3 * 32 * 32 * 4
     examples = [e for row in rows[:3] for e in task.encode(row)]
     first, second = task.collate(examples), task.collate(examples)
-    assert len(task.arrays) == 1
+    assert (len(task.arrays), len(task.arrays.file)) == (3, 2)
     assert torch.equal(first["inputs"]["pixel_values"], second["inputs"]["pixel_values"])
 
 

@@ -110,12 +110,12 @@ def test_whisper_hears_one_length(rows):
     assert task.recordings.window == 2 * RATE
 
 
-def test_what_finds_no_room_in_memory_is_made_again(rows):
+def test_what_finds_no_room_in_memory_is_kept_in_a_file(rows):
     _, task = speaker("whisper")
     task.recordings.arrays.room = 3 * 20 * 200 * 4
     examples = encoded(task, rows)
     first, second = task.collate(examples), task.collate(examples)
-    assert len(task.recordings.arrays) == 3
+    assert (len(task.recordings.arrays), len(task.recordings.arrays.file)) == (12, 9)
     assert torch.equal(first["inputs"]["input_features"], second["inputs"]["input_features"])
 
 

@@ -84,7 +84,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
         anchor_task = anchor_task_of(recipe, task, labelled.choice.head, reading.source)
     rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task, limit)
     log.add_of_rows(faulty)
-    for said in loss_problems(recipe, task, examples):
+    for said in [] if log.errors else loss_problems(recipe, task, examples):  # whose metrics are known to be some
         (log.errors if isinstance(said, Problem) else log.notices).append(said)  # type: ignore[arg-type]
     if log.skips_rows:
         log.errors += emptied_splits(recipe, rows, faulty)
