@@ -4,6 +4,7 @@
 
     run = kt.train("recipe.yaml")                       # -> Run: its folder, its result.json
     kt.evaluate(run.folder, "test.jsonl")               # -> metrics, intervals, rows
+    kt.load(run.folder)("Lost my bag again.")           # -> {"text": …, "prediction": "negative", "probabilities": …}
     kt.Objective("reverse-kl", weight=0.29)             # the formula, for a loop of your own
 
 Names are imported when they are first used, so that `import keeltune` and `keeltune --help` cost nothing.
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from keeltune.recipe import load as load_recipe  # noqa: F401
     from keeltune.runs.inference import evaluate as evaluate
     from keeltune.runs.inference import predict as predict
+    from keeltune.runs.loaded_model import LoadedModel as LoadedModel
+    from keeltune.runs.loaded_model import load as load
     from keeltune.runs.run import train as train
     from keeltune.runs.run_folder import Run as Run
     from keeltune.runs.verification import Finding as Finding
@@ -44,6 +47,7 @@ _HOME = {
     "Counts": "objective.formula",
     "Dense": "objective.predictions",
     "Finding": "runs.verification",
+    "LoadedModel": "runs.loaded_model",
     "Objective": "objective.formula",
     "Projected": "objective.predictions",
     "Recipe": "recipe",
@@ -53,6 +57,7 @@ _HOME = {
     "advise": "advisor",
     "cross_entropy": "objective.predictions",
     "evaluate": "runs.inference",
+    "load": "runs.loaded_model",
     "load_recipe": "recipe",
     "predict": "runs.inference",
     "train": "runs.run",

@@ -29,6 +29,7 @@ from keeltune.recipe import from_dict, opened
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import advice_page
 from keeltune.runs import claim
+from keeltune.runs.kept_rows import with_files
 from keeltune.runs.run_folder import Run
 from keeltune.training.preparation import prepare
 from keeltune.utils import stop_signals
@@ -83,7 +84,7 @@ def advise(
         intervals of the two scores over rows and seeds; `source` and what belongs to it are null without an old domain.
     Raises: UserError: the recipe's faults, no validation rows, a call at fault. Stopped: the card is there.
     """
-    base = opened(recipe)
+    base = opened(with_files(recipe))
     display = display or Display()
     if base.data.validation is None:
         expected = "rows to compare the methods on, which are no test rows"

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
-from keeltune.runs import inference, prediction_file
+from keeltune.runs import inference, loaded_model, prediction_file
+from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.terminal import Terminal
+
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="A text to predict, for a task that reads one column; as often as wanted."),
+]
 
 
 def predict(
     model: ModelOrRun,
-    input_file: Annotated[str, typer.Option("--input", help="Rows to predict: a file, a folder or hub:NAME.")],
-    output_file: Annotated[Path, typer.Option("--output", help="A .jsonl, .csv or .tsv file.")],
+    input_file: Annotated[
+        str | None,
+        typer.Option("--input", help="Rows to predict: a file, a folder, hub:NAME, or - for lines of standard input."),
+    ] = None,
+    output_file: Annotated[
+        Path | None, typer.Option("--output", help="A .jsonl, .csv or .tsv file. Left out: JSON lines are printed.")
+    ] = None,
+    text: Texts = None,
     task: TaskName = None,
     column: ColumnNames = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output, if it is there.")] = False,
@@ -23,6 +38,47 @@ def predict(
 ) -> None:
     """Write each input row with its prediction and probabilities."""
     names = column_names(column)
-    prediction_file.refuse_output(output_file, input_file, model, overwrite=overwrite)
-    table = inference.predict(model, input_file, output_file, task=task, columns=names, calibrated=calibrated)
-    Terminal(stderr=True).print(f"{len(table)} rows written to {output_file}")
+    source = _one_source(input_file, text)
+    if output_file is not None:
+        of_file = source if isinstance(source, str) else ""
+        prediction_file.refuse_output(output_file, of_file, model, overwrite=overwrite)
+    if isinstance(source, str):
+        table = inference.predict(model, source, output_file, task=task, columns=names, calibrated=calibrated)
+    else:
+        table = loaded_model.load(model, task, calibrated=calibrated)(source, names)
+        if output_file is not None:
+            prediction_file.write(output_file, table)
+    if output_file is None:
+        for line in table:
+            print(_printable(json.dumps(line, ensure_ascii=False)))
+    else:
+        Terminal(stderr=True).print(f"{len(table)} rows written to {output_file}")
+
+
+def _one_source(input_file: str | None, texts: list[str] | None) -> str | list[Any]:
+    """The file's name, or what was typed or piped in; UserError unless it is one of them."""
+    if (input_file is None) == (not texts):
+        found = "neither --text nor --input" if input_file is None else "both --text and --input"
+        raise UserError(Problem("the call", "", found, "one of them", "give rows by a file, by - or by --text"))
+    if texts:
+        return list(texts)
+    assert input_file is not None
+    return list(_piped()) if input_file == "-" else input_file
+
+
+def _printable(line: str) -> str:
+    """The same JSON, what a terminal does not print (control codes, marks of direction) as its escape."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def _piped() -> Iterator[Any]:
+    """A row for each line of standard input that is not empty: a JSON object as it is, any other line as a text."""
+    for line in sys.stdin:
+        if bare := line.strip():
+            row = None
+            if bare.startswith("{"):
+                try:
+                    row = json.loads(bare)
+                except ValueError:
+                    row = None
+            yield row if isinstance(row, dict) else line.rstrip("\r\n")

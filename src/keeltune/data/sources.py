@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from keeltune.data.file_formats.file_format import BOM, Batch, FileFormat, FileLog, in_batches
 from keeltune.data.hub import hub_records
+from keeltune.data.memory import records_of
 from keeltune.data.saved_datasets import SPLITS, is_saved, saved_files
 from keeltune.utils import registry
 from keeltune.utils.errors import Problem, UserError, name_list, nearest, shown, visible
@@ -58,6 +59,7 @@ class DataSource:
     where        the place that names the source, for the problems that no file can be given for
     split        what to take of the hub, or of a saved data set, where the source names no split
     file_format  the format of its files, as `data.format` names it; None: by each file's ending
+    rows         what is in memory, as `memory` has it, in place of all that; the name is what messages call it
     """
 
     name: str
@@ -65,9 +67,13 @@ class DataSource:
     where: str = ""
     split: str = "train"
     file_format: str | None = None
+    rows: Any = None
 
     def parts(self) -> tuple[list[DataFile], list[Problem]]:
         """Its files, in order; or why there is none."""
+        if self.rows is not None:
+            records = enumerate(records_of(self.rows, self.name), 1)
+            return [DataFile(FileLog(self.name), in_batches(records))], []
         if self.name.startswith("hub:"):
             log = FileLog(self.name)
             return [DataFile(log, in_batches(hub_records(self.name, self.split, log)))], []
@@ -80,7 +86,9 @@ class DataSource:
 
     def files(self) -> list[Path]:
         """The files that are read, in order; none of the hub's, nor where `parts` says why there is none."""
-        return [] if self.name.startswith("hub:") else [path for path, _ in self._located()[0]]
+        if self.rows is not None or self.name.startswith("hub:"):
+            return []
+        return [path for path, _ in self._located()[0]]
 
     def _located(self) -> tuple[list[tuple[Path, FileFormat]], Problem | None]:
         """Each file with what reads it, or why there is none."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keeltune.data import audit, dataset
+from keeltune.data import audit, dataset, memory
 from keeltune.data.dataset import Row
 from keeltune.data.row_labels import apply_label_map
 from keeltune.evaluation import prediction, test_set_looks
@@ -33,7 +33,7 @@ from keeltune.utils.progress import Display
 
 def evaluate(
     model: str | Path,
-    data_file: str | Path,
+    given: Any,
     *,
     task: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -44,7 +44,9 @@ def evaluate(
     """Scores a model on labelled rows.
 
     Args:
-        model: a run folder, a model folder or a hub id. data_file: what a recipe's `data.test` may be.
+        model: a run folder, a model folder or a hub id.
+        given: what a recipe's `data.test` may be, or rows in memory: mappings, a pandas or polars frame, a
+            `datasets.Dataset`.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
         prompt: what a bare model that writes is asked: a text with columns in braces, or messages {role, content},
             also as JSON; None: what it was taught with, else the task's own. A run has its recipe's.
@@ -56,7 +58,7 @@ def evaluate(
     """
     display = display or Display()
     opened = open_model(model, task, options=CallOptions(prompt, normalizer))
-    found, problems = read_rows(opened, str(data_file), opened.columns, columns)
+    found, problems = read_rows(opened, given, opened.columns, columns)
     if opened.label_map is not None:
         found, unknown = apply_label_map(found, opened.label_map)
         problems += unknown
@@ -98,7 +100,7 @@ def _in_language(task: Task, rows: Sequence[Row], display: Display) -> Task:
 
 def predict(
     model: str | Path,
-    input_file: str | Path,
+    given: Any,
     output_file: str | Path | None = None,
     *,
     task: str | None = None,
@@ -106,20 +108,29 @@ def predict(
     calibrated: bool = False,
     display: Display | None = None,
 ) -> list[dict[str, Any]]:
-    """Each input row, as it was in its file, with `prediction` and `probabilities`.
+    """Each row given, as it was, with `prediction` and `probabilities`.
 
     Args: as for `evaluate`; rows need no label. `output_file` (.jsonl, .csv or .tsv) is written whole or not at all;
             it is not the input.
         calibrated: probabilities at the temperature that the run fitted on its validation rows; answers stay the same.
     Raises: UserError with every problem of the model and the rows.
     """
-    display = display or Display()
     if output_file is not None:
-        prediction_file.refuse_output(Path(output_file), str(input_file), str(model))
-    temperature = _temperature(str(model)) if calibrated else None
-    opened = open_model(model, task)
+        source = "" if memory.is_rows(given) else str(given)
+        prediction_file.refuse_output(Path(output_file), source, str(model))
+    temperature = fitted_temperature(str(model)) if calibrated else None
+    table = answered(open_model(model, task), given, columns, temperature, display or Display())
+    if output_file is not None:
+        prediction_file.write(Path(output_file), table)
+    return table
+
+
+def answered(
+    opened: OpenedModel, given: Any, columns: Mapping[str, str] | None, temperature: float | None, display: Display
+) -> list[dict[str, Any]]:
+    """`predict` by a model that is open."""
     inputs = [column for column in opened.columns if not column.label]
-    rows, problems = read_rows(opened, str(input_file), inputs, columns)
+    rows, problems = read_rows(opened, given, inputs, columns)
     rows, faulty = sound_rows(type(opened.task), rows, labelled=False)
     answers = _answers(opened, rows, display, "predicting", labelled=False, problems=[*problems, *faulty])
     _say_cut(opened, answers, display)
@@ -137,8 +148,6 @@ def predict(
                 several = opened.task.settings.multi_label
                 line["probabilities"] = tempered(answer.probabilities, temperature, several=several)
         table.append(line)
-    if output_file is not None:
-        prediction_file.write(Path(output_file), table)
     return table
 
 
@@ -152,7 +161,7 @@ def _say_cut(opened: OpenedModel, answers: Sequence[Prediction], display: Displa
         )
 
 
-def _temperature(model: str) -> float:
+def fitted_temperature(model: str) -> float:
     """What a run fitted on its validation rows; UserError where it fitted none."""
     pool = run_folder.finished(Path(model))
     run = run_folder.finished(pool.parts[pool.best]) if pool else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keeltune import recipe
-from keeltune.data import reading
+from keeltune.data import memory, reading
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
@@ -203,10 +203,13 @@ def _tasks_of_abilities(folder: Path, target: Task, *, outside: bool) -> dict[st
 
 
 def read_rows(
-    opened: OpenedModel, file: str, columns: Sequence[Column], mapping: Mapping[str, str] | None
+    opened: OpenedModel, given: Any, columns: Sequence[Column], mapping: Mapping[str, str] | None
 ) -> tuple[Sequence[Row], list[Problem]]:
-    """A file's rows under our column names, as the run's recipe and `mapping` (our name -> the file's) name them."""
+    """The rows of a file, or those in memory, under our column names, as the run's recipe and `mapping` (our name ->
+    the file's) name them."""
     inputs = {column.name for column in columns}
     known = {name: file_name for name, file_name in opened.mapping.items() if name in inputs}
-    source = DataSource(file, where="the call", split="test")
+    held = memory.is_rows(given)
+    name = "the rows given" if held else str(given)
+    source = DataSource(name, where="the call", split="test", rows=given if held else None)
     return reading.read(source, columns, {**known, **(mapping or {})})

@@ -14,6 +14,7 @@ from typing import Any
 from keeltune.recipe import opened
 from keeltune.recipe.fields import Recipe
 from keeltune.runs import claim, output_folder, run_folder
+from keeltune.runs.kept_rows import with_files
 from keeltune.runs.last_line import last_line, last_line_of, stops_as_errors
 from keeltune.runs.run_folder import Run
 from keeltune.utils import current_watch, stop_signals
@@ -47,7 +48,8 @@ def train(
     """Trains and evaluates after a recipe, and writes its run folder; of several seeds one each, and their pool.
 
     Args:
-        recipe: a YAML file's path, a `Recipe`, or a mapping as YAML would give it.
+        recipe: a YAML file's path, a `Recipe`, or a mapping as YAML would give it, whose data may be rows in memory:
+            mappings, a pandas or polars frame, a `datasets.Dataset` (`kept_rows`).
         resume: go on from the newest checkpoint in `output`; the run ends as if it had not been interrupted.
         overwrite: remove an earlier run from `output` first.
         allow_change: with `resume`, the fields of the recipe that may differ from the run's, such as
@@ -57,7 +59,7 @@ def train(
         are heard in the main thread; resumable), KeyboardInterrupt (asked twice). Each has a note that says what is
         safe on disk, and what goes on.
     """
-    recipe, display = opened(recipe), display or Display(quiet=not is_main_process())
+    recipe, display = opened(with_files(recipe)), display or Display(quiet=not is_main_process())
     folder = recipe.path(recipe.output)
     first = "--overwrite" if overwrite else ""
     with owners_alone(), stop_signals.listened(), last_line_of(recipe, first) as ended, joined(), stops_as_errors():
