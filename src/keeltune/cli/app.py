@@ -38,7 +38,7 @@ TaskName = Annotated[str | None, typer.Option("--task", help="The task; a bare m
 
 ColumnNames = Annotated[list[str] | None, typer.Option("--column", help="ours=theirs: the file's name of a column.")]
 
-ORDER = ("train", "check", "show", "cache", "evaluate", "predict", "compare", "advise", "curve", "runs", "demo")
+ORDER = ("init", "train", "check", "show", "cache", "evaluate", "predict", "compare", "advise", "curve", "runs", "demo")
 """The order in which `--help` lists the verbs; those that are not named here come after them."""
 
 FOLDER = Path(__file__).parent

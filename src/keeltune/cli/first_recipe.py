@@ -1,0 +1,105 @@
+"""The recipe that `keeltune init` writes: what a row is, which model fits its task and language, what to change."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keeltune.data.recognition import Recognised, Table
+from keeltune.tasks.common.language import Language, detect
+
+SCHEMA = "keeltune.schema.json"
+
+ENCODERS = {"en": "distilbert/distilroberta-base", "zh": "google-bert/bert-base-chinese"}
+EVERY_LANGUAGE = "FacebookAI/xlm-roberta-base"
+CHAT = {"en": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+CHAT_OF_MANY = "Qwen/Qwen2.5-0.5B-Instruct"
+PAIRS = {("en", "de"), ("de", "en"), ("en", "fr"), ("fr", "en"), ("en", "es"), ("es", "en"), ("en", "zh"), ("zh", "en")}
+"""Pairs of languages that Helsinki-NLP has a small model for, among others."""
+
+TRAINING = {
+    "speech-recognition": "{epochs: 3, learning_rate: 1.0e-5, batch_size: 8}",
+    "summarization": "{epochs: 2, learning_rate: 2.0e-5, batch_size: 8}",
+    "text-generation": "{epochs: 2, learning_rate: 2.0e-5, batch_size: 8}",
+    "translation": "{epochs: 3, learning_rate: 2.0e-5, batch_size: 16}",
+    "image-captioning": "{epochs: 3, learning_rate: 5.0e-5, batch_size: 16}",
+}
+USUAL = "{epochs: 3, learning_rate: 5.0e-5, batch_size: 32}"
+
+
+def text(
+    found: Recognised,
+    splits: Mapping[str, str],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    folder: Path,
+    model: str | None = None,
+) -> str:
+    """A commented recipe in YAML. `folder`: where it will lie, from which its paths are named."""
+    assert found.task is not None
+    languages = {name: _language(records, theirs) for name, theirs in found.columns.items()}
+    return "\n".join([*_lines(found, splits, languages, folder, model)]) + "\n"
+
+
+def _lines(
+    found: Recognised, splits: Mapping[str, str], languages: Mapping[str, Language], folder: Path, model: str | None
+) -> Iterator[str]:
+    task = str(found.task)
+    yield f"# yaml-language-server: $schema={SCHEMA}"
+    yield f"# {found.why}."
+    yield f"task: {task}"
+    yield "method: fine-tuning                # or distillation (with reference: TEACHER), or cross-domain"
+    told = next(iter(languages.values()), None)
+    said = f"# for {told.code}; any model folder or hub id" if told else "# any model folder or hub id"
+    chosen = model or suggested(task, languages)
+    yield f"model: {_quoted(chosen)}   {said}"
+    if "nllb" in chosen:  # a model of one pair knows its languages
+        yield f"languages: {{source: {languages['source'].code}, target: {languages['target'].code}}}"
+    yield "data:"
+    for split, name in splits.items():
+        yield f"  {split}: {_quoted(_from(name, folder))}"
+    if "validation" not in splits:
+        yield "  validation: 0.1                  # a share of train, which chooses the best weights"
+    if "test" not in splits:
+        yield "  # test: FILE                     # rows that choose nothing: only they say how good the model is"
+    if found.renamed:
+        pairs = ", ".join(f"{ours}: {_quoted(theirs)}" for ours, theirs in found.renamed.items())
+        yield f"  columns: {{{pairs}}}"
+    yield f"training: {TRAINING.get(task, USUAL)}"
+    yield "output: runs/first"
+
+
+def suggested(task: str, languages: Mapping[str, Language]) -> str:
+    """A small pretrained model for a task, and the language of its rows."""
+    told = next(iter(languages.values()), Language("en"))
+    if task == "speech-recognition":
+        spoken = languages.get("text", told)
+        return "openai/whisper-tiny.en" if spoken.base == "en" else "openai/whisper-base"
+    if task == "image-captioning":
+        return "Salesforce/blip-image-captioning-base"
+    if task == "translation":
+        pair = tuple(languages[name].base if name in languages else "en" for name in ("source", "target"))
+        return f"Helsinki-NLP/opus-mt-{pair[0]}-{pair[1]}" if pair in PAIRS else "facebook/nllb-200-distilled-600M"
+    if task in ("summarization", "text-generation"):
+        return CHAT.get(told.base, CHAT_OF_MANY)
+    return ENCODERS.get(told.base, EVERY_LANGUAGE)
+
+
+def _language(records: Sequence[Mapping[str, Any]], name: str) -> Language:
+    """The language of a column's values, whatever they are made of."""
+    values = Table.of(records).values.get(name, ())
+    return detect([v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values[:200]])
+
+
+def _from(name: str, folder: Path) -> str:
+    """A path as a recipe in `folder` names it."""
+    return name if name.startswith("hub:") else Path(os.path.relpath(name, folder)).as_posix()
+
+
+def _quoted(value: str) -> str:
+    """A text as YAML reads it back: plain where that is safe."""
+    plain = value.replace("/", "").replace("_", "").replace("-", "").replace(".", "")
+    return value if plain.isalnum() and plain[0].isalpha() else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,168 @@
+"""`keeltune init`: what rows are for is told from them, and the recipe that is written passes check as it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeltune import recipe
+from keeltune.cli import first_recipe
+from keeltune.cli import init as verb
+from keeltune.data.recognition import recognised
+from keeltune.tasks.common.language import Language
+from keeltune.utils import registry
+from tests.helpers.command import keeltune
+from tests.helpers.families import FAMILIES
+from tests.helpers.runs import make_data, write_rows
+
+TALK = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At noon."}]
+LONG = "The board met on Monday and discussed the budget of the coming year in every detail, until late at night."
+
+
+def rows(*made: dict[str, Any], times: int = 6) -> list[dict[str, Any]]:
+    """The rows, over and over, each text another one."""
+    every = []
+    for number in range(times):
+        for row in made:
+            every.append({k: f"{v} {number}" if isinstance(v, str) and len(v) > 12 else v for k, v in row.items()})
+    return every
+
+
+PEOPLE = {
+    "billing or not": (
+        rows({"ticket": "I was charged twice", "queue": "billing"}, {"ticket": "It does not start", "queue": "tech"}),
+        "text-classification", {"text": "ticket", "label": "queue"},
+    ),
+    "stars": (
+        rows({"review_body": "Came broken by post", "stars": 1}, {"review_body": "All as it should be", "stars": 5}),
+        "text-classification", {"text": "review_body", "label": "stars"},
+    ),
+    "feelings": (
+        rows({"text": "Lost my bag once more", "airline_sentiment": "negative"},
+             {"text": "They were early today", "airline_sentiment": "positive"}),
+        "sentiment-analysis", {"text": "text", "label": "airline_sentiment"},
+    ),
+    "intents of few rows each": (
+        [{"utterance": f"please do number {n}", "label": f"intent {n}"} for n in range(30)],
+        "text-classification", {"text": "utterance", "label": "label"},
+    ),
+    "numbers": ([{"text": f"house number {n}", "label": n * 37 % 101} for n in range(90)], None, {}),
+    "pairs of a hub's translation": (
+        rows({"id": 1, "translation": {"en": "A dog runs over the lawn.", "de": "Ein Hund rennt über den Rasen."}}),
+        "translation", {"source": "translation.en", "target": "translation.de"},
+    ),
+    "alpaca": (
+        rows({"instruction": "Name a large river.", "input": "", "output": "The Amazon, in Brazil."}),
+        "text-generation", {"instruction": "instruction", "output": "output"},
+    ),
+    "openai": (rows({"messages": TALK}), "text-generation", {"messages": "messages"}),
+    "sharegpt": (
+        rows({"conversations": [{"from": "human", "value": "When?"}]}), "text-generation",
+        {"conversations": "conversations"},
+    ),
+    "news": (
+        rows({"article": LONG, "highlights": "Budget discussed"}), "summarization",
+        {"document": "article", "summary": "highlights"},
+    ),
+    "squad": (
+        rows({"id": "a", "question": "Who met on Monday?", "context": LONG,
+              "answers": {"text": ["The board"], "answer_start": [0]}}),
+        "question-answering", {"question": "question", "context": "context", "answers": "answers"},
+    ),
+    "roles": (
+        rows({"words": ["I", "run"], "predicate": 1, "tags": ["B-A0", "B-V"]}), "semantic-role-labeling",
+        {"tokens": "words", "tags": "tags", "predicate_index": "predicate"},
+    ),
+    "entities": (rows({"tokens": ["In", "Oslo"], "ner_tags": [0, 5]}), None, {}),
+    "voices": (
+        rows({"path": "clips/a.mp3", "sentence": "Good morning to you"}), "speech-recognition",
+        {"audio": "path", "text": "sentence"},
+    ),
+    "photos": (
+        rows({"file_name": "a.jpg", "caption": "A dog on a lawn in the sun"}), "image-captioning",
+        {"image": "file_name", "captions": "caption"},
+    ),
+    "photos with classes": (rows({"file_name": "a.jpg", "species": 3}), None, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_what_people_have_is_recognised(name):
+    given, task, columns = PEOPLE[name]
+    (best, *_) = recognised(given)
+    assert (best.task, dict(best.columns)) == (task, columns)
+
+
+@pytest.mark.parametrize("task", FAMILIES)
+def test_rows_as_the_tasks_have_them_are_theirs(task, tmp_path):
+    FAMILIES[task].write(tmp_path / "rows.jsonl")
+    given = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = next(one for one in recognised(given) if one.task is not None)
+    assert found.task == ("sentiment-analysis" if task == "text-classification" else task)
+    assert found.renamed == {}
+    required = {column.name for column in registry.find("tasks", task).columns if column.required}
+    assert required <= set(found.columns)
+
+
+def test_a_recipe_that_passes_check(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(make_data(tmp_path))
+    assert keeltune(monkeypatch, "init", "train.jsonl", "--model", tiny("bert"), "--yes") == 0
+    assert "next: keeltune check recipe.yaml" in capsys.readouterr().out
+    written = recipe.load("recipe.yaml")
+    assert (written.task, written.method) == ("sentiment-analysis", "fine-tuning")
+    assert (written.data.validation, written.data.test) == ("validation.jsonl", "test.jsonl")
+    assert (tmp_path / "keeltune.schema.json").is_file()
+    assert keeltune(monkeypatch, "check", "recipe.yaml") == 0
+    capsys.readouterr()
+    assert keeltune(monkeypatch, "init", "train.jsonl", "--yes") == 2  # never over a recipe that is there
+    assert "a file that is there" in capsys.readouterr().err
+
+
+def test_one_file_alone_gives_a_share_and_what_it_calls_its_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = ["body;queue", *(f'"It is number {n}; again";{"tech" if n % 2 else "billing"}' for n in range(40))]
+    Path("tickets.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert keeltune(monkeypatch, "init", "tickets.csv", "--yes") == 0
+    written = recipe.load("recipe.yaml")
+    assert (written.data.train, written.data.validation, written.data.test) == ("tickets.csv", 0.1, None)
+    assert written.data.columns == {"text": "body", "label": "queue"}
+    assert keeltune(monkeypatch, "init", "tickets.csv", "--task", "sentiment", "--output", "b.yaml") == 2
+    assert 'did you mean "sentiment-analysis"' in capsys.readouterr().err
+
+
+def test_rows_of_no_task_are_answered_with_what_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "ner.jsonl", PEOPLE["entities"][0])
+    assert keeltune(monkeypatch, "init", "ner.jsonl", "--yes") == 2
+    said = capsys.readouterr().err
+    assert "entities and parts of speech are not tagged" in said
+    assert "ner_tags" in said
+    assert not Path("recipe.yaml").exists()
+
+
+def test_on_a_terminal_the_guess_is_asked(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(make_data(tmp_path))
+    answers = iter(["nonsense", "text-classification", "text", "label"])
+    monkeypatch.setattr(verb.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(verb.typer, "prompt", lambda *_, **__: next(answers))
+    assert keeltune(monkeypatch, "init", "train.jsonl") == 0
+    assert recipe.load("recipe.yaml").task == "text-classification"
+
+
+@pytest.mark.parametrize(
+    ("task", "languages", "model"),
+    [
+        ("text-classification", {"text": "en"}, "distilbert/distilroberta-base"),
+        ("question-answering", {"question": "zh-Hant"}, "google-bert/bert-base-chinese"),
+        ("sentiment-analysis", {"text": "pl"}, "FacebookAI/xlm-roberta-base"),
+        ("translation", {"source": "en", "target": "de"}, "Helsinki-NLP/opus-mt-en-de"),
+        ("translation", {"source": "en", "target": "sw"}, "facebook/nllb-200-distilled-600M"),
+        ("speech-recognition", {"audio": "en", "text": "de"}, "openai/whisper-base"),
+        ("summarization", {"document": "en"}, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    ],
+)
+def test_a_model_for_the_task_and_its_language(task, languages, model):
+    assert first_recipe.suggested(task, {name: Language(code) for name, code in languages.items()}) == model
