@@ -17,7 +17,7 @@ from keeltune.utils.errors import Diverged, OutOfResources, StateRefused, Stoppe
 from tests.bad_inputs.recipes import RECIPES
 from tests.helpers.command import keeltune
 
-VERBS = ["train", "check", "show", "cache", "evaluate", "predict", "compare"]
+VERBS = ["init", "train", "check", "show", "cache", "evaluate", "predict", "compare"]
 VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema", "verify"]
 
 
