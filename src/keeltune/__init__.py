@@ -10,6 +10,7 @@
 Names are imported when they are first used, so that `import keeltune` and `keeltune --help` cost nothing.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from keeltune.runs.verification import Finding as Finding
     from keeltune.runs.verification import verify as verify
     from keeltune.utils.errors import UserError as UserError
+
+if sys.platform == "win32":  # without locks, signals and folders that can be opened nothing of a run would be safe
+    raise ImportError("keeltune runs on Linux and macOS; on Windows, in WSL (https://learn.microsoft.com/windows/wsl)")
 
 public_paths.install()
 

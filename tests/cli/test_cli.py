@@ -140,6 +140,14 @@ def test_the_verbs_are_these(monkeypatch, capsys):
     assert all(verbs[verb].help == verbs.summary(verb) for verb in verbs)
 
 
+def test_windows_is_refused_in_one_sentence():
+    ended = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.platform = 'win32'; import keeltune"], capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("ImportError: keeltune runs on Linux and macOS; on Windows, in WSL")
+
+
 def test_help_imports_no_verb_and_nothing_heavy():
     script = (
         "import sys\nsys.argv = ['keeltune', '--help']\nfrom keeltune.cli.app import main\n"
