@@ -118,4 +118,5 @@ def divergence_to_live(
     answers = open_answers(store, material, device, autocast)
     cached = Cached(answers.store, answers.form, device, answers.shared)
     examples = spread(request.examples, SAMPLE)
-    return divergence.between(material.task, objective, live.rows, cached, examples, device=device)
+    (value,), predictions = divergence.between(material.task, [objective], live.rows, cached, examples, device=device)
+    return value, predictions

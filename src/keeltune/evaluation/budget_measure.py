@@ -52,8 +52,8 @@ def measured_budget(job: Job, before: Mapping[str, Scores | None]) -> Measured:
             reader, student = (
                 (task, model) if job.anchor_head is None else (job.anchor_head.task, job.anchor_head.model)
             )
-            value, _ = divergence.divergence(
-                reader, objective, student, anchor, job.budget_examples, device=job.device, autocast=job.autocast
+            (value,), _ = divergence.divergence(
+                reader, [objective], student, anchor, job.budget_examples, device=job.device, autocast=job.autocast
             )
             return value
 

@@ -16,46 +16,50 @@ from keeltune.tasks.common.batches import by_length, to_device
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
+from keeltune.utils.stop_signals import raise_if_asked
 
 BATCH = 64
 
 
 def divergence(
     task: Task,
-    objective: Objective,
+    objectives: Sequence[Objective],
     model: Any,
     reference: Reference,
     examples: Sequence[Example],
     *,
     device: str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[float, int]:
-    """T² · Σ D(model ‖ reference) / N over all predictions of the examples, and N; eval mode, restored afterwards."""
+) -> tuple[list[float], int]:
+    """T² · Σ D(model ‖ reference) / N over all predictions of the examples, by each objective, and N; one forward pass
+    of each model for all of them, in eval mode, restored afterwards."""
 
     def answers(batch: Mapping[str, Any]) -> Rows:
         with autocast():
             return task.rows(task.forward(model, batch), batch)
 
     with in_eval_mode(model):
-        return between(task, objective, answers, reference, examples, device=device)
+        return between(task, objectives, answers, reference, examples, device=device)
 
 
 @torch.inference_mode()
 def between(
     task: Task,
-    objective: Objective,
+    objectives: Sequence[Objective],
     answers: Callable[[Mapping[str, Any]], Rows],
     reference: Reference,
     examples: Sequence[Example],
     *,
     device: str = "cpu",
-) -> tuple[float, int]:
+) -> tuple[list[float], int]:
     """The same, with the distributions that `answers` gives for a batch: of a model, or of another reference."""
-    total, predictions = 0.0, 0
+    totals, predictions = [0.0] * len(objectives), 0
     for indices in by_length(examples, BATCH):
+        raise_if_asked()
         batch = to_device(task.collate([replace(examples[i], anchored=True) for i in indices]), device)
         rows = answers(batch)
         if len(rows):
-            total += float(objective.total(rows, reference.rows(batch)))
+            held = reference.rows(batch)
+            totals = [t + float(o.total(rows, held)) for t, o in zip(totals, objectives, strict=True)]
             predictions += len(rows)
-    return total / max(1, predictions), predictions
+    return [total / max(1, predictions) for total in totals], predictions

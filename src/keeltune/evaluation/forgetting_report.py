@@ -85,13 +85,18 @@ def _divergences(job: Job, model: Any, source: Model | None, split: str) -> dict
     examples = _sample(job, split)
     if source is None or not examples:
         return None
-    divergences: dict[str, Any] = {}
-    for name in ("reverse-kl", "forward-kl"):
-        value, divergences["predictions"] = divergence.divergence(
-            job.material.task, Objective(name), model, source, examples, device=job.device, autocast=job.autocast
-        )
-        divergences[name.replace("-", "_")] = value
-    return divergences
+    directions = ("reverse-kl", "forward-kl")
+    values, predictions = divergence.divergence(
+        job.material.task,
+        [Objective(name) for name in directions],
+        model,
+        source,
+        examples,
+        device=job.device,
+        autocast=job.autocast,
+    )
+    measured = {name.replace("-", "_"): value for name, value in zip(directions, values, strict=True)}
+    return measured | {"predictions": predictions}
 
 
 def _sample(job: Job, split: str) -> list[Example]:
