@@ -34,7 +34,7 @@ from keeltune.utils.progress import Display
 
 ROWS = {  # train, validation, test
     "summ-email-aeslc": (600, 40, 200),
-    "summ-scitldr": (200, 20, 80),
+    "summ-scitldr": (160, 16, 60),
     "summ-dialogsum": (150, 20, 80),
     "translation-multi30k-en-de": (800, 40, 150),
     "asr-ljspeech": (113, 15, 40),
@@ -143,7 +143,7 @@ ARMS = [
     Arm("ljspeech-base-two", SPEECH, TWO_LAYERS,
         {"reference": "runs/ljspeech-base-plain/model", "data": {"train": f"data/{SPEECH}/joined.jsonl"},
          "generation": {"max_new_tokens": 128},
-         "training": {"epochs": 8, "learning_rate": 1e-4, "regularizers": {"freeze": ["encoder"]}}}, "distillation"),
+         "training": {"epochs": 5, "learning_rate": 1e-4, "regularizers": {"freeze": ["encoder"]}}}, "distillation"),
     Arm("ljspeech-taught", SPEECH, TINY,
         {"reference": BASE, "objective": {"weight": 0.0}, "generation": {"targets": "reference"}}, "distillation"),
     Arm("digits-plain", DIGITS, TINY),
