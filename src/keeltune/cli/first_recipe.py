@@ -40,7 +40,8 @@ def text(
 ) -> str:
     """A commented recipe in YAML. `folder`: where it will lie, from which its paths are named."""
     assert found.task is not None
-    languages = {name: _language(records, theirs) for name, theirs in found.columns.items()}
+    values = Table.of(records).values
+    languages = {name: _language(values.get(theirs, ())) for name, theirs in found.columns.items()}
     return "\n".join([*_lines(found, splits, languages, folder, model)]) + "\n"
 
 
@@ -88,9 +89,8 @@ def suggested(task: str, languages: Mapping[str, Language]) -> str:
     return ENCODERS.get(told.base, EVERY_LANGUAGE)
 
 
-def _language(records: Sequence[Mapping[str, Any]], name: str) -> Language:
+def _language(values: Sequence[Any]) -> Language:
     """The language of a column's values, whatever they are made of."""
-    values = Table.of(records).values.get(name, ())
     return detect([v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values[:200]])
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from keeltune.cli import first_recipe
 from keeltune.cli.app import ColumnNames, column_names
 from keeltune.cli.schema import schema
+from keeltune.data import recognition
 from keeltune.data.recognition import Recognised, recognised
 from keeltune.data.saved_datasets import SPLITS
 from keeltune.data.sources import DataSource, formats_by_ending
@@ -97,20 +98,10 @@ def _chosen(
 
 def _show(console: Terminal, records: Sequence[Mapping[str, Any]], found: Recognised) -> None:
     console.print(f"{found.task}: {found.why}")
-    table = Table("our column", "the file's", "its first value")
+    table, values = Table("our column", "the file's", "its first value"), recognition.Table.of(records).values
     for ours, theirs in found.columns.items():
-        table.add_row(ours, theirs, _first(records, theirs))
+        table.add_row(ours, theirs, visible(str(values[theirs][0]), 60) if theirs in values else "–")
     console.print(table)
-
-
-def _first(records: Sequence[Mapping[str, Any]], name: str) -> str:
-    outer, _, inner = name.partition(".")
-    for record in records:
-        value = record.get(name, record.get(outer))
-        value = value.get(inner) if inner and isinstance(value, dict) and name not in record else value
-        if value is not None:
-            return visible(str(value), 60)
-    return "–"
 
 
 def _asked(found: Recognised) -> Recognised:

@@ -28,12 +28,12 @@ PLACES = ("train", "validation", "test", "unlabeled")
 """Where a recipe's `data` names rows; below `source` too."""
 
 
-def with_files(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path | None = None) -> Any:
-    """The recipe with a path in the place of each set of rows in memory, which is written below `folder`, the working
-    folder by default; anything but a mapping as it is. UserError for rows that are none."""
+def with_files(recipe: Recipe | str | Path | Mapping[str, Any]) -> Any:
+    """The recipe with a path in the place of each set of rows in memory, which is written below the working folder,
+    where a mapping's paths start; anything but a mapping as it is. UserError for rows that are none."""
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("data"), Mapping):
         return recipe
-    folder = folder or Path.cwd()
+    folder = Path.cwd()
     data = _kept(recipe["data"], folder, "data")
     if isinstance(data.get("source"), Mapping):
         data["source"] = _kept(data["source"], folder, "data.source")
