@@ -33,7 +33,7 @@ from keeltune.utils.progress import Display
 
 def evaluate(
     model: str | Path,
-    given: Any,
+    data_file: Any,
     *,
     task: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -45,7 +45,7 @@ def evaluate(
 
     Args:
         model: a run folder, a model folder or a hub id.
-        given: what a recipe's `data.test` may be, or rows in memory: mappings, a pandas or polars frame, a
+        data_file: what a recipe's `data.test` may be, or rows in memory: mappings, a pandas or polars frame, a
             `datasets.Dataset`.
         task: the task's name; needed for a bare model. columns: our name -> the file's name.
         prompt: what a bare model that writes is asked: a text with columns in braces, or messages {role, content},
@@ -58,7 +58,7 @@ def evaluate(
     """
     display = display or Display()
     opened = open_model(model, task, options=CallOptions(prompt, normalizer))
-    found, problems = read_rows(opened, given, opened.columns, columns)
+    found, problems = read_rows(opened, data_file, opened.columns, columns)
     if opened.label_map is not None:
         found, unknown = apply_label_map(found, opened.label_map)
         problems += unknown
@@ -100,7 +100,7 @@ def _in_language(task: Task, rows: Sequence[Row], display: Display) -> Task:
 
 def predict(
     model: str | Path,
-    given: Any,
+    input_file: Any,
     output_file: str | Path | None = None,
     *,
     task: str | None = None,
@@ -116,10 +116,10 @@ def predict(
     Raises: UserError with every problem of the model and the rows.
     """
     if output_file is not None:
-        source = "" if memory.is_rows(given) else str(given)
+        source = "" if memory.is_rows(input_file) else str(input_file)
         prediction_file.refuse_output(Path(output_file), source, str(model))
     temperature = fitted_temperature(str(model)) if calibrated else None
-    table = answered(open_model(model, task), given, columns, temperature, display or Display())
+    table = answered(open_model(model, task), input_file, columns, temperature, display or Display())
     if output_file is not None:
         prediction_file.write(Path(output_file), table)
     return table
