@@ -23,6 +23,9 @@ from keeltune.utils.disk_space import free_bytes
 WORTH = 5.0
 """Seconds that a cache must save to be worth its files."""
 
+MEASURED = 5.0
+"""Seconds after which a reference is measured well enough: a Whisper reads thirty seconds of sound in every row."""
+
 
 def worth(
     material: Material, examples: Sequence[Example], reference: Reference, device: str, passes: float
@@ -33,10 +36,7 @@ def worth(
     is trained.
     """
     task, sample, folder = material.task, spread(examples, SAMPLE), cache_folder(material)
-    start = time.perf_counter()
-    for first in range(0, len(sample), BATCH):
-        reference.rows(to_device(task.collate(sample[first : first + BATCH]), device))
-    seconds = (time.perf_counter() - start) / len(sample)
+    seconds = _seconds_each(material, sample, reference, device)
     saved = (passes - len(examples)) * seconds
     if saved < WORTH:
         return False, f"online: a cache would save {max(0.0, saved):.0f} s of forward passes"
@@ -54,6 +54,18 @@ def worth(
         f"once and {disk:.1f} s for {total / 2**20:.0f} MiB"
     )
     return (True, f"cached: {measured}") if disk < 0.9 * saved else (False, f"online: {measured}")
+
+
+def _seconds_each(material: Material, sample: Sequence[Example], reference: Reference, device: str) -> float:
+    """How long an example takes the reference: batch by batch, those of middle length first, until it is known."""
+    batches = [sample[first : first + BATCH] for first in range(0, len(sample), BATCH)]
+    middle, measured, start = len(batches) // 2, 0, time.perf_counter()
+    for batch in batches[middle:] + batches[:middle]:
+        reference.rows(to_device(material.task.collate(batch), device))
+        measured += len(batch)
+        if time.perf_counter() - start > MEASURED:
+            break
+    return (time.perf_counter() - start) / measured
 
 
 def seconds_a_byte(folder: Path) -> float:
