@@ -14,7 +14,11 @@ if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     # no file of the working folder, which may be somebody else's, stands for a library: transformers.py
     del sys.path[0]
 
-from keeltune.cli.app import main as main
+from keeltune.utils import language
+
+language.speak(language.chosen())  # before typer is imported, which asks at once what its headings are called
+
+from keeltune.cli.app import main as main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -22,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from keeltune.utils import stop_signals
 from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import KeeltuneError, Problem, Stopped, UserError
+from keeltune.utils.language import said
 from keeltune.utils.sanitization import printable
 from keeltune.utils.stop_signals import StopAsked
 from keeltune.utils.system_faults import system_faults
@@ -61,7 +62,7 @@ class Verbs(Mapping[str, Any]):
             function = getattr(import_module(f"keeltune.cli.{name}"), name)
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(name)(function)
-        return typer.main.get_command(alone)
+        return spoken(typer.main.get_command(alone))
 
     def __iter__(self) -> Iterator[str]:
         listed = [name for name in ORDER if name in self.files]
@@ -77,6 +78,23 @@ class Verbs(Mapping[str, Any]):
         return ast.get_docstring(function) or ""
 
 
+def spoken(command: Any) -> Any:
+    """The command with its help in the user's language; what typer asks gettext for is in it too."""
+    command.help = said(command.help or "")
+    for parameter in command.params:
+        parameter.help = said(parameter.help or "")
+    option, usage = command.get_help_option, command.get_usage
+
+    def help_option(ctx: Any) -> Any:
+        found = option(ctx)
+        found.help = said(found.help)
+        return found
+
+    command.get_help_option = help_option
+    command.get_usage = lambda ctx: said(usage(ctx))
+    return command
+
+
 class VerbGroup(TyperGroup):
     """The command's group: `--help` shows every verb without importing one."""
 
@@ -90,7 +108,7 @@ class VerbGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A verb's name and help, for `--help`; `resolve_command` gives the verb itself."""
         known = cmd_name in self.commands.files
-        return TyperCommand(cmd_name, help=self.commands.summary(cmd_name)) if known else None
+        return TyperCommand(cmd_name, help=said(self.commands.summary(cmd_name))) if known else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
@@ -163,7 +181,7 @@ def _status(arguments: list[str], debug: bool) -> int:
 
 def _verb(arguments: list[str]) -> int:
     try:
-        return app(args=arguments, standalone_mode=False) or 0
+        return spoken(typer.main.get_command(app))(args=arguments, standalone_mode=False) or 0
     except StopAsked as signal:
         raise Stopped(f"stopped by {signal}; no file is half written") from None
 

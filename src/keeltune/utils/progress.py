@@ -10,6 +10,7 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from keeltune.utils.errors import Problem
+from keeltune.utils.language import said
 from keeltune.utils.sanitization import shown_text
 from keeltune.utils.stop_signals import raise_if_asked
 from keeltune.utils.terminal import Terminal
@@ -44,13 +45,13 @@ class Display:
         """
         if self.console.is_terminal:
             with self._rich() as progress:
-                task = progress.add_task(shown_text(label), total=total, note="")
+                task = progress.add_task(said(shown_text(label)), total=total, note="")
                 notes = [""]
 
                 def advance(done: int, note: str = "") -> None:
                     raise_if_asked()
                     notes[0] = note or notes[0]
-                    progress.update(task, advance=done, note=shown_text(notes[0]))
+                    progress.update(task, advance=done, note=said(shown_text(notes[0])))
 
                 yield advance
         else:
@@ -76,6 +77,6 @@ class Display:
             now = time.monotonic()
             if now - state["said"] >= self.plain_every or state["done"] >= total:
                 state["said"] = now
-                self.say(f"{label} {int(state['done'])}/{total} {note}".rstrip())
+                self.say(f"{said(label)} {int(state['done'])}/{total} {said(note)}".rstrip())
 
         return advance

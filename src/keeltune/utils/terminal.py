@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from keeltune.utils import language
 from keeltune.utils.sanitization import shown_text
 
 
@@ -58,7 +60,14 @@ class Terminal(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Each text passes here on its way to the terminal, whether it was printed or stands in a cell."""
-        return super().render_str(shown_text(text), **options)
+        return super().render_str(language.said(shown_text(text)), **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """A table's headings are said in the command's language."""
+        for column in (column for table in objects if isinstance(table, Table) for column in table.columns):
+            if isinstance(column.header, str):
+                column.header = language.heading(column.header)
+        super().print(*objects, **options)
 
     def block(self, text: str) -> None:
         """A text of several lines that are ours; a newline in data is spelt out before it gets here."""
