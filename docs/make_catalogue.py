@@ -125,6 +125,8 @@ def _typer() -> Iterator[str]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_":
                 yield from (a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
+    yield "Install completion for the current shell."
+    yield "Show completion for the current shell, to copy it or customize the installation."
     yield from ("Show this message and exit.", "Usage: {0}", "Missing argument '{0}'.", "Missing option '{0}'.")
     yield from ("No such option: {0}", "No such command '{0}'.", "Got unexpected extra argument(s) ({0})")
     yield from ("Invalid value for {0}: {1}", "No such option: {0} (Possible options: {1})")

@@ -157,7 +157,7 @@ def test_help_imports_no_verb_and_nothing_heavy():
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.split() == ["keeltune.cli.app"]
+    assert ended.stderr.split() == ["keeltune.cli.completion", "keeltune.cli.app"]
     assert all(verb in ended.stdout for verb in VERBS)
 
 

@@ -303,7 +303,7 @@ def test_japanese_without_its_dictionary_is_cut_by_character_and_says_how_to_get
     monkeypatch.setattr("keeltune.tasks.metrics.bleu.find_spec", lambda name: None)
     metric = Bleu(Settings(language=Language("ja")))
     assert metric.tokenizer(Language("ja")) == "char" and "tok:char" in metric.signature
-    assert "pip install 'sacrebleu[ja]'" in next(iter(metric.misfits([SENTENCES["ja"]])))
+    assert "pip install 'keeltune[japanese]'" in next(iter(metric.misfits([SENTENCES["ja"]])))
 
 
 # words

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from keeltune.cli import completion
 from keeltune.utils import stop_signals
 from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import KeeltuneError, Problem, Stopped, UserError
@@ -29,13 +30,27 @@ from keeltune.utils.system_faults import system_faults
 from keeltune.utils.terminal import Terminal, filtered_output
 from keeltune.utils.version import __version__
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(help="The recipe, a YAML file.", show_default=False, autocompletion=completion.recipes),
+]
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: a.b=c …", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: a.b=c …", show_default=False, autocompletion=completion.overrides),
+]
 
-ModelOrRun = Annotated[str, typer.Argument(help="A run folder, a model folder or a hub id.", show_default=False)]
+ModelOrRun = Annotated[
+    str,
+    typer.Argument(
+        help="A run folder, a model folder or a hub id.", show_default=False, autocompletion=completion.models
+    ),
+]
 
-TaskName = Annotated[str | None, typer.Option("--task", help="The task; a bare model folder needs it.")]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="The task; a bare model folder needs it.", autocompletion=completion.tasks),
+]
 
 ColumnNames = Annotated[list[str] | None, typer.Option("--column", help="ours=theirs: the file's name of a column.")]
 
@@ -120,7 +135,6 @@ app = typer.Typer(
     cls=VerbGroup,
     help="Fine-tune pretrained models on an even keel: L = CE + weight · D(student ‖ reference).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -181,7 +195,8 @@ def _status(arguments: list[str], debug: bool) -> int:
 
 def _verb(arguments: list[str]) -> int:
     try:
-        return spoken(typer.main.get_command(app))(args=arguments, standalone_mode=False) or 0
+        command = spoken(typer.main.get_command(app))
+        return command(args=arguments, prog_name="keeltune", standalone_mode=False) or 0
     except StopAsked as signal:
         raise Stopped(f"stopped by {signal}; no file is half written") from None
 

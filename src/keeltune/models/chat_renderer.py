@@ -16,6 +16,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 MEMORY = 1 << 30
@@ -70,7 +71,8 @@ def _limit_memory() -> None:
         import resource
     except ImportError:  # Windows, which has no such limits
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(OSError, ValueError):  # macOS knows the limit and takes none
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def _limit_time(seconds: float) -> None:

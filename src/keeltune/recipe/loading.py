@@ -206,7 +206,7 @@ def _unknown(steps: Key, document: Document) -> Problem:
     siblings = list(_fields(tuple(parent)))
     if known := other_name(".".join(map(str, parent)), str(name)):
         return document.problem(steps, found=shown(name), expected=known[0], fix=known[1], key=True)
-    elsewhere = {path[-1]: ".".join(path) for path in _all_fields() if path[-1] not in siblings}
+    elsewhere = {path[-1]: ".".join(path) for path in all_fields() if path[-1] not in siblings}
     if nearest(name, siblings):
         fix = f"correct the name{nearest(name, siblings)}"
     elif match := difflib.get_close_matches(str(name), elsewhere, n=1, cutoff=0.8):
@@ -260,8 +260,8 @@ def _about(steps: Key) -> str:
     return ""
 
 
-def _all_fields(parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def all_fields(parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, field in _fields(parent).items():
         yield (*parent, name)
         if not isinstance(field, ShelfField):  # to look below it would import its file
-            yield from _all_fields((*parent, name))
+            yield from all_fields((*parent, name))

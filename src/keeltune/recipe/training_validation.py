@@ -159,7 +159,8 @@ def _tracker_fault(value: Any) -> tuple[str, str] | None:
         if name not in KNOWN:
             return f"none, all, or one of: {', '.join(KNOWN)}", f"choose one of them{nearest(name, KNOWN)}"
         if name not in get_available_reporting_integrations():
-            return f"a tracker that is installed: {name} is not", f"install {name}, or leave it out"
+            installed = "pip install 'keeltune[tracking]'" if name == "tensorboard" else f"install {name}"
+            return f"a tracker that is installed: {name} is not", f"{installed}, or leave it out"
     return None
 
 

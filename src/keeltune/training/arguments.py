@@ -11,6 +11,7 @@ import torch.distributed
 from transformers import TrainingArguments
 
 from keeltune.recipe.training_fields import Training
+from keeltune.utils.device import device_note
 from keeltune.utils.distributed import leave_group
 
 ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
@@ -68,5 +69,6 @@ def training_arguments(
         accelerator_config={"even_batches": False},
         restore_callback_states_from_checkpoint=True,
         **(ON_CPUS if "RANK" in os.environ and not torch.cuda.is_available() else {}),
+        **({"use_cpu": True} if device_note() else {}),  # else the Trainer would take what nothing else is on
         **{**defaults, **passed},
     )

@@ -78,6 +78,13 @@ def this_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
+def device_note() -> str:
+    """Why this machine's accelerator is not used; empty where it is, or where there is none."""
+    if torch.cuda.is_available() or not torch.backends.mps.is_available():
+        return ""
+    return "the GPU of this Mac (mps) is not used: it has no float64, in which losses are summed"
+
+
 def _cpu_has_bf16() -> bool:
     """Whether this processor multiplies bf16 in hardware (AMX or AVX-512 BF16)."""
     flags = Path("/proc/cpuinfo")

