@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -17,6 +18,7 @@ from keeltune.runs.training_log import Watcher
 from keeltune.training import checkpoints, run_identity
 from keeltune.training.arguments import training_arguments
 from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
+from keeltune.training.given_callbacks import GivenCallbacks
 from keeltune.training.job import Job
 from keeltune.training.model_trial import refusing
 from keeltune.training.monitoring import Monitoring
@@ -43,22 +45,24 @@ def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> Traini
 
 def fit(
     job: Job,
-    folder: Path,
     arguments: TrainingArguments,
     schedule: EvaluationSchedule,
     start: Start,
     checkpoint: Path | None,
     display: Display,
+    given: GivenCallbacks,
 ) -> KeelTrainer:
     """Trains `job.model` and leaves the best weights in it.
 
     A signal's stop is saved after the step that it met (`is_stopped`).
     Raises: StateRefused (a checkpoint with weights that the model does not have; a file that is not what it was when it
-        was read), UserError (a row that the model fails on).
+        was read), UserError (a row that the model fails on), CallbackFailed (one of those that are `given` raised).
     """
+    folder = job.material.recipe.path(job.material.recipe.output)
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
-    trainer = _trainer(job, folder, arguments, schedule, start, watcher)
+    with _told_apart(given):
+        trainer = _trainer(job, folder, arguments, schedule, start, [watcher, start.inputs, *given.begin()])
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout
     trainer.workers.locate = partial(_places, job.material)
     try:
@@ -66,7 +70,7 @@ def fit(
         with display.bar("training", job.material.steps) as advance, asking, trainer.workers.watched():
             watcher.advance = advance
             place = (job.material.recipe.where("model"), "model")
-            with refusing(job.model, place), suppress(EarlyStopped):
+            with refusing(job.model, place), suppress(EarlyStopped), _told_apart(given, trainer):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         trainer.release()
@@ -75,12 +79,24 @@ def fit(
         barrier()  # who leaves first ends the others, one of whom may still be saving
         return trainer
     if step < steps:
+        gainless = f"{schedule.patience} evaluations without a gain (evaluation.patience: null trains on)"
+        asked = "a callback asked for it (control.should_training_stop)"
         display.say(
-            f"training ended at step {step} of {steps}: {schedule.patience} "
-            "evaluations without a gain (evaluation.patience: null trains on)"
+            f"training ended at step {step} of {steps}: {gainless if trainer.out_of_patience(trainer.state) else asked}"
         )
     trainer.load_best()
     return trainer
+
+
+@contextmanager
+def _told_apart(given: GivenCallbacks, trainer: KeelTrainer | None = None) -> Iterator[None]:
+    """Within: CallbackFailed in place of what a callback of the caller's raises."""
+    try:
+        yield
+    except Exception as error:
+        if (failed := given.failure(error, trainer and trainer.state)) is None:
+            raise
+        raise failed from error
 
 
 def is_stopped(trainer: KeelTrainer) -> bool:
@@ -103,7 +119,7 @@ def _trainer(
     arguments: TrainingArguments,
     schedule: EvaluationSchedule,
     start: Start,
-    watcher: Watcher,
+    callbacks: list[Any],
 ) -> KeelTrainer:
     validates = bool(job.material.rows["validation"])
     budget = budget_measure.budget(
@@ -123,7 +139,7 @@ def _trainer(
         step_loss(job),
         monitoring=monitoring,
         fresh=job.student.fresh,
-        callbacks=[watcher, start.inputs],
+        callbacks=callbacks,
     )
 
 

@@ -13,7 +13,15 @@ from keeltune.runs import claim, run_folder
 from keeltune.runs.stored_result import SEED
 from keeltune.utils import stop_signals
 from keeltune.utils.distributed import is_main_process, world_size
-from keeltune.utils.errors import Diverged, KeeltuneError, OutOfResources, StateRefused, Stopped, UserError
+from keeltune.utils.errors import (
+    CallbackFailed,
+    Diverged,
+    KeeltuneError,
+    OutOfResources,
+    StateRefused,
+    Stopped,
+    UserError,
+)
 from keeltune.utils.stop_signals import StopAsked
 from keeltune.utils.terminal import Terminal
 
@@ -22,6 +30,7 @@ HAPPENED = {
     Diverged: "the training diverged",
     OutOfResources: "the disk or the memory is full",
     StateRefused: "refused, nothing was changed",
+    CallbackFailed: "a callback failed",
     KeyboardInterrupt: "ended at once, as it was asked twice",
 }
 

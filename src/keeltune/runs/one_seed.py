@@ -22,10 +22,12 @@ from keeltune.runs import result as results
 from keeltune.runs.inputs import Inputs
 from keeltune.runs.run_folder import Progress, Run, finished, write_skipped
 from keeltune.training import build, early_stopping, run_identity
+from keeltune.training.given_callbacks import GivenCallbacks
 from keeltune.training.job import Job
 from keeltune.training.memory_advice import smaller_batch
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
+from keeltune.utils.device import device_note
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Stopped
 from keeltune.utils.files import write_text
@@ -35,7 +37,13 @@ from keeltune.utils.system_faults import system_faults
 
 @loading.quiet_transformers()
 def train_one_seed(
-    recipe: Recipe, progress: Progress, *, resume: bool, display: Display, allowed: Collection[str] = ()
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    resume: bool,
+    display: Display,
+    allowed: Collection[str] = (),
+    given: GivenCallbacks,
 ) -> Run:
     """`runs.run.train` of a recipe with one seed, in a folder that is claimed; `progress` is told how far it is."""
     folder = recipe.path(recipe.output)
@@ -58,10 +66,11 @@ def train_one_seed(
             run_identity.start_run(folder, identity, job, found, final_stage.next_number(folder))
             write_skipped(folder, material.skipped)
         progress.began = True
-        for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model)):
-            display.say(note)
+        for note in (*material.notices, *job.student.notes, *surgery.batch_norm_notes(job.model), device_note()):
+            if note:
+                display.say(note)
         display.say(_headline(job))
-        return _train(job, inputs, found.checkpoint, progress, display)
+        return _train(job, inputs, found.checkpoint, progress, display, given)
 
 
 def _finished(recipe: Recipe, checkpoint: Path | None, display: Display) -> Run | None:
@@ -88,7 +97,9 @@ def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
     return material
 
 
-def _train(job: Job, inputs: Inputs, checkpoint: Path | None, progress: Progress, display: Display) -> Run:
+def _train(
+    job: Job, inputs: Inputs, checkpoint: Path | None, progress: Progress, display: Display, given: GivenCallbacks
+) -> Run:
     folder = job.material.recipe.path(job.material.recipe.output)
     schedule = early_stopping.evaluation_schedule(job.material)
     arguments = fit.arguments_of(job, folder, schedule)
@@ -96,7 +107,7 @@ def _train(job: Job, inputs: Inputs, checkpoint: Path | None, progress: Progress
         disk_estimate.refuse_if_short(job, arguments, schedule, folder)
     before = start.measure(job, inputs, folder, display)
     progress.known |= results.of_start(before.scores)
-    trainer = fit.fit(job, folder, arguments, schedule, before, checkpoint, display)
+    trainer = fit.fit(job, arguments, schedule, before, checkpoint, display, given)
     if fit.is_stopped(trainer):
         progress.known |= results.of_training(job, trainer)
         raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")

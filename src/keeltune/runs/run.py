@@ -7,7 +7,8 @@ The folder is claimed before anything heavy is imported, and signals are heard f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from keeltune.utils import current_watch, stop_signals
 from keeltune.utils.collection import paused_collection
 from keeltune.utils.current_watch import other_ranks_errors
 from keeltune.utils.distributed import is_main_process, world_size
+from keeltune.utils.errors import CallbackFailed
 from keeltune.utils.files import owners_alone
 from keeltune.utils.process_group import joined
 from keeltune.utils.progress import Display
@@ -37,6 +39,19 @@ def refuse_at_once(recipe: Recipe, *, overwrite: bool = False) -> None:
             claim.refuse_in_use(folder)
 
 
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Within: what a callback of the caller's raised reaches the caller as it was raised, with the place and with what
+    is safe on disk."""
+    try:
+        yield
+    except CallbackFailed as failed:
+        for note in (str(failed), *getattr(failed, "__notes__", ())):
+            failed.error.add_note(note)
+        raise failed.error from failed.error.__cause__
+
+
+@_own_errors()
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     *,
@@ -44,6 +59,7 @@ def train(
     overwrite: bool = False,
     allow_change: Collection[str] = (),
     display: Display | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Run:
     """Trains and evaluates after a recipe, and writes its run folder; of several seeds one each, and their pool.
 
@@ -54,6 +70,10 @@ def train(
         overwrite: remove an earlier run from `output` first.
         allow_change: with `resume`, the fields of the recipe that may differ from the run's, such as
             `training.learning_rate`; those that may are `run_identity.CHANGEABLE`.
+        callbacks: `transformers.TrainerCallback` objects, stock ones or your own, called as a stock Trainer calls them;
+            of several seeds in each training, one after the other. They are no part of the run's identity: a run goes
+            on with others, or with none. A training that one of them stops is measured there and is a finished run.
+            What one raises, the caller gets, with a note that says where; the run can be gone on with.
     Raises: UserError (recipe, data or call at fault; every problem in it), StateRefused (the checkpoint belongs to
         another recipe or data), Diverged, OutOfResources, Stopped (asked to stop by Ctrl-C, SIGTERM or SIGHUP, which
         are heard in the main thread; resumable), KeyboardInterrupt (asked twice). Each has a note that says what is
@@ -72,8 +92,10 @@ def train(
                     from keeltune.runs.one_seed import train_one_seed
                     from keeltune.runs.seeds import seeds_of, train_each_seed
                     from keeltune.training import run_identity
+                    from keeltune.training.given_callbacks import GivenCallbacks
 
                 stop_signals.raise_if_asked()  # in an import that went on all the same
                 run_identity.refuse_unchangeable(allow_change)
+                given = GivenCallbacks(callbacks)
                 train_recipe = train_each_seed if len(seeds_of(recipe)) > 1 else train_one_seed
-                return train_recipe(recipe, progress, resume=resume, display=display, allowed=allow_change)
+                return train_recipe(recipe, progress, resume=resume, display=display, allowed=allow_change, given=given)

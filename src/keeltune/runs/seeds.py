@@ -20,6 +20,7 @@ from keeltune.runs import claim, digests, final_stage, one_seed, opened_model, p
 from keeltune.runs.run_folder import Progress, Run
 from keeltune.runs.stored_result import read_result
 from keeltune.training import checkpoints, run_identity
+from keeltune.training.given_callbacks import GivenCallbacks
 from keeltune.utils import distributed
 from keeltune.utils.current_watch import other_ranks_errors
 from keeltune.utils.errors import Problem, StateRefused
@@ -41,7 +42,13 @@ def seeds_of(recipe: Recipe) -> list[int]:
 
 @loading.quiet_transformers()
 def train_each_seed(
-    recipe: Recipe, progress: Progress, *, resume: bool, display: Display, allowed: Collection[str] = ()
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    resume: bool,
+    display: Display,
+    allowed: Collection[str] = (),
+    given: GivenCallbacks,
 ) -> Run:
     """`runs.run.train` of a recipe with several seeds, in a folder that is claimed."""
     folder = recipe.path(recipe.output)
@@ -51,7 +58,7 @@ def train_each_seed(
             _refuse_another_recipe(folder, recipe, allowed)
         write_text(folder / "recipe.yaml", recipe.dump(folder))
     progress.began = True
-    one_seed_of = partial(_run, recipe, display=display, resume=resume, allowed=allowed)
+    one_seed_of = partial(_run, recipe, display=display, resume=resume, allowed=allowed, given=given)
     runs, failed = _runs(recipe, folder, display, one_seed_of)
     if not main:
         return Run(folder, {})
@@ -105,13 +112,14 @@ def _runs(
     return runs, _failed(folder)
 
 
-def _run(recipe: Recipe, output: Path, seed: int, *, display: Display, resume: bool, allowed: Collection[str]) -> Run:
+def _run(recipe: Recipe, output: Path, seed: int, **options: Any) -> Run:
+    """One seed's run; `options` as of `one_seed.train_one_seed`, without the progress."""
     training = recipe.training.model_copy(update={"seed": seed})
     of_one_seed = recipe.model_copy(update={"training": training, "output": str(output)})
     if distributed.is_main_process():
-        claim.take_over(output, resume=resume, overwrite=False)
+        claim.take_over(output, resume=options["resume"], overwrite=False)
     with run_folder.status_of(output, of_one_seed) as progress, other_ranks_errors():
-        return one_seed.train_one_seed(of_one_seed, progress, resume=resume, display=display, allowed=allowed)
+        return one_seed.train_one_seed(of_one_seed, progress, **options)
 
 
 def _failed(folder: Path) -> list[dict[str, Any]]:

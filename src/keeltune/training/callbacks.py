@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from keeltune.tasks.task import Task
+from keeltune.training.checkpoints import PREFIX
 from keeltune.training.regularizers.regularizer import Regularizer
 from keeltune.utils.distributed import summed_over_ranks
+from keeltune.utils.errors import Problem, UserError
 
 
 @dataclass
@@ -97,6 +102,57 @@ class EvaluateEvery(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_evaluate |= state.global_step % self.every == 0 or state.global_step >= state.max_steps
+
+
+class Measuring(Protocol):
+    """What a measured stop needs of the trainer."""
+
+    @property
+    def validate(self) -> Any: ...
+
+    @property
+    def training_totals(self) -> TrainingTotals: ...
+
+
+class MeasuredStop(TrainerCallback):
+    """A stop that another callback asks for (`control.should_training_stop`) is measured and saved at its step, where
+    that step is not. A signal's is not measured: it is gone on from. The last of the callbacks.
+
+    Raises: UserError where a callback asks for an evaluation and there are no validation rows.
+    """
+
+    def __init__(self, trainer: Measuring):
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_evaluate and self.trainer.validate is None:
+            found, expected = "control.should_evaluate", "validation rows to evaluate on"
+            raise UserError(Problem("the call", "callbacks", found, expected, "name data.validation, such as 0.1"))
+        self.on_epoch_end(args, state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        if not control.should_training_stop or self.trainer.training_totals.stopping or step in (0, state.max_steps):
+            return
+        latest = [name for entry in state.log_history[-3:] if entry["step"] == step for name in entry]
+        measured = any(name.startswith("eval_") for name in latest)
+        control.should_evaluate |= self.trainer.validate is not None and not measured
+        saved = (Path(args.output_dir) / f"{PREFIX}{step}").is_dir()
+        control.should_save |= args.save_strategy != SaveStrategy.NO and not saved
+
+
+def tell_callbacks(trainer: Any, task: Task, every: int) -> None:
+    """What callbacks ask a Trainer for: the processor, and of `args` what is evaluated when, though we do it ourselves;
+    transformers' `EarlyStoppingCallback` does. The Trainer's own printer goes.
+
+    `every`: steps between evaluations. For a Trainer that is made: it would want a data set of its own kind.
+    """
+    args, handler = trainer.args, trainer.callback_handler
+    trainer.remove_callback([callback for callback in handler.callbacks if type(callback) is PrinterCallback][-1])
+    handler.processing_class = task.processor
+    if trainer.validate is not None:
+        args.eval_strategy, args.eval_steps, args.load_best_model_at_end = IntervalStrategy.STEPS, every, True
+        args.metric_for_best_model, args.greater_is_better = task.metrics[0], task.primary_sign > 0
 
 
 class RegularizerHooks(TrainerCallback):

@@ -23,14 +23,15 @@ import torch.distributed
 from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from keeltune.models.surgery import batch_norms
 from keeltune.objective.formula import Objective
+from keeltune.training import callbacks as own
 from keeltune.training import checkpoints
 from keeltune.training.batch_plan import Plan, work_of
 from keeltune.training.budget import DualAscent
-from keeltune.training.callbacks import EvaluateEvery, RegularizerHooks, TrainingTotals, means
+from keeltune.training.callbacks import TrainingTotals, means
 from keeltune.training.checkpoint_averaging import PairAverage, put_back
 from keeltune.training.data_workers import DataWorkers
 from keeltune.training.early_stopping import EarlyStopping, selection_keys
@@ -76,12 +77,12 @@ class KeelTrainer(Trainer):
         self.validate, self.schedule = monitoring.validate, monitoring.schedule
         self.best = checkpoints.BestWeights(Path(args.output_dir)) if monitoring.keeps_best else None
         self.budget, self.run = monitoring.budget, monitoring.run
-        every = [EvaluateEvery(self.schedule.every or plan.steps)] if self.validate is not None else []
+        every = [own.EvaluateEvery(self.schedule.every or plan.steps)] if self.validate is not None else []
         super().__init__(model, args, train_dataset=plan, callbacks=[TrainingTotals(), *every, *(callbacks or [])])
         processes, kind = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.distributed_type
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
-        self.remove_callback(PrinterCallback)
+        own.tell_callbacks(self, step_loss.task, self.schedule.every or plan.steps)
         self.plan, self.step_loss = plan, step_loss
         self.workers = DataWorkers(plan, args.dataloader_num_workers)
         self.repeated = False
@@ -95,10 +96,11 @@ class KeelTrainer(Trainer):
         self.pair_average = PairAverage(model) if averages else None
         self.stateful: list[checkpoints.Stateful] = [*self.regularizers]
         self.stateful += [self.pair_average] if self.pair_average is not None else []
-        self.add_callback(RegularizerHooks(self.regularizers))
+        self.add_callback(own.RegularizerHooks(self.regularizers))
         if self.budget is not None:
             self.add_callback(DualAscent(self))
         self.add_callback(EarlyStopping(self))
+        self.add_callback(own.MeasuredStop(self))
 
     @property
     def regularizers(self) -> list[Regularizer]:

@@ -115,6 +115,14 @@ class OutOfResources(KeeltuneError):
     exit_status = 5
 
 
+class CallbackFailed(KeeltuneError):
+    """A callback that the caller of `kt.train` gave raised `error`, which is what the caller gets."""
+
+    def __init__(self, message: str, error: Exception):
+        super().__init__(message)
+        self.error = error
+
+
 class Stopped(KeeltuneError):
     """The run was asked to stop; `--resume` goes on from the newest checkpoint."""
 
