@@ -258,6 +258,10 @@ def metric_and_rows(name: str) -> tuple[Metric, list[Any], list[Any]]:
     """A metric with right answers, and with wrong ones: each row's the next row's."""
     metric = registry.find("metrics", name)
     names = {"tags": ["O", *(f"{side}-{kind}" for kind in ("ARG0", "ARG1", "V") for side in "BI")]}
+    if metric.answers == "probabilities":
+        golds = GOLDS["label"]
+        sure = [{name: float(name == gold) for name in "abc"} for gold in golds]
+        return metric(Settings(["a", "b", "c"])), sure, sure[1:] + sure[:1]
     golds = GOLDS[metric.answers]
     if metric.answers == "loss":
         return metric(Settings()), [(0.0, 2.0)] * 4, [(g, 2.0) for g in golds]
@@ -276,8 +280,9 @@ def test_a_metric_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_identity_scores_best_and_rows_sum_to_the_score(name):
-    metric, golds, wrong = metric_and_rows(name)
-    table, other = metric.statistics(golds, golds), metric.statistics(wrong, golds)
+    metric, right, wrong = metric_and_rows(name)
+    golds = GOLDS["label"] if metric.answers == "probabilities" else right
+    table, other = metric.statistics(right, golds), metric.statistics(wrong, golds)
     assert table.shape == other.shape == (len(golds), metric.width) and table.dtype == np.float64
     assert metric.statistics([], []).shape == (0, metric.width)
     best, worse = metric.scores(table.sum(0)), metric.scores(other.sum(0))

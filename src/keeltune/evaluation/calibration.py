@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import IGNORED, Dense, cross_entropy
-
-BINS = 15
+from keeltune.objective.predictions import Dense, cross_entropy
+from keeltune.tasks.metrics.expected_calibration_error import expected_error, labelled, predictions_of
 
 HOTTEST = 100.0
 """Temperatures are looked for from 1 / HOTTEST to HOTTEST."""
@@ -44,7 +43,7 @@ class Calibration:
 
 def calibration(log_probs: Tensor, targets: Tensor) -> Calibration | None:
     """All of it; None where nothing is labelled."""
-    log_probs, targets = _labelled(log_probs, targets)
+    log_probs, targets = labelled(log_probs, targets)
     if not len(targets):
         return None
     temperature = fitted_temperature(log_probs, targets)
@@ -83,14 +82,7 @@ def of_lines(
     known = [line for line in lines if "probabilities" in line]
     if not known:
         return None
-    probabilities = torch.tensor([list(line["probabilities"].values()) for line in known], dtype=torch.float64)
-    names = list(known[0]["probabilities"])
-    if isinstance(known[0]["gold"], list):
-        targets = torch.tensor([name in line["gold"] for line in known for name in names]).long()
-        probabilities = torch.stack([1 - probabilities, probabilities], -1).flatten(0, 1)
-    else:
-        targets = torch.tensor([names.index(line["gold"]) for line in known])
-    log_probs = probabilities.clamp_min(1e-38).log()
+    log_probs, targets = predictions_of([line["probabilities"] for line in known], [line["gold"] for line in known])
     measured = calibration(log_probs, targets)
     assert measured is not None
     after = measured.ece_after if fit else None
@@ -118,7 +110,7 @@ def error_by_chance(log_probs: Tensor) -> float:
 
 def reliability(log_probs: Tensor, targets: Tensor) -> list[list[float]]:
     """[mean confidence, accuracy, predictions] of bins of equally many predictions, in the order of confidence."""
-    log_probs, targets = _labelled(log_probs, targets)
+    log_probs, targets = labelled(log_probs, targets)
     top = log_probs.max(-1)
     order = top.values.argsort(stable=True)
     confidence, right = top.values.exp()[order], (top.indices == targets).double()[order]
@@ -135,29 +127,12 @@ def tempered(probabilities: Mapping[str, float], temperature: float, *, several:
     return dict(zip(probabilities, (changed[:, 1] if several else changed).tolist(), strict=True))
 
 
-def expected_error(log_probs: Tensor, targets: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error, Σ_b n_b / N · |accuracy_b − mean confidence_b|, from 0 to 1.
-
-    Confidence is the probability of the likeliest choice. The bins hold equally many predictions (± 1), in the order of
-    their confidence; equal confidences count as right as often as they are together, so that the order of rows is
-    nothing. Sampling alone makes it positive: about 0.4 sqrt(bins / N) where half of the answers are right.
-    Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599; equal mass: Nguyen, O'Connor 2015.
-    """
-    log_probs, targets = _labelled(log_probs, targets)
-    top = log_probs.max(-1)
-    confidence, right = top.values.exp(), (top.indices == targets).double()
-    _, group, sizes = confidence.unique(return_inverse=True, return_counts=True)
-    right = (torch.zeros_like(sizes, dtype=torch.float64).index_add(0, group, right) / sizes)[group]
-    gaps = (right - confidence)[group.argsort(stable=True)].tensor_split(min(bins, max(1, len(targets))))
-    return sum(gap.sum().abs().item() for gap in gaps) / max(1, len(targets))
-
-
 def brier(log_probs: Tensor, targets: Tensor) -> float:
     """Mean of Σ_c (p_c − [c = y])², from 0 to 2; for two choices twice the square that is usual there.
 
     Source: Brier 1950, https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2.
     """
-    log_probs, targets = _labelled(log_probs, targets)
+    log_probs, targets = labelled(log_probs, targets)
     probabilities = log_probs.exp()
     right = torch.zeros_like(probabilities).scatter(-1, targets[:, None], 1.0)
     return ((probabilities - right) ** 2).sum().item() / max(1, len(targets))
@@ -170,7 +145,7 @@ def fitted_temperature(log_probs: Tensor, targets: Tensor) -> float | None:
     found by halving. There is none where every answer is right (T → 0), or where the choices say nothing (T → ∞).
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599.
     """
-    z, targets = _labelled(log_probs, targets)
+    z, targets = labelled(log_probs, targets)
     chosen = z.gather(-1, targets[:, None]).sum()
 
     def slope(log_t: float) -> float:
@@ -184,8 +159,3 @@ def fitted_temperature(log_probs: Tensor, targets: Tensor) -> float | None:
         middle = (cold + hot) / 2
         cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
     return math.exp((cold + hot) / 2)
-
-
-def _labelled(log_probs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    known = targets != IGNORED
-    return log_probs[known].double(), targets[known]

@@ -34,7 +34,7 @@ def interval(
         rows: [S] of each row's score alone [rows]. whole: [S] of the score of all rows.
         units: how many are drawn: rows, or clusters of them. scale: a perfect score (`scale_of`).
     """
-    low, high = bootstrap.interval(draws)
+    low, high = bootstrap.interval(np.asarray(whole) if np.isnan(draws).all() else draws)
     if scale is None:
         return low, high
     value = float(np.mean(whole)) / scale

@@ -47,7 +47,8 @@ def score(
 
     `clusters` names a column: the rows of one value of it are drawn together.
     """
-    statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows])
+    probabilities = [[p.probabilities for p in predictions]] if task.scoring.reads_probabilities else []
+    statistics = task.statistics([p.value for p in predictions], [task.gold(row) for row in rows], *probabilities)
     losses = np.array([[p.loss, p.count] for p in predictions])
     table = np.concatenate([statistics, losses], axis=1)
     scores = scores_of(task, table, intervals=intervals, clusters=numbers_of(rows, clusters))
@@ -56,7 +57,9 @@ def score(
 
 def table_of(task: Task, lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """A `Scores.table` [rows, K + 2], made again of the lines of a prediction file; NaN where a file has no losses."""
-    statistics = task.statistics([line["prediction"] for line in lines], [line["gold"] for line in lines])
+    answers, golds = ([line[name] for line in lines] for name in ("prediction", "gold"))
+    probabilities = [[line["probabilities"] for line in lines]] if task.scoring.reads_probabilities else []
+    statistics = task.statistics(answers, golds, *probabilities)
     losses = np.array([[line.get("loss", np.nan), line.get("predictions", np.nan)] for line in lines])
     return np.concatenate([statistics, losses], axis=1)
 

@@ -12,6 +12,7 @@ from typing import Any
 from keeltune.data import dataset
 from keeltune.evaluation import prediction, scores
 from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.metrics._whole import forgotten
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import OLD, SCORED, TestSet
 from keeltune.utils import distributed
@@ -87,6 +88,7 @@ def validator(job: Job) -> Callable[[], dict[str, float]]:
     indices = dataset.subset(len(rows), limit)
 
     def validate() -> dict[str, float]:
-        return scored(job, job.model, "validation", indices).metrics
+        with forgotten():
+            return scored(job, job.model, "validation", indices).metrics
 
     return validate

@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from keeltune.recipe.field_types import AsNumber, Auto, AutoOrKind, Declared, Text
+from keeltune.recipe.field_types import AsMapping, AsNumber, AsText, Auto, AutoOrKind, ByKind, Declared, Text
+
+
+class MetricDirection(Declared):
+    """A metric of one's own with its direction."""
+
+    name: Text = Field(description="my_package.my_module:function.")
+    greater_is_better: bool = Field(description="Whether the larger of two of its scores is the better one.")
 
 
 class Evaluation(Declared):
@@ -25,15 +32,17 @@ class Evaluation(Declared):
         description="Evaluations without a gain before training stops early; null: never; auto: 5, and not before 40 % "
         "of the steps.",
     )
-    metric: Text | None = Field(
+    metric: Annotated[AsText | AsMapping[MetricDirection], ByKind] | None = Field(
         default=None,
         description="The metric by which the best weights are chosen and training stops early, reported first; null: "
-        "the task's primary one. Any that the run reports, loss and perplexity among them.",
+        "the task's primary one. Any that the run reports, loss and perplexity among them; of one label, as "
+        "recall.LABEL, precision.LABEL or f1.LABEL; brier or ece of its probabilities; my_package.my_module:function, "
+        "or {name: my_package.my_module:function, greater_is_better: false}.",
     )
-    metrics: list[Text] = Field(
+    metrics: list[Annotated[AsText | AsMapping[MetricDirection], ByKind]] = Field(
         default_factory=list,
-        description="Metrics that are reported besides the task's: names of `keeltune/tasks/metrics/`, or "
-        "my_package.my_module:Name.",
+        description="Metrics that are reported besides the task's: names of `keeltune/tasks/metrics/`, "
+        "my_package.my_module:Name, or a function as for metric.",
     )
     language: Text | None = Field(
         default=None,
@@ -63,3 +72,19 @@ class Evaluation(Declared):
         description="A file of terms that are exchanged in test rows to see whether answers change; null: the one that "
         "comes with keeltune (gender, names, origin, religion; English and Chinese).",
     )
+
+    @property
+    def chosen_by(self) -> str | None:
+        """The score that chooses, or the function whose first one does."""
+        return self.metric.name if isinstance(self.metric, MetricDirection) else self.metric
+
+    @property
+    def added_metrics(self) -> tuple[str, ...]:
+        """The metrics besides the task's, by their names."""
+        return tuple(one.name if isinstance(one, MetricDirection) else one for one in self.metrics)
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Whether more is better, of functions of which the recipe says it."""
+        said = [one for one in (self.metric, *self.metrics) if isinstance(one, MetricDirection)]
+        return {one.name: one.greater_is_better for one in said}

@@ -236,6 +236,7 @@ def against(task: Task, side: Side, baseline: Side, metric: str) -> dict[str, An
 
 def _two_sided(resampled: np.ndarray) -> float:
     """Twice the smaller share of draws on one side of 0, with one draw more, so that it is never 0."""
+    resampled = resampled[~np.isnan(resampled)]
     sides = [(np.sum(resampled <= 0) + 1) / (len(resampled) + 1), (np.sum(resampled >= 0) + 1) / (len(resampled) + 1)]
     return float(min(1.0, 2 * min(sides)))
 

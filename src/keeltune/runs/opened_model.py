@@ -71,12 +71,13 @@ def open_model(
     asked = options.asked(where, of_run=past is not None, writes=task_class.generates)
     stored = _load(task_class, name, source, where)
     scored_by = evaluation or (past.evaluation if past else Evaluation())
-    made = _settings(past, task_class, stored, where)
+    made, chosen = _settings(past, task_class, stored, where), scored_by.chosen_by
     settings = replace(
         made,
         prompt=made.prompt if asked is None else asked,
-        metrics=tuple(metric for metric in scored_by.metrics if outside or ":" not in metric),
-        metric=scored_by.metric,
+        metrics=tuple(metric for metric in scored_by.added_metrics if outside or ":" not in metric),
+        metric=chosen if outside or ":" not in (chosen or "") else None,
+        directions=scored_by.directions,
         language=_stored_language(folder),
         bleu_tokenizer=scored_by.bleu_tokenizer,
         normalizer=options.normalizer or scored_by.normalizer,

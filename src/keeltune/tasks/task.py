@@ -275,9 +275,9 @@ class Task(Declaration):
     def gold(self, row: Row) -> Any:
         """The right answer of a row (or all of them), as plain JSON."""
 
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        """Statistics per row [rows, K] whose sum gives the scores, so that a bootstrap is one matrix product."""
-        return self.scoring.statistics(values, golds)
+    def statistics(self, values: Sequence[Any], golds: Sequence[Any], *probabilities: Sequence[Any]) -> np.ndarray:
+        """Statistics per row [rows, K] whose sum gives the scores; `probabilities` as `scoring.reads_probabilities`."""
+        return self.scoring.statistics(values, golds, *probabilities)
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """Summed statistics [..., K] as scores [...], each in its unit; `loss` is not made here."""

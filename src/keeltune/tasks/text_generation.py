@@ -196,8 +196,8 @@ class TextGeneration(family.TextGeneration):
             (turn,) = self.chat.turns(said, [len(said.messages) - 1])
         return self.architecture.text(turn.answer)
 
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        return super().statistics([self._said(v) for v in values], [self._said(g) for g in golds])
+    def statistics(self, values: Sequence[Any], golds: Sequence[Any], *probabilities: Sequence[Any]) -> np.ndarray:
+        return super().statistics([self._said(v) for v in values], [self._said(g) for g in golds], *probabilities)
 
     def row_score(self, value: Any, gold: Any) -> float:
         return super().row_score(self._said(value), self._said(gold))

@@ -42,12 +42,14 @@ class Shelf:
     singular  what one of them is called, and the name of its contract
     contract  the module of the contract, where it lies elsewhere
     bases     whether its classes are there to be derived from, and so may be abstract
+    adapter   the module whose `of_function(name, function)` makes such a class of a function from outside
     """
 
     folder: str
     singular: str
     contract: str = ""
     bases: bool = False
+    adapter: str = ""
 
     def module(self, stem: str) -> str:
         """The module of a file."""
@@ -64,7 +66,7 @@ SHELVES = {
     "families": Shelf("tasks/families", "family", contract="keeltune.tasks.task", bases=True),
     "file_formats": Shelf("data/file_formats", "file format"),
     "matching": Shelf("objective/matching", "matching"),
-    "metrics": Shelf("tasks/metrics", "metric"),
+    "metrics": Shelf("tasks/metrics", "metric", adapter="keeltune.tasks.metrics._function"),
     "references": Shelf("objective/references", "reference"),
     "regularizers": Shelf("training/regularizers", "regularizer"),
     "sections": Shelf("reports/sections", "section"),
@@ -154,7 +156,9 @@ def _from_outside(shelf: str, name: str) -> Any:
     if not hasattr(module, attribute):
         raise LookupError(f"no {attribute} in {module_name}{nearest(attribute, vars(module))}")
     value = getattr(module, attribute)
-    contract = _contract(shelf)
+    contract, adapter = _contract(shelf), SHELVES[shelf].adapter
+    if adapter and callable(value) and not inspect.isclass(value):
+        return import_module(adapter).of_function(name, value)
     if contract is not object and not (inspect.isclass(value) and issubclass(value, contract)):
         raise LookupError(f"{name} is no class derived from {contract.__module__}.{contract.__name__}")
     if inspect.isabstract(value):

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from keeltune.models import libraries
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.metrics._function import ANY, FunctionMetric, of_function
 from keeltune.tasks.metrics.bleu import Bleu, missing, tokenizers
 from keeltune.tasks.metrics.loss import Loss
 from keeltune.tasks.metrics.metric import Metric
 from keeltune.utils import registry
 from keeltune.utils.errors import nearest, shown
+
+LISTED = 20
+"""Scores that a message names: each label has three."""
 
 
 class Scoring:
@@ -30,16 +35,67 @@ class Scoring:
     @cached_property
     def metrics(self) -> list[Metric]:
         """In the order of their statistics."""
-        added = [registry.find("metrics", name) for name in self.settings.metrics]
-        return [metric(self.settings) for metric in (*self.own, *added)]
+        return [metric(self.settings) for metric in (*self.own, *map(self._found, self._added))]
+
+    @cached_property
+    def _added(self) -> list[str]:
+        """The metrics that the recipe adds: those of `evaluation.metrics`, and that which chooses where it is neither
+        among them nor a score of the task."""
+        primary, added = self.settings.metric, list(self.settings.metrics)
+        if primary is None or primary in (*self.reported, *Loss.names, *added):
+            return added
+        if ":" in primary:
+            return [*added, primary]
+        files = [name for name in registry.names("metrics") if self._fits(metric := self._found(name))
+                 and primary in metric.names and name not in added]  # fmt: skip
+        return [*added, *files[:1]]
+
+    def _found(self, name: str) -> type[Metric]:
+        """A metric by its name in a recipe. Raises: LookupError."""
+        metric: type[Metric] = registry.find("metrics", name)
+        said = self.settings.directions.get(name)
+        if said is None or not issubclass(metric, FunctionMetric):
+            return metric
+        return of_function(name, metric.function, said)
+
+    def _fits(self, metric: type[Metric]) -> bool:
+        """Whether a metric scores what the task answers."""
+        of_labels = metric.answers == "probabilities" and self.answer == "label"
+        return metric.answers in (self.answer, ANY) or of_labels
+
+    @property
+    def reads_probabilities(self) -> bool:
+        """Whether a metric scores the probabilities of labels."""
+        return any(metric.answers == "probabilities" for metric in self.metrics)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the scores: that which the recipe chooses by first (`evaluation.metric`)."""
         added = (name for metric in self.metrics[len(self.own) :] for name in metric.names)
         names = [*self.reported, *added]
-        primary = self.settings.metric if self.settings.metric in (*names, *Loss.names) else names[0]
-        return tuple(dict.fromkeys([str(primary), *names]))
+        primary = self._primary
+        if primary is None or (primary not in (*names, *Loss.names) and primary not in self.of_labels):
+            primary = names[0]
+        return tuple(dict.fromkeys([primary, *names]))
+
+    @cached_property
+    def _primary(self) -> str | None:
+        """The score that `evaluation.metric` names: its own name, or the first one of a metric from outside."""
+        primary = self.settings.metric
+        return self._found(primary).names[0] if primary is not None and ":" in primary else primary
+
+    @cached_property
+    def of_labels(self) -> list[str]:
+        """The scores of single labels, `recall.LABEL`, `precision.LABEL` and `f1.LABEL`."""
+        tables = [metric.details(np.zeros(metric.width)).get("by_label", {}) for metric in self.metrics]
+        return [f"{kind}.{label}" for table in tables for label, scores in table.items()
+                for kind in scores if kind != "rows"]  # fmt: skip
+
+    def _of_label(self, name: str, sums: np.ndarray) -> np.ndarray:
+        """A score of one label, of summed statistics [..., K]."""
+        kind, _, label = name.partition(".")
+        draws = [self.details(draw)["by_label"][label][kind] for draw in sums.reshape(-1, sums.shape[-1])]
+        return np.array(draws).reshape(sums.shape[:-1])
 
     @property
     def lower_is_better(self) -> frozenset[str]:
@@ -61,15 +117,19 @@ class Scoring:
         """Why metrics do not fit a data set, of a sample of its right answers."""
         return [found for metric in self.metrics for found in metric.misfits(texts)]
 
-    def statistics(self, values: Sequence[Any], golds: Sequence[Any]) -> np.ndarray:
-        """[rows, K], metric by metric."""
-        return np.concatenate([metric.statistics(values, golds) for metric in self.metrics], axis=1)
+    def statistics(self, values: Sequence[Any], golds: Sequence[Any], probabilities: Sequence[Any] = ()) -> np.ndarray:
+        """[rows, K], metric by metric; `probabilities` of each row's labels, where a metric reads them."""
+        given = [probabilities if metric.answers == "probabilities" else values for metric in self.metrics]
+        tables = [metric.statistics(of_rows, golds) for metric, of_rows in zip(self.metrics, given, strict=True)]
+        return np.concatenate(tables, axis=1)
 
     def scores(self, sums: np.ndarray) -> dict[str, np.ndarray]:
         """Summed statistics [..., K] as scores [...] in the order of `names`."""
         values: dict[str, np.ndarray] = {}
         for metric, columns in self._columns():
             values |= metric.scores(sums[..., columns])
+        if self.names[0] not in (*values, *Loss.names):
+            values[self.names[0]] = self._of_label(self.names[0], sums)
         return {name: values[name] for name in self.names if name in values}
 
     def details(self, sums: np.ndarray) -> dict[str, Any]:
@@ -96,28 +156,41 @@ class Scoring:
         return list(self._metric_faults()) or [*self._tokenizer_faults(), *self._normalizer_faults()]  # ask the metrics
 
     def _metric_faults(self) -> Iterator[Fault]:
-        names = list(dict.fromkeys([*self.reported, *Loss.names]))
-        for name in self.settings.metrics:
+        names, sound = list(dict.fromkeys([*self.reported, *Loss.names])), True
+        for name in self._added:
             shelf = registry.names("metrics")
-            known = ", ".join(n for n in shelf if registry.find("metrics", n).answers == self.answer)
+            known = ", ".join(n for n in shelf if self._fits(registry.find("metrics", n)))
             try:
-                metric = registry.find("metrics", name)
+                metric = self._found(name)
             except LookupError as error:
+                sound = False
                 expected = f"a metric ({known}) or my_package.my_module:Name"
-                yield Fault("evaluation.metrics", "unknown metric", shown(name), expected, str(error))
+                yield Fault(self._field(name), "unknown metric", shown(name), expected, str(error))
                 continue
-            if metric.answers != self.answer:
+            if not self._fits(metric):
                 expected, fix = f"metrics of {self.answer}: {known}", "leave it out"
-                yield Fault("evaluation.metrics", "of other answers", f"{name}, of {metric.answers}", expected, fix)
+                yield Fault(self._field(name), "of other answers", f"{name}, of {metric.answers}", expected, fix)
+            elif metric.requires and not libraries.installed(metric.requires):
+                expected, fix = "the library that computes it", libraries.install(libraries.EXTRAS[metric.requires])
+                yield Fault(self._field(name), "not installed", f"{name}, and no {metric.requires}", expected, fix)
             elif both := [n for n in metric.names if n in names]:
                 found = f"{name}, whose {', '.join(both)} there is already"
-                yield Fault("evaluation.metrics", "scored twice", found, "a score of another name", "leave it out")
+                yield Fault(self._field(name), "scored twice", found, "a score of another name", "leave it out")
             else:
                 names += metric.names
         primary = self.settings.metric
-        if primary is not None and primary not in names:
-            fix = f"choose one of them{nearest(primary, names)}"
-            yield Fault("evaluation.metric", "unknown metric", shown(primary), f"one of: {', '.join(names)}", fix)
+        if not sound or primary is None or ":" in primary or primary in (*names, *(of_labels := self.of_labels)):
+            return
+        others = [n for name in registry.names("metrics") if self._fits(metric := self._found(name))
+                  for n in metric.names if n not in names]  # fmt: skip
+        choices = [*names, *others, *of_labels]
+        listed = ", ".join(choices[:LISTED]) + (" …" if len(choices) > LISTED else "")
+        fix = f"choose one of them{nearest(primary, choices)}"
+        yield Fault("evaluation.metric", "unknown metric", shown(primary), f"one of: {listed}", fix)
+
+    def _field(self, name: str) -> str:
+        """Where the recipe names a metric."""
+        return "evaluation.metrics" if name in self.settings.metrics else "evaluation.metric"
 
     def _normalizer_faults(self) -> Iterator[Fault]:
         if self.settings.normalizer is not None and not any({"wer", "cer"} & {*m.names} for m in self.metrics):

@@ -25,6 +25,7 @@ class Settings:
     languages          of source and target, as the tokenizer names them
     metrics            the recipe's metrics besides the task's (`evaluation.metrics`)
     metric             the score that chooses the best weights (`evaluation.metric`); None: the task's primary one
+    directions         whether more of a function's score is better, where the recipe says so
     decoding           how texts are written besides beams and length, as `transformers.GenerationConfig` names it
     stored             the model's own `GenerationConfig`
     language           what the answers are scored in; None: told from the right answers, each time they are scored
@@ -48,6 +49,7 @@ class Settings:
     max_new_tokens: int = 64
     metrics: Sequence[str] = ()
     metric: str | None = None
+    directions: Mapping[str, bool] = field(default_factory=dict)
     decoding: Mapping[str, Any] = field(default_factory=dict)
     stored: Any = None
     language: Language | None = None

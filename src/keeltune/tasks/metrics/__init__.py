@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from keeltune.tasks.metrics.metric import Metric
 from keeltune.utils import registry
@@ -12,7 +13,13 @@ def known() -> Iterator[type[Metric]]:
     """Every metric of the shelf, then those of other packages that are loaded."""
     shelf = [registry.find("metrics", name) for name in registry.names("metrics")]
     yield from shelf
-    yield from (metric for metric in Metric.__subclasses__() if metric not in shelf)
+    yield from (metric for metric in _derived(Metric) if metric not in shelf and metric.names)
+
+
+def _derived(base: Any) -> Iterator[type[Metric]]:
+    for metric in base.__subclasses__():
+        yield metric
+        yield from _derived(metric)
 
 
 def metric_named(name: str) -> type[Metric] | None:

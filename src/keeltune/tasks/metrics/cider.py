@@ -25,6 +25,7 @@ class Cider(Metric):
     answers = "text"
     scale = 10.0
     scores_single_rows = False
+    requires = "pycocoevalcap"
     library = "pycocoevalcap"
 
     @property

@@ -3,8 +3,8 @@
     values, golds -> statistics [rows, K] -> sums [..., K] -> {name: scores [...]}
 
 A new file in this folder is a new metric: a recipe names it under `evaluation.metrics`, as `my-metric` for
-`my_metric.py`, or as `my_package.my_module:Name` from outside. A complete one, the share of answers of the right
-length:
+`my_metric.py`, or as `my_package.my_module:Name` from outside, which may be a function too (`_function.py`). A complete
+one, the share of answers of the right length:
 
     class Length(Metric):
         names = ("length",)
@@ -42,7 +42,8 @@ class Metric(ABC):
     """The names of its scores, the most telling first."""
 
     answers: ClassVar[str]
-    """What it scores: "label" (or a list of labels), "tags", "text", or what a task of another package answers."""
+    """What it scores: "label" (or a list of labels), "tags", "text", or what a task of another package answers; or the
+    "probabilities" of labels, {label: probability} of each row."""
 
     higher_is_better: ClassVar[bool] = True
     """Whether the larger of two scores is the better one."""
@@ -55,6 +56,9 @@ class Metric(ABC):
 
     reads_language: ClassVar[bool] = False
     """Whether it scores an answer by the language of the data set (`language`)."""
+
+    requires: ClassVar[str | None] = None
+    """A module of one of keeltune's extras that computes it."""
 
     library: ClassVar[str] = "keeltune"
     """What computes it, or what it was checked against."""

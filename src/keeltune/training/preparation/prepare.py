@@ -19,6 +19,7 @@ from keeltune.training.preparation.error_list import all_listed
 from keeltune.training.preparation.harness_tasks import harness_tasks
 from keeltune.training.preparation.labelling import Labelled, label
 from keeltune.training.preparation.material import Material
+from keeltune.training.preparation.metric_trial import metric_problems
 from keeltune.training.preparation.named_tests import named_tests
 from keeltune.training.preparation.problem_log import ProblemLog, placed
 from keeltune.training.preparation.reading import Reading, read
@@ -65,6 +66,7 @@ def check(recipe: Recipe, encoded: Encoded, log: ProblemLog) -> None:
     log.add([*lesson_problems(recipe, task, examples["train"]), *router_warnings(recipe, task.settings.config)])
     log.warnings += control_token_warnings(task, encoded.rows, lambda split: recipe.where(field_of(split)))
     log.warnings += truncation_warnings(recipe, examples, task.settings)
+    log.errors += [] if log.errors else metric_problems(task, encoded.rows)
     log.errors += writing_problems(recipe, task, examples["unlabeled"], bool(encoded.references))
 
 
