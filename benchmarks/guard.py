@@ -1,6 +1,6 @@
-"""Does the guard see what it should, and does the learning curve foretell? MiniLM on real rows.
+"""Does the guard see what it should? MiniLM on real rows.
 
-    python benchmarks/guard.py DATA_FOLDER OUTPUT_FOLDER [--only overfitted shuffled duplicated planted curve]
+    python benchmarks/guard.py DATA_FOLDER OUTPUT_FOLDER [--only overfitted shuffled duplicated planted]
 
     overfitted   500 labels of SST-2, 15 epochs at 1e-4, three seeds: the guard's model beside the last weights of the
                  same training
@@ -8,7 +8,6 @@
     duplicated   validation rows that were trained on
     planted      a token in 95 % of the positive training rows: groups, exchanged terms and telling words of teacher,
                  a plain student of two layers, and a distilled one
-    curve        shares of AG News (2,000 rows) and PropBank EWT (3,000) up to a half foretell the score of all
 
 A finished run is skipped and a stopped one goes on.
 """
@@ -24,7 +23,6 @@ from typing import Any
 import data_sets
 
 from keeltune import recipe
-from keeltune.advisor import learning_curve
 from keeltune.cli import demo
 from keeltune.runs import comparison, run, run_folder
 from keeltune.utils.progress import Display
@@ -130,43 +128,11 @@ def planted(bench: Bench) -> None:
     print(json.dumps(comparison.compare([teacher.folder, plain.folder, distilled.folder])["groups"]["equalised_odds"]))
 
 
-def foretell(bench: Bench) -> None:
-    for name, task, folder, count, more in (
-        ("curve-agnews", "text-classification", "topic-agnews", 2000, {"max_length": 64}),
-        (
-            "curve-srl",
-            "semantic-role-labeling",
-            "srl-ewt",
-            3000,
-            {"training": {"learning_rate": 2e-4, "batch_size": 16}},
-        ),
-    ):
-        train = bench.file(f"{name}-train", bench.rows(folder, "train", count))
-        test = bench.file(f"{name}-test", bench.rows(folder, "test", 600))
-        data = {"train": train, "test": test}
-        values = {
-            "task": task,
-            "method": "fine-tuning",
-            "model": demo.encoder_path(),
-            "data": data,
-            **more,
-            "output": name,
-        }
-        card = learning_curve.curve(recipe.from_dict(values, bench.out), (0.0625, 0.125, 0.25, 0.5), display=QUIET)
-        whole = bench.run(f"{name}-whole", **{**values, "output": f"{name}-whole"})
-        value = whole.result["metrics"]["test"][card["metric"]]
-        low, high = card["twice"]["interval"]
-        print(f"{name}: {[(p['rows'], round(p['value'], 4)) for p in card['points']]} foretell "
-              f"{card['twice']['value']:.4f} [{low:.4f}, {high:.4f}] at {card['twice']['rows']}; found {value:.4f}, "
-              f"{'within' if low <= value <= high else 'OUTSIDE'}; {card['verdict']}", flush=True)  # fmt: skip
-
-
 PARTS = {
     "overfitted": overfitted,
     "shuffled": shuffled,
     "duplicated": duplicated,
     "planted": planted,
-    "curve": foretell,
 }
 
 

@@ -18,11 +18,15 @@ def curve(
     recipe: RecipeFile,
     overrides: Overrides = None,
     share: Annotated[list[float] | None, typer.Option("--share", help="A share of the rows; several times.")] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings of each share below the whole, each on other rows; two where short."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only the result, as JSON, on stdout.")] = False,
 ) -> None:
-    """Would more rows help? Train on shares of the rows and predict the score of twice as many."""
+    """Would more rows help? Train on shares of the rows, as long as on all, and predict the score of twice as many."""
     loaded = load(recipe, overrides or [])
-    card = learning_curve.curve(loaded, share or learning_curve.SHARES)
+    card = learning_curve.curve(loaded, share or learning_curve.SHARES, draws)
     if as_json:
         print(json.dumps(card, allow_nan=False))
         return
@@ -30,6 +34,9 @@ def curve(
     for point in card["points"]:
         low, high = point["interval"]
         table.add_row(str(point["rows"]), f"{point['value']:.4f}", f"{low:.4f} to {high:.4f}")
+    if twice := card["twice"]:
+        low, high = twice["interval"]
+        table.add_row(f"{twice['rows']}, predicted", f"{twice['value']:.4f}", f"{low:.4f} to {high:.4f}")
     console = Terminal()
     console.print(table)
     console.print(card["verdict"])

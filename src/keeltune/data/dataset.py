@@ -169,10 +169,27 @@ def split_share(rows: Sequence[Row], share: float, seed: int) -> tuple[Sequence[
     return take(rows, np.flatnonzero(~is_chosen)), take(rows, np.flatnonzero(is_chosen))
 
 
-def nested_share(rows: Sequence[Row], share: float) -> Sequence[Row]:
-    """A share of the rows (one at least), in the order they had; a smaller share's rows are among a larger one's."""
-    ranked = np.argsort(_digests("share:", _keys(rows)), kind="stable")
-    return take(rows, np.sort(ranked[: max(1, round(share * len(rows)))]))
+def nested_share(rows: Sequence[Row], share: float, strata: np.ndarray | None = None, seed: int = 0) -> Sequence[Row]:
+    """round(share · n) of the rows, one at least, in the order they had; a smaller share's are among a larger one's.
+
+    Of each stratum (`strata` [rows], such as its label's number) it holds as large a part, to within two rows: the
+    k-th of a stratum's c rows, in an order drawn by the seed, stands at (k + u) / c of the way, u drawn once a stratum
+    from [0, 1), and a share holds the rows that stand first. A stratum of one row is in a share as often as any row.
+    """
+    keys = _keys(rows)
+    drawn = np.argsort(_digests(f"share:{seed}:", keys), kind="stable")
+    if strata is not None and len(rows):
+        drawn = drawn[np.argsort(strata[drawn], kind="stable")]
+        _, firsts, counts = np.unique(strata[drawn], return_index=True, return_counts=True)
+        offsets = _uniform(_digests(f"offset:{seed}:", keys[drawn[firsts]]))
+        places = np.arange(len(rows)) - np.repeat(firsts - offsets, counts)
+        drawn = drawn[np.argsort(places / np.repeat(counts, counts), kind="stable")]
+    return take(rows, np.sort(drawn[: max(1, round(share * len(rows)))]))
+
+
+def _uniform(digests: np.ndarray) -> np.ndarray:
+    """Digests as numbers from [0, 1), uniform as they are."""
+    return np.array([int(digest[:13], 16) / 16**13 for digest in digests.tolist()])
 
 
 def _keys(rows: Sequence[Row]) -> np.ndarray:

@@ -121,8 +121,11 @@ class Data(Declared):
 
     train: Text | None = Field(default=None, description="The labelled rows to learn from.")
     share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="How much of `train` is learnt; the rows of a smaller share are among a larger one's."
+        default=1.0,
+        description="How much of `train` is learnt, of each label as much; the rows of a smaller share are among a "
+        "larger one's.",
     )
+    share_seed: NonNegativeInt = Field(default=0, description="Which rows a `share` takes: another number, other rows.")
     validation: Annotated[AsText | AsNumber[Share], ByKind] | None = Field(
         default=None, description="The rows that choose the best model; or a share of `train`, split off by the seed."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from keeltune.data import audit, dataset
 from keeltune.data.dataset import Row, without
 from keeltune.data.labels import LabelChoice, class_weights_of, decide_labels, labels_of
+from keeltune.data.row_labels import label_codes
 from keeltune.data.row_problems import is_row_problem
 from keeltune.models import configuration
 from keeltune.recipe.fields import Recipe
@@ -42,7 +43,7 @@ def label(recipe: Recipe, reading: Reading, log: ProblemLog) -> Labelled:
     )
     log.notices += choice.notices
     log.add(choice.problems)
-    rows = _known_labels(recipe, reading, choice, _divided(recipe, reading.rows), log)
+    rows = _known_labels(recipe, reading, choice, _divided(recipe, reading), log)
     log.errors += emptied_splits(recipe, rows, log.skipped)
     scored = {split: rows[split] for split in SCORED}
     log.errors += missing_columns(recipe, scored)
@@ -60,16 +61,19 @@ def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
     return configuration.head_names(config)
 
 
-def _divided(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+def _divided(recipe: Recipe, reading: Reading) -> dict[str, Sequence[Row]]:
     """The rows with the validation rows that the recipe takes from `train`, and its share of what is left.
 
     The labels are decided before: a small split may lack one.
     """
+    rows = reading.rows
     train, validation = rows["train"], rows["validation"]
     if isinstance(recipe.data.validation, float) and train:
         train, validation = dataset.split_share(train, recipe.data.validation, recipe.seed)
     if recipe.data.share < 1:
-        train = dataset.nested_share(train, recipe.data.share)
+        has_labels = any(column.name == "label" for column in reading.task_class.columns)
+        strata = label_codes(train)[0] if has_labels else None
+        train = dataset.nested_share(train, recipe.data.share, strata, recipe.data.share_seed)
     return {**rows, "train": train, "validation": validation}
 
 

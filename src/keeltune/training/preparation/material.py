@@ -120,12 +120,13 @@ class Material:
         return self.recipe.training.gradient_accumulation_steps * world_size()
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the rows that define the epoch."""
+        examples = int(len(self.main_stream) * self.scale("train" if self.rows["train"] else "unlabeled"))
+        return max(1, examples // (self.batch_size * self.micro_batches))
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         training = self.recipe.training
-        per_epoch = max(
-            1,
-            int(len(self.main_stream) * self.scale("train" if self.rows["train"] else "unlabeled"))
-            // (self.batch_size * self.micro_batches),
-        )
-        return training.max_steps or (training.epochs or 1) * per_epoch
+        return training.max_steps or (training.epochs or 1) * self.steps_per_epoch
