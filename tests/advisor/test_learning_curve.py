@@ -117,7 +117,7 @@ def test_every_share_takes_as_many_steps_and_is_measured_as_often(tiny, tmp_path
     measured = []
     for one in runs:
         told = [json.loads(line) for line in (one.run.folder / "log.jsonl").read_text("utf-8").splitlines()]
-        measured.append([line["step"] for line in told if "validation_accuracy" in line])
+        measured.append([line["step"] for line in told if "eval_accuracy" in line])
         assert one.run.result["training"]["steps"] == 18  # three epochs of all rows
     assert measured[0][-1] == 18 and len(measured[0]) >= 3 and all(steps == measured[0] for steps in measured)
 

@@ -17,17 +17,14 @@ def points(errors, sd=1e-4, correlation=0.0, scale=1.0, rows=ROWS):
 
 
 @pytest.mark.parametrize(("a", "b", "c", "d"), [(0.05, 3.0, 0.5, 0), (0.0, 1.0, 0.25, 0), (0.02, 40.0, 1.0, 200)])
-def test_a_power_law_is_continued(a, b, c, d, monkeypatch):
-    monkeypatch.setattr(power_law, "USUAL", 1e-3)  # trainings that scatter hardly at all
-    monkeypatch.setattr(power_law, "SCATTERS", np.array([1e-3, 2e-3]))
-
+def test_a_power_law_is_continued(a, b, c, d):
     def error(n):
         return a + b * (n + d) ** -c
 
     found = Fit(points(error(ROWS))).at(1600)
-    assert np.median(found.measured) == pytest.approx(error(1600), rel=0.04)
+    assert np.median(found.measured) == pytest.approx(error(1600), rel=0.05)
     low, high = np.percentile(found.true, [2.5, 97.5])
-    assert low < error(1600) < high and high - low < 0.2 * error(800)
+    assert low < error(1600) < high and high - low < 0.5 * error(800)
 
 
 @pytest.mark.parametrize("errors", [[0.055, 0.06, 0.07, 0.078], [0.3, 0.2, 0.1, 0.2], [0.0, 0.0, 0.0, 0.01]])
