@@ -176,7 +176,7 @@ def _points(trained: Sequence[Trained], measured: Measured) -> list[dict[str, An
     for share in sorted({one.share for one in trained}):
         of_share = [i for i, one in enumerate(trained) if one.share == share]
         interval = measured.intervals[of_share[0]]
-        if len(of_share) > 1:
+        if len(of_share) > 1 and not np.isnan(measured.resampled[of_share]).any():
             interval = np.array(bootstrap.interval(seed_bootstrap.over_seeds(list(measured.resampled[of_share]))))
         values = [float(value) for value in measured.values[of_share]]
         rows, mean = int(measured.rows[of_share[0]]), float(np.mean(values))
@@ -189,7 +189,7 @@ def _test_noise(measured: Measured) -> tuple[np.ndarray, float]:
 
     That of the bootstrap, but not below a 95 % interval's: a bootstrap sees no error where no row is answered wrongly.
     """
-    drawn = measured.resampled.std(1)
+    drawn = np.nan_to_num(measured.resampled.std(1))  # a score that no draw of rows has: its interval alone
     halves = (measured.intervals[:, 1] - measured.intervals[:, 0]) / (2 * NORMAL)
     varied = drawn > ROUNDING
     count = int(varied.sum())
