@@ -1,14 +1,10 @@
-"""Makes the data that the recipes of this folder name: small, without a download, and the same every time.
+"""Texts, questions, tags, translations, chats, pictures and sounds: two domains of each.
 
-    python examples/make_data.py            # writes examples/data/
-    keeltune train examples/sentiment-analysis-fine-tuning.yaml
-
-Each data set has its two domains. What is in it is enough to see a recipe through; put your own rows in its place.
+`python examples/make_data` writes them.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -127,7 +123,7 @@ UNLABELED = {"reddit": ("question", "context"), "reviews": ("tokens", "predicate
 """Sets with rows that have no label, and the columns that these have."""
 
 
-def make(folder: Path, rows: int = 100, seed: int = 0) -> None:
+def write(folder: Path, rows: int = 100, seed: int = 0) -> None:
     """Writes every data set into `folder`: `rows` to train on, and a quarter of them to choose and to test by each."""
     few = max(4, rows // 4)
     demo_data.write(folder, seed=seed, source=rows, target=rows, unlabeled=rows, validation=few, test=few)
@@ -210,12 +206,3 @@ def _wav(samples: list[int], rate: int) -> bytes:
         file.setframerate(rate)
         file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
     return held.getvalue()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Makes the data of the examples.")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "data")
-    parser.add_argument("--rows", type=int, default=100, help="rows to train on, of each set")
-    asked = parser.parse_args()
-    make(asked.output, asked.rows)
-    print(f"{len(SETS) + 2} data sets in {asked.output}")
