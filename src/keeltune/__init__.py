@@ -5,6 +5,7 @@
     run = kt.train("recipe.yaml")                       # -> Run: its folder, its result.json
     kt.evaluate(run.folder, "test.jsonl")               # -> metrics, intervals, rows
     kt.load(run.folder)("Lost my bag again.")           # -> {"text": …, "prediction": "negative", "probabilities": …}
+    kt.push(run.folder, "me/tweets")                    # model and card to the hub, privately
     kt.Objective("reverse-kl", weight=0.29)             # the formula, for a loop of your own
 
 Names are imported when they are first used, so that `import keeltune` and `keeltune --help` cost nothing.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from keeltune.runs.inference import predict as predict
     from keeltune.runs.loaded_model import LoadedModel as LoadedModel
     from keeltune.runs.loaded_model import load as load
+    from keeltune.runs.publishing import push as push
     from keeltune.runs.run import train as train
     from keeltune.runs.run_folder import Run as Run
     from keeltune.runs.verification import Finding as Finding
@@ -64,6 +66,7 @@ _HOME = {
     "load": "runs.loaded_model",
     "load_recipe": "recipe",
     "predict": "runs.inference",
+    "push": "runs.publishing",
     "train": "runs.run",
     "verify": "runs.verification",
 }

@@ -38,7 +38,10 @@ def save_adapter(model: Any, processor: Any, folder: Path) -> None:
 
     def write(staging: Path) -> None:
         model.save_pretrained(staging)
-        model.get_base_model().config.save_pretrained(staging)
+        whole = model.get_base_model()
+        whole.config.save_pretrained(staging)
+        if whole.can_generate():
+            whole.generation_config.save_pretrained(staging)  # that of its base may be another
         save_processor(processor, staging)
         for card in staging.glob("*.md"):  # peft's own, to be filled in by hand
             card.unlink()

@@ -174,12 +174,16 @@ class Recipe(Declared):
     def dump(self, folder: Path | None = None) -> str:
         """YAML that makes this run again: every value, the defaults too. Paths are absolute, so that it does from any
         folder; with `folder` as `paths.shared` writes them for a file that lies there."""
-        values = _written(self)
+        return yaml_of(self.written(folder))
+
+    def written(self, folder: Path | None = None) -> dict[str, Any]:
+        """The values of `dump`, before they are YAML."""
+        values: dict[str, Any] = _written(self)
         values["data"]["mix"] = self.data.mix.model_dump(exclude_unset=True)
         values = copy.deepcopy(values)
         change_paths(values, self._is_local, lambda field, value: self._named(value, folder))
         values["data"] = {name: value for name, value in values["data"].items() if value != {}}
-        return yaml_of(values)
+        return values
 
     def _named(self, value: str, folder: Path | None) -> str:
         path = self.path(value)

@@ -32,3 +32,12 @@ def environment(say: Translator) -> Environment:
     macros = pages.get_template("macros.html").module
     pages.globals |= {name: macro for name, macro in vars(macros).items() if not name.startswith("_")}
     return pages
+
+
+@cache
+def code() -> Environment:
+    """The templates of programs and of Markdown, in which nothing is escaped."""
+    loader = PackageLoader("keeltune.reports", "templates")
+    return Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )

@@ -26,6 +26,7 @@ OURS = (
     "log.jsonl",
     "skipped.jsonl",
     "media.jsonl",
+    "tensorboard",
     *(name for name in FOLDERS if "/" not in name),
 )
 """What a run writes into its folder, and all that `--overwrite` removes."""

@@ -22,6 +22,7 @@ from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
 from keeltune.models import saving, shared_weights
 from keeltune.reports import model_card
+from keeltune.reports.card import usage
 from keeltune.reports.findings import bias, cut_answers, forgetting, overfitting
 from keeltune.runs import digests, final_stage
 from keeltune.runs import result as results
@@ -29,12 +30,15 @@ from keeltune.runs.run_folder import Run
 from keeltune.runs.start import Start
 from keeltune.training import build
 from keeltune.training.job import Job
-from keeltune.training.preparation.material import SCORED
+from keeltune.training.preparation.material import LEARNT, SCORED
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.distributed import barrier, is_main_process
 from keeltune.utils.errors import Diverged
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
+
+LOOKED_AT = 100
+"""Trained rows by which the model's card tells which columns are used."""
 
 
 def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display: Display) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         said = (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result))
         for line in (*cut_answers.findings(result["generation"]), *said):
             display.say(line)
-        write_text(folder / "model" / "README.md", model_card.model_card(recipe, result))
+        _write_cards(job, folder, result, display)
         result = digests.seal(result | {"digests": digests.of_run(job, folder, start.inputs)})
         final_stage.publish(recipe, Run(folder, result))
     barrier()
@@ -95,6 +99,19 @@ def _save(job: Job, model: Any, folder: Path) -> None:
     saving.save(model, job.student.processor, folder / "model", half=job.half)
     if job.anchor_head is not None and job.anchor_head.task.choices == "labels":
         saving.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=job.half)
+
+
+def _write_cards(job: Job, folder: Path, result: dict[str, Any], display: Display) -> None:
+    """The card of the model, and that of its adapter, where there is one."""
+    material = job.material
+    learnt = next((rows for split in LEARNT if (rows := material.rows.get(split))), ())
+    rows = [learnt[i] for i in range(min(LOOKED_AT, len(learnt)))]
+    for name in ("model", *(["adapter"] if material.recipe.training.lora is not None else [])):
+        adapter, program = name == "adapter", None
+        with _never_fail("program for use", display):
+            program = usage.program(material.task, rows, adapter=adapter, half=job.half is not None)
+        trained = model_card.Trained(material.task, material.source, program, adapter)
+        write_text(folder / name / "README.md", model_card.model_card(material.recipe, result, trained))
 
 
 def _analyses(

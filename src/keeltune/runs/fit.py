@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from keeltune.evaluation import budget_measure, split_scores
 from keeltune.runs.start import Start
 from keeltune.runs.training_log import Watcher
-from keeltune.training import checkpoints, run_identity
+from keeltune.training import checkpoints, run_identity, tracking
 from keeltune.training.arguments import training_arguments
 from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
 from keeltune.training.given_callbacks import GivenCallbacks
@@ -34,13 +34,15 @@ from keeltune.utils.progress import Display
 def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> TrainingArguments:
     """What the recipe says to transformers' Trainer."""
     material, spec = job.material, job.material.recipe.training
-    return training_arguments(
+    arguments = training_arguments(
         folder / checkpoints.FOLDER,
         spec,
         batch_size=material.batch_size,
         every=schedule.every or job.plan.steps,
         seed=material.recipe.seed,
     )
+    arguments.recipe = tracking.flat(material.recipe.written(folder))
+    return arguments
 
 
 def fit(
@@ -72,6 +74,9 @@ def fit(
             place = (job.material.recipe.where("model"), "model")
             with refusing(job.model, place), suppress(EarlyStopped), _told_apart(given, trainer):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except BaseException:
+        tracking.close(trainer)
+        raise
     finally:
         trainer.release()
     step, steps = trainer.state.global_step, trainer.state.max_steps

@@ -21,7 +21,7 @@ from keeltune.runs import conclusion, disk_estimate, final_stage, fit, start
 from keeltune.runs import result as results
 from keeltune.runs.inputs import Inputs
 from keeltune.runs.run_folder import Progress, Run, finished, write_skipped
-from keeltune.training import build, early_stopping, run_identity
+from keeltune.training import build, early_stopping, run_identity, tracking
 from keeltune.training.given_callbacks import GivenCallbacks
 from keeltune.training.job import Job
 from keeltune.training.memory_advice import smaller_batch
@@ -108,10 +108,13 @@ def _train(
     before = start.measure(job, inputs, folder, display)
     progress.known |= results.of_start(before.scores)
     trainer = fit.fit(job, arguments, schedule, before, checkpoint, display, given)
-    if fit.is_stopped(trainer):
-        progress.known |= results.of_training(job, trainer)
-        raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
-    return Run(folder, conclusion.conclude(job, trainer, folder, before, display))
+    with tracking.told_at_the_end(trainer) as tell:
+        if fit.is_stopped(trainer):
+            progress.known |= results.of_training(job, trainer)
+            raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
+        result = conclusion.conclude(job, trainer, folder, before, display)
+        tell(result, job.material.recipe.dump(folder))
+    return Run(folder, result)
 
 
 def _headline(job: Job) -> str:

@@ -10,7 +10,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.tasks.architectures.causal import Causal
 from keeltune.tasks.common import instruction_rows
-from keeltune.tasks.common.chat import Turn, joined, without_thought
+from keeltune.tasks.common.chat import PLAIN, Turn, joined, without_thought
 from keeltune.tasks.common.chat_fault import in_conversation
 from keeltune.tasks.common.chat_forms import Conversation
 from keeltune.tasks.common.example import Example
@@ -99,6 +99,13 @@ class TextGeneration(family.TextGeneration):
         plain = not self.tokenizer.chat_template and any(CONVERSATION in e.notes for e in examples)
         lacking = "the model has no chat template: conversations are written in lines <|role|>"
         return [*super().notices(examples), *([lacking] if plain else [])]
+
+    def adopt(self, model: Any, processor: Any, examples: Sequence[Example] = ()) -> list[str]:
+        """A model that was taught conversations alone, and has no template for them, keeps the one that stood in."""
+        notes = super().adopt(model, processor)
+        if examples and not self.tokenizer.chat_template and all(CONVERSATION in e.notes for e in examples):
+            self.tokenizer.chat_template = PLAIN
+        return notes
 
     # Conversations
 

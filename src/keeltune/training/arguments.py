@@ -11,6 +11,7 @@ import torch.distributed
 from transformers import TrainingArguments
 
 from keeltune.recipe.training_fields import Training
+from keeltune.training.tracking import RecipeArguments
 from keeltune.utils.device import device_note
 from keeltune.utils.distributed import leave_group
 
@@ -29,7 +30,7 @@ NEW_NAMES = {
 
 def training_arguments(
     folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int
-) -> TrainingArguments:
+) -> RecipeArguments:
     """Our fields as the Trainer's, and those that a recipe passes on unchanged.
 
     `batch_size`: examples of one forward pass on one process, also where the recipe counts tokens. `every`: steps
@@ -51,7 +52,7 @@ def training_arguments(
     }
     atexit.unregister(leave_group)
     atexit.register(leave_group)
-    return TrainingArguments(
+    return RecipeArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,

@@ -28,7 +28,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from keeltune.models.surgery import batch_norms
 from keeltune.objective.formula import Objective
 from keeltune.training import callbacks as own
-from keeltune.training import checkpoints
+from keeltune.training import checkpoints, tracking
 from keeltune.training.batch_plan import Plan, work_of
 from keeltune.training.budget import DualAscent
 from keeltune.training.callbacks import TrainingTotals, means
@@ -101,6 +101,7 @@ class KeelTrainer(Trainer):
             self.add_callback(DualAscent(self))
         self.add_callback(EarlyStopping(self))
         self.add_callback(own.MeasuredStop(self))
+        tracking.defer(self.callback_handler, Path(args.output_dir).parent)
 
     @property
     def regularizers(self) -> list[Regularizer]:

@@ -124,7 +124,7 @@ class Ctc(Architecture):
 
     def spell(self, ids: Sequence[int]) -> str:
         """Repeats merged, blanks dropped: the text of the best frame choices."""
-        options = self._unmerged
+        options = self.unmerged
         if options is None:  # the tokenizer does both
             return str(self.task.tokenizer.decode(list(ids))).strip()
         merged = [i for n, i in enumerate(ids) if (n == 0 or ids[n - 1] != i) and i != self.blank]
@@ -132,7 +132,7 @@ class Ctc(Architecture):
         return str(decode(merged, skip_special_tokens=True, clean_up_tokenization_spaces=False, **options)).strip()
 
     @cached_property
-    def _unmerged(self) -> dict[str, Any] | None:
+    def unmerged(self) -> dict[str, Any] | None:
         """How the tokenizer is asked to keep repeats, which are merged already; None where it merges them always."""
         tokenizer = self.task.tokenizer
         special = set(tokenizer.all_special_ids)
