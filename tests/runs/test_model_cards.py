@@ -143,6 +143,10 @@ CASES: dict[str, Callable[[Path], Path]] = {
     "speech-recognition moonshine": partial(of_family, "speech-recognition", "moonshine"),
     "speech-recognition wav2vec2": partial(of_family, "speech-recognition", "wav2vec2"),
 }  # fmt: skip
+CASES |= {
+    task: partial(of_family, task, families.family_of(task).architectures[0])
+    for task in sorted({*registry.names("tasks")} - {case.split()[0] for case in CASES})
+}
 
 ADAPTED = {
     "text-classification bert": {"rank": 2},
@@ -196,13 +200,11 @@ def test_a_cards_program_answers_as_keeltune_does(answered, case):
         assert [answer["label"] for answer in told] == predictions
         for row, answer in zip(expected, told, strict=True):
             assert answer["score"] == pytest.approx(row["probabilities"][answer["label"]], abs=1e-5)
+    elif isinstance(told[0], float):
+        assert told == pytest.approx(predictions, rel=1e-5)
     else:
         assert told == predictions
     assert "keeltune" not in cards.program_of(folder)
-
-
-def test_every_task_of_the_shelf_has_a_case():
-    assert {case.split()[0] for case in CASES} == set(registry.names("tasks"))
 
 
 # What a card says
