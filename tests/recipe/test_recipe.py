@@ -103,10 +103,12 @@ def test_a_path_that_holds_no_recipe_is_named_in_full(tmp_path: Path, monkeypatc
 # ── Sound recipes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_defaults_are_those_of_the_design():
+def test_the_defaults_are_those_of_the_design_and_of_decision_0036():
     recipe = parse(FINE_TUNING, folder="/recipes")
     training = recipe.training
-    assert (training.epochs, training.max_steps, training.learning_rate) == (3, None, 5e-5)
+    assert (training.epochs, training.max_steps, training.learning_rate) == ("auto", None, "auto")
+    assert (training.head_learning_rate, recipe.data.validation) == ("auto", "auto")
+    assert (training.passes, training.rates) == (3, (5e-5, 5e-5))  # before anything is decided
     assert (training.batch_size, training.gradient_accumulation_steps, training.precision) == (32, 1, "auto")
     assert (training.lora, training.seed, training.passed) == (None, 0, {})
     assert (recipe.evaluation.every, recipe.evaluation.rows, recipe.evaluation.patience) == ("auto", None, "auto")

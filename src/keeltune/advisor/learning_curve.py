@@ -111,7 +111,7 @@ def _check(recipe: Recipe, shares: Sequence[float]) -> None:
     if recipe.data.train is None:
         expected = "labelled rows to take shares of"
         problems.append(recipe.problem("data.train", expected=expected, fix="add data.train"))
-    if recipe.data.test is None and recipe.data.validation is None:
+    if recipe.data.test is None and recipe.data.named_validation is None:
         found, expected = "neither test nor validation", "rows to score on"
         problems.append(recipe.problem("data", found=found, expected=expected, fix="add data.test"))
     if problems:

@@ -86,7 +86,7 @@ def advise(
     """
     base = opened(with_files(recipe))
     display = display or Display()
-    if base.data.validation is None:
+    if base.data.named_validation is None:
         expected = "rows to compare the methods on, which are no test rows"
         raise UserError(base.problem("data.validation", expected=expected, fix="add data.validation: 0.1, say"))
     candidates.check_additions(base, additions)

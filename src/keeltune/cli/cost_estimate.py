@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
-from keeltune.models import loading, surgery
-from keeltune.recipe.model_fields import StudentFrom
 from keeltune.training.preparation.material import SCORED, Material
+from keeltune.training.preparation.sizes import student_sizes
 from keeltune.training.reference_holding import held_in
 from keeltune.training.regularization import forward_passes, regularizers_of
 from keeltune.utils.device import choose_precision, matmul_flops, this_device
@@ -26,7 +23,7 @@ def estimate(material: Material) -> dict[str, float]:
     recipe = material.recipe
     device = this_device()
     precision = choose_precision(recipe.training.precision, device)
-    whole, body, depth, width = _sizes(material)
+    whole, body, depth, width = student_sizes(material)
     lengths = [example.length for example in material.main_stream]
     step_size = material.batch_size * material.micro_batches
     ratios = material.stream_ratios
@@ -51,17 +48,3 @@ def estimate(material: Material) -> dict[str, float]:
     of_references = sum(dtype.itemsize for dtype in held_in(material, precision))
     memory = stored * trained + whole * of_references + activations + 6e8
     return {"steps": material.steps, "seconds": seconds, "memory_bytes": memory}
-
-
-def _sizes(material: Material) -> tuple[int, int, int, int]:
-    """Weights, weights outside the embeddings, layers and width of the student."""
-    config = material.config
-    if isinstance(student := material.recipe.model, StudentFrom):
-        where = material.recipe.where("model.layers")
-        _, config = surgery.student_config(config, material.auto_model, student.chosen_layers, where, "model.layers")
-    model = loading.skeleton(config, material.auto_model)
-    whole = sum(p.numel() for p in model.parameters())
-    embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
-    text = config.get_text_config()
-    depth, body = int(getattr(text, "num_hidden_layers", 1)), whole - embeddings
-    return whole, body, depth, int(getattr(text, "hidden_size", 256))

@@ -22,6 +22,7 @@ from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
 from keeltune.training import build
 from keeltune.training.job import Job, ReferenceSource
+from keeltune.training.preparation import defaults
 from keeltune.training.preparation.prepare import prepare
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.progress import Display
@@ -60,6 +61,8 @@ def show_row(recipe: Recipe, number: int, console: Terminal) -> None:
     own = list({e.key: e for e in job.plan.examples if e.key.startswith(row.key)}.values())
     example = own[0]
     batch = to_device(material.task.collate([example]), job.device)
+    for line in defaults.sentences(material):
+        console.print(line)
     console.rule("1. the row")
     _print_row(row, console)
     console.rule("2. what the model reads" + (f": example 1 of {len(own)}" if len(own) > 1 else ""))

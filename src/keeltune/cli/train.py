@@ -10,6 +10,7 @@ from rich.table import Table
 
 from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
+from keeltune.reports.findings import overfitting
 from keeltune.runs import run
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.terminal import Terminal
@@ -31,6 +32,8 @@ def train(
     if is_main_process():
         console = Terminal()
         console.print(_table(finished.result))
+        for line in overfitting.verdict_lines(finished.result):
+            console.print(line)
         console.print(f"report: {finished.folder / 'report.html'}")
         console.print(f"model:  {finished.model}")
 

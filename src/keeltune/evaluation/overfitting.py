@@ -62,8 +62,6 @@ SPREAD = (0.01, 0.03)
 MOVED = 0.5
 """Nats a prediction from the reference on the target's inputs."""
 
-ORDER = ("green", "amber", "red")
-
 
 @dataclass(frozen=True)
 class Signal:
@@ -175,8 +173,7 @@ def nothing_learnt(cross_entropy: float, labels: Mapping[str, int], steps: int) 
 
     Such runs have failed, most often by gradients that vanished (Mosbach et al. 2020, https://arxiv.org/abs/2006.04884).
     """
-    total = sum(labels.values())
-    entropy = -sum(n / total * math.log(n / total) for n in labels.values() if n) if total else 0.0
+    entropy = entropy_of(labels)
     if entropy <= 0:
         return None
     value = cross_entropy / entropy
@@ -186,6 +183,12 @@ def nothing_learnt(cross_entropy: float, labels: Mapping[str, int], steps: int) 
     )  # fmt: skip
     failed: Light = "red" if steps >= LONG_ENOUGH else "amber"
     return Signal("learnt", failed if value > LEARNT_NOTHING else "green", value, sentence)
+
+
+def entropy_of(labels: Mapping[str, int]) -> float:
+    """H = −Σ_c f_c log f_c of labels that are there so often, in nats."""
+    total = sum(labels.values())
+    return -sum(n / total * math.log(n / total) for n in labels.values() if n) if total else 0.0
 
 
 def by_chance(validation: float, low: float, chance: float, explained: float, metric: str) -> Signal:
@@ -246,6 +249,7 @@ def spread(scores: Sequence[float], metric: str) -> Signal | None:
 
 VERDICTS = {
     "learnt": "nothing was learnt",
+    "undertrained": "undertrained: the training ended before the model had learnt its rows",
     "duplicates": "validation rows were trained on: their score flatters",
     "beyond chance": "the rows were learnt by heart, and nothing that holds for others",
     "validation loss": "overfitted: the last weights are worse than earlier ones",
@@ -263,6 +267,8 @@ def verdict(signals: Sequence[Signal]) -> str:
     for name, meaning in VERDICTS.items():
         if lights.get(name) == "red":
             return Message(meaning)
+    if lights.get("undertrained") == "amber":
+        return Message("perhaps undertrained: longer training may do better")
     amber = [Message(signal.name) for signal in signals if signal.light != "green"]
     if amber:
         return Message("no sign of overfitting beyond: {names}", names=joined(amber, ", "))
@@ -272,6 +278,8 @@ def verdict(signals: Sequence[Signal]) -> str:
 def report(signals: Sequence[Signal | None]) -> dict[str, Any]:
     """What `result.json` holds as `overfitting`: {"verdict", "signals": [{"name", "light", "value", "said"}]}."""
     known = [signal for signal in signals if signal is not None]
+    if any(signal.name == "undertrained" and signal.light != "green" for signal in known):  # it has not, then
+        known = [signal for signal in known if (signal.name, signal.light) != ("learnt", "green")]
     return {"verdict": verdict(known), "signals": [asdict(signal) for signal in known]}
 
 

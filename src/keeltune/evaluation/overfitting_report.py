@@ -10,7 +10,7 @@ from typing import Any
 
 from keeltune.data import dataset
 from keeltune.data.media import Media
-from keeltune.evaluation import calibration, overfitting, prediction
+from keeltune.evaluation import calibration, overfitting, prediction, undertraining
 from keeltune.evaluation.scores import WRITTEN, Scores
 from keeltune.evaluation.scores import score as scored
 from keeltune.objective.predictions import IGNORED
@@ -18,8 +18,11 @@ from keeltune.training.job import Job
 from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.utils.json_lines import read_lines
 
-LATE = 5
-"""The last log entries whose mean is the training's last cross-entropy."""
+LATE = 50
+"""The last steps whose mean is the training's last cross-entropy; of a short training its second half."""
+
+STEADY = 0.02
+"""How far the last validation loss may lie above the lowest one, as a share of its fall, to be still falling."""
 
 ROWS = 500
 """Training rows that are answered once more at the end."""
@@ -46,7 +49,7 @@ def overfitting_report(
     shift = (forgetting or {}).get("divergence", {}).get("target")
     drift = overfitting.drift(shift["reverse_kl"]) if shift else None
     return {
-        "overfitting": overfitting.report([*_signals(job, model, after, log, lines["validation"], fitted), drift]),
+        "overfitting": overfitting.report([*_signals(job, model, after, log, lines, fitted), drift]),
         "calibration": {"validation": fitted, "test": tested} if fitted or tested else None,
     }
 
@@ -56,7 +59,7 @@ def _signals(
     model: Any,
     after: Mapping[str, Scores | None],
     log: Sequence[Mapping[str, Any]],
-    lines: Sequence[Mapping[str, Any]],
+    lines: Mapping[str, Sequence[Mapping[str, Any]]],
     fitted: Mapping[str, Any] | None,
 ) -> list[overfitting.Signal | None]:
     material, task = job.material, job.material.task
@@ -64,15 +67,16 @@ def _signals(
     evaluations = [entry for entry in log if f"eval_{metric}" in entry]
     losses, scores = ([e[f"eval_{name}"] for e in evaluations if f"eval_{name}" in e] for name in ("loss", metric))
     signals: list[overfitting.Signal | None] = []
-    explained = None
-    logged = [entry["cross_entropy"] for entry in log if "cross_entropy" in entry][-LATE:]
-    trained = sum(logged) / len(logged) if logged else None
+    explained = entropy = None
+    trained = _last_cross_entropy(log)
     if task.choices == "labels" and not task.settings.multi_label and not task.settings.class_weights:
         learnt = [target for e in material.examples["train"] for target in e.targets if target != IGNORED]
         counts, _ = overfitting.commonest([str(target) for target in learnt])
+        entropy = overfitting.entropy_of(counts)
         if trained is not None and (signal := overfitting.nothing_learnt(trained, counts, material.steps)):
             signals.append(signal)
             explained = 1 - signal.value
+    signals.append(_undertrained(job, log, lines, losses, entropy))
     validation = after["validation"]
     if validation is not None and material.rows["train"]:
         train = _on_training_rows(job, model)
@@ -89,11 +93,42 @@ def _signals(
         )
         signals.append(overfitting.shared(other_rows, learnt_rows))
     signals.append(overfitting.rising(losses, scores, sign))
-    signals.append(overfitting.confident_errors(lines))
+    signals.append(overfitting.confident_errors(lines["validation"]))
     if fitted is not None:
         signals.append(overfitting.miscalibration(fitted))
     signals.append(overfitting.gradients([entry["grad_norm"] for entry in log if "grad_norm" in entry]))
     return signals
+
+
+def _last_cross_entropy(log: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of the last steps' entries, the mean."""
+    entries = [entry for entry in log if "cross_entropy" in entry]
+    if not entries:
+        return None
+    last = entries[-1]["step"]
+    late = [entry["cross_entropy"] for entry in entries if entry["step"] > last - min(LATE, last / 2)]
+    return float(sum(late) / len(late))
+
+
+def _undertrained(
+    job: Job,
+    log: Sequence[Mapping[str, Any]],
+    lines: Mapping[str, Sequence[Mapping[str, Any]]],
+    losses: Sequence[float],
+    entropy: float | None,
+) -> overfitting.Signal | None:
+    """The eleventh sign. `losses`: of the validation rows. A taught student's doubt is its teacher's."""
+    answers = None
+    if not job.material.recipe.has_teacher:
+        answers = undertraining.doubt(lines["validation"] or lines["test"])
+    return undertraining.undertrained(
+        undertraining.course(log),
+        entropy=entropy or None,
+        answers=answers,
+        steps=max([0, *(entry.get("step", 0) for entry in log)]),
+        new_head=bool(job.student.fresh),
+        best_is_last=not losses or losses[-1] <= min(losses) + STEADY * (losses[0] - min(losses)),
+    )
 
 
 def _inputs(names: set[str], fields: Mapping[str, Any]) -> dict[str, str]:

@@ -22,6 +22,9 @@ from keeltune.recipe.field_types import (
 )
 from keeltune.recipe.generation_fields import Prompt, plain
 
+AUTO = "auto"
+"""In the place of a value that depends on what there is."""
+
 
 class NamedTest(Declared):
     """Rows that show one ability, by a task of their own: `{name: chats, data: chats.jsonl, task: text-generation}`."""
@@ -127,7 +130,10 @@ class Data(Declared):
     )
     share_seed: NonNegativeInt = Field(default=0, description="Which rows a `share` takes: another number, other rows.")
     validation: Annotated[AsText | AsNumber[Share], ByKind] | None = Field(
-        default=None, description="The rows that choose the best model; or a share of `train`, split off by the seed."
+        default="auto",
+        description="The rows that choose the best model; or a share of `train`, split off by the seed; auto: a tenth "
+        "of `train`, of few rows up to a fifth, and none below 100, label by label, rows that share an input on one "
+        "side; null: none.",
     )
     test: Text | None = Field(default=None, description="The rows that are scored once, at the end.")
     unlabeled: Text | None = Field(
@@ -164,3 +170,8 @@ class Data(Declared):
     bad_rows: Literal["refuse", "skip"] = Field(
         default="refuse", description="skip: leave faulty rows out, count and list them."
     )
+
+    @property
+    def named_validation(self) -> str | float | None:
+        """`validation` where the recipe says something of it."""
+        return None if self.validation == AUTO else self.validation

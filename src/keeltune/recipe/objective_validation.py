@@ -114,7 +114,7 @@ def weight_faults(recipe: Recipe) -> Iterator[Problem]:
         yield recipe.problem("objective.weight", expected=expected, fix="write objective.weight: 1.0, say")
         return
     if rule.max_kl is not None:
-        rows, name = recipe.data.validation, "data.validation"
+        rows, name = recipe.data.named_validation, "data.validation"
         if not recipe.anchors_target:
             rows, name = recipe.data.source.validation, "data.source.validation"
         if rows is None and not recipe.anchors_generated:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keeltune.recipe.data_fields import Source
+from keeltune.recipe.data_fields import AUTO, Source
 
 Change = Callable[[str, str], str]
 """From a dotted field and the path in it to what stands there instead."""
@@ -18,7 +18,8 @@ def change_paths(values: dict[str, Any], is_local: Callable[[str], bool], change
     data = values.get("data") or {}
     for section, rows in (("data", data), ("data.source", data.get("source") or {})):
         for name in Source.model_fields:
-            if isinstance(rows.get(name), str) and not rows[name].startswith("hub:"):
+            is_auto = section == "data" and name == "validation" and rows.get(name) == AUTO
+            if isinstance(rows.get(name), str) and not rows[name].startswith("hub:") and not is_auto:
                 rows[name] = change(f"{section}.{name}", rows[name])
     tests = (data.get("source") or {}).get("test")
     for i, test in enumerate(tests if isinstance(tests, list) else []):

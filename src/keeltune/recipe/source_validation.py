@@ -66,7 +66,7 @@ def _start_faults(recipe: Recipe) -> Iterator[Problem]:
     if isinstance(share, str) and share not in ("auto", "recommended"):
         fix = f"choose one of them{nearest(share, ('auto', 'recommended'))}"
         yield recipe.problem("training.interpolate", expected="auto, recommended, a number or null", fix=fix)
-    if share == "recommended" and (source.validation is None or recipe.data.validation is None):
+    if share == "recommended" and (source.validation is None or recipe.data.named_validation is None):
         expected = "data.validation and data.source.validation, on which the recommended point is found"
         yield recipe.problem("training.interpolate", expected=expected, fix="add them, or write a number")
     weight = recipe.objective.weight

@@ -6,7 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from keeltune.recipe.field_types import AsList, AsNumber, AsText, ByKind, Declared, Section, Seed, Share, Text
+from keeltune.recipe.field_types import (
+    AsList,
+    AsNumber,
+    AsText,
+    Auto,
+    AutoOrKind,
+    ByKind,
+    Declared,
+    Section,
+    Seed,
+    Share,
+    Text,
+)
 from keeltune.recipe.regularizer_fields import Regularizers
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -55,14 +67,21 @@ class Training(Declared):
 
     model_config = ConfigDict(extra="allow")
 
-    epochs: PositiveInt | None = Field(
-        default=3,
-        description="Passes over `train` (over `unlabeled` if there is none); null where `max_steps` is given.",
+    epochs: Annotated[Auto | AsNumber[PositiveInt], AutoOrKind] | None = Field(
+        default="auto",
+        description="Passes over `train` (over `unlabeled` if there is none); auto: 3, and of few rows as many as a "
+        "new head takes: 20, but at least 200 steps and at most 1,000; null where `max_steps` is given.",
     )
     max_steps: PositiveInt | None = Field(default=None, description="Optimizer steps, in place of `epochs`.")
-    learning_rate: PositiveFloat = Field(
-        default=5e-5,
-        description="AdamW's peak; weight decay 0.01, 10 % warm-up, linear decay and clip 1.0 unless given.",
+    learning_rate: Annotated[Auto | AsNumber[PositiveFloat], AutoOrKind] = Field(
+        default="auto",
+        description="AdamW's peak; weight decay 0.01, 10 % warm-up, linear decay and clip 1.0 unless given. auto: "
+        "5e-5; with a new head 5e-5 · 768 / width, from 1e-5 to 5e-4; for a model of random weights 5e-4.",
+    )
+    head_learning_rate: Annotated[Auto | AsNumber[PositiveFloat], AutoOrKind] = Field(
+        default="auto",
+        description="The peak for weights that no checkpoint held, such as a new head's; auto: ten times "
+        "`learning_rate`, and the same where you name that one.",
     )
     batch_size: PositiveInt | None = Field(
         default=32,
@@ -121,6 +140,17 @@ class Training(Declared):
                 if values.get(other) is not None:
                     values = {usual: None, **values}
         return values
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """`learning_rate` and `head_learning_rate` as numbers; where nothing has chosen them yet, a named one's."""
+        rate = self.learning_rate if self.learning_rate != "auto" else 5e-5
+        return rate, (self.head_learning_rate if self.head_learning_rate != "auto" else rate)
+
+    @property
+    def passes(self) -> int:
+        """`epochs` as a number: 1 where steps are counted."""
+        return 1 if self.epochs is None else 3 if self.epochs == "auto" else self.epochs
 
     @property
     def all_regularizers(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from keeltune.training.given_callbacks import GivenCallbacks
 from keeltune.training.job import Job
 from keeltune.training.model_trial import refusing
 from keeltune.training.monitoring import Monitoring
+from keeltune.training.new_weights import NewWeights
 from keeltune.training.preparation.material import Material
 from keeltune.training.step_loss import step_loss
 from keeltune.training.trainer import KeelTrainer
@@ -40,6 +41,7 @@ def arguments_of(job: Job, folder: Path, schedule: EvaluationSchedule) -> Traini
         batch_size=material.batch_size,
         every=schedule.every or job.plan.steps,
         seed=material.recipe.seed,
+        steps=material.steps,
     )
     arguments.recipe = tracking.flat(material.recipe.written(folder))
     return arguments
@@ -143,7 +145,7 @@ def _trainer(
         job.plan,
         step_loss(job),
         monitoring=monitoring,
-        fresh=job.student.fresh,
+        fresh=NewWeights(tuple(job.student.fresh), job.material.recipe.training.rates[1]),
         callbacks=callbacks,
     )
 

@@ -50,13 +50,15 @@ def train_one_seed(
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
     with system_faults(folder, smaller=smaller_batch(recipe.training)):
         inputs = Inputs.of(recipe)
-        material = _prepared(recipe, folder, display)
+        asked = recipe
+        material = _prepared(run_identity.as_begun(folder, asked) if resume else asked, folder, display)
+        recipe = material.recipe
         inputs.note(material)
         progress.known |= results.of_material(material)
         identity = run_identity.identity_of(material)
         found = run_identity.NOTHING
         if resume:
-            found = run_identity.newest(folder, identity, recipe, display, allowed)
+            found = run_identity.newest(folder, identity, asked, display, allowed)
         if resume and (done := _finished(recipe, found.checkpoint, display)):
             return done
         transformers.set_seed(recipe.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def of_material(material: Material) -> dict[str, Any]:
         split: {"rows": len(rows), "fingerprint": dataset.fingerprint(rows)} if rows else None
         for split, rows in material.rows.items()
     }
-    return {"data": data | {"skipped": len(material.skipped)}, "environment": environment()}
+    defaults = {field: asdict(default) for field, default in material.defaults.items()}
+    return {"data": data | {"skipped": len(material.skipped)}, "defaults": defaults, "environment": environment()}
 
 
 def of_start(before: Mapping[str, Scores | None]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def empty() -> dict[str, Any]:
         "bias": None,
         "seeds": None,
         "training": None,
+        "defaults": None,
         "generation": None,
         "data": None,
         "audit": None,

@@ -53,6 +53,7 @@ def train_each_seed(
     """`runs.run.train` of a recipe with several seeds, in a folder that is claimed."""
     folder = recipe.path(recipe.output)
     run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
+    recipe = run_identity.as_begun(folder, recipe) if resume else recipe
     if main := distributed.is_main_process():
         if resume:
             _refuse_another_recipe(folder, recipe, allowed)

@@ -20,6 +20,11 @@ ON_CPUS = {"ddp_backend": "gloo", "use_cpu": True}
 alone on its share of the rows, with the counts of all."""
 
 
+LOGGED = 10
+"""Steps between two entries of the log, where a run has `ENTRIES` times as many or more."""
+
+ENTRIES = 30
+
 NEW_NAMES = {
     old: old.replace("gradient", "activation")
     for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs")
@@ -29,13 +34,14 @@ NEW_NAMES = {
 
 
 def training_arguments(
-    folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int
+    folder: Path, training: Training, *, batch_size: int, every: int | None, seed: int, steps: int | None = None
 ) -> RecipeArguments:
     """Our fields as the Trainer's, and those that a recipe passes on unchanged.
 
     `batch_size`: examples of one forward pass on one process, also where the recipe counts tokens. `every`: steps
     between evaluations; checkpoints are written there too, after them (None: none are). `seed`: one, where the recipe
-    has several. Mixed precision is not the Trainer's: the autocast context is ours, around the forward pass alone.
+    has several. `steps`: of the whole run, since a short one is logged more often. Mixed precision is not the
+    Trainer's: the autocast context is ours, around the forward pass alone.
     """
     passed = {NEW_NAMES.get(name, name): value for name, value in training.passed.items()}
     defaults: dict[str, Any] = {
@@ -43,7 +49,7 @@ def training_arguments(
         "warmup_steps": 0.1,  # below 1: a share of all steps
         "lr_scheduler_type": "linear",
         "max_grad_norm": 1.0,
-        "logging_steps": 10,
+        "logging_steps": min(LOGGED, max(1, (steps or LOGGED * ENTRIES) // ENTRIES)),
         "logging_first_step": True,
         "report_to": "none",
         # an epoch's end is a step too: one that evaluates does so before it is saved
@@ -56,9 +62,9 @@ def training_arguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        num_train_epochs=training.epochs or 1,
+        num_train_epochs=training.passes,
         max_steps=training.max_steps or -1,
-        learning_rate=training.learning_rate,
+        learning_rate=training.rates[0],
         seed=seed,
         eval_strategy="no",  # the callback `EvaluateEvery` does; the Trainer's own wants a data set of its kind
         bf16=False,

@@ -89,7 +89,7 @@ def evaluation_schedule(material: Material) -> EvaluationSchedule:
     not_before = math.ceil(NOT_BEFORE * steps) if spec.patience == "auto" else 0
     every = spec.every if isinstance(spec.every, int) else None
     examples = len(material.examples["validation"][: spec.rows])
-    epochs = training.epochs or steps / material.steps_per_epoch
+    epochs = steps / material.steps_per_epoch if training.max_steps else training.passes
     if every is None and examples and not material.task.generates:
         trained = steps * material.batch_size * material.micro_batches
         affordable = min(EVALUATIONS, int(CHEAP * 3 * trained / examples))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import transformers
 
 from keeltune.data import dataset
 from keeltune.models import model_files
+from keeltune.recipe import load
+from keeltune.recipe.data_fields import AUTO
 from keeltune.recipe.fields import Recipe
 from keeltune.training import checkpoints
 from keeltune.training.job import Job, ReferenceSource
@@ -79,6 +82,35 @@ def identity_of(material: Material) -> dict[str, Any]:
         "world_size": distributed.world_size(),
     }
     return dict(json.loads(json.dumps(identity)))
+
+
+def as_begun(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe with what a started run's defaults were, where it leaves them at auto: those of an earlier keeltune
+    were others, and later ones may be."""
+    then = _begun_with(folder)
+    if then is None:
+        return recipe
+    of_training, training = then.get("training") or {}, recipe.training
+    values = {name: of_training.get(name) for name in ("epochs", "learning_rate", "head_learning_rate")}
+    if "head_learning_rate" not in of_training:  # when all weights had one rate
+        values["head_learning_rate"] = values["learning_rate"]
+    kept = {
+        name: value for name, value in values.items()
+        if isinstance(value, int | float) and getattr(training, name) == AUTO
+    }  # fmt: skip
+    data = recipe.data
+    if data.validation == AUTO and (then.get("data") or {}).get("validation") is None:
+        data = data.model_copy(update={"validation": None})
+    return recipe.model_copy(update={"training": training.model_copy(update=kept), "data": data})
+
+
+def _begun_with(folder: Path) -> Mapping[str, Any] | None:
+    """The values of the recipe that a run in `folder` began with; None where none did."""
+    with suppress(NotAsWrittenError):
+        return dict(run_of(folder)["identity"]["recipe"])
+    if not (file := folder / "recipe.yaml").is_file():
+        return None
+    return load(file).model_dump(by_alias=True, exclude_unset=True)
 
 
 def start_run(folder: Path, identity: Mapping[str, Any], job: Job, found: Found, training: int = 1) -> None:

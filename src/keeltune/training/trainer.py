@@ -38,6 +38,7 @@ from keeltune.training.early_stopping import EarlyStopping, selection_keys
 from keeltune.training.finite_check import FiniteCheck
 from keeltune.training.memory_advice import at_hand
 from keeltune.training.monitoring import Monitoring
+from keeltune.training.new_weights import NewWeights
 from keeltune.training.on_policy import with_own_texts
 from keeltune.training.optimizer_state import group_numbers
 from keeltune.training.regularizers.regularizer import Regularizer
@@ -51,7 +52,7 @@ class KeelTrainer(Trainer):
 
     Args:
         plan: the dataset of micro-batches. step_loss: what a loss is made of; its regularisers begin here.
-        monitoring: how the training is measured, and what follows. fresh: the names of weights that no checkpoint held.
+        monitoring: how the training is measured, and what follows. fresh: the weights that no checkpoint held.
     """
 
     control: Any
@@ -65,7 +66,7 @@ class KeelTrainer(Trainer):
         step_loss: StepLoss,
         *,
         monitoring: Monitoring | None = None,
-        fresh: tuple[str, ...] = (),
+        fresh: NewWeights = NewWeights(),  # noqa: B008 (it cannot change)
         callbacks: list[TrainerCallback] | None = None,
     ):
         if args.n_gpu > 1:
@@ -83,7 +84,7 @@ class KeelTrainer(Trainer):
         if processes > 1 and kind == DistributedType.NO:
             raise RuntimeError(f"found {processes} processes that do not know of each other ({kind}), expected DDP")
         own.tell_callbacks(self, step_loss.task, self.schedule.every or plan.steps)
-        self.plan, self.step_loss = plan, step_loss
+        self.plan, self.step_loss, self.fresh = plan, step_loss, fresh
         self.workers = DataWorkers(plan, args.dataloader_num_workers)
         self.repeated = False
         self.finite = FiniteCheck()
@@ -91,7 +92,7 @@ class KeelTrainer(Trainer):
         self.checkpoint: checkpoints.Checkpoint | None = None
         self.batch_norms = batch_norms(model)
         for regularizer in self.regularizers:
-            regularizer.begin(model, fresh)
+            regularizer.begin(model, fresh.names)
         averages = self.schedule.averages and self.best is not None
         self.pair_average = PairAverage(model) if averages else None
         self.stateful: list[checkpoints.Stateful] = [*self.regularizers]
@@ -120,11 +121,13 @@ class KeelTrainer(Trainer):
     # A step
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        fresh = self.optimizer is None
+        made = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        for regularizer in self.regularizers if fresh else ():
+        if made:
+            self.fresh.set_rate(optimizer, self.model)
+        for regularizer in self.regularizers if made else ():
             regularizer.on_optimizer(optimizer)
-        self.begun = group_numbers(optimizer) if fresh else self.begun
+        self.begun = group_numbers(optimizer) if made else self.begun
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -20,14 +20,23 @@ OURS = frozenset({None, "none", "model", "ensemble", "adapter-off", "cached", "s
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
-    """The method, and the regularisers where there were any."""
+    """The method, the regularisers where there were any, and what the recipe left open."""
     training = result["training"] or {}
     phrases = training.get("regularizer_phrases") or {}
     parts = [
         _regularizer(name, value, phrases.get(name)) for name, value in (training.get("regularizers") or {}).items()
     ]
     regularized = [Message("Regularised by: {parts}.", parts=joined(parts, ", "))] if parts else []
-    return [METHODS[result["method"]], *_own_reference(result), *regularized]
+    return [METHODS[result["method"]], *_own_reference(result), *regularized, *_left_open(result)]
+
+
+def _left_open(result: Mapping[str, Any]) -> list[str]:
+    """The values that keeltune chose, and why."""
+    parts = [
+        Message("{field} {value:.4g} ({reason})", field=field, value=of["value"], reason=of["reason"])
+        for field, of in (result.get("defaults") or {}).items()
+    ]
+    return [Message("Not named in the recipe, and chosen: {parts}.", parts=joined(parts, "; "))] if parts else []
 
 
 def _own_reference(result: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,12 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def verdict_lines(result: Mapping[str, Any]) -> list[str]:
+    """The verdict alone, for a command's last lines; of a training that ended too soon also what tells it."""
+    told = ("verdict: ", "undertrained: ", "warning: undertrained: ")
+    return [line for line in findings(result) if line.startswith(told)]
+
+
 def averaged_weights(result: Mapping[str, Any]) -> list[str]:
     """What was measured and kept, where that is not the weights themselves."""
     if not (result["overfitting"] or {}).get("averaged"):

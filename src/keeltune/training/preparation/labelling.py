@@ -12,8 +12,9 @@ from keeltune.data.row_labels import label_codes
 from keeltune.data.row_problems import is_row_problem
 from keeltune.models import configuration
 from keeltune.recipe.fields import Recipe
+from keeltune.training.preparation.defaults import divided
 from keeltune.training.preparation.head_compatibility import check_student_head
-from keeltune.training.preparation.material import SCORED
+from keeltune.training.preparation.material import SCORED, Default
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.scored_columns import cluster_warnings, missing_columns
@@ -23,11 +24,15 @@ from keeltune.utils.collection import paused_collection
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labels of a run, and its rows: each split as it will be used, of known labels alone."""
+    """The labels of a run, and its rows: each split as it will be used, of known labels alone.
+
+    held_out   what is said of the validation rows, where the recipe says nothing of them
+    """
 
     choice: LabelChoice
     rows: dict[str, Sequence[Row]]
     class_weights: Mapping[str, float] | None
+    held_out: Default | None = None
 
 
 @paused_collection()
@@ -43,14 +48,15 @@ def label(recipe: Recipe, reading: Reading, log: ProblemLog) -> Labelled:
     )
     log.notices += choice.notices
     log.add(choice.problems)
-    rows = _known_labels(recipe, reading, choice, _divided(recipe, reading), log)
+    used, held_out = _divided(recipe, reading)
+    rows = _known_labels(recipe, reading, choice, used, log)
     log.errors += emptied_splits(recipe, rows, log.skipped)
     scored = {split: rows[split] for split in SCORED}
     log.errors += missing_columns(recipe, scored)
     log.warnings += cluster_warnings(recipe, scored)
     _check_start(recipe, reading, choice, log)
     class_weights = class_weights_of(recipe, task_class, rows["train"], choice.names, log.errors)
-    return Labelled(choice, rows, class_weights)
+    return Labelled(choice, rows, class_weights, held_out)
 
 
 def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
@@ -61,20 +67,22 @@ def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
     return configuration.head_names(config)
 
 
-def _divided(recipe: Recipe, reading: Reading) -> dict[str, Sequence[Row]]:
-    """The rows with the validation rows that the recipe takes from `train`, and its share of what is left.
+def _divided(recipe: Recipe, reading: Reading) -> tuple[dict[str, Sequence[Row]], Default | None]:
+    """The rows with the validation rows that are taken from `train`, and the recipe's share of what is left.
 
     The labels are decided before: a small split may lack one.
     """
-    rows = reading.rows
+    rows, held_out = reading.rows, None
     train, validation = rows["train"], rows["validation"]
     if isinstance(recipe.data.validation, float) and train:
         train, validation = dataset.split_share(train, recipe.data.validation, recipe.seed)
+    elif recipe.data.named_validation is None and train:
+        train, validation, held_out = divided(recipe, reading.task_class, train)
     if recipe.data.share < 1:
         has_labels = any(column.name == "label" for column in reading.task_class.columns)
         strata = label_codes(train)[0] if has_labels else None
         train = dataset.nested_share(train, recipe.data.share, strata, recipe.data.share_seed)
-    return {**rows, "train": train, "validation": validation}
+    return {**rows, "train": train, "validation": validation}, held_out
 
 
 def _known_labels(

@@ -37,6 +37,14 @@ class TestSet:
     encoded: Sequence[list[Example]]
 
 
+@dataclass(frozen=True)
+class Default:
+    """A value that the recipe left to keeltune (`training.epochs: auto`), and why it is that."""
+
+    value: float
+    reason: str
+
+
 @dataclass
 class Material:
     """Everything a run reads, checked and encoded; no weights.
@@ -52,6 +60,7 @@ class Material:
     harness              the tasks of `data.source.lm_eval`
     notices, warnings, skipped   what users should know; what is doubtful; faults of rows that were left out
     sampled              whether only some rows of large splits are encoded
+    defaults             what the recipe left at auto, by its field: `recipe` holds the numbers
     """
 
     recipe: Recipe
@@ -73,6 +82,7 @@ class Material:
     sampled: bool = False
     named_tests: Sequence[TestSet] = ()
     harness: Sequence[HarnessTask] = ()
+    defaults: dict[str, Default] = field(default_factory=dict)
 
     @property
     def examples(self) -> dict[str, list[Example]]:
@@ -129,4 +139,4 @@ class Material:
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         training = self.recipe.training
-        return training.max_steps or (training.epochs or 1) * self.steps_per_epoch
+        return training.max_steps or training.passes * self.steps_per_epoch

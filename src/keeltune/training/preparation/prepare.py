@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from keeltune.data.dataset import spread
 from keeltune.recipe.fields import Recipe
+from keeltune.training.preparation import defaults
 from keeltune.training.preparation.encoding import Encoded, encode
 from keeltune.training.preparation.error_list import all_listed
 from keeltune.training.preparation.harness_tasks import harness_tasks
@@ -57,6 +58,8 @@ def prepare(
     material = _material(recipe, reading, labelled, encoded, log, limit)
     material.named_tests, material.harness = tests, harness
     require_enough_rows(material)
+    defaults.decide(material, reading.student.untrained, labelled.held_out)
+    material.notices += defaults.sentences(material)
     return material
 
 

@@ -27,11 +27,15 @@ from keeltune.utils.errors import Problem, UserError, shown
 
 @dataclass(frozen=True)
 class StudentFiles:
-    """The student's configuration and processor, and the class that loads it; each None where it cannot be read."""
+    """The student's configuration and processor, and the class that loads it; each None where it cannot be read.
+
+    untrained   the weights of its head that its folder does not hold
+    """
 
     config: Any = None
     processor: Any = None
     auto_model: str | None = None
+    untrained: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def _read_student(
     """`train`: the rows on which a new model's tokenizer is trained."""
     spec, where = recipe.model, recipe.where("model")
     config = processor = auto_model = None
+    untrained: Sequence[str] = ()
     if isinstance(spec, NewModel):
         config, processor = log.collect(lambda: initialization.files(spec, recipe, task_class, train)) or (None, None)
     elif source is not None:
@@ -146,5 +151,5 @@ def _read_student(
         log.collect(lambda: initialization.check(config, class_name, recipe.where("model.new")))
     elif source is not None and auto_model is not None:
         found, head_class = source, auto_model
-        log.collect(lambda: loading.check_weights(found, config, head_class, where, "model"))
-    return StudentFiles(config, processor, auto_model)
+        untrained = log.collect(lambda: loading.check_weights(found, config, head_class, where, "model")) or ()
+    return StudentFiles(config, processor, auto_model, untrained)

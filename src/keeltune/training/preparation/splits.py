@@ -48,7 +48,9 @@ def read_splits(read: SplitReader) -> dict[str, Sequence[Row]]:
 def sources_of(recipe: Recipe) -> dict[str, DataSource | None]:
     """What each split is read from; None for one that the recipe does not name, or takes a share of the rows for."""
     data = recipe.data
-    named = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
+    named = {name: getattr(data, name) for name in ("train", "test", "unlabeled")} | {
+        "validation": data.named_validation
+    }
     named |= {"source" if n == "test" else f"source_{n}": getattr(data.source, n) for n in Source.model_fields}
     return {
         name: DataSource(named[name], recipe.path, recipe.where(field_of(name)), part, data.format)
