@@ -1,21 +1,21 @@
 """What the defaults cost beside a search: a recipe of five lines and a grid of rates and epochs, on eight data sets.
 
-    python benchmarks/defaults.py DATA_FOLDER OUTPUT_FOLDER [--only clinc-10 amazon ...] [--grid | --table]
+    python benchmarks/defaults.py DATA_FOLDER OUTPUT_FOLDER [--only clinc-10 amazon ...] [--table]
 
 Each set is cut to few rows, so that all of it takes two quiet cores forty minutes with MiniLM. The recipe names task,
 method, model, rows and output, and how long a text may be, nothing else. The grid is three rates times three numbers of
 epochs on all training rows, each run to its end; its best run is picked on the very test rows that score it, which
 flatters it: what is left between the two is at most what a search would have brought. The difference is drawn with the
-same rows for both. A finished run is skipped; `--grid` makes those of the grid alone, `--table` only prints. What the
-table is made of is written to `OUTPUT_FOLDER/defaults.json`; that of docs/results.md lies beside this file.
+same rows for both. Cheap runs come first, and a finished one is skipped; `--table` takes what is finished, and trains
+nothing. What the table is made of is written to `OUTPUT_FOLDER/defaults.json`; that of docs/results.md lies beside this
+file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -94,43 +94,61 @@ class Bench:
         made_of = recipe.from_dict({**values, "max_length": cut.max_length, **spec}, self.out)
         return train(made_of, overwrite=folder.is_dir(), display=Display(quiet=True))
 
-    def grid(self, name: str) -> Iterator[run_folder.Run]:
-        """Every cell's run: a rate and a number of epochs, all rows, no validation, to the end."""
-        for epochs, rate in product(SETS[name].epochs, RATES):
-            training = {"learning_rate": rate, "epochs": epochs}
-            yield self.run(name, f"{rate:g}-{epochs}", data={"validation": None}, training=training)
+    def cell(self, name: str, rate: float, epochs: int) -> run_folder.Run:
+        """A run of the grid: a rate and a number of epochs, all rows, no validation, to the end."""
+        training = {"learning_rate": rate, "epochs": epochs}
+        return self.run(name, f"{rate:g}-{epochs}", data={"validation": None}, training=training)
+
+    def finished(self, name: str) -> tuple[run_folder.Run | None, list[run_folder.Run]]:
+        """A set's run of the defaults, and those of its grid, as far as they are there."""
+        cells = [f"{rate:g}-{epochs}" for epochs, rate in product(SETS[name].epochs, RATES)]
+        found = {made: run_folder.finished(self.out / f"{name}-{made}") for made in ("default", *cells)}
+        return found["default"], [run for made in cells if (run := found[made]) is not None]
 
 
-def figures(bench: Bench, name: str) -> dict[str, Any]:
+def train_all(bench: Bench, names: Sequence[str]) -> None:
+    """Every run, those of few epochs first."""
+    for name in names:
+        bench.run(name, "default")
+    for level, rate in product(range(3), RATES):
+        for name in names:
+            bench.cell(name, rate, SETS[name].epochs[level])
+
+
+def figures(bench: Bench, name: str) -> dict[str, Any] | None:
     """What the table says of a set: the default's and each cell's test score, and the difference to the best cell."""
-    default, cells = bench.run(name, "default"), list(bench.grid(name))
+    default, cells = bench.finished(name)
+    if default is None or not cells:
+        return None
     card = comparison.compare([str(run.folder) for run in (*cells, default)])
     sign = 1 if card["higher_is_better"] else -1
-    lines = {line["name"]: line["target"] for line in card["runs"]}
-    scores = {run.folder.name.removeprefix(f"{name}-"): lines[run.folder.name]["value"] for run in cells}
+    scores = {run.folder.name.removeprefix(f"{name}-"): line["target"]["value"]
+              for run, line in zip(cells, card["runs"], strict=False)}  # fmt: skip
     best = max(scores, key=lambda cell: sign * scores[cell])
     pair = comparison.compare([str(bench.out / f"{name}-{best}"), str(default.folder)])["runs"][1]
-    kept = default.result
+    result = default.result
     return {
         "metric": card["metric"], "train": SETS[name].train, "test": SETS[name].test,
         "default": pair["target"]["value"], "best": {"cell": best, "value": scores[best]}, "cells": scores,
-        "difference": pair["against"]["target"], "steps": kept["training"]["steps"],
-        "seconds": {"default": kept["training"]["seconds"],
+        "difference": pair["against"]["target"], "steps": result["training"]["steps"],
+        "seconds": {"default": result["training"]["seconds"],
                     "grid": sum(run.result["training"]["seconds"] for run in cells)},
-        "verdict": (kept["overfitting"] or {}).get("verdict"), "chosen": kept.get("defaults"),
+        "verdict": (result["overfitting"] or {}).get("verdict"), "chosen": result["defaults"],
     }  # fmt: skip
 
 
 def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The page's table, in Markdown."""
-    yield "| data | rows | metric | default | best of the grid (rate, epochs) | difference, 95 % | steps |"
-    yield "| --- | ---: | --- | ---: | --- | ---: | ---: |"
+    yield "| data | rows | steps | metric | default | best of the grid (rate, epochs; cells) | difference, 95 % |"
+    yield "| --- | ---: | ---: | --- | ---: | --- | ---: |"
     for name, of in found.items():
-        (rate, _, epochs), change = of["best"]["cell"].rpartition("-"), of["difference"]
+        rate, epochs = of["best"]["cell"].rsplit("-", 1)
+        change = of["difference"]
         low, high = (100 * end for end in change["interval"])
         yield (
-            f"| {name} | {of['train']} | {of['metric']} | {100 * of['default']:.1f} | {100 * of['best']['value']:.1f} "
-            f"({rate}, {epochs}) | {100 * change['change']:+.1f} [{low:+.1f}, {high:+.1f}] | {of['steps']} |"
+            f"| {name} | {of['train']} | {of['steps']} | {of['metric']} | {100 * of['default']:.1f} | "
+            f"{100 * of['best']['value']:.1f} ({rate}, {epochs}; {len(of['cells'])}) | "
+            f"{100 * change['change']:+.1f} [{low:+.1f}, {high:+.1f}] |"
         )
 
 
@@ -139,22 +157,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS))
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--grid", action="store_true")
-    what.add_argument("--table", action="store_true")
+    parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
-    bench, file = Bench(options.data, options.output), options.output / "defaults.json"
-    if options.grid:
-        for name in options.only:
-            for run in bench.grid(name):
-                print(run.folder.name, run.result["metrics"]["test"], flush=True)
-        return
-    found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    bench = Bench(options.data, options.output)
     if not options.table:
-        for name in options.only:
-            found[name] = figures(bench, name)
-            write_json(file, found)
-    for line in table({name: found[name] for name in options.only if name in found}):
+        train_all(bench, options.only)
+    found = {name: of for name in SETS if (of := figures(bench, name)) is not None}
+    write_json(bench.out / "defaults.json", found)
+    for line in table(found):
         print(line, flush=True)
 
 

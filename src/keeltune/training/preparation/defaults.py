@@ -55,16 +55,14 @@ def divided(
     """`train` as (train, validation) where the recipe says nothing of validation rows, and what is said of it."""
     if recipe.data.validation != AUTO or not train:
         return train, [], None
-    held = held_out.count(len(train), written=task_class.generates)
-    rows, total, chosen = train, len(train), list[Row]()
-    if held:
+    if held := held_out.count(len(train), written=task_class.generates):
         clusters = recipe.evaluation.clusters
         rows, chosen = held_out.hold_out(train, task_class.columns, held, recipe.seed, clusters)
-    if chosen:
-        template = "{held} of the {rows} training rows, as no others are named: they choose the best weights"
-        return rows, chosen, Default(len(chosen), Message(template, held=len(chosen), rows=total))
+        if chosen:
+            template = "{held} of the {rows} training rows, as no others are named: they choose the best weights"
+            return rows, chosen, Default(len(chosen), Message(template, held=len(chosen), rows=len(train)))
     template = "none of {rows} training rows: too few to spare any, or all alike in an input"
-    return train, [], Default(0, Message(template, rows=total))
+    return train, [], Default(0, Message(template, rows=len(train)))
 
 
 def decide(material: Material, untrained: Sequence[str], held: Default | None) -> None:
@@ -72,23 +70,23 @@ def decide(material: Material, untrained: Sequence[str], held: Default | None) -
 
     `untrained`: the weights of the head that the model's folder does not hold; `held`: what `divided` said.
     """
-    recipe, training = material.recipe, material.recipe.training
-    news = material.source == NEW
-    new_head = news or _has_new_head(material, untrained)
+    training = material.recipe.training
+    new_head = material.source == NEW or _has_new_head(material, untrained)
     decided = {"data.validation": held} if held else {}
     if training.epochs == AUTO:
         decided["training.epochs"] = _epochs(material, new_head)
-    if (rate := training.learning_rate) == AUTO:
+    if isinstance(rate := training.learning_rate, str):
         decided["training.learning_rate"] = _rate(material, new_head)
         rate = decided["training.learning_rate"].value
     if training.head_learning_rate == AUTO:
-        decided["training.head_learning_rate"] = _head_rate(
-            rate, named=training.learning_rate != AUTO, new=new_head, all_new=news
-        )
+        of_its_own = new_head and material.source != NEW
+        decided["training.head_learning_rate"] = _head_rate(rate, training.learning_rate != AUTO, of_its_own)
+    elif not new_head and training.head_learning_rate != rate:
+        material.notices.append("training.head_learning_rate has no effect: no weights are new")
     chosen = {
         field.removeprefix("training."): of.value for field, of in decided.items() if field.startswith("training.")
     }
-    material.recipe = recipe.model_copy(update={"training": training.model_copy(update=chosen)})
+    material.recipe = material.recipe.model_copy(update={"training": training.model_copy(update=chosen)})
     material.defaults = decided
 
 
@@ -144,8 +142,9 @@ def _rate(material: Material, new_head: bool) -> Default:
     return Default(float(f"{rate:.1g}"), Message("a model {width} wide with a new head", width=width))
 
 
-def _head_rate(rate: float, *, named: bool, new: bool, all_new: bool) -> Default:
-    if all_new or not new:
+def _head_rate(rate: float, named: bool, new: bool) -> Default:
+    """`named`: whether the recipe names the others' rate, which is then meant for all."""
+    if not new:
         return Default(rate, Message("no weights but the model's own"))
     if named:
         return Default(rate, Message("the learning rate that the recipe names"))
