@@ -45,7 +45,7 @@ def test_check_encodes_some_rows_of_a_large_split_and_reads_all(tmp_path: Path):
     (tmp_path / "train.jsonl").write_bytes(reviews(400, 8))
     (tmp_path / "test.jsonl").write_bytes(reviews(60, 8))
     values = {"task": "text-classification", "method": "fine-tuning", "model": "m", "output": "o",
-              "data": {"train": "train.jsonl", "test": "test.jsonl"}}  # fmt: skip
+              "data": {"train": "train.jsonl", "validation": None, "test": "test.jsonl"}}  # fmt: skip
     whole = prepare(from_dict(values, tmp_path))
     some = prepare(from_dict(values, tmp_path), limit=100)
     assert {name: len(rows) for name, rows in some.rows.items()} == {n: len(rows) for n, rows in whole.rows.items()}
@@ -73,6 +73,16 @@ def test_check_divides_and_maps_rows_as_training_does(tmp_path: Path, labels: di
     assert some.encoded == whole.encoded and some.task.settings.class_weights == whole.task.settings.class_weights
     expected = {"negative", "positive"} if labels is None else {*labels.values()}
     assert {row.fields["label"] for row in some.rows["train"]} == expected
+
+
+def test_check_holds_out_the_rows_that_training_does(tmp_path: Path):
+    save_tiny(tmp_path / "m")
+    (tmp_path / "train.jsonl").write_bytes(reviews(400, 8))
+    values = {"task": "text-classification", "method": "fine-tuning", "model": "m", "output": "o",
+              "data": {"train": "train.jsonl"}}  # fmt: skip
+    whole, some = prepare(from_dict(values, tmp_path)), prepare(from_dict(values, tmp_path), limit=100)
+    assert {name: list(rows) for name, rows in some.rows.items()} == whole.rows
+    assert (len(whole.rows["validation"]), some.steps, some.defaults) == (40, whole.steps, whole.defaults)
 
 
 def best(call: Callable[[], Any], times: int = 3) -> float:
