@@ -77,6 +77,11 @@ def test_a_speaker_lies_on_one_side():
     assert not {row.fields["speaker"] for row in train} & {row.fields["speaker"] for row in validation}
 
 
+def test_numbers_are_no_labels():
+    fields = [{"text": f"text number {n} of them", "label": n / 7} for n in range(100)]
+    assert len(held(rows_of(fields), LABELLED, 20)[1]) == 20
+
+
 def test_chinese_and_short_texts():
     fields = [{"text": f"第{n}件商品很好用", "label": "好坏"[n % 2]} for n in range(100)]
     fields += [{"text": word, "label": "好坏"[n % 2]} for n, word in enumerate(["ok", "no"] * 10)]

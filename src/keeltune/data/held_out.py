@@ -85,6 +85,8 @@ def _described(
             value = row.fields.get(name)
             says_enough = isinstance(value, Media) or _long(words[name])
             of_rows.append(words[name] if says_enough or (name == clusters and value is not None) else None)
+    if 2 * len(set(labels)) > len(labels):  # numbers, or answers that are each a row's own
+        labels = [""] * len(labels)
     return _groups([*alike.values(), whole], len(rows)), labels, digests
 
 
