@@ -63,7 +63,7 @@ class Trained:
 @dataclass(frozen=True)
 class Measured:
     """What K trainings scored: rows [K], values [K], intervals [K, 2] of the test rows, and the values on draws of them
-    [K, RESAMPLES], the same draws for all."""
+    [K, draws], the same draws for all."""
 
     rows: np.ndarray
     values: np.ndarray
@@ -162,11 +162,12 @@ def _band(
 
 def _measured(task: Task, runs: Sequence[Run], split: str, metric: str) -> Measured:
     results = [run.result for run in runs]
+    resampled = np.stack([_resampled(task, run, split, metric) for run in runs])
     return Measured(
         np.array([result["data"]["train"]["rows"] for result in results], dtype=float),
         np.array([result["metrics"][split][metric] for result in results]),
         np.array([result["intervals"][split][metric] for result in results]),
-        np.stack([_resampled(task, run, split, metric) for run in runs]),
+        resampled[:, np.isfinite(resampled).all(0)],  # a slow score is not computed for every draw
     )
 
 
@@ -176,7 +177,7 @@ def _points(trained: Sequence[Trained], measured: Measured) -> list[dict[str, An
     for share in sorted({one.share for one in trained}):
         of_share = [i for i, one in enumerate(trained) if one.share == share]
         interval = measured.intervals[of_share[0]]
-        if len(of_share) > 1 and not np.isnan(measured.resampled[of_share]).any():
+        if len(of_share) > 1 and measured.resampled.size:
             interval = np.array(bootstrap.interval(seed_bootstrap.over_seeds(list(measured.resampled[of_share]))))
         values = [float(value) for value in measured.values[of_share]]
         rows, mean = int(measured.rows[of_share[0]]), float(np.mean(values))
@@ -189,7 +190,7 @@ def _test_noise(measured: Measured) -> tuple[np.ndarray, float]:
 
     That of the bootstrap, but not below a 95 % interval's: a bootstrap sees no error where no row is answered wrongly.
     """
-    drawn = np.nan_to_num(measured.resampled.std(1))  # a score that no draw of rows has: its interval alone
+    drawn = measured.resampled.std(1) if measured.resampled.size else np.zeros(len(measured.rows))
     halves = (measured.intervals[:, 1] - measured.intervals[:, 0]) / (2 * NORMAL)
     varied = drawn > ROUNDING
     count = int(varied.sum())
