@@ -41,8 +41,8 @@ SETS: dict[str, dict[str, Any]] = {
 FIGURES = Path(__file__).with_suffix(".json")
 
 
-def curve(name: str, data: Path, out: Path) -> list[learning_curve.Trained]:
-    """The runs on all shares of a data set's rows."""
+def curve(name: str, data: Path, out: Path, draws: int) -> list[learning_curve.Trained]:
+    """The runs on all shares of a data set's rows, `draws` of each share below the whole."""
     spec = SETS[name]
     files = {}
     for split, count in (("train", ROWS), ("test", TEST_ROWS)):
@@ -55,15 +55,18 @@ def curve(name: str, data: Path, out: Path) -> list[learning_curve.Trained]:
     values = {"task": spec["task"], "method": "fine-tuning", "model": {"from": demo.encoder_path(), "layers": [0, 5]},
               "data": files, "max_length": 48, "training": training, "output": name}  # fmt: skip
     made = recipe.from_dict(values, out)
-    return learning_curve.train_shares(made, SHARES, draws=1, display=Display())
+    return learning_curve.train_shares(made, SHARES, draws, display=Display())
 
 
 def forecasts(name: str, runs: list[learning_curve.Trained]) -> list[dict[str, Any]]:
-    """What four shares in a row foretell for twice as many rows, and what came."""
+    """What four shares in a row foretell for twice as many rows, and what came: the last of them with one draw, as the
+    whole has in a curve."""
     found = []
-    for last in range(POINTS, len(runs)):
-        card = extrapolation.extrapolate(runs[last - POINTS : last])
-        came = runs[last].run.result
+    for last in range(POINTS, len(SHARES)):
+        known = SHARES[last - POINTS : last]
+        points = [one for one in runs if one.share in known and (one.share < known[-1] or one.draw == 0)]
+        card = extrapolation.extrapolate(points)
+        came = next(one for one in runs if one.share == SHARES[last]).run.result
         value, (low, high) = came["metrics"]["test"][card["metric"]], came["intervals"]["test"][card["metric"]]
         if card["twice"] is None:
             raise SystemExit(f"{name}: {card['verdict']}")
@@ -99,11 +102,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--draws", type=int, default=2, help="of each share below the whole")
     parser.add_argument("--table", action="store_true", help="print the table of what was found before")
     options = parser.parse_args()
     if not options.table:
         for name in options.only:
-            found = forecasts(name, curve(name, options.data.resolve(), options.out.resolve()))
+            found = forecasts(name, curve(name, options.data.resolve(), options.out.resolve(), options.draws))
             others = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else []
             kept = sorted([*(one for one in others if one["data"] != name), *found], key=lambda one: one["data"])
             FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
