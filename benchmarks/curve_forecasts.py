@@ -52,8 +52,9 @@ def curve(name: str, data: Path, out: Path, draws: int) -> list[learning_curve.T
         files[split] = data_sets.written(out / "data" / f"{name}-{split}.jsonl", kept)
     training = {"max_steps": STEPS, "batch_size": 16, "learning_rate": 3e-4, "precision": "bf16",
                 "regularizers": {"freeze_embeddings": True}}  # fmt: skip
-    values = {"task": spec["task"], "method": "fine-tuning", "model": {"from": demo.encoder_path(), "layers": [0, 5]},
-              "data": files, "max_length": 48, "training": training, "output": name}  # fmt: skip
+    model = {"from": demo.encoder_path(), "layers": [0, 5]}
+    values = {"task": spec["task"], "method": "fine-tuning", "model": model, "data": {**files, "validation": None},
+              "max_length": 48, "training": training, "output": name}  # fmt: skip
     made = recipe.from_dict(values, out)
     return learning_curve.train_shares(made, SHARES, draws, display=Display())
 
