@@ -452,6 +452,12 @@ def test_a_teacher_worse_than_a_pilot_is_out(tiny, data):
         "没有无标注文本",
     ):
         assert word in page.text
+    first = page.words.index("更优概率")
+    assert page.words[first - 1] == "方法"  # right after the name
+    table = advice_page.table(card)
+    assert [column.header for column in table.columns][:2] == ["arm", "P(better)"]
+    chances = [line["against_plain"] and f"{line['against_plain']['p_better']:.2f}" for line in card["arms"]]
+    assert [*table.columns[1].cells] == [chance or "–" for chance in chances]
     assert "no better" in card["ruled_out"]["distilled"]
     assert card["recommended"] == PLAIN
     assert verdict.SURE == 0.9

@@ -39,7 +39,7 @@ from tests.helpers.runs import (
 KEYS = {
     "": {"keeltune", "task", "method", "status", "metrics", "intervals", "objective", "reference", "training", "data",
          "environment", "veto", "budget", "interpolation", "forgetting", "abilities", "overfitting", "calibration",
-         "bias", "seeds", "audit", "scoring", "generation", "digests", "defaults"},
+         "bias", "seeds", "audit", "scoring", "generation", "inference", "digests", "defaults"},
     "metrics": {"validation", "test", "source", "before"},
     "metrics.source": {"before", "after"},
     "metrics.before": {"validation", "test"},

@@ -35,5 +35,8 @@ def compare(
         print(json.dumps(compared, allow_nan=False))
         return
     console = Terminal()
-    console.print(comparison_page.table(compared))
+    for table in comparison_page.tables(compared):
+        console.print(table)
+    for line in comparison_page.dominated(compared):
+        console.print(f"{line}.")
     console.print(f"page: {output}")

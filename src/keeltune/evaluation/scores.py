@@ -25,7 +25,8 @@ class Scores:
     """A split's metrics (the primary first, the loss last), their 95 % intervals, and details such as `by_label`.
 
     `table` [rows, K + 2] is what they are made of: each row's statistics, its Σ CE and the count of its predictions.
-    `cut`: how many answers were written to the most tokens without coming to their end.
+    `cut`: how many answers were written to the most tokens without coming to their end. `seconds`: how long the model
+    took to answer, None where that was not measured.
     """
 
     metrics: dict[str, float]
@@ -33,6 +34,7 @@ class Scores:
     details: dict[str, Any]
     table: np.ndarray = field(repr=False, compare=False)
     cut: int = 0
+    seconds: float | None = field(default=None, compare=False)
 
 
 def score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -11,6 +10,7 @@ from rich.table import Table
 from keeltune.reports import charts
 from keeltune.reports.localization import Translator, translator
 from keeltune.reports.templating import environment
+from keeltune.reports.uncertainty import folded, in_a_cell
 
 
 def page(card: dict[str, Any], language: str = "en") -> str:
@@ -35,21 +35,21 @@ def picture(card: dict[str, Any], say: Translator) -> str:
 
 
 def table(card: dict[str, Any]) -> Table:
-    """The arms for a terminal, the best first."""
-    rows = Table("arm", "steps", "seeds", "target", "source", "gain over plain", "P(better)")
+    """The arms for a terminal of 80 columns, the best first, with 95 % intervals; the source where an arm has one."""
+    with_source = any(line["source"] is not None for line in card["arms"])
+    source = ["source"] if with_source else []
+    rows = Table(*folded("arm", "P(better)", "steps", "seeds", "target", *source, "gain over plain"))
     for line in card["arms"]:
         against = line["against_plain"]
+        cells = [in_a_cell(line["target"], line["target_interval"], ".4f")]
+        if with_source:
+            cells.append("–" if line["source"] is None else in_a_cell(line["source"], line["source_interval"], ".4f"))
         rows.add_row(
             line["arm"] + ("" if line["within"] else " (loses too much)"),
+            "–" if not against else f"{against['p_better']:.2f}",
             f"{line['rung']:.0%}",
             str(line["seeds"]),
-            f"{line['target']:.4f} ({_range(line['target_interval'], '.4f')})",
-            "–" if line["source"] is None else f"{line['source']:.4f} ({_range(line['source_interval'], '.4f')})",
-            "–" if not against else f"{against['gain']:+.4f} ({_range(against['interval'], '+.4f')})",
-            "–" if not against else f"{against['p_better']:.2f}",
+            *cells,
+            "–" if not against else in_a_cell(against["gain"], against["interval"], "+.4f"),
         )
     return rows
-
-
-def _range(pair: Sequence[float], form: str) -> str:
-    return f"{pair[0]:{form}} to {pair[1]:{form}}"

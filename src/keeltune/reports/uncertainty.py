@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.table import Column
+
 from keeltune.data.clusters import FEW_CLUSTERS, clusters_of
 from keeltune.utils.json_lines import read_lines
 
@@ -43,3 +45,13 @@ def cluster_count(file: Path) -> int | None:
     """How many clusters a prediction file's rows are in, a row without one being its own; None where all are."""
     numbers = clusters_of([line.get("cluster") for line in read_lines(file)])
     return None if numbers is None else int(numbers.max()) + 1
+
+
+def in_a_cell(value: float, interval: Sequence[float], form: str) -> str:
+    """A value with its interval, for a table of a terminal, which breaks it at its blanks; `form` as of `format`."""
+    return f"{value:{form}} ({interval[0]:{form}} to {interval[1]:{form}})"
+
+
+def folded(*names: str) -> list[Column]:
+    """Columns of a table that has to fit its terminal: what is too long goes on below, and nothing is left out."""
+    return [Column(name, overflow="fold") for name in names]

@@ -23,7 +23,7 @@ from keeltune.evaluation.intervals import intervals, metrics_of
 from keeltune.evaluation.scores import scores_of
 from keeltune.models import sealed_model
 from keeltune.recipe import fields
-from keeltune.runs import digests, opened_model, prediction_file, run_folder
+from keeltune.runs import digests, efficiency, opened_model, prediction_file, recipe_differences, run_folder
 from keeltune.tasks.task import Task
 from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.json import read_json
@@ -51,9 +51,10 @@ def compare(runs: Sequence[str | Path], language: str | None = None, *, task: st
     `language`: that of the page, `en` or `zh`; None: the runs' own where they agree, else English. `task`: needed for
     runs of a task from another package, which no folder is taken at its word for.
     {"task", "language", "metric", "higher_is_better", "baseline", "runs": [{"name", "folder", "method", "anchor",
-    "weight", "target": {"value", "interval", "rows"}, "source": the same or null, "against": {domain: {"change",
-    "interval", "p", "p_holm"}} or null, "pareto", "seconds", "interpolation"}], "groups": `_groups`}. `change` is the
-    run's metric − the first's.
+    "weight", "teacher": whether it had one, "target": {"value", "interval", "rows"}, "source": the same or null,
+    "against": {domain: {"change", "interval", "p", "p_holm"}} or null, "pareto", "seconds", "interpolation", and
+    `efficiency.SIZES`}], "recipes": `recipe_differences.differing`, "trade_off": `efficiency.trade_off`, "groups":
+    `_groups`}. `change` is the run's metric − the first's.
     Raises: UserError: folders without a finished run, of several tasks, or scored on other rows; another language.
     """
     if language not in (None, *languages()):
@@ -89,7 +90,8 @@ def compare(runs: Sequence[str | Path], language: str | None = None, *, task: st
         lines.append(_line(names[index], run, recipes[index], {"target": None, "source": None, **scores}, changes))
     _holm(lines)
     higher = metric not in tasks["target"].lower_is_better
-    _pareto(lines, 1.0 if higher else -1.0)
+    sign = 1.0 if higher else -1.0
+    _pareto(lines, sign)
     return {
         "task": finished[0].result["task"],
         "language": language or (page_languages.pop() if len(page_languages) == 1 else "en"),
@@ -98,6 +100,8 @@ def compare(runs: Sequence[str | Path], language: str | None = None, *, task: st
         "baseline": lines[0]["name"],
         "clusters": recipes[0].evaluation.clusters,
         "runs": lines,
+        "recipes": recipe_differences.differing([run.folder for run in finished]),
+        "trade_off": efficiency.trade_off(lines, sign),
         "groups": _groups(finished),
     }
 
@@ -261,11 +265,13 @@ def _line(
         "method": run.result["method"],
         "anchor": loaded.objective.anchor_on if objective["weight"] is not None else None,
         "weight": objective["weight"],
+        "teacher": loaded.has_teacher,
         "share": (run.result["budget"] or {}).get("share", (run.result["interpolation"] or {}).get("kept", 1.0)),
         **scores,
         "against": against,
         "seconds": run.result["training"]["seconds"],
         "interpolation": run.result["interpolation"],
+        **efficiency.sizes(run.result),
     }
 
 

@@ -53,6 +53,7 @@ def pool(tasks: Mapping[str, Task], runs: Sequence[Run], failed: Sequence[Mappin
         "objective": _means([result["objective"] for result in results]),
         "reference": first["reference"],
         "training": _training([result["training"] for result in results]),
+        "inference": _inference([result["inference"] for result in results]),
         "forgetting": _forgetting(tasks, folders, results),
         "abilities": _abilities(tasks, folders, results),
         "overfitting": _overfitting(values.get("validation") or values.get("test") or {}, metric, results),
@@ -194,6 +195,12 @@ def _training(of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "seed": [seed["seed"] for seed in of_seeds],
         **{name: first[name] for name in ("world_size", "trained_parameters", "parameters")},
     }
+
+
+def _inference(of_seeds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Rows and seconds of all seeds together."""
+    timed = [seed for seed in of_seeds if seed]
+    return {name: sum(seed[name] for seed in timed) for name in ("rows", "seconds")} if timed else None
 
 
 def _means(of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

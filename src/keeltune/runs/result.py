@@ -63,6 +63,7 @@ def completed(
                 "gate": teacher,
             },
             "generation": _generation(job, after),
+            "inference": _inference(after),
         }
     )
 
@@ -148,6 +149,15 @@ def _training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         **_regularizers(job, trainer),
     }
+
+
+def _inference(after: Mapping[str, Scores | None]) -> dict[str, Any] | None:
+    """How fast the finished model answers: the rows of the target domain that it was scored on, and the seconds that it
+    took, float32 on the device of the training. Reading and encoding rows is not in it."""
+    timed = [s for split in ("validation", "test") if (s := after[split]) is not None and s.seconds is not None]
+    if not timed:
+        return None
+    return {"rows": sum(len(s.table) for s in timed), "seconds": sum(s.seconds or 0.0 for s in timed)}
 
 
 def _generation(job: Job, after: Mapping[str, Scores | None]) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ def empty() -> dict[str, Any]:
         "seeds": None,
         "training": None,
         "defaults": None,
+        "inference": None,
         "generation": None,
         "data": None,
         "audit": None,

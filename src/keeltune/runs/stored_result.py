@@ -155,6 +155,14 @@ class _Seeds(_Stored):
 
 class _Training(_Stored):
     seconds: float
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    examples_per_second: float | None = None
+
+
+class _Inference(_Stored):
+    rows: int
+    seconds: float
 
 
 class _Entry(_Stored):
@@ -212,6 +220,7 @@ class _Result(_Stored):
     scoring: _Scoring | None = None
     objective: _Objective | None = None
     training: _Training | None = None
+    inference: _Inference | None = None
     budget: _Budget | None = None
     interpolation: _Interpolation | None = None
     bias: _Bias | None = None
