@@ -18,7 +18,7 @@ from tests.bad_inputs.recipes import RECIPES
 from tests.helpers.command import keeltune
 
 VERBS = ["init", "train", "check", "show", "cache", "evaluate", "predict", "compare"]
-VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema", "verify", "push"]
+VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema", "verify", "push", "watch"]
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

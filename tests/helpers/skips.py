@@ -13,6 +13,7 @@ FORESEEN = (
     r"the real data sets are not at ",
     r"transformers has no such class",
     r"needs the openssl command",
+    r"needs a browser: ",
 )
 """The reasons for which a test may be left out everywhere: what no installation of this project brings with it."""
 

@@ -54,7 +54,8 @@ TaskName = Annotated[
 
 ColumnNames = Annotated[list[str] | None, typer.Option("--column", help="ours=theirs: the file's name of a column.")]
 
-ORDER = ("init", "train", "check", "show", "cache", "evaluate", "predict", "compare", "advise", "curve", "runs", "demo")
+ORDER = ("init", "train", "watch", "check", "show", "cache", "evaluate", "predict", "compare", "advise", "curve",
+         "runs", "demo")  # fmt: skip
 """The order in which `--help` lists the verbs; those that are not named here come after them."""
 
 FOLDER = Path(__file__).parent

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from keeltune.data import dataset
-from keeltune.evaluation import prediction, scores
+from keeltune.evaluation import prediction, samples, scores
 from keeltune.tasks.common.example import Prediction
 from keeltune.tasks.metrics._whole import forgotten
 from keeltune.training.job import Job
@@ -42,12 +43,14 @@ def score_set(
     job: Job, model: Any, test: TestSet, folder: Path, display: Display, *, clusters: str | None = None
 ) -> scores.Scores:
     """A set's scores, its predictions in `folder`; `clusters`: the column whose values are drawn together."""
+    began = time.perf_counter()
     predictions = _answers(job, model, test, display)
+    seconds = time.perf_counter() - began
     if distributed.is_main_process():
         lines = prediction.prediction_rows(test.task, predictions, test.rows, clusters=clusters)
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         write_text(folder / f"{test.name}.jsonl", text)
-    return scores.score(test.task, predictions, test.rows, clusters=clusters)
+    return replace(scores.score(test.task, predictions, test.rows, clusters=clusters), seconds=seconds)
 
 
 def predict(
@@ -73,22 +76,32 @@ def _answers(job: Job, model: Any, test: TestSet, display: Display, *, fast: boo
     return [Prediction(**shares[i % world][i // world]) for i in range(len(test.encoded))]
 
 
-def scored(job: Job, model: Any, split: str, indices: Sequence[int]) -> scores.Scores:
-    """A model's scores on some rows of a split, in the training's precision, without intervals."""
+def scored(
+    job: Job,
+    model: Any,
+    split: str,
+    indices: Sequence[int],
+    show: Callable[[list[dict[str, Any]]], None] = lambda shown: None,
+) -> scores.Scores:
+    """A model's scores on some rows of a split, in the training's precision, without intervals; `show` as there."""
     answers = predict(job, model, split, Display(quiet=True), indices=indices, fast=True)
     rows = [job.material.rows[split][i] for i in indices]
     task, _ = job.of(split, model)
+    show(samples.samples(task, answers, rows[: samples.SHOWN]))
     return scores.score(task, answers, rows, intervals=False)
 
 
-def validator(job: Job) -> Callable[[], dict[str, float]]:
-    """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals."""
+def validator(job: Job, show: Callable[[list[dict[str, Any]]], None]) -> Callable[[], dict[str, float]]:
+    """Scores the validation rows (or a fixed share of them) in the training's precision, without intervals.
+
+    `show`: is handed a few of them with their answers, each time.
+    """
     rows = job.material.rows["validation"]
     limit = job.material.recipe.evaluation.rows or (scores.WRITTEN if job.material.task.generates else None)
     indices = dataset.subset(len(rows), limit)
 
     def validate() -> dict[str, float]:
         with forgotten():
-            return scored(job, job.model, "validation", indices).metrics
+            return scored(job, job.model, "validation", indices, show).metrics
 
     return validate

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,3 +39,15 @@ def peak_memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_in_use() -> int | None:
+    """The bytes that this process holds now: of the GPU where there is one, else of the machine; None where the system
+    does not say so."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # macOS
+        return None
+    return pages * resource.getpagesize()

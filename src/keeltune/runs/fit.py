@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -66,7 +65,7 @@ def fit(
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
     with _told_apart(given):
-        trainer = _trainer(job, folder, arguments, schedule, start, [watcher, start.inputs, *given.begin()])
+        trainer = _trainer(job, folder, arguments, schedule, start, watcher, given)
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout
     trainer.workers.locate = partial(_places, job.material)
     try:
@@ -80,6 +79,7 @@ def fit(
         tracking.close(trainer)
         raise
     finally:
+        watcher.progress.end()
         trainer.release()
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if trainer.training_totals.stopping and step < steps:
@@ -126,14 +126,15 @@ def _trainer(
     arguments: TrainingArguments,
     schedule: EvaluationSchedule,
     start: Start,
-    callbacks: list[Any],
+    watcher: Watcher,
+    given: GivenCallbacks,
 ) -> KeelTrainer:
     validates = bool(job.material.rows["validation"])
     budget = budget_measure.budget(
         job, start.scores
     )  # its weight settles at the end alone: there is no best one before
     monitoring = Monitoring(
-        validate=split_scores.validator(job) if validates else None,
+        validate=split_scores.validator(job, watcher.progress.show) if validates else None,
         schedule=schedule if budget is None else replace(schedule, patience=None, averages=False),
         keeps_best=validates and budget is None,
         budget=budget,
@@ -146,7 +147,7 @@ def _trainer(
         step_loss(job),
         monitoring=monitoring,
         fresh=NewWeights(tuple(job.student.fresh), job.material.recipe.training.rates[1]),
-        callbacks=callbacks,
+        callbacks=[watcher, start.inputs, *given.begin()],
     )
 
 

@@ -15,6 +15,9 @@ FOLDERS = ("model", "source_model", "adapter", "checkpoints", "predictions", "pr
            "predictions/abilities", "predictions/before/abilities")  # fmt: skip
 """What a run makes in its folder."""
 
+PROGRESS = ".progress.json"
+"""Where a run says how far it is (`progress_file.py`)."""
+
 
 def refuse_unwritable(folder: Path) -> None:
     """UserError where no run can be written to a folder, or to one that an earlier start made in it: tried with a file,

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from keeltune.runs.output_folder import PROGRESS
+from keeltune.runs.progress_file import ProgressFile
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Advance, Display
 
@@ -18,16 +20,21 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 class Watcher(TrainerCallback):
-    """Writes `log.jsonl` and moves the bar. The log is the Trainer's history: a resumed run's has no double lines."""
+    """Writes `log.jsonl` and `.progress.json` beside it, and moves the bar.
+
+    The log is the Trainer's history: a resumed run's has no double lines.
+    """
 
     def __init__(self, file: Path, display: Display, main: bool):
         self.file, self.display, self.main = file, display, main
+        self.progress = ProgressFile(file.with_name(PROGRESS) if main else None)
         self.advance: Advance = lambda done, note="": None
         self.step = 0
         self.note = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._write(state)
+        self.progress.begin(state.global_step, state.max_steps)
         self._move(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -57,5 +64,6 @@ class Watcher(TrainerCallback):
         self._move(state)
 
     def _move(self, state: Any) -> None:
+        self.progress.move(state.global_step)
         self.advance(state.global_step - self.step, self.note)
         self.step = state.global_step

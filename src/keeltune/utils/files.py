@@ -105,24 +105,38 @@ def write_atomically(path: Path, content: bytes) -> None:
         time.sleep(RETRY_AFTER)
 
 
+def write_unsynced(path: Path, content: bytes) -> None:
+    """As `write_atomically`, but the disk is not waited for: for what is written often, and may be lost with the power.
+    Raises: OSError."""
+    with _staged(path) as stream:
+        stream.write(content)
+
+
 def _write(path: Path, content: bytes) -> None:
-    staging = path.with_name(f".staging-{os.getpid()}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
-    try:
-        staging.unlink(missing_ok=True)
-        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        staging.replace(path)
-    except BaseException:  # a signal, too
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
-        raise
+    with _staged(path) as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[BinaryIO]:
+    """What is written within takes the file's place at the end, unless that is an error."""
+    staging = path.with_name(f".staging-{os.getpid()}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
+    try:
+        staging.unlink(missing_ok=True)
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+            yield stream
+        staging.replace(path)
+    except BaseException:  # a signal, too
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+        raise
 
 
 def refuse_other_file(path: Path, head: bytes) -> None:
