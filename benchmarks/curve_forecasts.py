@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--draws", type=int, default=2, help="of each share below the whole")
+    parser.add_argument("--draws", type=int, default=1, help="of each share below the whole")
     parser.add_argument("--table", action="store_true", help="print the table of what was found before")
     options = parser.parse_args()
     if not options.table:
