@@ -78,7 +78,8 @@ def main() -> None:
     given = recipe.from_dict({
         "task": asked.task, "method": "fine-tuning", "model": str(asked.model.absolute()), "output": "run",
         "data": {"train": "train.jsonl", "validation": "validation.jsonl"}, "max_length": asked.length,
-        "training": {"epochs": 1, "batch_size": asked.batch, "precision": "auto", "save_steps": max(1, steps // 4)},
+        "training": {"epochs": 1, "batch_size": asked.batch, "precision": "auto", "save_steps": max(1, steps // 4),
+                     "keep_checkpoints": True},
         "evaluation": {"every": max(1, steps // 2)},
     }, asked.out)  # fmt: skip
     saves: list[float] = []

@@ -6,6 +6,7 @@ and after each flush: one run gives all states, and each of them goes on.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -86,13 +87,25 @@ def calls_of(bench: Bench) -> int:
     return len(recorded(bench, RUN, "copy", "out"))
 
 
+def finished_at(bench: Bench) -> int:
+    """The first file call before which the run is whole and on the disk."""
+    states = recorded(bench, RUN, "copy", "out")
+    return next(number for number, state in enumerate(states, 1) if is_finished(state))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's folder holds a finished one."""
+    file = folder / "result.json"
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["status"] == "completed"
+
+
 def fails(error: str, number: int, bench: Bench) -> str:
     with bench.fresh(RUN) as folder:
         sticky = error != "eio"
         plan = {"do": {"shim": [str(folder / "out"), error, number, sticky, None]}}
         ended = bench.train(folder, RUN, plans=[plan])
-        last = number == calls_of(bench)  # the lock's removal: the run is whole and on the disk
-        wrong = [quiet(ended, *ERRORS[error], *([0] if last else [])), bench.unsound(folder)]
+        whole = number >= finished_at(bench)  # what is left is to take checkpoints and the lock away
+        wrong = [quiet(ended, *ERRORS[error], *([0] if whole else [])), bench.unsound(folder)]
         if ended.status == 5 and not (str(folder) in ended.text and "free" in ended.text):
             wrong.append(f"no path or free bytes in: {ended.last_line[:200]}")
         return "; ".join(filter(None, wrong)) or bench.goes_on(folder, RUN)

@@ -193,7 +193,7 @@ def test_one_of_each_from_another_package_trains_and_is_found_in_the_report(outs
     spec |= {"method": "distillation", "reference": str(tiny("bert", seed=5))}
     plain = run.train(recipe.from_dict({**spec, "output": "plain"}, tmp_path), display=QUIET)
     spec |= {"objective": {"matching": {cosine: 0.5}}, "output": "out"}
-    spec["training"] |= {"save_strategy": "steps", "save_steps": 1}
+    spec["training"] |= {"save_strategy": "steps", "save_steps": 1, "keep_checkpoints": True}
     given = with_regularizers(spec, {shrink: 0.25, "label_smoothing": 0.1}, tmp_path)
     assert outside not in sys.modules  # a recipe that is only read imports no code of others
     done = run.train(given, display=QUIET)

@@ -32,6 +32,16 @@ def test_a_kill_at_any_file_call_of_a_save_loses_nothing(bench):
     assert failed({state.name: bench.goes_on_from(state, RUN) for state in states[::10]}) == {}
 
 
+def test_a_kill_while_a_finished_run_loses_its_checkpoints_loses_nothing(bench):
+    """Before each of these file calls the run is finished; the next start takes away what is left of them."""
+    states = [
+        state for state in calls.recorded(bench, RUN, "copy", "out", {"at": ["page", 1]}) if calls.is_finished(state)
+    ]
+    left = {len(list((state / "checkpoints").glob("checkpoint-*"))) for state in states}
+    assert left == {0, 1, 2}
+    assert failed({state.name: bench.goes_on_from(state, RUN) for state in states}) == {}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 0.99])
 def test_a_full_disk_ends_with_5_and_the_run_goes_on(bench, share):
     """F10: at the start, in the first and the last save, in the final stage."""

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.runs import run_folder
+import keeltune as kt
+from keeltune import recipe
+from keeltune.runs import final_stage, run, run_folder
 from keeltune.runs.run_folder import Run
+from keeltune.training import checkpoints
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils.errors import StateRefused
-from tests.faults.test_signals import equal, make_data_in, train
+from keeltune.utils.progress import Display
+from tests.faults.test_signals import before_calling, equal, make_data_in, train
 from tests.helpers.runs import lines, spec_of
 
 
 @pytest.fixture(scope="module")
 def spec(tiny) -> dict:
-    return spec_of("cross-domain", tiny("bert"))
+    spec = spec_of("cross-domain", tiny("bert"))
+    return {**spec, "training": {**spec["training"], "keep_checkpoints": True}}
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +123,116 @@ def test_the_page_of_several_seeds_and_a_lost_model_of_one(spec, tmp_path):
     assert run_folder.finished(again.folder).result["metrics"] == done.result["metrics"]
     assert (again.folder / "report.html").is_file()
     assert len(lines(again.folder / "looks.jsonl")) == len(lines(done.folder / "looks.jsonl")) == 1
+
+
+# ------------------------------------------------------------------------------------------- its checkpoints are gone
+
+
+@pytest.fixture
+def spent(spec) -> dict:
+    """The recipe whose checkpoints go with its end, as they do by default."""
+    return {**spec, "training": {n: v for n, v in spec["training"].items() if n != "keep_checkpoints"}}
+
+
+def names(out: Path) -> set[str]:
+    return {path.name for path in (out / checkpoints.FOLDER).iterdir()}
+
+
+class Said(Display):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.text = ""
+
+    def say(self, text: str) -> None:
+        self.text += f"{text}\n"
+
+
+def go_on(spec: dict, folder: Path, **how) -> tuple[Run, str]:
+    said = Said()
+    return run.train(recipe.from_dict({**spec, "output": "out"}, folder), display=said, resume=True, **how), said.text
+
+
+def test_a_finished_run_holds_its_model_and_no_checkpoint(spent, whole, tmp_path, monkeypatch):
+    make_data_in(tmp_path / "data")
+    done = train(spent, tmp_path / "data", "out")
+    assert names(done.folder) == {"run.json"}
+    assert names(whole.folder) > {"run.json", "checkpoint-3"}
+    assert equal(whole.folder, done.folder)
+    assert {finding.state for finding in kt.verify(done.folder)} == {"same"}
+    monkeypatch.setattr(KeelTrainer, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    again, said = go_on(spent, tmp_path / "data")
+    assert again.result == done.result
+    assert said.splitlines()[-1].endswith("holds a finished run; nothing is left to do")
+    assert "checkpoint" not in said
+
+
+def test_what_an_earlier_version_kept_goes_when_the_run_is_found_whole(spent, copy):
+    done, _ = go_on(spent, copy)
+    assert names(done.folder) == {"run.json"}
+
+
+def test_a_model_that_is_not_what_was_written_keeps_its_checkpoints(spent, whole, tmp_path, monkeypatch):
+    """A disk that loses a bit at the very end: the run says so, and is made whole from what it did not take away."""
+    make_data_in(tmp_path / "data")
+    weights, said = tmp_path / "data" / "out" / "model" / "model.safetensors", Said()
+    with monkeypatch.context() as patch:
+        before_calling(patch, final_stage, "drop_checkpoints", lambda: flip(weights))
+        run.train(recipe.from_dict({**spent, "output": "out"}, tmp_path / "data"), display=said)
+    assert "the checkpoints of" in said.text and "model/model.safetensors" in said.text
+    assert names(weights.parents[1]) == names(whole.folder)
+    again, _ = go_on(spent, tmp_path / "data")
+    assert equal(whole.folder, again.folder)
+    assert names(again.folder) == {"run.json"}
+
+
+def test_a_result_that_was_changed_keeps_the_checkpoints(spent, copy):
+    file = copy / "out" / "result.json"
+    result = json.loads(file.read_text())
+    result["metrics"]["test"]["accuracy"] = 1.5
+    file.write_text(json.dumps(result))
+    before = names(copy / "out")
+    _, said = go_on(spent, copy)
+    assert names(copy / "out") == before
+    assert "result.json is not what was written" in said
+
+
+@pytest.mark.parametrize("lost", ["model/model.safetensors", "predictions/test.jsonl"])
+def test_without_checkpoints_each_verb_says_what_makes_it_again(spent, copy, lost):
+    out = go_on(spent, copy)[0].folder
+    (out / lost).unlink()
+    (finding,) = [finding for finding in kt.verify(out) if not finding.is_sound]
+    assert (finding.name, finding.state) == (lost, "missing")
+    assert f"{out / 'recipe.yaml'} --overwrite makes the whole run again" in finding.fix
+    with pytest.raises(StateRefused, match=r"--overwrite, which ends as it did \(training.keep_checkpoints: true"):
+        go_on(spent, copy)
+
+
+def longer(spec: dict, epochs: int) -> dict:
+    return {**spec, "training": {**spec["training"], "epochs": epochs}}
+
+
+def test_a_finished_run_is_trained_on_where_it_has_its_checkpoints(spec, whole, copy):
+    steps = whole.result["training"]["steps"]
+    with pytest.raises(StateRefused, match=r"--allow-change training\.epochs"):
+        go_on(longer(spec, 2), copy)
+    done, said = go_on(longer(spec, 2), copy, allow_change=["training.epochs"])
+    assert f"holds a finished run, which is trained on to step {2 * steps}" in said
+    assert f"going on from checkpoint-{steps}" in said
+    assert done.result["training"]["steps"] == 2 * steps
+    assert {finding.state for finding in kt.verify(done.folder)} == {"same"}
+    assert go_on(longer(spec, 2), copy)[0].result == done.result
+
+
+def test_without_them_it_says_what_is_possible(spent, whole, copy):
+    before = (go_on(spent, copy)[0].folder / "result.json").read_text()
+    with pytest.raises(StateRefused, match="6 steps for a finished run of 3, without its checkpoints") as refused:
+        go_on(longer(spent, 2), copy, allow_change=["training.epochs"])
+    assert f"model: {copy / 'out' / 'model'}" in str(refused.value)
+    assert "training.keep_checkpoints: true" in str(refused.value)
+    assert (copy / "out" / "result.json").read_text() == before
+
+
+def test_to_keep_checkpoints_is_no_other_run(spent, spec, copy):
+    assert go_on(spec, copy)[0].folder == go_on(spent, copy)[0].folder

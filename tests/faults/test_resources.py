@@ -106,8 +106,8 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_its_start(spec, tmp_p
 def test_the_estimate_is_what_a_run_writes(spec, tmp_path, monkeypatch):
     told: list[dict[str, int]] = []
     real = disk_estimate.bytes_of_run
-    monkeypatch.setattr(disk_estimate, "bytes_of_run", lambda *a: told.append(real(*a)) or told[-1])
-    folder = train(spec, tmp_path).folder
+    monkeypatch.setattr(disk_estimate, "bytes_of_run", lambda *a, **k: told.append(real(*a, **k)) or told[-1])
+    folder = train({**spec, "training": {**spec["training"], "keep_checkpoints": True}}, tmp_path).folder
     kept = [path for path in (folder / "checkpoints").glob("checkpoint-*") if path.is_dir()]
     assert len(kept) == 2  # and a third one while it was staged
     weights = [path / "rank-0.safetensors" for path in kept]

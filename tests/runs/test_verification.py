@@ -32,7 +32,7 @@ def made(tmp_path_factory) -> Path:
     save_tiny(folder / "student")
     save_tiny(folder / "teacher", seed=5)
     spec = spec_of("distillation", Path("student"), reference={"model": "teacher", "from": "cached"})
-    spec["training"] |= {"lora": {"rank": 2}, "save_steps": 1}
+    spec["training"] |= {"lora": {"rank": 2}, "save_steps": 1, "keep_checkpoints": True}
     spec["data"] |= {"unlabeled": "pool.jsonl"}
     train(spec, folder)
     return folder

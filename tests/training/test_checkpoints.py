@@ -24,11 +24,18 @@ from keeltune.utils import manifest, tensor_tree
 from keeltune.utils.errors import Diverged, StateRefused, Stopped, UserError
 from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.progress import Display
-from tests.faults.test_resume import spec_of, train, write_data
+from tests.faults import test_resume
+from tests.faults.test_resume import train, write_data
 from tests.helpers.interruption import Killed, copy_at, kill_at, same
 
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a pickle, or the archive in which torch keeps one, begins."""
+
+
+def spec_of(tiny) -> dict:
+    """Its checkpoints stay when it is finished, to be looked at."""
+    spec = test_resume.spec_of(tiny)
+    return {**spec, "training": {**spec["training"], "keep_checkpoints": True}}
 
 
 @pytest.fixture

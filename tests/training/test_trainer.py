@@ -77,7 +77,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 )
 def test_the_best_weights_are_exported_and_never_rotated_away(spec, tmp_path, monkeypatch, scores, best):
     weights = with_scores(monkeypatch, scores)
-    finished = train(spec, tmp_path, save_total_limit=1)
+    finished = train(spec, tmp_path, save_total_limit=1, keep_checkpoints=True)
     assert len(weights) == 5
     assert len(list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))) == 1
     assert equal(saved(finished), weights[best])

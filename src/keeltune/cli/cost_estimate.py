@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from keeltune.training.memory_estimate import memory_estimate
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.preparation.sizes import student_sizes
-from keeltune.training.reference_holding import held_in
 from keeltune.training.regularization import forward_passes, regularizers_of
 from keeltune.utils.device import choose_precision, matmul_flops, this_device
 from keeltune.utils.distributed import world_size
@@ -13,17 +15,18 @@ EFFICIENCY = 0.3
 """Share of a matrix product's speed that a whole training step reaches; measured with MiniLM on two cores."""
 
 
-def estimate(material: Material) -> dict[str, float]:
+def estimate(material: Material, student: Any) -> dict[str, float]:
     """Steps, seconds and bytes that training will take: rough, from the sizes alone, no weight loaded.
 
+    `student`: its skeleton.
+
     Seconds: 6 operations a weight and token for the student's forward and backward pass, 2 for each forward pass of a
-    reference, at a share of this machine's timed matrix product. Bytes: 16 a trained weight (weight, gradient, Adam's
-    two moments), 4 a reference's (2 in bfloat16), and the activations of the longest step.
+    reference, at a share of this machine's timed matrix product. Bytes: `memory_estimate`.
     """
     recipe = material.recipe
     device = this_device()
     precision = choose_precision(recipe.training.precision, device)
-    whole, body, depth, width = student_sizes(material)
+    body = student_sizes(material).body
     lengths = [example.length for example in material.main_stream]
     step_size = material.batch_size * material.micro_batches
     ratios = material.stream_ratios
@@ -40,11 +43,5 @@ def estimate(material: Material) -> dict[str, float]:
     scored += sum(e.length for test in material.named_tests for row in test.encoded for e in row)
     seconds = operations / (EFFICIENCY * matmul_flops(precision, device) * world_size())
     seconds += 4 * scored * body / (EFFICIENCY * matmul_flops("fp32", device))
-    most = max(lengths + [length for stream in streams.values() for length in stream])
-    longest = material.batch_size * most * (1 + sum(ratios[name] for name in streams))
-    activations = longest * depth * width * (40 if precision == "bf16" else 70) * passes
-    trained = whole * (0.1 if recipe.training.lora else 1)
-    stored = 16 + 4 * sum(r.copies for r in regularizers)
-    of_references = sum(dtype.itemsize for dtype in held_in(material, precision))
-    memory = stored * trained + whole * of_references + activations + 6e8
+    memory = memory_estimate(material, student, precision).total
     return {"steps": material.steps, "seconds": seconds, "memory_bytes": memory}

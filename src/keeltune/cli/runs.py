@@ -32,7 +32,7 @@ def runs(
         path = Path(run["folder"])
         name = str(path.relative_to(folder)) if path != folder else folder.name
         table.add_row(name, run["method"] or "–", run["status"] or "–", score, interval,
-                      str(len(run["seeds"] or [0])), str(run["looks"]), run["finished"] or "–",
+                      str(len(run["seeds"] or [0])), str(run["looks"]), (run["finished"] or "–")[:16].replace("T", " "),
                       run["identity"] or "–")  # fmt: skip
     Terminal().print(table)
     for run in listed:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta, binomtest
 
 
 def mcnemar(lost: int, won: int) -> float:
     """McNemar's exact test: of the rows that changed sides, how likely is it that one side is as much commoner?"""
+    from scipy.stats import binomtest  # costs a second, and reading a recipe needs none of it
+
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
@@ -55,6 +56,8 @@ def share_interval(share: float, rows: float) -> tuple[float, float]:
     """
     right = share * rows
     wrong = rows - right
+    from scipy.stats import beta
+
     low = float(beta.ppf(0.025, right, wrong + 1)) if share > 0 else 0.0
     high = float(beta.ppf(0.975, right + 1, wrong)) if share < 1 else 1.0
     return low, high

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from keeltune.data.term_lists import whole_word
 
 PREDICTIVE = 0.9
@@ -49,6 +47,8 @@ def rate(count: int, rows: int) -> dict[str, Any]:
     """A share of rows with Wilson's 95 % interval; null where there are none."""
     if not rows:
         return {"flip_rate": None, "interval": None}
+    from scipy.stats import binomtest
+
     low, high = binomtest(count, rows).proportion_ci(method="wilson")
     return {"flip_rate": count / rows, "interval": [float(low), float(high)]}
 

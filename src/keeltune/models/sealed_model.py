@@ -41,8 +41,9 @@ def refuse_changed(source: str, where: str, field: str) -> None:
 
 
 def _problem(where: str, field: str, folder: Path, found: str) -> Problem:
-    recipe = folder.parent / "recipe.yaml"
-    again = f"make it again from its run's checkpoints: keeltune train {recipe} --resume; or " * recipe.is_file()
+    recipe, kept = folder.parent / "recipe.yaml", any(folder.parent.glob("checkpoints/checkpoint-*"))
+    how = ("from its run's checkpoints", "--resume") if kept else ("with its whole run", "--overwrite")
+    again = f"make it again {how[0]}: keeltune train {recipe} {how[1]}; or " * recipe.is_file()
     fix = f"{again}copy it again; a change that is meant: delete {folder / MANIFEST}, and it is taken as it is"
     return Problem(where, field, f"{folder}: {found}", "the model as keeltune wrote it", fix, "changed model")
 

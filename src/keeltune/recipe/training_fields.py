@@ -127,6 +127,12 @@ class Training(Declared):
         description="Seconds after which a data worker (`dataloader_num_workers`) that is waited for and neither "
         "computes nor reads nor waits for a disk is ended, and the run with it; one that does may take its time.",
     )
+    keep_checkpoints: bool = Field(
+        default=False,
+        description="Whether a finished run keeps its checkpoints: to train it on with more epochs, or to make its "
+        "model again where a file of it is lost. false: they go once the model, the predictions and the result lie on "
+        "the disk as they were written.",
+    )
     seed: Annotated[AsNumber[Seed] | AsList[Seed], ByKind] = Field(
         default=0, description="One seed, or a list: one run each."
     )

@@ -35,13 +35,20 @@ def made_of(result: Mapping[str, Any]) -> str:
     return str((result.get("digests") or {}).get("result") or "")
 
 
-def sections_of(further: Sequence[str], where: str = "the recipe") -> list[type[Section]]:
+def sections_of(further: Sequence[str]) -> list[type[Section]]:
     """The package's sections and those from elsewhere, in the order of their numbers.
 
     Raises: UserError, with every name that stands for no section.
     """
-    sections, problems = [registry.find("sections", name) for name in registry.names("sections")], []
-    for name in further:
+    sections = [registry.find("sections", name) for name in registry.names("sections")]
+    sections += sections_from_elsewhere(further)
+    return sorted(dict.fromkeys(sections), key=lambda section: section.order)
+
+
+def sections_from_elsewhere(names: Sequence[str], where: str = "the recipe") -> list[type[Section]]:
+    """The sections that a recipe names. Raises UserError, with every name that stands for none."""
+    sections, problems = list[type[Section]](), []
+    for name in names:
         try:
             sections.append(registry.find("sections", name))
         except LookupError as error:
@@ -49,7 +56,7 @@ def sections_of(further: Sequence[str], where: str = "the recipe") -> list[type[
             problems.append(Problem(where, "report.sections", shown(name), expected, str(error)))
     if problems:
         raise UserError(problems)
-    return sorted(dict.fromkeys(sections), key=lambda section: section.order)
+    return sections
 
 
 def _sections(run: FinishedRun, further: Sequence[str], pages: Environment) -> Iterator[Markup]:

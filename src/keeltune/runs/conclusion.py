@@ -67,6 +67,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         _write_cards(job, folder, result, display)
         result = digests.seal(result | {"digests": digests.of_run(job, folder, start.inputs)})
         final_stage.publish(recipe, Run(folder, result))
+        final_stage.drop_checkpoints(recipe, folder, display)
     barrier()
     return result
 

@@ -23,6 +23,7 @@ from keeltune.models.sealed_model import UNREAD
 from keeltune.recipe.paths import shared
 from keeltune.runs.inputs import Inputs
 from keeltune.runs.stored_result import read_result
+from keeltune.training import checkpoints
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import Material
 from keeltune.utils import manifest
@@ -96,6 +97,13 @@ def own(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(json.loads(json.dumps(unsealed))).encode()).hexdigest()
 
 
+def again(folder: Path) -> str:
+    """What makes a run's lost files again: its checkpoints, where there are any, or the whole training."""
+    if checkpoints.found(folder / checkpoints.FOLDER):
+        return f"keeltune train {folder / 'recipe.yaml'} --resume makes it again from the newest sound checkpoint"
+    return f"its checkpoints are gone: keeltune train {folder / 'recipe.yaml'} --overwrite makes the whole run again"
+
+
 def refuse_changed(folder: Path, names: Sequence[str]) -> None:
     """StateRefused where some of a run's files are not what it wrote, with each; a run without digests is let be."""
     told = (read_result(folder)["digests"] or {}).get("files", {})
@@ -105,7 +113,7 @@ def refuse_changed(folder: Path, names: Sequence[str]) -> None:
             if name in told:
                 manifest.check(folder / name, told[name])
         except NotAsWrittenError as error:
-            fix = f"make it again: keeltune train {folder / 'recipe.yaml'} --resume; or copy the run folder again"
+            fix = f"{again(folder)}; or copy the run folder again"
             problems.append(Problem(str(folder / name), "", str(error), "what the run wrote", fix))
     if problems:
         raise StateRefused(problems)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainingArguments
-
-from keeltune.training.early_stopping import EvaluationSchedule
-from keeltune.training.job import Job
-from keeltune.training.preparation.material import SCORED
+from keeltune.training.early_stopping import evaluation_schedule
+from keeltune.training.optimizer_state import moments_of
+from keeltune.training.preparation.material import SCORED, Material
 from keeltune.utils.disk_space import bytes_in, require_room
-
-MOMENTS = {"adafactor": 0.1, "8bit": 0.5, "4bit": 0.25, "sgd": 1.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
-"""Numbers that an optimizer keeps of each weight, by a part of its name; the others are Adam's kind and keep two."""
 
 A_ROW = 1000
 """Bytes of a row in a file of predictions, on average."""
@@ -24,46 +21,58 @@ A_CHECKPOINT = 64_000
 THE_REST = 1_000_000
 """Bytes of what is small: the tokenizer, the log, the pages."""
 
+GONE = ("checkpoints", "best weights")
+"""What a finished run has no more, unless the recipe keeps it."""
 
-def bytes_of_run(job: Job, arguments: TrainingArguments, schedule: EvaluationSchedule) -> dict[str, int]:
+
+def bytes_of_run(material: Material, model: Any, *, half: bool) -> dict[str, int]:
     """The most bytes that lie in a run's folder at one time, by what they are.
 
     A checkpoint holds the weights that train, the optimizer's moments of them and what is averaged; one more than are
     kept is there while it is staged, and best weights beside each.
+
+    Args:
+        model: the one that trains, or its skeleton. half: whether `model/` is stored in half precision.
     """
-    trained = sum(4 * weight.numel() for weight in job.model.parameters() if weight.requires_grad)
-    whole = sum(weight.numel() for weight in job.model.parameters())
-    buffers = sum(buffer.numel() * buffer.element_size() for buffer in job.model.buffers())
-    moments = next((n for part, n in MOMENTS.items() if part in str(arguments.optim)), 2.0)
-    averages = int(schedule.averages) + int("weight_average" in job.material.recipe.training.all_regularizers)
-    copies = _checkpoints(job, arguments)
-    keeps_best = bool(job.material.rows["validation"])
-    model = whole * (2 if job.half is not None else 4) + buffers
-    material = job.material
+    recipe, schedule = material.recipe, evaluation_schedule(material)
+    trained = sum(4 * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    whole = sum(weight.numel() for weight in model.parameters())
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    moments = moments_of(str(recipe.training.passed.get("optim", "")))
+    averages = int(schedule.averages) + int("weight_average" in recipe.training.all_regularizers)
+    copies = _checkpoints(material, schedule.every)
+    stored = whole * (2 if half else 4) + buffers
     scored = [*(material.rows[split] for split in SCORED), *(test.rows for test in material.named_tests)]
     rows = 2 * (sum(map(len, scored)) + sum(task.rows for task in material.harness))
     return {
         "checkpoints": copies * (int(trained * (1 + moments + averages)) + buffers + A_CHECKPOINT),
-        "best weights": copies * (trained + buffers) if keeps_best else 0,
-        "model": model + (trained if job.material.recipe.training.lora is not None else 0),
-        "source model": model if job.anchor_head is not None else 0,
+        "best weights": copies * (trained + buffers) if material.rows["validation"] else 0,
+        "model": stored + (trained if recipe.training.lora is not None else 0),
+        "source model": stored if material.anchor_task is not None else 0,
         "predictions and the rest": A_ROW * rows + THE_REST,
     }
 
 
-def _checkpoints(job: Job, arguments: TrainingArguments) -> int:
+def left_of(material: Material, parts: Mapping[str, int]) -> int:
+    """The bytes of `bytes_of_run` that a finished run leaves."""
+    kept = material.recipe.training.keep_checkpoints
+    return sum(number for name, number in parts.items() if kept or name not in GONE)
+
+
+def _checkpoints(material: Material, every: int | None) -> int:
     """How many checkpoints lie there at one time, at most."""
-    if str(arguments.save_strategy) in ("no", "SaveStrategy.NO"):
+    passed = material.recipe.training.passed
+    if passed.get("save_strategy") == "no":
         return 0
-    every = float(arguments.save_steps)
-    every = math.ceil(every * job.material.steps) if every < 1 else every
-    saved = math.ceil(job.material.steps / every)
-    return min(saved, (arguments.save_total_limit or saved) + 1)
+    steps = float(passed.get("save_steps", every or material.steps_per_epoch))
+    steps = math.ceil(steps * material.steps) if steps < 1 else steps
+    saved = math.ceil(material.steps / steps)
+    return min(saved, (passed.get("save_total_limit", 2) or saved) + 1)
 
 
-def refuse_if_short(job: Job, arguments: TrainingArguments, schedule: EvaluationSchedule, folder: Path) -> None:
+def refuse_if_short(material: Material, model: Any, folder: Path, *, half: bool) -> None:
     """Raises OutOfResources where the disk of a run's folder cannot take the run; what lies there already counts."""
-    parts = bytes_of_run(job, arguments, schedule)
+    parts = bytes_of_run(material, model, half=half)
     needed = sum(parts.values()) - bytes_in(folder)
     listed = ", ".join(f"{name} {number}" for name, number in parts.items() if number)
     require_room(folder, needed, f"the run ({listed})")

@@ -5,21 +5,28 @@ model/  predictions/  adapter/      conclusion
 looks.jsonl                         once a training, however often its end is interrupted
 report.html                         from the result alone; it says of which
 result.json                         last
+checkpoints/                        gone after it, but for `run.json`, where the recipe does not keep them
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from keeltune.evaluation import test_set_looks
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
+from keeltune.runs import digests
 from keeltune.runs.run_folder import Run
-from keeltune.training import run_identity
+from keeltune.runs.stored_result import read_result
+from keeltune.training import checkpoints, run_identity
+from keeltune.training.preparation.material import Material
 from keeltune.utils import manifest
-from keeltune.utils.errors import Problem, StateRefused
+from keeltune.utils.errors import Problem, StateRefused, UserError
 from keeltune.utils.files import open_regular, write_json, write_text
+from keeltune.utils.identity import differences
 from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.progress import Display
 
@@ -65,13 +72,67 @@ def _write_page(recipe: Recipe, run: Run) -> None:
     write_text(run.folder / "report.html", run_page.page(run.folder, run.result, recipe.report.sections))
 
 
+KEPT = "training.keep_checkpoints: true keeps them"
+
+
 def refuse_irreparable(folder: Path, missing: list[str], checkpoint: Path | None) -> None:
     """StateRefused where parts of a finished run are missing and no checkpoint is left to make them from: training anew
     would take the place of a result that is there."""
     if missing and checkpoint is None:
-        fix = "put them back, or start over with --overwrite"
+        fix = f"put them back, or make the run again with --overwrite, which ends as it did ({KEPT} for such a case)"
         found = f"{'; '.join(missing)}, and no checkpoint to make it from"
         raise StateRefused(Problem(str(folder), "--resume", found, "a finished run that is whole", fix))
+
+
+def goes_further(run: Run, material: Material, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the recipe asks a finished run for more steps than it has made; `then` and `now`: the identities of the
+    run and of the recipe, of which the second one may ask for that."""
+    changed = {name for name, _, _ in differences(then, now)}
+    longer = changed & {"recipe.training.epochs", "recipe.training.max_steps"}
+    return bool(longer) and material.steps > run.result["training"]["steps"]
+
+
+def refuse_further(run: Run, material: Material) -> None:
+    """StateRefused: a finished run cannot be trained on, as its checkpoints are gone."""
+    found = f"{material.steps} steps for a finished run of {run.result['training']['steps']}, without its checkpoints"
+    expected = f"a run that has its checkpoints ({KEPT})"
+    fix = f"train its model further in a run of its own (model: {run.model}), or start anew with --overwrite"
+    raise StateRefused(Problem(str(run.folder), "--resume", found, expected, fix))
+
+
+def drop_checkpoints(recipe: Recipe, folder: Path, display: Display) -> None:
+    """Takes a finished run's checkpoints and best weights away, unless the recipe keeps them.
+
+    Not before everything that the run answers for is on the disk, and is what its result says of it, and the result
+    what its own digest says. The best weights go last: whatever is left by a kill in between is whole.
+    """
+    place = folder / checkpoints.FOLDER
+    stored = [*place.glob(f"{checkpoints.PREFIX}*"), *place.glob(f"{checkpoints.BEST_PREFIX}*")]
+    if recipe.training.keep_checkpoints or not stored:
+        return
+    try:
+        _require_whole(folder)
+        for _, checkpoint in reversed(checkpoints.found(place)):
+            manifest.remove(checkpoint)
+        checkpoints.drop_unnamed(place)
+        manifest.sweep(place)
+    except (NotAsWrittenError, UserError) as error:
+        display.say(f"warning: the checkpoints of {folder} stay, as it does not hold what was written: {error}")
+    except OSError as error:
+        display.say(f"warning: some checkpoints of {folder} could not be removed ({error.strerror}): take them away")
+
+
+def _require_whole(folder: Path) -> None:
+    """Raises NotAsWrittenError or UserError where a folder holds no finished run to the last bit, on its disk."""
+    run = Run(folder, read_result(folder))
+    told = run.result["digests"] or {}
+    if run.result["status"] != "completed" or not told or told["result"] != digests.own(run.result):
+        raise NotAsWrittenError("result.json is not what was written, or is an earlier version's")
+    if missing := missing_parts(run):
+        raise NotAsWrittenError("; ".join(missing))
+    files = [folder / name for name in ("result.json", *told["files"])]
+    for path in (*files, *sorted({file.parent for file in files})):
+        manifest.sync(path)
 
 
 def missing_parts(run: Run) -> list[str]:

@@ -16,7 +16,8 @@ from keeltune.runs.start import Start
 from keeltune.runs.training_log import Watcher
 from keeltune.training import checkpoints, run_identity, tracking
 from keeltune.training.arguments import training_arguments
-from keeltune.training.early_stopping import EarlyStopped, EvaluationSchedule
+from keeltune.training.early_stopping import EvaluationSchedule
+from keeltune.training.early_stopping_callback import EarlyStopped
 from keeltune.training.given_callbacks import GivenCallbacks
 from keeltune.training.job import Job
 from keeltune.training.model_trial import refusing

@@ -9,8 +9,9 @@ Every file is written under another name and then renamed, so that none is ever 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import transformers
 
@@ -27,6 +28,7 @@ from keeltune.training.job import Job
 from keeltune.training.memory_advice import smaller_batch
 from keeltune.training.preparation import prepare
 from keeltune.training.preparation.material import Material
+from keeltune.training.run_identity import Found
 from keeltune.utils.device import device_note
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Stopped
@@ -47,7 +49,9 @@ def train_one_seed(
 ) -> Run:
     """`runs.run.train` of a recipe with one seed, in a folder that is claimed; `progress` is told how far it is."""
     folder = recipe.path(recipe.output)
-    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
+    run_page.sections_from_elsewhere(
+        recipe.report.sections, recipe.where("report.sections")
+    )  # or the page would fail at the end
     with system_faults(folder, smaller=smaller_batch(recipe.training)):
         inputs = Inputs.of(recipe)
         asked = recipe
@@ -59,8 +63,8 @@ def train_one_seed(
         found = run_identity.NOTHING
         if resume:
             found = run_identity.newest(folder, identity, asked, display, allowed)
-        if resume and (done := _finished(recipe, found.checkpoint, display)):
-            return done
+            if done := _finished(material, found, identity, display):
+                return done
         transformers.set_seed(recipe.seed)
         job = build.build(material, display, *found.decided)
         if is_main_process():
@@ -75,17 +79,26 @@ def train_one_seed(
         return _train(job, inputs, found.checkpoint, progress, display, given)
 
 
-def _finished(recipe: Recipe, checkpoint: Path | None, display: Display) -> Run | None:
+def _finished(material: Material, found: Found, identity: Mapping[str, Any], display: Display) -> Run | None:
     """The run that is finished and whole, its page written again where that was not; None where there is work to do."""
+    recipe = material.recipe
     folder = recipe.path(recipe.output)
     if (done := finished(folder)) is None:
+        if found.checkpoint is None:
+            display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
+        return None
+    if found.run and final_stage.goes_further(done, material, found.run["identity"], identity):
+        if found.checkpoint is None:
+            final_stage.refuse_further(done, material)
+        display.say(f"{folder} holds a finished run, which is trained on to step {material.steps}")
         return None
     if missing := final_stage.missing_parts(done):
-        final_stage.refuse_irreparable(folder, missing, checkpoint)
+        final_stage.refuse_irreparable(folder, missing, found.checkpoint)
         display.say(f"{folder} holds a finished run that is not whole, and is made whole again: {'; '.join(missing)}")
         return None
     if is_main_process():
         final_stage.renew_page(recipe, done, display)
+        final_stage.drop_checkpoints(recipe, folder, display)
     display.say(f"{folder} holds a finished run; nothing is left to do")
     return done
 
@@ -106,7 +119,7 @@ def _train(
     schedule = early_stopping.evaluation_schedule(job.material)
     arguments = fit.arguments_of(job, folder, schedule)
     if is_main_process():
-        disk_estimate.refuse_if_short(job, arguments, schedule, folder)
+        disk_estimate.refuse_if_short(job.material, job.model, folder, half=job.half is not None)
     before = start.measure(job, inputs, folder, display)
     progress.known |= results.of_start(before.scores)
     trainer = fit.fit(job, arguments, schedule, before, checkpoint, display, given)

@@ -52,7 +52,9 @@ def train_each_seed(
 ) -> Run:
     """`runs.run.train` of a recipe with several seeds, in a folder that is claimed."""
     folder = recipe.path(recipe.output)
-    run_page.sections_of(recipe.report.sections, recipe.where("report.sections"))  # or the page would fail at the end
+    run_page.sections_from_elsewhere(
+        recipe.report.sections, recipe.where("report.sections")
+    )  # or the page would fail at the end
     recipe = run_identity.as_begun(folder, recipe) if resume else recipe
     if main := distributed.is_main_process():
         if resume:
@@ -74,8 +76,7 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe, allowed: Collection[str
     if not (folder / "recipe.yaml").is_file():
         return
     then, now = (
-        parse(one.dump(), folder=folder).model_dump(mode="json", by_alias=True, exclude={"output", "report"})
-        for one in (load(folder / "recipe.yaml"), recipe)
+        run_identity.shaping(parse(one.dump(), folder=folder)) for one in (load(folder / "recipe.yaml"), recipe)
     )
     run_identity.refuse_changes(folder, {"recipe": then}, {"recipe": now}, recipe, allowed)
     if (folder / checkpoints.FOLDER / run_identity.RUN).is_file():

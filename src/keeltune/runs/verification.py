@@ -77,7 +77,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _run(folder: Path) -> Iterator[Finding]:
-    again = f"keeltune train {folder / 'recipe.yaml'} --resume makes it again from the newest sound checkpoint"
+    again = digests.again(folder)
     result: dict[str, Any] = {}
     if (folder / "result.json").is_file():
         try:

@@ -18,7 +18,7 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row, in_row
 from keeltune.data.images import Look, joined
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
-from keeltune.models import loading, positions, processors
+from keeltune.models import positions, processors, shapes
 from keeltune.tasks.common import own_generation
 from keeltune.tasks.common.chat_forms import Conversation
 from keeltune.tasks.common.example import Example
@@ -203,7 +203,7 @@ class ImageCaptioning(PictureTask):
     @cached_property
     def shape(self) -> Any:
         """The model without its weights."""
-        return loading.skeleton(self.settings.config, self.settings.auto_model)
+        return shapes.shape_of(self.settings.config, self.settings.auto_model)
 
     def _inputs(self, row: Row) -> dict[str, Any]:
         """The prompt's tokens, and the picture's arrays, which are made when they are wanted."""

@@ -5,17 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from transformers import TrainerCallback
 
 from keeltune.training.preparation.material import Material
-
-
-class Evaluated(Protocol):
-    """What early stopping needs of the trainer."""
-
-    def out_of_patience(self, state: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -48,24 +39,6 @@ def selection_keys(
     """
     primary = f"{prefix}_{metric}"
     return [(sign * entry[primary], -entry.get(f"{prefix}_loss", 0.0)) for entry in history if primary in entry]
-
-
-class EarlyStopped(Exception):
-    """A run that goes on had trained to its end before it was stopped: nothing is left to train."""
-
-
-class EarlyStopping(TrainerCallback):
-    """Raises `EarlyStopped` where a checkpoint's history shows no gain of late, or its step is the last one.
-
-    The Trainer forgets the first, and in the middle of an epoch it would take one step more.
-    """
-
-    def __init__(self, trainer: Evaluated):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps or self.trainer.out_of_patience(state):
-            raise EarlyStopped
 
 
 EVALUATIONS = 10

@@ -13,6 +13,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+MOMENTS = {"adafactor": 0.1, "8bit": 0.5, "4bit": 0.25, "sgd": 1.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
+"""Numbers that an optimizer keeps of each weight, by a part of its name; the others are Adam's kind and keep two."""
+
+
+def moments_of(optim: str) -> float:
+    """Numbers that the optimizer of this name, as TrainingArguments has it, keeps of each weight."""
+    return next((number for part, number in MOMENTS.items() if part in optim), 2.0)
+
 
 def group_numbers(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Each group's numbers: rate, weight decay, betas; also what an optimizer counts there."""

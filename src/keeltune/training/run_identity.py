@@ -72,10 +72,16 @@ class Found:
 NOTHING = Found(None, {})
 
 
+def shaping(recipe: Recipe) -> dict[str, Any]:
+    """Everything in a recipe that shapes the weights."""
+    others: Any = {"output": True, "report": True, "training": {"keep_checkpoints"}}
+    return recipe.model_dump(mode="json", by_alias=True, exclude=others)
+
+
 def identity_of(material: Material) -> dict[str, Any]:
     """What a checkpoint belongs to: everything in the recipe that shapes the weights, and the data's content."""
     identity = {
-        "recipe": material.recipe.model_dump(mode="json", by_alias=True, exclude={"output", "report"}),
+        "recipe": shaping(material.recipe),
         "data": {name: dataset.fingerprint(rows) for name, rows in material.rows.items()},
         "model": NEW if material.source == NEW else model_files.fingerprint(material.source),
         "reference": [model_files.fingerprint(files.source) for files in material.references],
@@ -180,7 +186,6 @@ def newest(
         display.say(f"going on from {path.name}")
         _say_changes(run, identity, display)
         return Found(path, run)
-    display.say(f"{folder} holds no checkpoint yet; starting from the beginning")
     return Found(None, run or {})
 
 

@@ -34,7 +34,8 @@ from keeltune.training.budget import DualAscent
 from keeltune.training.callbacks import TrainingTotals, means
 from keeltune.training.checkpoint_averaging import PairAverage, put_back
 from keeltune.training.data_workers import DataWorkers
-from keeltune.training.early_stopping import EarlyStopping, selection_keys
+from keeltune.training.early_stopping import selection_keys
+from keeltune.training.early_stopping_callback import EarlyStopping
 from keeltune.training.finite_check import FiniteCheck
 from keeltune.training.memory_advice import at_hand
 from keeltune.training.monitoring import Monitoring
@@ -117,8 +118,6 @@ class KeelTrainer(Trainer):
     def training_totals(self) -> TrainingTotals:
         """Looked up each time: the Trainer puts another one in its place when it resumes."""
         return next(c for c in self.callback_handler.callbacks if isinstance(c, TrainingTotals))
-
-    # A step
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         made = self.optimizer is None

@@ -28,8 +28,11 @@ def choose_precision(requested: str, device: str, world_size: int = 1) -> str:
     if world_size > 1:
         able = torch.cuda.is_bf16_supported(False) if device != "cpu" else _cpu_has_bf16()
         return "bf16" if able else "fp32"
-    times = {name: _matmul_seconds(dtype, device) for name, dtype in DTYPES.items()}
-    return "bf16" if times["bf16"] < 0.8 * times["fp32"] else "fp32"
+    seconds = _matmul_seconds(torch.float32, device)
+    small = 192  # a 64th of the operations; without hardware a whole product takes half a second
+    if device == "cpu" and _matmul_seconds(torch.bfloat16, device, small, 1) > seconds / 4:
+        return "fp32"
+    return "bf16" if _matmul_seconds(torch.bfloat16, device) < 0.8 * seconds else "fp32"
 
 
 @cache  # once a process: all its runs come to the same answer

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from keeltune.utils.errors import Problem
 from keeltune.utils.language import said
@@ -58,25 +64,62 @@ class Display:
             yield self._plain(label, total)
 
     def _rich(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-        )
+        return Progress(_Line(self.console), console=self.console)
 
     def _plain(self, label: str, total: int) -> Callable[..., None]:
-        state = {"done": 0, "said": time.monotonic()}
+        begun = told = time.monotonic()
+        done = first = 0
 
-        def advance(done: int, note: str = "") -> None:
+        def advance(more: int, note: str = "") -> None:
+            nonlocal begun, told, done, first
             raise_if_asked()
-            state["done"] += done
+            done += more
             now = time.monotonic()
-            if now - state["said"] >= self.plain_every or state["done"] >= total:
-                state["said"] = now
-                self.say(f"{said(label)} {int(state['done'])}/{total} {said(note)}".rstrip())
+            if first == 0:  # a run that goes on moves to its place at once: that tells nothing of its speed
+                begun, first = now, done
+            if now - told >= self.plain_every or done >= total:
+                told = now
+                left = (now - begun) * (total - done) / (done - first) if first < done < total else None
+                self.say(" ".join(filter(None, (said(label), *_standing(done, total), said(note), _left(left)))))
 
         return advance
+
+
+def _standing(done: float, total: float) -> tuple[str, str]:
+    """How many of how many, and their share."""
+    return f"{done:.0f}/{total:.0f}", f"{done / total:.0%}" if total else ""
+
+
+def _left(seconds: float | None) -> str:
+    """Seconds as h:mm:ss."""
+    return "" if seconds is None else said(f"{timedelta(seconds=round(seconds))} left")
+
+
+class _Line(ProgressColumn):
+    """A bar in one line that is never cut: what it is, a bar, how many of how many, their share, how it stands, the
+    time that is left. Where the line is narrow the bar goes first, then all of the note but its beginning."""
+
+    SHORTEST, LONGEST = 8, 40
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console = console
+
+    def render(self, task: Task) -> RenderableType:
+        total = task.total or 0
+        left = _left(None if task.finished else task.time_remaining)
+        note = [part for part in str(task.fields["note"]).split(" · ") if part]
+        while note and cell_len(self._words(task, total, note, left)) > self.console.width:
+            note.pop()
+        words = self._words(task, total, note, left)
+        room = self.console.width - cell_len(words) - 1
+        if room < self.SHORTEST or not total:
+            return Text(words, overflow="ellipsis", no_wrap=True)
+        bar = ProgressBar(total=total, completed=task.completed, width=min(room, self.LONGEST))
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(Text(task.description), bar, Text(words.removeprefix(task.description).lstrip()))
+        return line
+
+    def _words(self, task: Task, total: float, note: Sequence[str], left: str) -> str:
+        parts = (task.description, *_standing(task.completed, total), " · ".join(note), left)
+        return " ".join(filter(None, parts))

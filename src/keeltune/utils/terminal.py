@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keeltune.utils import language
+from keeltune.utils.fitted_table import fitted
 from keeltune.utils.sanitization import shown_text
 
 
@@ -49,6 +50,7 @@ class _Stderr:
 
 class Terminal(Console):
     """A console without markup, emoji codes or highlighting, on which every text is `shown_text`, also in a table.
+    A table fits the width without a figure being cut.
 
     `options` are those of rich's Console, such as `stderr` and `quiet`.
     """
@@ -63,11 +65,12 @@ class Terminal(Console):
         return super().render_str(language.said(shown_text(text)), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """A table's headings are said in the command's language."""
-        for column in (column for table in objects if isinstance(table, Table) for column in table.columns):
+        """A table's headings are said in the command's language, and the table fits the width."""
+        tables = [table for table in objects if isinstance(table, Table)]
+        for column in (column for table in tables for column in table.columns):
             if isinstance(column.header, str):
                 column.header = language.heading(column.header)
-        super().print(*objects, **options)
+        super().print(*(fitted(o, self.width) if isinstance(o, Table) else o for o in objects), **options)
 
     def block(self, text: str) -> None:
         """A text of several lines that are ours; a newline in data is spelt out before it gets here."""

@@ -14,7 +14,7 @@ from keeltune.data import audio
 from keeltune.data.audio_parts import Part, part_of, quiet_spans
 from keeltune.data.dataset import Row, in_row
 from keeltune.data.media import ArrayCache, Decoded, Media, Unreadable
-from keeltune.models import loading, processors
+from keeltune.models import processors, shapes
 
 LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 """How the encoders of transformers call the method that counts their output frames."""
@@ -51,7 +51,7 @@ class Recordings:
     @cached_property
     def shape(self) -> Any:
         """The model without its weights."""
-        return loading.skeleton(self.config, self.auto_model)
+        return shapes.shape_of(self.config, self.auto_model)
 
     @cached_property
     def frame_counter(self) -> Any:

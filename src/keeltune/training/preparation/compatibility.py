@@ -14,7 +14,7 @@ import numpy as np
 
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names
-from keeltune.models import configuration, loading, processors, tokenizer_match
+from keeltune.models import configuration, loading, processors, shapes, tokenizer_match
 from keeltune.models.generation import stored_generation
 from keeltune.models.vocabulary import CTC, Bounds, bounds_of, vocabulary_size
 from keeltune.recipe.fields import Recipe
@@ -181,7 +181,7 @@ def _kind_problem(student: ComparedStudent, candidate: _Candidate) -> Problem | 
 def _reader(student: ComparedStudent, candidate: _Candidate) -> tuple[Task, bool]:
     """The task as the candidate reads it, and whether it reads less of a row than the student."""
     where, most, task_class = student.recipe.where("reference"), student.settings.max_length, student.task_class
-    shape = loading.skeleton(candidate.config, candidate.auto_model, where, "reference")
+    shape = shapes.shape_of(candidate.config, candidate.auto_model, where, "reference")
     if problem := loading.misfit(shape, candidate.processor):
         raise UserError(Problem(where, "reference", *problem))
     reach = reading_length(None, shape, candidate.processor, task_class, where)

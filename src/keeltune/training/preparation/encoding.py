@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keeltune.data.dataset import Row
-from keeltune.models import loading, processors, surgery
+from keeltune.models import loading, processors, shapes, surgery
 from keeltune.models.attention_choice import attention_problem
 from keeltune.models.four_bit import four_bit_problem
 from keeltune.models.generation import stored_generation
@@ -95,7 +95,7 @@ def _settings(
     recipe: Recipe, task_class: type[Task], labelled: Labelled, config: Any, processor: Any, auto_model: str
 ) -> Settings:
     where, languages = recipe.where("model"), recipe.languages
-    shape = loading.skeleton(config, auto_model, where)
+    shape = shapes.shape_of(config, auto_model, where)
     if problem := loading.misfit(shape, processor):
         raise UserError(Problem(where, "model", *problem))
     max_length = reading_length(recipe.max_length, shape, processor, task_class, recipe.where("max_length"))

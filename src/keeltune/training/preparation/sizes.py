@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from keeltune.models import loading, surgery
+from keeltune.models import shapes, surgery
 from keeltune.recipe.model_fields import StudentFrom
 from keeltune.training.preparation.material import Material
 
@@ -26,7 +26,7 @@ def student_sizes(material: Material) -> Sizes:
     if isinstance(student := material.recipe.model, StudentFrom):
         where = material.recipe.where("model.layers")
         _, config = surgery.student_config(config, material.auto_model, student.chosen_layers, where, "model.layers")
-    model = loading.skeleton(config, material.auto_model)
+    model = shapes.shape_of(config, material.auto_model)
     whole = sum(p.numel() for p in model.parameters())
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
     text = config.get_text_config()
