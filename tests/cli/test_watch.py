@@ -244,7 +244,7 @@ def test_in_a_real_browser(tiny, data, tmp_path):
                     assert tab.overflow() <= 0, width
                     tab.picture(tmp_path / f"{width}-{scheme}.png")
             assert tab.value("document.querySelectorAll('.chart svg').length") >= 4
-            assert tab.value("document.querySelectorAll('.sample').length") == 6
+            assert tab.value("document.querySelectorAll('.answered').length") == 6
             assert "<script>alert(1)</script>" in tab.value("document.body.innerText")
             hidden = len(tab.requests)
             tab.call("Emulation.setFocusEmulationEnabled", enabled=False)

@@ -79,7 +79,7 @@ def test_what_is_written_is_shown(chromium, tmp_path):
         tab.until("document.querySelector('progress').value === 60")
         assert tab.value("document.title").startswith("38 % · run")
         assert tab.value("window.stays.isConnected")  # what has not changed is left as it is
-        assert tab.value("document.querySelectorAll('.sample b').length") == 0  # a text, no markup
+        assert tab.value("document.querySelectorAll('.answered b').length") == 0  # a text, no markup
         check(tab, url)
     lock.release()
 
