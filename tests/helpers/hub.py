@@ -129,14 +129,14 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.repositories[name] = Repository(private, {"main": {".gitattributes": b"*.safetensors lfs"}})
         return {"url": f"{self.hub.url}/{name}", "name": name}, 200
 
-    def _info(self, body: bytes, name: str) -> tuple[Any, int]:
+    def _info(self, body: bytes, name: str) -> tuple[Any, ...]:
         found = self.hub.repositories.get(name)
         if found is None:
-            return {"error": "Repository not found"}, 404
+            return {"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"}
         return {"_id": "1", "id": name, "modelId": name, "private": found.private, "tags": [], "downloads": 0}, 200
 
     def _revision(self, body: bytes, name: str, branch: str) -> tuple[Any, int]:
-        info, status = self._info(body, name)
+        info, status, *_ = self._info(body, name)
         return info | {"sha": hashlib.sha1(repr(self.hub.files(name, branch)).encode()).hexdigest()}, status
 
     def _tree(self, body: bytes, name: str, branch: str) -> tuple[Any, int]:

@@ -223,6 +223,18 @@ def test_nothing_is_made_public_and_nothing_of_others_is_written_over(run, stub)
     assert "pytorch_model.bin" in refused(run, stub)
 
 
+def test_of_a_new_repository_nothing_is_asked(run, stub):
+    push(run)
+    assert not any(request.startswith("GET /api/models") for request in stub.heard)
+
+
+def test_who_may_not_make_repositories_may_write_to_one(run, stub):
+    stub.repositories[NAME] = Repository(private=True)
+    stub.faults.append(Fault("POST /api/repos/create", 403))
+    push(run)
+    assert "model.safetensors" in stub.files(NAME)
+
+
 # Faults of the hub
 
 
@@ -242,6 +254,8 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_the_hub_refuses_is_one_message(run, stub, name):
     fault, said = REFUSALS[name]
+    if "GET /api/models" in fault.request:
+        stub.repositories[NAME] = Repository(private=True)
     stub.faults.append(fault)
     with pytest.raises(UserError) as raised:
         push(run)
@@ -261,6 +275,8 @@ PASSING = ["GET /api/whoami", "POST /api/repos/create", "GET /api/models/", "/pr
 @pytest.mark.parametrize("request_like", PASSING)
 def test_what_passes_is_waited_for(run, stub, request_like, status):
     stub.faults.append(Fault(request_like, status, times=2 if status else 1))
+    if request_like == "GET /api/models/":
+        stub.repositories[NAME] = Repository(private=True)
     push(run)
     assert stub.faults[0].times == 0
     assert stub.files(NAME)["model.safetensors"] == (run / "model" / "model.safetensors").read_bytes()

@@ -29,7 +29,7 @@ def token() -> str:
 
 def passes(error: Exception) -> bool:
     """Whether an error may be gone the next moment: the hub's own, too many requests, a connection that broke."""
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= 500 or status in (408, 429)
     kinds = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
@@ -53,7 +53,7 @@ def said(repository: str) -> Iterator[None]:
 
 def _problem(error: Exception, repository: str) -> Problem:
     kinds = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
-    status, words = _status(error), _words(error)
+    status, words = status_of(error), _words(error)
 
     def problem(found: str, expected: str, fix: str) -> Problem:
         return Problem("the hub", "", f"{found}{': ' * bool(words)}{words}", expected, fix)
@@ -92,7 +92,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
     """The status that the hub answered with, where it did."""
     for one in _chain(error):
         response: Any = getattr(one, "response", None)
@@ -106,7 +106,7 @@ def _words(error: Exception) -> str:
     from huggingface_hub import get_token
 
     said = next((str(m) for one in _chain(error) if (m := getattr(one, "server_message", None))), "")
-    if not said and _status(error) is None:
+    if not said and status_of(error) is None:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if (own := get_token()) and len(own) >= 4:
         said = said.replace(own, HIDDEN)

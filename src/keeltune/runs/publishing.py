@@ -128,11 +128,12 @@ def _send(
         token = hub_faults.token()
         api = HfApi(token=token, library_name="keeltune", library_version=__version__)
         _tried(api.whoami, display)
-        _tried(lambda: api.create_repo(repository, private=not public, exist_ok=True), display)
-        _refuse_public(_tried(lambda: api.model_info(repository), display), repository, public)
+        is_new = _made(api, repository, public, display)
+        if not is_new:
+            _refuse_public(_tried(lambda: api.model_info(repository), display), repository, public)
         if revision is not None and revision != "main":
             _tried(lambda: api.create_branch(repository, branch=revision, exist_ok=True), display)
-        there = _tried(lambda: api.list_repo_files(repository, revision=revision), display)
+        there = [] if is_new else _tried(lambda: api.list_repo_files(repository, revision=revision), display)
         _refuse_others(there, repository)
         sent = {file.name for file in files}
         stale = [name for name in there if name not in sent and name.endswith(READ) and "/" not in name]
@@ -145,6 +146,19 @@ def _send(
         _tried(commit, display)
         tree = "" if revision in (None, "main") else f"/tree/{revision}"
         return f"{api.endpoint}/{repository}{tree}"
+
+
+def _made(api: Any, repository: str, public: bool, display: Display) -> bool:
+    """Whether the repository is new; False where it was there already, whoever may make one."""
+    try:
+        _tried(lambda: api.create_repo(repository, private=not public), display)
+        return True
+    except Exception as error:
+        if hub_faults.status_of(error) == 409:
+            return False
+        if hub_faults.status_of(error) == 403 and _tried(lambda: api.repo_exists(repository), display):
+            return False  # who may not make repositories may be allowed to write to this one
+        raise
 
 
 def _refuse_public(info: Any, repository: str, public: bool) -> None:
