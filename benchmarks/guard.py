@@ -86,7 +86,11 @@ def shuffled(bench: Bench) -> None:
 def duplicated(bench: Bench) -> None:
     rows = bench.rows("sentiment-sst2", "train", 500)
     train, validation = bench.file("sst2-500", rows), bench.file("sst2-copies", rows[:200])
-    told(bench.run("duplicated", data={"train": train, "validation": validation}, training={"epochs": 3}))
+    told(
+        bench.run(
+            "duplicated", data={"train": train, "validation": validation}, training={"epochs": 3, "learning_rate": 5e-5}
+        )
+    )
 
 
 def planted(bench: Bench) -> None:

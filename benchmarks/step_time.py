@@ -124,7 +124,7 @@ def main() -> None:
         data_sets.written(train, [line for line in lines if line][: options.rows])
         values = {
             "task": "text-classification", "method": "fine-tuning", "model": options.model, "output": "out",
-            "data": {"train": "train.jsonl"}, "training": {"precision": "bf16"},
+            "data": {"train": "train.jsonl", "validation": None}, "training": {"precision": "bf16"},
         }  # fmt: skip
         job = build.build(prepare.prepare(recipe.from_dict(values, folder)))
         start_weights = copy.deepcopy(job.model)
