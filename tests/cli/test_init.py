@@ -49,7 +49,20 @@ PEOPLE = {
         [{"utterance": f"please do number {n}", "label": f"intent {n}"} for n in range(30)],
         "text-classification", {"text": "utterance", "label": "label"},
     ),
-    "numbers": ([{"text": f"house number {n}", "label": n * 37 % 101} for n in range(90)], None, {}),
+    "numbers": (
+        [{"text": f"house number {n}", "label": n * 37 % 101} for n in range(90)], "regression",
+        {"text": "text", "target": "label"},
+    ),
+    "similarities": (
+        [{"genre": "news", "sentence1": f"a man sings number {n}", "sentence2": f"a man is singing {n}",
+          "score": n % 11 / 2} for n in range(40)],
+        "regression", {"text": "sentence1", "text_pair": "sentence2", "target": "score"},
+    ),
+    "feelings with a confidence": (
+        [{"text": f"they lost bag {n}", "label": ("negative", "positive")[n % 2], "score": 0.5 + n / 99}
+         for n in range(40)],
+        "sentiment-analysis", {"text": "text", "label": "label"},
+    ),
     "pairs of a hub's translation": (
         rows({"id": 1, "translation": {"en": "A dog runs over the lawn.", "de": "Ein Hund rennt über den Rasen."}}),
         "translation", {"source": "translation.en", "target": "translation.de"},
@@ -76,7 +89,14 @@ PEOPLE = {
         rows({"words": ["I", "run"], "predicate": 1, "tags": ["B-A0", "B-V"]}), "semantic-role-labeling",
         {"tokens": "words", "tags": "tags", "predicate_index": "predicate"},
     ),
-    "entities": (rows({"tokens": ["In", "Oslo"], "ner_tags": [0, 5]}), None, {}),
+    "entities": (
+        rows({"id": "1", "tokens": ["In", "Oslo"], "pos_tags": [3, 2], "ner_tags": [0, 5]}), "token-classification",
+        {"tokens": "tokens", "tags": "ner_tags"},
+    ),
+    "parts of speech": (
+        rows({"words": ["In", "Oslo"], "upos": ["ADP", "PROPN"]}), "token-classification",
+        {"tokens": "words", "tags": "upos"},
+    ),
     "voices": (
         rows({"path": "clips/a.mp3", "sentence": "Good morning to you"}), "speech-recognition",
         {"audio": "path", "text": "sentence"},
@@ -129,17 +149,34 @@ def test_one_file_alone_gives_a_share_and_what_it_calls_its_columns(tmp_path, mo
     written = recipe.load("recipe.yaml")
     assert (written.data.train, written.data.validation, written.data.test) == ("tickets.csv", 0.1, None)
     assert written.data.columns == {"text": "body", "label": "queue"}
-    assert keeltune(monkeypatch, "init", "tickets.csv", "--task", "sentiment", "--output", "b.yaml") == 2
+    assert keeltune(monkeypatch, "init", "tickets.csv", "--task", "sentiment-analisys", "--output", "b.yaml") == 2
     assert 'did you mean "sentiment-analysis"' in capsys.readouterr().err
+
+
+def test_a_name_from_elsewhere_is_understood(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("people.conll").write_text("Ann I-PER\nLee I-PER\nran O\n\nin O\nOslo I-LOC\n", encoding="utf-8")
+    assert keeltune(monkeypatch, "init", "people.conll", "--task", "NER", "--yes") == 0
+    assert capsys.readouterr().out.startswith("token-classification: tags has a tag for each word")
+    assert recipe.load("recipe.yaml").task == "token-classification"
+    assert keeltune(monkeypatch, "init", "people.conll", "--task", "dpo", "--output", "b.yaml") == 2
+    assert "nearest: text-generation" in capsys.readouterr().err
+
+
+def test_numbers_of_tags_ask_for_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "ner.jsonl", PEOPLE["entities"][0])
+    assert keeltune(monkeypatch, "init", "ner.jsonl", "--yes") == 0
+    assert "# labels: [O, B-PER, I-PER]" in Path("recipe.yaml").read_text(encoding="utf-8")
 
 
 def test_rows_of_no_task_are_answered_with_what_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_rows(tmp_path / "ner.jsonl", PEOPLE["entities"][0])
-    assert keeltune(monkeypatch, "init", "ner.jsonl", "--yes") == 2
+    write_rows(tmp_path / "photos.jsonl", PEOPLE["photos with classes"][0])
+    assert keeltune(monkeypatch, "init", "photos.jsonl", "--yes") == 2
     said = capsys.readouterr().err
-    assert "entities and parts of speech are not tagged" in said
-    assert "ner_tags" in said
+    assert "pictures are not classified" in said
+    assert "species" in said
     assert not Path("recipe.yaml").exists()
 
 

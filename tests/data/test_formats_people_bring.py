@@ -23,6 +23,7 @@ from keeltune.tasks.image_captioning import ImageCaptioning
 from keeltune.tasks.question_answering import QuestionAnswering
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.tasks.speech_recognition import SpeechRecognition
+from keeltune.tasks.token_classification import TokenClassification
 from keeltune.tasks.translation import Translation
 
 COLUMNS = [Column("text"), Column("label", "label", label=True)]
@@ -135,6 +136,17 @@ def test_conll_files(tmp_path: Path):
     (tmp_path / "a.conll").write_text("Ann B-A0\nran\n\nIt O\nrained B-V\n")
     rows, errors, _ = read_file(tmp_path / "a.conll", SemanticRoleLabeling.columns)
     assert len(rows) == 1 and errors[0].where.endswith("a.conll:2")
+
+
+def test_universal_dependencies_give_parts_of_speech(tmp_path: Path):
+    lines = ["# text = vámonos al mar", "1-2\tvámonos\t_\t_\t_\t_\t_\t_\t_\t_"]
+    lines += [f"{n}\t{word}\t_\t{tag}\tX\t_\t0\tdep\t_\tSpaceAfter=No"
+              for n, word, tag in ((1, "vamos", "VERB"), (2, "nos", "PRON"), (3, "a", "ADP"))]  # fmt: skip
+    lines += ["3.1\tel\t_\tDET\t_\t_\t_\t_\t_\t_"]
+    (tmp_path / "a.conllu").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows, errors, _ = read_file(tmp_path / "a.conllu", TokenClassification.columns)
+    assert not errors
+    assert rows[0].fields == {"tokens": ["vamos", "nos", "a"], "tags": ["VERB", "PRON", "ADP"]}
 
 
 FEATURES = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})

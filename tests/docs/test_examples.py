@@ -50,6 +50,8 @@ SMALL = {
     "summarization": "llama",
     "text-generation": "llama",
     "semantic-role-labeling": "bert",
+    "token-classification": "bert",
+    "regression": "bert",
     "question-answering": "bert",
     "image-captioning": "vit gpt2",
     "speech-recognition": "whisper",
@@ -79,7 +81,7 @@ def test_recipe_trains(path, tmp_path):
     task_name = recipe.load(path).task
     model = tmp_path / "model"
     save_small(task_name, model)
-    for name in re.findall(r"data/\S+\.jsonl", path.read_text(encoding="utf-8")):
+    for name in re.findall(r"data/\S+\.(?:jsonl|conll)", path.read_text(encoding="utf-8")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         FAMILIES["text-generation" if "chats" in name else task_name].write(tmp_path / name)
     copy = tmp_path / path.name

@@ -58,6 +58,14 @@ def writing(task: str, architectures: tuple[str, ...]) -> Family:
     )
 
 
+def rated(count: int, seed: int) -> list[dict[str, Any]]:
+    """Reviews with a number: 3, or 4 where they are positive, and a little for the length."""
+    return [
+        {"text": row["text"], "target": 3.0 + (row["label"] == "positive") + 0.01 * (len(row["text"]) % 7)}
+        for row in make_reviews("films", count, seed=seed)
+    ]
+
+
 FAMILIES = {
     "text-classification": classifying(),
     "sentiment-analysis": classifying(),
@@ -65,6 +73,16 @@ FAMILIES = {
         taggers.ARCHITECTURES,
         taggers.folder,
         lambda file: write_lines(file, [row.fields for row in taggers.rows()]),
+    ),
+    "regression": Family(
+        ("bert", "roberta", "distilbert", "gpt2"),
+        lambda folder, architecture, seed: models.save_numbers(folder, architecture, seed=seed),
+        lambda file: write_lines(file, rated(24, seed=1)),
+    ),
+    "token-classification": Family(
+        taggers.ARCHITECTURES,
+        lambda folder, kind, seed: taggers.folder(folder, kind, seed, taggers.ENTITY_NAMES),
+        taggers.write_entities,
     ),
     "question-answering": Family(
         readers.ARCHITECTURES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def tiny_config(architecture: str, labels: list[str]):
         id2label=dict(enumerate(labels)),
         label2id={n: i for i, n in enumerate(labels)},
     )
+
+
+def save_numbers(folder: Path, architecture: str = "bert", names: tuple[str, ...] = ("target",), seed: int = 0) -> Path:
+    """A model folder of random weights with a head for numbers, whose unit is noted."""
+    save_tiny(folder, architecture, names, seed)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    unit = {"target_mean": [3.0] * len(names), "target_std": [1.5] * len(names)}
+    config |= {"problem_type": "regression", **unit}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 def save_tiny(

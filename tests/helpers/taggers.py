@@ -1,4 +1,4 @@
-"""Small taggers, with the rows and the recipe that they are trained by."""
+"""Small taggers of roles and of entities, with the rows and the recipe that they are trained by."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from keeltune.models import tokenizer_training
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
+from keeltune.tasks.task import Task
+from keeltune.tasks.token_classification import TokenClassification
 
 SENTENCES = [
     ("the cat eats fish in Paris .", 2, "B-ARG0 I-ARG0 B-V B-ARG1 B-ARGM-LOC I-ARGM-LOC O"),
@@ -26,6 +28,17 @@ SENTENCES = [
     ("he said the cat ran in the big city of Paris", 1, "B-ARG0 B-V B-ARG1" + " I-ARG1" * 8),
 ]
 NAMES = SemanticRoleLabeling.label_inventory([tag for _, _, tags in SENTENCES for tag in tags.split()])
+ENTITIES = [
+    ("the cat eats fish in Paris .", "O O O O O B-LOC O"),
+    ("Mary ran in the big city of Paris", "B-PER O O O O O O B-LOC"),
+    ("he said Mary Ann Lee ran", "O O B-PER I-PER I-PER O"),
+    ("Paris , Mary Lee , Ann", "B-LOC O B-PER I-PER O B-PER"),
+    ("the man eats", "O O O"),
+    ("Lee gave Ann Paris fish", "B-PER O B-PER B-LOC I-LOC"),
+    ("Mary Ann ran !", "B-PER I-PER O O"),
+    ("she was in big Paris", "O O O B-LOC I-LOC"),
+]
+ENTITY_NAMES = TokenClassification.label_inventory([tag for _, tags in ENTITIES for tag in tags.split()])
 SIZES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
              "max_position_embeddings": 64},
@@ -45,10 +58,18 @@ def rows() -> list[Row]:
     ]
 
 
+def entity_rows() -> list[Row]:
+    return [
+        Row({"tokens": text.split(), "tags": tags.split()}, "f", i + 1, f"k{i}")
+        for i, (text, tags) in enumerate(ENTITIES)
+    ]
+
+
 def pieces_of(kind: str) -> Any:
     """The tokenizer class of an architecture, with a vocabulary trained on the sentences."""
     spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2", "t5") else "wordpiece", size=300)
-    made = tokenizer_training.train(spec, [text for text, _, _ in SENTENCES], ends=True)
+    texts = [text for text, *_ in (*SENTENCES, *ENTITIES)]
+    made = tokenizer_training.train(spec, texts, ends=True)
     if kind == "t5":
         return made
     model = json.loads(made.backend_tokenizer.to_str())["model"]
@@ -63,7 +84,13 @@ def pieces_of(kind: str) -> Any:
     return getattr(transformers, names.get(kind, "BertTokenizer"))(vocab=model["vocab"], do_lower_case=False)
 
 
-def tagger(architecture: str, seed: int = 0, names: list[str] = NAMES, **settings: Any) -> tuple[Any, Any]:
+def tagger(
+    architecture: str,
+    seed: int = 0,
+    names: list[str] = NAMES,
+    kind: type[Task] = SemanticRoleLabeling,
+    **settings: Any,
+) -> tuple[Any, Any]:
     """(model, task) of a small random model."""
     tokenizer = pieces_of(architecture)
     head = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -75,12 +102,22 @@ def tagger(architecture: str, seed: int = 0, names: list[str] = NAMES, **setting
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     model.eval()
-    return model, SemanticRoleLabeling(tokenizer, Settings(names, **{"max_length": 60, "config": config, **settings}))
+    return model, kind(tokenizer, Settings(names, **{"max_length": 60, "config": config, **settings}))
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path.name
+
+
+def write_entities(file: Path) -> None:
+    """The sentences with entities, as lines of JSON or as CoNLL has them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".conll":
+        parts = (zip(row.fields["tokens"], row.fields["tags"], strict=True) for row in entity_rows())
+        file.write_text("\n".join("".join(f"{word} {tag}\n" for word, tag in part) for part in parts), encoding="utf-8")
+    else:
+        write(file, [row.fields for row in entity_rows()])
 
 
 def folder(path: Path, architecture: str, seed: int = 0, names: list[str] = NAMES) -> Path:

@@ -19,9 +19,10 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.common.bio_tags import legal_path
+from keeltune.tasks.common.tag_schemes import legal_path
 from keeltune.tasks.common.word_pieces import frame_of, window
-from keeltune.tasks.metrics.argument_f1 import NEVER_LEARNT, arguments
+from keeltune.tasks.metrics._span_f1 import NEVER_LEARNT
+from keeltune.tasks.metrics.argument_f1 import arguments
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.training.preparation import prepare, splits
 from keeltune.utils.errors import UserError

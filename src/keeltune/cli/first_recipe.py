@@ -40,15 +40,14 @@ def text(
 ) -> str:
     """A commented recipe in YAML. `folder`: where it will lie, from which its paths are named."""
     assert found.task is not None
-    values = Table.of(records).values
-    languages = {name: _language(values.get(theirs, ())) for name, theirs in found.columns.items()}
-    return "\n".join([*_lines(found, splits, languages, folder, model)]) + "\n"
+    return "\n".join(_lines(found, splits, Table.of(records).values, folder, model)) + "\n"
 
 
 def _lines(
-    found: Recognised, splits: Mapping[str, str], languages: Mapping[str, Language], folder: Path, model: str | None
+    found: Recognised, splits: Mapping[str, str], values: Mapping[str, Sequence[Any]], folder: Path, model: str | None
 ) -> Iterator[str]:
     task = str(found.task)
+    languages = {name: _language(values.get(theirs, ())) for name, theirs in found.columns.items()}
     yield f"# yaml-language-server: $schema={SCHEMA}"
     yield f"# {found.why}."
     yield f"task: {task}"
@@ -69,6 +68,9 @@ def _lines(
     if found.renamed:
         pairs = ", ".join(f"{ours}: {_quoted(theirs)}" for ours, theirs in found.renamed.items())
         yield f"  columns: {{{pairs}}}"
+    tags = values.get(found.columns.get("tags", ""), ())
+    if task == "token-classification" and tags and all(type(tag) is int for row in tags for tag in row):
+        yield "  # labels: [O, B-PER, I-PER]      # what the numbers of the tags are called, in their order from 0"
     yield f"training: {TRAINING.get(task, USUAL)}"
     yield "output: runs/first"
 

@@ -21,8 +21,9 @@ from keeltune.data.recognition import Recognised, recognised
 from keeltune.data.saved_datasets import SPLITS
 from keeltune.data.sources import DataSource, formats_by_ending
 from keeltune.recipe import load
+from keeltune.recipe.task_names import task_named, unknown_task
 from keeltune.utils import registry
-from keeltune.utils.errors import Problem, UserError, name_list, nearest, shown, visible
+from keeltune.utils.errors import Problem, UserError, name_list, shown, visible
 from keeltune.utils.files import write_text
 from keeltune.utils.terminal import Terminal
 
@@ -79,11 +80,10 @@ def _chosen(
 ) -> Recognised:
     """What the rows are taken for: the likeliest of all tasks, or the task that is named, with its columns."""
     every = recognised(records)
+    task = None if task is None else task_named(task)
     if task is not None and task not in registry.names("tasks"):
-        known = list(registry.names("tasks"))
-        raise UserError(
-            Problem("the call", "--task", shown(task), name_list(known), f"name one of them{nearest(task, known)}")
-        )
+        known = name_list(registry.names("tasks"))
+        raise UserError(Problem("the call", "--task", shown(task), known, unknown_task(task)))
     fitting = [one for one in every if (one.task == task if task else one.task is not None)]
     if not fitting and task is None:
         why = "; ".join(one.why for one in every) or "no columns that any task reads"
@@ -109,7 +109,7 @@ def _asked(found: Recognised) -> Recognised:
     known = list(registry.names("tasks"))
     task = ""
     while task not in known:
-        task = typer.prompt("task", default=found.task)
+        task = task_named(typer.prompt("task", default=found.task))
     columns = found.columns if task == found.task else {}
     wanted = [c.name for c in registry.find("tasks", task).columns if c.required]
     return Recognised(task, found.why, {n: typer.prompt(f"column {n}", default=columns.get(n, n)) for n in wanted})

@@ -116,6 +116,9 @@ def _stretches(places: Sequence[int]) -> list[list[int]]:
 
 def _print_predictions(job: Job, student: Rows, reference: Rows | None, batch: Batch, console: Terminal) -> None:
     """The probabilities of the likeliest choices and of the label, of the first predictions."""
+    if job.material.task.choices == "numbers":
+        _print_numbers(job, student, reference, batch, console)
+        return
     task, listed, temperature = job.material.task, slice(0, LISTED), job.objective.temperature
     table = Table("prediction", "choice", "student", *(["reference"] if reference is not None else []), "target")
     of_student = student.log_probs(listed, temperature).exp()
@@ -134,6 +137,17 @@ def _print_predictions(job: Job, student: Rows, reference: Rows | None, batch: B
     console.print(table)
     if len(student) > LISTED:
         console.print(f"… and {len(student) - LISTED} more predictions")
+
+
+def _print_numbers(job: Job, student: Rows, reference: Rows | None, batch: Batch, console: Terminal) -> None:
+    """The standardised numbers of student and reference beside the targets; where there is no target, a dash."""
+    table = Table("number", "student", *(["reference"] if reference is not None else []), "target")
+    tables = [rows.log_probs(slice(0, LISTED))[:, 0].tolist() for rows in (student, reference) if rows is not None]
+    names = job.material.task.settings.labels
+    for n, of_models in enumerate(zip(*tables, strict=True)):
+        target = f"{batch['numbers'][n].item():.4f}" if int(batch["targets"][n]) >= 0 else "–"
+        table.add_row(names[n % len(names)], *(f"{number:.4f}" for number in of_models), target)
+    console.print(table)
 
 
 def _shown_choices(probabilities: torch.Tensor, target: int) -> Sequence[int]:

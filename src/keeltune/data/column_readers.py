@@ -33,6 +33,9 @@ class ColumnReader:
             self.one = lambda value: read_media(check(value), folder)
         elif log.cells_are_text and column.kind in STRUCTURED:
             self.one = lambda value: check(read_cell(value))
+        if column.names:
+            names, given = dict(column.names), self.one
+            self.one = lambda value: [names.get(tag, tag) for tag in given(value)]
 
     def _all(self, values: Sequence[Any]) -> Sequence[Any]:
         read = [self.one(value) for value in values]

@@ -19,12 +19,14 @@ from keeltune.utils.names import plain_name
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a task. `kind` says how its values are checked: a key of `KINDS`."""
+    """A column of a task. `kind` says how its values are checked: a key of `KINDS`; `names`: of a column of tags what
+    the file's are called in the model, where it calls them otherwise."""
 
     name: str
     kind: str = "text"
     required: bool = True
     label: bool = False
+    names: tuple[tuple[str, str], ...] = ()
 
 
 class Schema(Protocol):
@@ -95,8 +97,40 @@ def _words(value: Any) -> list[str]:
     return list(value)
 
 
+def _sentence(value: Any) -> list[str] | str:
+    """Words, or the text that they are words of."""
+    return read_text(value) if isinstance(value, str) else _words(value)
+
+
 def _tags(value: Any) -> list[str]:
+    """Names, or the numbers of some."""
+    if isinstance(value, list):
+        value = [str(tag) if type(tag) is int and tag >= 0 else tag for tag in value]
     return [plain_name(tag) or read_text("") for tag in _words(value)]
+
+
+def _numbers(value: Any) -> float | list[float]:
+    """A number, or a list of some; also as text, as a table has them."""
+    if isinstance(value, list):
+        if not value:
+            raise Refused("no number", "a number, or a list of some", "give the row one, or leave it out")
+        return [_number(one) for one in value]
+    return _number(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            fix = "write it with a point and without a unit, as in 3.5"
+            raise Refused("not a number", "a number, or a list of some", fix) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        fix = "fill it, or move the row to data.unlabeled" if value is None else "write it as in 3.5"
+        raise Refused("not a number", "a number, or a list of some", fix)
+    if not math.isfinite(value) or abs(value) > LARGEST:
+        raise Refused("not a finite number", f"a number of at most {LARGEST:g}", "leave the row out, or mend it")
+    return float(value)
 
 
 def _index(value: Any, fix: str = "count the words from 0") -> int:
@@ -178,9 +212,12 @@ def _anything(value: Any) -> Any:
     return value
 
 
+LARGEST = 1e30
+"""Of a number: its square is one too."""
+
 MEDIA = ("image", "audio")
 
-STRUCTURED = ("labels", "texts", "words", "tags", "messages", "answers")
+STRUCTURED = ("labels", "texts", "words", "sentence", "tags", "numbers", "messages", "answers")
 """Kinds that a CSV cell holds as JSON."""
 
 KINDS: dict[str, Callable[[Any], Any]] = {
@@ -189,8 +226,10 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "labels": _labels,
     "texts": _texts,
     "words": _words,
+    "sentence": _sentence,
     "tags": _tags,
     "index": _index,
+    "numbers": _numbers,
     "messages": read_messages,
     "anything": _anything,
     "answers": _answers,

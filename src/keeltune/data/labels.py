@@ -26,7 +26,7 @@ SIMILAR = 0.8
 class Labelled(Schema, Protocol):
     """What labels ask of a task: whether it predicts labels, which a row uses, the inventory that names span."""
 
-    choices: ClassVar[Literal["labels", "tokens", "positions"]]
+    choices: ClassVar[Literal["labels", "numbers", "tokens", "positions"]]
 
     @classmethod
     def labels_of(cls, row: Row) -> list[str]: ...

@@ -133,8 +133,7 @@ def _words(table: Table) -> Recognised | None:
     verb = table.named("predicate_index", lambda value: isinstance(value, int) or _is_index(value))
     columns = {"tokens": tokens, "tags": tags}
     if verb is None:
-        why = f"{tags} has a tag for each word and no column names a verb: entities and parts of speech are not tagged"
-        return Recognised(None, why)
+        return Recognised("token-classification", f"{tags} has a tag for each word of {tokens}", columns)
     return Recognised("semantic-role-labeling", f"{tags} are the roles of a verb", columns | {"predicate_index": verb})
 
 
@@ -164,6 +163,22 @@ def _summaries(table: Table) -> Recognised | None:
     )
 
 
+def _numbers(table: Table) -> Recognised | None:
+    """A column of numbers that are no classes, beside a text or a pair of texts."""
+    target, label = table.named("target", _is_number), table.named("label", _is_label)
+    if target is None or (label is not None and _repeats(table, label)):
+        return None
+    pair = [table.named(ours, _is_text) for ours in ("text", "text_pair")]
+    if {"sentence1", "sentence2"} <= set(table.fitting(_is_text)):
+        pair = ["sentence1", "sentence2"]
+    texts = [name for name in table.fitting(_is_text) if not _repeats(table, name)]
+    text = pair[0] or max(texts, key=table.length, default=None)
+    if text is None:
+        return None
+    columns = {"text": text, **({"text_pair": pair[1]} if pair[1] else {}), "target": target}
+    return Recognised("regression", f"{target} is a number for each {text}", columns)
+
+
 def _classes(table: Table) -> Recognised | None:
     label = table.named("label", _is_label) or min(
         (name for name in table.fitting(_is_label) if _repeats(table, name)),
@@ -176,14 +191,14 @@ def _classes(table: Table) -> Recognised | None:
     different = {str(value).strip().lower() for value in table.values[label]}
     if not _repeats(table, label) and not _is_name(table, label):
         return Recognised(
-            None, f"{label} has {len(different)} values in {len(table.values[label])} rows: numbers are not predicted"
+            None, f"{label} has {len(different)} values in {len(table.values[label])} rows: neither classes nor numbers"
         )
     feeling = bool(different <= FEELINGS or label.lower() in ("sentiment", "polarity"))
     task = "sentiment-analysis" if feeling else "text-classification"
     return Recognised(task, f"{label} repeats: {len(different)} values", {"text": text, "label": label})
 
 
-TESTS = (_speech, _captions, _conversations, _questions, _words, _translation, _summaries, _classes)
+TESTS = (_speech, _captions, _conversations, _questions, _words, _translation, _summaries, _numbers, _classes)
 
 
 def _repeats(table: Table, name: str) -> bool:
@@ -221,6 +236,15 @@ def _is_index(value: Any) -> bool:
 
 def _is_answer(value: Any) -> bool:
     return isinstance(value, str | dict) or (isinstance(value, list) and all(isinstance(v, str | dict) for v in value))
+
+
+def _is_number(value: Any) -> bool:
+    """A number, as a table may have it; or a list of some."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", value.strip()) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_label(value: Any) -> bool:

@@ -94,6 +94,8 @@ def veto_report(job: Job) -> dict[str, Any] | None:
     labelled rows, or for a divergence without a known rule.
     """
     material, task = job.material, job.material.task
+    if task.choices == "numbers":  # the label is nearer than the reference at any weight below 1
+        return None
     if job.budget[0] is not None or task.settings.class_weights:  # no one weight stands against every label
         return None
     coarse = job.reference_source.cache is not None and job.reference_source.cache["form"]["name"] == "top-k"

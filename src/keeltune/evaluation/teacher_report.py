@@ -25,9 +25,8 @@ from keeltune.data.clusters import numbers_of
 from keeltune.data.dataset import Row
 from keeltune.evaluation.calibration import calibration
 from keeltune.evaluation.scores import WRITTEN, Scores, gain, score, scores_of
-from keeltune.objective.derived_predictions import Mixture
 from keeltune.objective.predictions import IGNORED, Rows
-from keeltune.objective.references.ensemble import Ensemble
+from keeltune.objective.references.ensemble import Ensemble, averaged
 from keeltune.objective.references.model import Model
 from keeltune.objective.references.reference import Reference
 from keeltune.tasks.common.batches import in_batches, to_device
@@ -166,7 +165,7 @@ def _answers(job: Job, reference: Reference, indices: Sequence[int], display: Di
         batch = to_device(task.collate(asked_examples), job.device)
         outputs: list[Rows] = [teacher.rows(batch) for teacher in teachers]
         if weights:
-            outputs.append(Mixture(list(outputs), weights))
+            outputs.append(averaged(list(outputs), weights))
         if task.choices == "labels":
             known = batch["anchored"] & (batch["targets"] != IGNORED)  # a teacher may read less than the student does
             for table, output in zip(tables, outputs, strict=True):

@@ -36,7 +36,7 @@ class ModelTask(Schema, Protocol):
 
     auto_models: ClassVar[tuple[str, ...]]
     reads: ClassVar[Literal["text", "image", "sound"]]
-    choices: ClassVar[Literal["labels", "tokens", "positions"]]
+    choices: ClassVar[Literal["labels", "numbers", "tokens", "positions"]]
 
 
 PARTS = ("encoder", "decoder")

@@ -133,11 +133,13 @@ class Head:
     labels       its label names in their order; none: the head that the model has
     multi_label  whether each label is a yes or no of its own
     new          whether it starts afresh though the checkpoint may hold one (for other labels)
+    numbers      whether its outputs are numbers
     """
 
     labels: Sequence[str] = ()
     multi_label: bool = False
     new: bool = False
+    numbers: bool = False
 
 
 def load(
@@ -156,7 +158,8 @@ def load(
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {name: i for i, name in enumerate(head.labels)}
     if auto_model == "AutoModelForSequenceClassification":
-        config.problem_type = "multi_label_classification" if head.multi_label else "single_label_classification"
+        kind = "multi_label_classification" if head.multi_label else "single_label_classification"
+        config.problem_type = "regression" if head.numbers else kind
     changes = [note for note in (fit_head(source, config, processor, auto_model), whole_attention(config)) if note]
     changes += look_back(config, auto_model)
     model, info = or_refuse(

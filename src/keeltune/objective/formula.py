@@ -146,7 +146,7 @@ class Objective:
                 )
             if anchored is not None and offsets is None:
                 log_p, log_q = log_p[anchored[part]], log_q[anchored[part]]
-            return self.function(log_p, log_q).sum()
+            return reference.compared_by(self.function)(log_p, log_q).sum()
 
         return divergence
 

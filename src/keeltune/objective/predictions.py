@@ -46,6 +46,10 @@ class Rows(ABC):
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         """`log_probs` [n, C] of other rows, brought to the outcomes that these rows distinguish."""
 
+    def compared_by(self, divergence: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The divergence as a function of what `log_probs` gives: itself, as that is log-probabilities."""
+        return divergence
+
 
 class Dense(Rows):
     """Rows whose logits [N, C] are at hand."""

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from keeltune.objective.gaussian import Gaussian
 from keeltune.objective.predictions import Coarse, Dense, Projected, Rows, slices
 
 Kind = Literal["full", "top-k", "hidden"]
@@ -52,7 +53,8 @@ class StoredForm(ABC):
 
 @dataclass(frozen=True)
 class Full(StoredForm):
-    """log P of every choice. Rows of different width (places in texts of different length) lie behind each other."""
+    """log P of every choice. Rows of different width (places in texts of different length) lie behind each other. Of
+    numbers, which have no choices, the mean (width 1)."""
 
     dtype: torch.dtype = torch.float32
     kind = "full"
@@ -71,6 +73,8 @@ class Full(StoredForm):
 
     def read(self, columns: Mapping[str, Tensor], counts: Sequence[int], widths: Sequence[int]) -> Rows:
         numbers, widest = columns["log_probs"].float(), max(widths)
+        if widest == 1:
+            return Gaussian(numbers)
         if len({*widths}) == 1:
             return Dense(numbers.view(-1, widest))
         table = numbers.new_full((sum(counts), widest), -torch.inf)

@@ -21,6 +21,7 @@ from keeltune.recipe.field_types import (
     Text,
 )
 from keeltune.recipe.generation_fields import Prompt, plain
+from keeltune.recipe.task_names import TaskName
 
 AUTO = "auto"
 """In the place of a value that depends on what there is."""
@@ -33,7 +34,7 @@ class NamedTest(Declared):
         description="What the report calls it: small letters, digits, - and _."
     )
     data: Text = Field(description="Its labelled rows.")
-    task: Text | None = Field(
+    task: TaskName | None = Field(
         default=None, description="What is asked of them; null: the recipe's task. Another one needs the same head."
     )
     columns: Section[dict[Text, Text]] = Field(

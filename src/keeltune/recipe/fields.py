@@ -23,6 +23,7 @@ from keeltune.recipe.objective_fields import ObjectiveSpec, WeightRule
 from keeltune.recipe.paths import absolute, change_paths, shared
 from keeltune.recipe.reference_fields import RULES, ReferenceSpec
 from keeltune.recipe.regularizer_fields import describe_regularizers
+from keeltune.recipe.task_names import TaskName
 from keeltune.recipe.training_fields import Training
 from keeltune.recipe.yaml_document import Document
 from keeltune.recipe.yaml_text import yaml_of
@@ -45,7 +46,10 @@ class Report(Declared):
 class Recipe(Declared):
     """A run of keeltune: what to learn, from what, held near what, and where to write it."""
 
-    task: Text = Field(description="What is predicted: a name of `keeltune/tasks/`, or my_package.my_module:MyTask.")
+    task: TaskName = Field(
+        description="What is predicted: a name of `keeltune/tasks/`, another that is common for it (ner, qa, asr), or "
+        "my_package.my_module:MyTask."
+    )
     method: Method = Field(
         description="fine-tuning (no reference), distillation (a teacher), cross-domain (its old self)."
     )
@@ -103,6 +107,12 @@ class Recipe(Declared):
     def problem(self, field: str, *, expected: str, fix: str, found: str | None = None) -> Problem:
         """A fault of `field`, at its location; `found` is the field's value by default."""
         return self._document.problem(self._document.key(field), expected=expected, fix=fix, found=found)
+
+    @property
+    def understood(self) -> str | None:
+        """What `task` was read as, in words, where the recipe has another name for it."""
+        written = self._document.values.get("task", self.task)
+        return None if written == self.task else f"task: {written} is read as {self.task}"
 
     @property
     def asked(self) -> str | list[dict[str, str]] | None:

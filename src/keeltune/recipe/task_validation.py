@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.generation_fields import MOST_NEW_TOKENS, Generation
+from keeltune.recipe.task_names import unknown_task
 from keeltune.utils import registry
-from keeltune.utils.errors import Problem, nearest
+from keeltune.utils.errors import Problem
 
 
 def task_faults(recipe: Recipe) -> Iterator[Problem]:
@@ -15,8 +16,7 @@ def task_faults(recipe: Recipe) -> Iterator[Problem]:
     built, task = registry.names("tasks"), recipe.task
     if ":" not in task and task not in built:
         expected = f"one of: {', '.join(built)}; or my_package.my_module:MyTask"
-        fix = f"choose one of them{nearest(task, built)}"
-        yield recipe.problem("task", expected=expected, fix=fix)
+        yield recipe.problem("task", expected=expected, fix=unknown_task(task))
     for field in (field for field in writing_fields(recipe) if ":" not in task):
         if not task_allows(recipe, "generates"):
             yield recipe.problem(field, expected=f"no {field}: {task} writes no text", fix="leave it out")

@@ -55,7 +55,7 @@ def model_card(recipe: Recipe, result: dict[str, Any], trained: Trained) -> str:
         summary=markdown(" ".join(method.findings(result))),
         adapter=adapter,
         base=began.base,
-        facts=list(_facts(recipe, result, began.base)),
+        facts=[*_facts(recipe, result, began.base), *_unit(task)],
         scores=_scores(recipe, result),
         limits=[markdown(sentence) for sentence in limits(
             result, reads=task.settings.max_length, writes=task.answer == "text" and task.choices == "tokens"
@@ -87,6 +87,13 @@ def _facts(recipe: Recipe, result: dict[str, Any], base: str | None) -> Iterator
         yield f"adapter: {kind}, rank {lora.rank}"
     yield from _generation(result.get("generation"))
     yield f"keeltune {result['keeltune']}, transformers {result['environment']['transformers']}"
+
+
+def _unit(task: Task) -> Iterator[str]:
+    """How the outputs of a head of numbers become numbers in the unit of the rows."""
+    if task.choices == "numbers":
+        yield "the head says standardised numbers: those of the rows are `logits * std + mean`, with std and mean the " \
+              "lists `target_std` and `target_mean` of `model.config`"
 
 
 def _named(recipe: Recipe) -> str:

@@ -147,6 +147,7 @@ def answered(
             if temperature is not None:
                 several = opened.task.settings.multi_label
                 line["probabilities"] = tempered(answer.probabilities, temperature, several=several)
+        line |= opened.task.explained(row, answer.value)
         table.append(line)
     return table
 

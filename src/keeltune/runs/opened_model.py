@@ -11,7 +11,7 @@ from keeltune import recipe
 from keeltune.data import memory, reading
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
-from keeltune.data.labels import known_names
+from keeltune.data.labels import known_names, labels_of
 from keeltune.data.sources import DataSource
 from keeltune.models import configuration, generation, loading, model_files, processors
 from keeltune.models.vocabulary import bounds_of
@@ -94,9 +94,9 @@ def open_model(
     return OpenedModel(
         stored.loaded.model.to(device),
         opened,
-        task_columns(task_class, stored.multi_label),
+        task_columns(task_class, stored.multi_label, labels),
         dict(past.data.columns) if past else {},
-        labels if isinstance(labels, dict) else None,
+        labels if isinstance(labels, dict) and labels_of(task_class) is None else None,
         past.evaluation.clusters if past else None,
         device,
     )
@@ -138,8 +138,8 @@ def _load(task_class: type[Task], name: str, source: str, where: str) -> _Stored
     config = configuration.read_config(source, where, "model")
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
-    names = (configuration.head_names(config) or []) if task_class.choices == "labels" else []
-    head = loading.Head(names, multi_label)
+    names = (configuration.head_names(config) or []) if task_class.choices in ("labels", "numbers") else []
+    head = loading.Head(names, multi_label, numbers=task_class.choices == "numbers")
     loading.check_weights(source, config, auto_model, where, "model")
     loaded = loading.load(source, auto_model, head, where=where, field="model", reads=task_class.reads)
     if loaded.fresh:

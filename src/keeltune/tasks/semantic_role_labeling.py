@@ -2,20 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED
-from keeltune.tasks.common.bio_tags import OUTSIDE
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.tag_schemes import OUTSIDE, in_span
 from keeltune.tasks.common.word_pieces import Reading, frame_of, special_token, window
-from keeltune.tasks.families.token_classification import TokenClassification
+from keeltune.tasks.families.sequence_labeling import SequenceLabeling
 from keeltune.tasks.metrics.argument_f1 import PREDICATE, ArgumentF1
 
 
-class SemanticRoleLabeling(TokenClassification):
+class SemanticRoleLabeling(SequenceLabeling):
     """Who did what to whom: the arguments of one predicate of a sentence, as BIO tags of its words.
 
     What a model reads is a pair of texts, the predicate and its sentence, with the predicate marked in the sentence:
@@ -43,6 +42,7 @@ class SemanticRoleLabeling(TokenClassification):
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
         yield from super().faults(row, labelled=labelled)
+        yield from _bio_faults(row.fields["tags"] if labelled else ())
         index, words = row.fields["predicate_index"], len(row.fields["tokens"])
         if index >= words:
             expected = f"a word of the sentence: 0 to {words - 1}"
@@ -54,13 +54,15 @@ class SemanticRoleLabeling(TokenClassification):
         self.frame = frame_of(self.tokenizer, getattr(self.settings.config, "type_vocab_size", None))
 
     def recipe_faults(self) -> Iterable[Fault]:
-        yield from super().recipe_faults()
+        if not any(name.startswith("B-") for name in self.names):
+            found, expected = ", ".join(self.names[:10]), "tags: O, B-ROLE and I-ROLE"
+            yield Fault("data.labels", "no BIO tags", found, expected, "write them so, or leave data.labels out")
         limit, least = self.settings.max_length, len(self.frame) + 4
         if limit is not None and limit < least:
             expected = f"at least {least}: a predicate, its marks, and a word"
             yield Fault("max_length", "no room for a word", str(limit), expected, "raise it")
 
-    def read(self, row: Row) -> Reading:
+    def read(self, row: Row) -> list[Reading]:
         words, index = row.fields["tokens"], row.fields["predicate_index"]
         pieces = self.pieces(words)
         predicate, first, shown = pieces[index], 0, pieces
@@ -78,7 +80,7 @@ class SemanticRoleLabeling(TokenClassification):
             heads.append(len(text) + len(mark))
             text += [*mark, *ids, *mark]
         inputs, start = self.frame.around(predicate, text)
-        return Reading(inputs, [start + head for head in heads], first, truncated)
+        return [Reading(inputs, [start + head for head in heads], first, truncated)]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         (example,) = super().encode(row, labelled=labelled)
@@ -94,5 +96,14 @@ class SemanticRoleLabeling(TokenClassification):
         astray = sum(example.notes["astray"] for example in examples)
         return [f"{astray} of {len(examples)} rows have V at another word than predicate_index"] if astray else []
 
-    def gold(self, row: Row) -> Any:
-        return list(row.fields["tags"])
+
+def _bio_faults(tags: Sequence[str]) -> Iterable[Fault]:
+    """Tags that are not BIO, and an I-X that begins a span."""
+    for index, (previous, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False)):
+        if tag != OUTSIDE and not in_span(tag):
+            found = f'"{tag[:80]}" at {index}'
+            yield Fault("tags", "not a BIO tag", found, "O, B-ROLE or I-ROLE", "write it so, as in B-ARG0")
+        elif tag.startswith("I-") and (not in_span(previous) or previous[2:] != tag[2:]):
+            found = f'"{tag[:80]}" at {index}, after "{previous[:80]}"'
+            expected = f'a span begins with "B-{tag[2:80]}"'
+            yield Fault("tags", "I- without B-", found, expected, f'write "B-{tag[2:80]}"')

@@ -23,18 +23,19 @@ from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import PerSlice, Rows, cross_entropy, sliced_cross_entropy
+from keeltune.objective.references.reference import ToRows
 from keeltune.tasks.common.batches import Autocast, collated, labelled_and_anchored, losses_by_example, to_device
-from keeltune.tasks.common.declaration import Declaration
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault, other_targets
 from keeltune.tasks.common.padding_effect import PaddingEffect
 from keeltune.tasks.common.scoring import Scoring
 from keeltune.tasks.common.settings import Settings
+from keeltune.tasks.common.text_answers import TextAnswers
 from keeltune.tasks.common.text_padding import TextPadding
 from keeltune.utils.errors import UserError
 
 
-class Task(Declaration):
+class Task(TextAnswers):
     """One application."""
 
     def __init__(self, processor: Any, settings: Settings, companions: Mapping[str, Task] | None = None):
@@ -52,12 +53,12 @@ class Task(Declaration):
     @property
     def reported(self) -> tuple[str, ...]:
         """The names that are reported of those in `scored_by`, `loss` and `perplexity`, the primary one first."""
-        return tuple(name for metric in self.scored_by for name in metric.names)
+        return tuple(name for metric in self.metrics_of(self.settings) for name in metric.names)
 
     @cached_property
     def scoring(self) -> Scoring:
         """The task's metrics with those that the recipe adds."""
-        return Scoring(self.answer, self.scored_by, self.reported, self.settings)
+        return Scoring(self.answer, self.metrics_of(self.settings), self.reported, self.settings)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -110,10 +111,9 @@ class Task(Declaration):
 
         Where predictions are tokens, both must be asked for the same ones: UserError for a row of which that is not so.
         """
-        by = "encode_scored" if scored else "encode"
-        examples: list[Example] = getattr(self, by)(row, labelled=labelled)
+        examples = self.encode_scored(row, labelled=labelled) if scored else self.encode(row, labelled=labelled)
         for name, companion in self.companions.items():
-            others = getattr(companion, by)(row, labelled=labelled)
+            others = companion.encode_beside(examples, row, labelled=labelled, scored=scored)
             if self.choices == "tokens" and [e.targets for e in others] != [e.targets for e in examples]:
                 raise UserError(other_targets(row))
             examples = [
@@ -121,6 +121,12 @@ class Task(Declaration):
                 for example, other in zip(examples, others, strict=True)
             ]
         return examples
+
+    def encode_beside(
+        self, examples: Sequence[Example], row: Row, *, labelled: bool = True, scored: bool = False
+    ) -> list[Example]:
+        """A row whose `examples` another task made, in this one's encoding: as many, of the same parts of it."""
+        return self.encode_scored(row, labelled=labelled) if scored else self.encode(row, labelled=labelled)
 
     def encode_scored(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as it is scored; differs from `encode` where training makes several examples of one question."""
@@ -190,6 +196,10 @@ class Task(Declaration):
         `order[i]` is the index of our label i among the model's own, for a reference with the same names otherwise.
         """
 
+    def converted(self, to_rows: ToRows, config: Any) -> ToRows:
+        """`rows` of a reference of this configuration, where it says its predictions in a unit of its own."""
+        return to_rows
+
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         """Σ w · −log P(y|x): a sum in nats, never a mean."""
         return cross_entropy(rows, batch["targets"], batch["weights"])
@@ -220,39 +230,7 @@ class Task(Declaration):
         best = max(predictions, key=lambda p: p.score)
         return replace(best, loss=sum(p.loss for p in predictions), count=sum(p.count for p in predictions))
 
-    # texts, of tasks that generate
-
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether prompt and answer are one sequence, as a server of completions has it."""
-        return False
-
-    @property
-    def asked_with(self) -> Any:
-        """What rows are read in, as JSON: a text or messages that name columns; None: they are read as they are."""
-        return None
-
-    @property
-    def samples(self) -> bool:
-        """Whether a model of this task can sample texts of its own while it trains."""
-        return False
-
-    def candidates(self, model: Any, examples: Sequence[Example], device: str, count: int = 1) -> list[list[str]]:
-        """The `count` best texts that the model writes for each example, the likeliest first."""
-        raise NotImplementedError(f"{type(self).__name__} writes no text")
-
-    def sample_ids(self, model: Any, examples: Sequence[Example], device: str) -> list[list[int]]:
-        """Token ids that the model samples for each example, from torch's random state."""
-        raise NotImplementedError(f"{type(self).__name__} writes no text")
-
-    def answered(self, example: Example, ids: Sequence[int]) -> Example:
-        """The example with `ids` as its text: as many predictions, and no label, so that it carries D alone."""
-        raise NotImplementedError(f"{type(self).__name__} writes no text")
-
-    def sample(self, model: Any, examples: Sequence[Example], device: str) -> list[Example]:
-        """The examples with texts that the model samples itself, as predictions without labels."""
-        texts = self.sample_ids(model, examples, device)
-        return [self.answered(example, ids) for example, ids in zip(examples, texts, strict=True)]
+    # texts, of tasks that generate (the others of them: `TextAnswers`)
 
     def openings(self, rows: Sequence[Row]) -> list[Example]:
         """What a source model samples texts from where no source rows are at hand: the inputs of these rows."""
@@ -268,6 +246,10 @@ class Task(Declaration):
     def labelled_by(self, row: Row, answer: Prediction) -> Row:
         """The row with a model's answer as its label, under the key it had."""
         return self.with_target(row, answer.value)
+
+    def explained(self, row: Row, value: Any) -> dict[str, Any]:
+        """What `predict` says besides an answer, for people: the places of entities."""
+        return {}
 
     # scores
 
@@ -297,4 +279,6 @@ class Task(Declaration):
             return str(self.tokenizer.convert_ids_to_tokens(choice))
         if self.choices == "positions":
             return f"position {choice}"
+        if self.choices == "numbers":
+            return "number"
         return ("no", "yes")[choice] if self.settings.multi_label else self.settings.labels[choice]

@@ -68,7 +68,7 @@ def _loaded(material: Material, files: ReferenceFiles, precision: str) -> loadin
     loaded = loading.load(
         files.source,
         files.auto_model,
-        loading.Head(files.names, task.settings.multi_label),
+        loading.Head(files.names, task.settings.multi_label, numbers=task.choices == "numbers"),
         where=recipe.where("reference"),
         field="reference",
         reads=task.reads,
@@ -87,7 +87,8 @@ def _model(
     if files.reader is not None:
         reader.adopt(loaded.model, loaded.processor)
     order = [files.names.index(name) for name in task.settings.labels]
-    to_rows = on_shared_ids(reordered(reader, order), files.shared, device)
+    to_rows = task.converted(reordered(reader, order), loaded.model.config)
+    to_rows = on_shared_ids(to_rows, files.shared, device)
     loaded.model.to(device)
     name = files.companion
     if files.reader is None or name is not None:  # one that only writes reads rows of its own

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from keeltune.objective.formula import Counts, Objective
+from keeltune.objective.gaussian import Gaussian
 from keeltune.objective.predictions import Dense, PerSlice
 from keeltune.objective.references.reference import Reference
 from keeltune.tasks.task import Task
@@ -50,6 +51,9 @@ def self_test(model: Any, task: Task, objective: Objective, reference: Reference
         _require("predictions of the reference", len(reference.rows(anchored_batch)), anchored_batch["encoded"][1])
     sliced = task.sliced_cross_entropy(batch)  # as training hands it over
     cross_entropy = task.cross_entropy(student, batch) if sliced is None else sliced
+    if isinstance(student, Gaussian):
+        _require_numbers(objective, cross_entropy, student, Counts(max(labelled, 1.0), float(n)))
+        return
     log_probs = student.log_probs(slice(0, max(1, SELF_TEST_NUMBERS // student.choices)))
     exact = log_probs.double()
     _require("divergence of the student from itself", _mean(objective, exact, exact), 0.0)
@@ -100,6 +104,20 @@ def _require_moved_loss(
         expected = objective.weight * share * _mean(objective, log_probs, reference)
         rounding = 1e-6 * max(1.0, abs(plain.item()))  # of the difference of two losses, float32 where CE is
         _require("loss moved by the divergence", (loss - plain).item(), expected, rounding)
+
+
+def _require_numbers(objective: Objective, cross_entropy: Tensor | PerSlice, student: Gaussian, counts: Counts) -> None:
+    """The same of numbers: D from themselves is 0, and from a reference one standard deviation away ½ each, by which
+    the loss moves."""
+    exact = Gaussian(student.means.double())
+    away, n = Gaussian(exact.means + 1.0), len(student)
+    _require("divergence of the student from itself", objective.total(exact, exact).item() / n, 0.0)
+    _require("divergence of the student from one away", objective.total(exact, away).item() / n, 0.5)
+    plain = objective(cross_entropy, exact, None, counts=counts).loss
+    share = min(1.0, float(counts.divergence) / float(counts.cross_entropy)) if objective.per_label else 1.0
+    loss = objective(cross_entropy, exact, away, counts=counts).loss
+    expected = objective.weight * share * 0.5
+    _require("loss moved by the divergence", (loss - plain).item(), expected, 1e-6 * max(1.0, abs(plain.item())))
 
 
 def _mean(objective: Objective, student: Tensor, reference: Tensor) -> float:

@@ -54,7 +54,10 @@ def initial_student(material: Material, held: Holding = FLOAT32) -> loading.Load
             material.source,
             material.auto_model,
             loading.Head(
-                task.settings.labels, task.settings.multi_label, material.new_head and task.choices == "labels"
+                task.settings.labels,
+                task.settings.multi_label,
+                new=material.new_head and task.choices in ("labels", "numbers"),
+                numbers=task.choices == "numbers",
             ),
             where=recipe.where("model"),
             field="model",

@@ -7,8 +7,9 @@ that a line is broken by a dictionary (Thai, Lao, Khmer, Burmese …).
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import regex
 
@@ -141,3 +142,26 @@ BESIDE = regex.compile(rf"(?V1)(?<={_UNSPACED})\s+|\s+(?={_UNSPACED})")
 def word_places(text: str) -> list[tuple[int, int]]:
     """Where the words of a text are, [start, end) in characters; those of `apart(text).split()`."""
     return [match.span() for match in PIECE.finditer(text)]
+
+
+def token_places(text: str) -> list[tuple[int, int]]:
+    """Where the words and the signs of a text are, [start, end) in characters: what stands between Unicode's word
+    boundaries and is no space, in scripts without spaces each character. Every visible character is in one of them."""
+    places = []
+    for piece in PIECE.finditer(text):
+        cuts = [piece.start() + match.start() for match in BOUNDARY.finditer(piece.group())]
+        edges = sorted({piece.start(), *cuts, piece.end()})
+        places += list(itertools.pairwise(edges))
+    return places
+
+
+def joined(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """The words as a text, with a space between two of them but beside characters of scripts that set none; and where
+    each of them is, [start, end)."""
+    text, places = "", []
+    for word in words:
+        beside = UNSPACED.match(text[-1:]) or UNSPACED.match(word)
+        text += "" if not text or beside else " "
+        places.append((len(text), len(text) + len(word)))
+        text += word
+    return text, places

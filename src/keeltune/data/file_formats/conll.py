@@ -10,12 +10,12 @@ from keeltune.utils.errors import shown
 class Conll(FileFormat):
     """A word a line with its columns, a blank line after each sentence; the last columns are tags.
 
-    Two forms: tags in BIO (CoNLL-2003: word … tag), which give `tokens` and `tags`, and `predicate_index` where a tag
-    is B-V; and the brackets of CoNLL-2005 and 2012 (`(A0*`, `*`, `*)`), one column a predicate, which give a row for
-    each.
+    Three forms: tags (CoNLL-2003: word … tag), which give `tokens` and `tags`, and `predicate_index` where a tag is
+    B-V; the brackets of CoNLL-2005 and 2012 (`(A0*`, `*`, `*)`), one column a predicate, which give a row for each; and
+    the ten columns of Universal Dependencies, whose `tags` are the universal parts of speech.
     """
 
-    endings = (".conll",)
+    endings = (".conll", ".conllu", ".bio", ".iob")
 
     def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
         sentence: list[list[str]] = []
@@ -44,11 +44,17 @@ def _cells_fit(sentence: Sequence[Sequence[str]], begins: int, log: FileLog) -> 
     return False
 
 
+UNIVERSAL = 10
+"""Columns of a word in Universal Dependencies: ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC."""
+
 _BRACKETS = re.compile(r"(\([^()*\s]+)*\*([^()*\s]*\))*")
 
 
 def _rows(sentence: Sequence[Sequence[str]]) -> list[dict[str, object]]:
     """The rows of a sentence; no more than it has words, as its lines number them."""
+    if len(sentence[0]) == UNIVERSAL and sentence[0][0].partition("-")[0] == "1":
+        tokens = [cells for cells in sentence if cells[0].isdecimal()]  # 1-2 is two words in one, 1.1 an empty one
+        return [{"tokens": [cells[1] for cells in tokens], "tags": [cells[3] for cells in tokens]}]
     columns = [list(column) for column in zip(*sentence, strict=True)]
     words = columns[_words_column(columns)]
     brackets = [_bio(column) for column in columns[1:] if all(map(_BRACKETS.fullmatch, column))]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from keeltune.objective.derived_predictions import Mixture
+from keeltune.objective.gaussian import Gaussian
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Batch, Need, Reference, ReferenceContext
 
@@ -35,4 +36,11 @@ class Ensemble(Reference):
         return cls(context.models(), context.fields.get("weight"))
 
     def rows(self, batch: Batch) -> Rows:
-        return Mixture([member.rows(batch) for member in self.members], self.log_weights)
+        return averaged([member.rows(batch) for member in self.members], self.log_weights)
+
+
+def averaged(rows: Sequence[Rows], log_weights: Sequence[float]) -> Rows:
+    """Σ w_i · R_i; of Gaussians, of which a mixture is none, that of the mean of their means."""
+    if isinstance(rows[0], Gaussian):
+        return rows[0].averaged(rows, [math.exp(log_weight) for log_weight in log_weights])
+    return Mixture(rows, log_weights)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.tasks.common.fault import Fault
+from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.metrics.metric import Metric
 
 
@@ -24,9 +25,10 @@ class Declaration(ABC):
     reads: ClassVar[Literal["text", "image", "sound"]] = "text"
     """What a row's input is made of, which says what processor a model needs."""
 
-    choices: ClassVar[Literal["labels", "tokens", "positions"]] = "labels"
-    """What a prediction chooses among. Labels fit a reference by name, however it reads the text; tokens and positions
-    are the tokenizer's own, so a reference must have the very same."""
+    choices: ClassVar[Literal["labels", "numbers", "tokens", "positions"]] = "labels"
+    """What a prediction chooses among. Labels fit a reference by name, however it reads the text, and numbers (which
+    are said, not chosen) by their order; tokens and positions are the tokenizer's own, so a reference must have the
+    very same."""
 
     whole_texts: ClassVar[tuple[str, ...]] = ()
     """Columns of text of which a part can be left out and the row still has an answer: one of the text as a whole."""
@@ -59,6 +61,11 @@ class Declaration(ABC):
 
     scored_by: ClassVar[tuple[type[Metric], ...]]
     """The metrics of its answers (`tasks/metrics/`); the first name of the first is the primary one."""
+
+    @classmethod
+    def metrics_of(cls, settings: Settings) -> tuple[type[Metric], ...]:
+        """Those of `scored_by` that its answers have with these labels."""
+        return cls.scored_by
 
     @classmethod
     def for_model(cls, config: Any) -> type[Any]:

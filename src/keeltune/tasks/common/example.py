@@ -56,6 +56,7 @@ class Prediction:
 
     `score` ranks the answers of several examples of one row (the strides of a long text). `start` is the character at
     which an answer begins that is a part of the row's text. `cut`: it was written to the most tokens, without an end.
+    `part`: what `combine` makes the row's answer of, where one example alone has none.
     """
 
     value: Any
@@ -65,3 +66,4 @@ class Prediction:
     score: float = 0.0
     start: int | None = None
     cut: bool = False
+    part: Any = None

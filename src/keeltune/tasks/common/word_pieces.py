@@ -65,6 +65,17 @@ def frame_of(tokenizer: Any, segments: int | None = None) -> Frame:
     return Frame(ids[:first], between or [special_token(tokenizer)], ids[end:], split)
 
 
+def frame_of_one(tokenizer: Any) -> Frame:
+    """The frame of one text: the second of two, of which the first is empty."""
+    text = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = tokenizer("a")
+    ids, kinds = list(whole["input_ids"]), list(whole.get("token_type_ids", ()))
+    first = _start_of(text, ids, 0)
+    end = first + len(text)
+    split = (kinds[:first], kinds[first], [], kinds[first], kinds[end:]) if kinds else None
+    return Frame(ids[:first], [], ids[end:], split)
+
+
 def _start_of(part: Sequence[int], whole: Sequence[int], start: int) -> int:
     """The index from `start` on at which `part` lies in `whole`; `start` where it does not."""
     return next((i for i in range(start, len(whole)) if whole[i : i + len(part)] == part), start)
@@ -101,3 +112,23 @@ def window(pieces: Sequence[list[int]], center: int, room: int) -> tuple[int, li
         chosen[index] = pieces[index][:room]
         room -= len(chosen[index])
     return min(chosen, default=center), [chosen[index] for index in sorted(chosen)]
+
+
+def windows(lengths: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:
+    """Words in windows [first, end) of at most `room` tokens; each shares up to `overlap` tokens with the next.
+
+    Args: `lengths`: tokens of each word, `room` at most.
+    """
+    found, start = [], 0
+    while True:
+        end, used = start, 0
+        while end < len(lengths) and (end == start or used + lengths[end] <= room):
+            used += lengths[end]
+            end += 1
+        found.append((start, end))
+        if end == len(lengths):
+            return found
+        start, shared = end, 0
+        while start - 1 > found[-1][0] and shared + lengths[start - 1] <= overlap:
+            start -= 1
+            shared += lengths[start]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,8 @@ def known() -> Iterator[type[Metric]]:
 
 def _derived(base: Any) -> Iterator[type[Metric]]:
     for metric in base.__subclasses__():
-        yield metric
+        if not inspect.isabstract(metric):  # what several share
+            yield metric
         yield from _derived(metric)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from keeltune.data.media import Decoded
+from keeltune.data.targets import unit_of
 from keeltune.models import tokenizer_match, vocabulary
 from keeltune.models.adapters import adapter_of
 from keeltune.tasks.common.example import Example
@@ -115,6 +116,7 @@ def identity_of(material: Material, precision: str) -> dict[str, Any]:
         "task": recipe.task,
         "columns": [column.name for column in task.columns],
         "labels": list(settings.labels),
+        **_unit(material),
         "shared": None if (shared := shared_of(material)) is None else _digest_or_none(list(shared)),
         "multi_label": settings.multi_label,
         "max_length": settings.max_length,
@@ -138,6 +140,12 @@ def _held(material: Material, precision: str) -> dict[str, str]:
     held = held_in(material, precision)
     names = {"held": ", ".join(map(str, held))} if any(dtype != torch.float32 for dtype in held) else {}
     return names | ({"bits": "4"} if student_holding(material, precision).four_bit else {})
+
+
+def _unit(material: Material) -> dict[str, Any]:
+    """The unit in which the numbers of a reference are kept: the student's."""
+    settings = material.task.settings
+    return {"unit": list(unit_of(settings.config, len(settings.labels)))} if material.task.choices == "numbers" else {}
 
 
 def rows_digest(material: Material, split: str) -> str:
@@ -177,6 +185,8 @@ def content_of(example: Example) -> bytes:
 def choices_of(material: Material) -> int:
     """C, as far as configurations say it: places are bounded by the longest example."""
     task = material.task
+    if task.choices == "numbers":
+        return 1
     if task.choices == "labels":
         return 2 if task.settings.multi_label else len(task.settings.labels)
     if task.choices == "positions":

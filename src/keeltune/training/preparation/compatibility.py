@@ -150,7 +150,10 @@ def _read(student: ComparedStudent, source: str) -> _Candidate:
     processors.prepare_tokenizer(config, processor, spells=auto_model == CTC)
     head = configuration.head_names(config)
     names = known_names(head, list(student.settings.labels)) or head or []
-    return _Candidate(source, config, processor, auto_model, names if task_class.choices == "labels" else [], untrained)
+    if task_class.choices == "numbers" and len(names) == len(student.settings.labels):
+        names = list(student.settings.labels)  # numbers go by their order
+    named = task_class.choices in ("labels", "numbers")
+    return _Candidate(source, config, processor, auto_model, names if named else [], untrained)
 
 
 def _head_problem(student: ComparedStudent, candidate: _Candidate) -> Problem | None:
@@ -167,6 +170,8 @@ def _kind_problem(student: ComparedStudent, candidate: _Candidate) -> Problem | 
     """A head that chooses one label of a row where the student chooses several, or the other way round."""
     kinds = {True: "multi_label_classification", False: "single_label_classification"}
     multi_label = student.settings.multi_label
+    if student.task_class.choices == "numbers":
+        kinds = {False: "regression", True: "single_label_classification"}
     if getattr(candidate.config, "problem_type", None) != kinds[not multi_label]:
         return None
     return Problem(

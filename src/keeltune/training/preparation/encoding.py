@@ -29,6 +29,7 @@ from keeltune.training.preparation.compatibility import (
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.labelling import Labelled
 from keeltune.training.preparation.lengths import generation_length, reading_length, writing_length
+from keeltune.training.preparation.number_checks import number_problems
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.reading import Reading
 from keeltune.training.preparation.row_encoding import encode_splits
@@ -77,7 +78,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     settings = replace(settings, bounds=read_by_all(settings.bounds, alike))
     task = reading.task_class(processor, settings, companions_of(references))
     log.errors += [*task_problems(task, recipe), *regularizer_problems(recipe, task), *matching_problems(recipe)]
-    log.errors += packing_problems(recipe, task)
+    log.errors += [*packing_problems(recipe, task), *number_problems(recipe, task)]
     task, source_task = settle(recipe, task, labelled.rows, log)
     anchor_task = None
     if recipe.objective.anchor_head != "task":

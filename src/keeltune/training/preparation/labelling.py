@@ -10,6 +10,7 @@ from keeltune.data.dataset import Row, without
 from keeltune.data.labels import LabelChoice, class_weights_of, decide_labels, labels_of
 from keeltune.data.row_labels import label_codes
 from keeltune.data.row_problems import is_row_problem
+from keeltune.data.targets import decide_targets
 from keeltune.models import configuration
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.defaults import divided
@@ -38,14 +39,8 @@ class Labelled:
 @paused_collection()
 def label(recipe: Recipe, reading: Reading, log: ProblemLog) -> Labelled:
     """Decides the labels and checks the rows, and the student's head where that is the reference's too."""
-    task_class, config = reading.task_class, reading.student.config
-    choice = decide_labels(
-        recipe,
-        task_class,
-        reading.rows,
-        model_head=configuration.head_names(config) if config is not None else None,
-        teacher_head=lambda: _teacher_head(recipe, reading) if config is not None else None,
-    )
+    task_class = reading.task_class
+    choice = _choice(recipe, reading)
     log.notices += choice.notices
     log.add(choice.problems)
     used, held_out = _divided(recipe, reading)
@@ -57,6 +52,20 @@ def label(recipe: Recipe, reading: Reading, log: ProblemLog) -> Labelled:
     _check_start(recipe, reading, choice, log)
     class_weights = class_weights_of(recipe, task_class, rows["train"], choice.names, log.errors)
     return Labelled(choice, rows, class_weights, held_out)
+
+
+def _choice(recipe: Recipe, reading: Reading) -> LabelChoice:
+    """The names of the choices, or of the numbers."""
+    config = reading.student.config
+    if reading.task_class.choices == "numbers":
+        return decide_targets(recipe, reading.rows, config)
+    return decide_labels(
+        recipe,
+        reading.task_class,
+        reading.rows,
+        model_head=configuration.head_names(config) if config is not None else None,
+        teacher_head=lambda: _teacher_head(recipe, reading) if config is not None else None,
+    )
 
 
 def _teacher_head(recipe: Recipe, reading: Reading) -> list[str] | None:
@@ -92,7 +101,7 @@ def _known_labels(
     task_class = reading.task_class
     for names, splits in choice.split_groups(recipe.objective.anchor_head, rows):
         audited = {split: rows[split] for split in splits if rows[split]}
-        if not audited or (task_class.choices == "labels" and not names):
+        if not audited or (task_class.choices in ("labels", "numbers") and not names):
             continue
         problems, bad = audit.audit(audited, names, reading.columns, recipe.data.multi_label, labels_of(task_class))
         if log.skips_rows and bad:
@@ -109,6 +118,6 @@ def _check_start(recipe: Recipe, reading: Reading, choice: LabelChoice, log: Pro
     source, config, auto_model = reading.source, reading.student.config, reading.student.auto_model
     if not reading.reference_is_start or source is None or config is None or auto_model is None:
         return
-    labelled = choice.names or reading.task_class.choices != "labels"
+    labelled = choice.names or reading.task_class.choices not in ("labels", "numbers")
     if recipe.objective.anchor_head == "task" and labelled:
         log.collect(lambda: check_student_head(recipe, source, config, choice.head, choice.names, auto_model))

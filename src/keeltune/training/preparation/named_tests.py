@@ -59,7 +59,7 @@ def _task_of(recipe: Recipe, test: NamedTest, task: Task, field: str) -> Task:
     if test.task and test.task != recipe.task:
         task_class = find_task(test.task, where, f"{field}.task").for_model(settings.config)
     if task_class is not type(task):
-        if task_class.choices == "labels" or task.choices == "labels":
+        if {task_class.choices, task.choices} & {"labels", "numbers"}:
             found, expected = shown(test.task), f"a task that the head of {recipe.task} answers"
             fix = "leave the task out, or measure it in a run of its own: keeltune evaluate"
             raise UserError(Problem(where, f"{field}.task", found, expected, fix))
@@ -80,7 +80,8 @@ def _task_of(recipe: Recipe, test: NamedTest, task: Task, field: str) -> Task:
 def _read(
     recipe: Recipe, test: NamedTest, task: Task, source: DataSource, log: ProblemLog, limit: int | None
 ) -> TestSet:
-    columns = task_columns(type(task), task.settings.multi_label)
+    labels = recipe.data.labels if test.task in (None, recipe.task) else None
+    columns = task_columns(type(task), task.settings.multi_label, labels)
     mapping = {**(recipe.data.columns if test.task in (None, recipe.task) else {}), **test.columns}
     faults: list[Problem] = []
     batches = reading.read_batches(source, columns, mapping, faults, labelled=True)

@@ -14,6 +14,7 @@ from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import NewModel, StudentFrom
 from keeltune.recipe.objective_validation import parameter_faults
 from keeltune.recipe.reference_validation import class_faults
+from keeltune.recipe.task_names import task_named, unknown_task
 from keeltune.recipe.task_validation import writing_fields
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.head_compatibility import NEW
@@ -73,12 +74,13 @@ def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None], *, in
     in_files   whether rows stay in their files (`StoredRows`), where they are not for training
     """
     task_class = find_task(recipe.task, recipe.where("task"))
+    log.notices += [recipe.understood] if recipe.understood else []
     if problems := _outside_faults(recipe):
         raise UserError(problems)
     progress("reading models")
     source = log.collect(lambda: _locate_student(recipe))
     task_class = _for_model(recipe, task_class, source, log)
-    columns = task_columns(task_class, recipe.data.multi_label)
+    columns = task_columns(task_class, recipe.data.multi_label, recipe.data.labels)
     if recipe.data.augment and (reason := why_no_variants(task_class)):
         where, expected = recipe.where("data.augment"), f"no variants of texts for {recipe.task}: {reason}"
         log.errors.append(Problem(where, "data.augment", shown("augment"), expected, "leave it out"))
@@ -93,12 +95,11 @@ def read(recipe: Recipe, log: ProblemLog, progress: Callable[[str], None], *, in
 def find_task(name: str, where: str, field_name: str = "task") -> type[Task]:
     """The task `name` stands for; UserError where there is none, or where its module cannot be imported."""
     try:
-        task_class: type[Task] = registry.find("tasks", name)
+        task_class: type[Task] = registry.find("tasks", task_named(name))
     except (LookupError, ImportError, AttributeError) as error:
-        known = ", ".join(registry.names("tasks"))
-        raise UserError(
-            Problem(where, field_name, shown(name), f"a task ({known}) or my_package.my_module:MyTask", str(error))
-        ) from error
+        expected = f"a task ({', '.join(registry.names('tasks'))}) or my_package.my_module:MyTask"
+        fix = str(error) if ":" in name else unknown_task(name)
+        raise UserError(Problem(where, field_name, shown(name), expected, fix)) from error
     return task_class
 
 

@@ -50,7 +50,7 @@ def in_language(task: Task, language: Language) -> Task:
     """The same task, its answers scored in this language."""
     other = copy(task)
     other.settings = replace(task.settings, language=language)
-    other.scoring = Scoring(task.answer, task.scored_by, task.reported, other.settings)
+    other.scoring = Scoring(task.answer, task.metrics_of(task.settings), task.reported, other.settings)
     return other
 
 

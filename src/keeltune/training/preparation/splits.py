@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keeltune.data import reading
 from keeltune.data.columns import Column
@@ -22,6 +23,7 @@ from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.row_encoding import field_of, row_problem
 from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import Problem, UserError, shown
+from keeltune.utils.names import plain_name
 
 PARTS = {
     "train": "train", "validation": "validation", "test": "test", "unlabeled": "train", "source": "test",
@@ -30,16 +32,20 @@ PARTS = {
 """Each split, and which part of a data set it is that holds several."""
 
 
-def task_columns(task_class: type[Task], multi_label: bool) -> list[Column]:
-    """The task's columns; with `multi_label` the label column holds lists."""
-    return [replace(c, kind="labels") if c.label and multi_label else c for c in task_class.columns]
+def task_columns(task_class: type[Task], multi_label: bool, labels: Any = None) -> list[Column]:
+    """The task's columns; with `multi_label` the label column holds lists. `labels`: the recipe's `data.labels`, which
+    name tags: a map from names in the data, or a list whose places are the numbers in the data."""
+    named = labels.items() if isinstance(labels, Mapping) else enumerate(labels or ())
+    names = tuple((plain_name(str(given)), plain_name(str(meant))) for given, meant in named)
+    columns = [replace(c, names=names) if c.kind == "tags" else c for c in task_class.columns]
+    return [replace(c, kind="labels") if c.label and multi_label else c for c in columns]
 
 
 def read_splits(read: SplitReader) -> dict[str, Sequence[Row]]:
     """Every split's rows; problems go to the log, those of rows that are skipped among the skipped ones."""
     recipe, log = read.recipe, read.log
     if read.maps_in_vain:
-        found, expected = "a map from names to names", "a list of names: only a column `label` can be mapped"
+        found, expected = "a map from names to names", "a list of names: only labels and tags can be mapped"
         where, fix = recipe.where("data.labels"), "rename them in the data"
         log.errors.append(Problem(where, "data.labels", found, expected, fix, "labels mapped"))
     return {name: read(name, source) for name, source in sources_of(recipe).items()} | {"augmented": []}
@@ -75,8 +81,9 @@ class SplitReader:
 
     @property
     def maps_in_vain(self) -> bool:
-        """Whether the recipe maps the names of labels that are no column of their own."""
-        return isinstance(self.recipe.data.labels, dict) and labels_of(self.task_class) is not None
+        """Whether the recipe maps the names of labels that are in no column of labels or tags."""
+        tagged = any(column.kind == "tags" for column in self.task_class.columns)  # mapped as they are read
+        return isinstance(self.recipe.data.labels, dict) and labels_of(self.task_class) is not None and not tagged
 
     @paused_collection()
     def __call__(self, name: str, source: DataSource | None) -> Sequence[Row]:
@@ -96,7 +103,13 @@ class SplitReader:
         log.add_found(faults)
         log.add_of_rows(faulty)
         old_labels = self.recipe.objective.anchor_head == "source" and name.startswith("source")
-        if isinstance(spec.labels, dict) and labelled and not self.maps_in_vain and not old_labels:
+        if (
+            isinstance(spec.labels, dict)
+            and labelled
+            and not self.maps_in_vain
+            and not self.names_tags
+            and not old_labels
+        ):
             rows, unknown = apply_label_map(rows, spec.labels)
             log.add_of_rows(unknown)
         return rows

@@ -13,6 +13,7 @@ REASONS = {
     "positions": "the answer is a part of the text, and could be the part that is left out",
     "tokens": "what is written must follow the whole text",
     "labels": "each word has a label of its own",
+    "numbers": "a number is of the text as it stands",
 }
 """Why a task's rows have no variants, by what its predictions choose among."""
 

@@ -18,8 +18,11 @@ def without_labelled_predictions(name: str, recipe: Recipe, task: Task | None) -
     if recipe.data.train is None and recipe.data.unlabeled_as != "labels":
         expected = f"rows with labels: {name} is a term of labelled predictions, and there are none"
         yield Refusal(expected, "add data.train, or leave it out")
+    if task is not None and task.choices == "numbers":
+        yield Refusal(f"no {name}: it compares probabilities of choices, and numbers have none")
     nothing = torch.zeros(0)
-    if task is not None and task.sliced_cross_entropy({"targets": nothing.long(), "weights": nothing}) is None:
+    batch = {"targets": nothing.long(), "weights": nothing, "numbers": nothing}
+    if task is not None and task.sliced_cross_entropy(batch) is None:
         reason = "the loss of a text is that of all its alignments (CTC), no sum over predictions"
         yield Refusal(f"no {name}: {reason}")
 

@@ -1,4 +1,4 @@
-"""A tag for every word of a sentence: one choice a word, made at its first token."""
+"""A tag for every word of a row: one choice a word, made at its first token."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from keeltune.data.dataset import Row
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
-from keeltune.tasks.common.bio_tags import OUTSIDE, in_span, legal_path
+from keeltune.tasks.common import tag_schemes
 from keeltune.tasks.common.control_tokens import uncut
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
+from keeltune.tasks.common.tag_schemes import IOB1, OUTSIDE, legal_path
 from keeltune.tasks.common.word_pieces import Reading, space_before_words, special_token
 from keeltune.tasks.task import Task
 
@@ -24,12 +26,12 @@ REMEMBERED = 200_000
 """Words whose tokens are kept at hand: a corpus has few different ones."""
 
 
-class TokenClassification(Task):
-    """BIO tags of the words of a row, columns `tokens` and `tags`. N = words that are read, C = tags.
+class SequenceLabeling(Task):
+    """Tags of the words of a row, columns `tokens` and `tags`. N = words that are read, C = tags.
 
-    B-X begins a span of the kind X, I-X goes on with it, O is outside. A word that `max_length` cut off has no
-    prediction, and is O in the answer. The answer is the likeliest of the legal tag sequences (`legal_path`), so that
-    no I-X comes first in a span; the loss is that of the words one by one.
+    A word is predicted once: a row that is read in several windows shares its words among them. One that `max_length`
+    cut off has no prediction, and is O in the answer. The answer is the likeliest of the tag sequences that the scheme
+    has (`legal_path`), over all windows; the loss is that of the words one by one.
     """
 
     auto_models = ("AutoModelForTokenClassification",)
@@ -39,8 +41,13 @@ class TokenClassification(Task):
     separate_head = True
 
     @abstractmethod
-    def read(self, row: Row) -> Reading:
-        """What a model is shown of a row."""
+    def read(self, row: Row) -> list[Reading]:
+        """What a model is shown of a row, in one window or in several; each word is among the heads of one of them."""
+
+    @classmethod
+    def words(cls, row: Row) -> list[str]:
+        """The words that have tags."""
+        return list(row.fields["tokens"])
 
     # Labels
 
@@ -50,32 +57,14 @@ class TokenClassification(Task):
 
     @classmethod
     def label_inventory(cls, names: Sequence[str]) -> list[str]:
-        """O, then B-X and I-X of every kind X that has one of them, by name; other names come last."""
-        kinds = sorted({name[2:] for name in names if in_span(name)})
-        others = [name for name in dict.fromkeys(names) if name != OUTSIDE and not in_span(name)]
-        return [OUTSIDE, *(f"{side}-{kind}" for kind in kinds for side in "BI"), *others]
+        """O, then the tags of every kind of span that has one of them, by name; other names come last."""
+        return tag_schemes.closed(names)
 
     @classmethod
     def faults(cls, row: Row, *, labelled: bool = True) -> Iterable[Fault]:
-        if not labelled:
-            return
-        words, tags = row.fields["tokens"], row.fields["tags"]
-        if len(words) != len(tags):
-            found = f"{len(tags)} tags for {len(words)} tokens"
+        if labelled and (words := len(cls.words(row))) != (tags := len(row.fields["tags"])):
+            found = f"{tags} tags for {words} tokens"
             yield Fault("tags", "tags and tokens differ in number", found, "a tag for each token", "add or delete tags")
-        for index, (previous, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False)):
-            if tag != OUTSIDE and not in_span(tag):
-                found = f'"{tag[:80]}" at {index}'
-                yield Fault("tags", "not a BIO tag", found, "O, B-ROLE or I-ROLE", "write it so, as in B-ARG0")
-            elif tag.startswith("I-") and (not in_span(previous) or previous[2:] != tag[2:]):
-                found = f'"{tag[:80]}" at {index}, after "{previous[:80]}"'
-                expected = f'a span begins with "B-{tag[2:80]}"'
-                yield Fault("tags", "I- without B-", found, expected, f'write "B-{tag[2:80]}"')
-
-    def recipe_faults(self) -> Iterable[Fault]:
-        if not any(name.startswith("B-") for name in self.names):
-            found, expected = ", ".join(self.names[:10]), "tags: O, B-ROLE and I-ROLE"
-            yield Fault("data.labels", "no BIO tags", found, expected, "write them so, or leave data.labels out")
 
     def setup(self) -> None:
         self.names = list(self.settings.labels)
@@ -106,25 +95,46 @@ class TokenClassification(Task):
         return [self._pieces[word] for word in words]
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
-        reading = self.read(row)
+        readings = self.read(row)
+        keys = [row.key] if len(readings) == 1 else [f"{row.key}#{number}" for number in range(len(readings))]
+        return [
+            replace(self._example(row, reading, labelled=labelled, windows=len(readings)), key=key)
+            for reading, key in zip(readings, keys, strict=True)
+        ]
+
+    def encode_beside(
+        self, examples: Sequence[Example], row: Row, *, labelled: bool = True, scored: bool = False
+    ) -> list[Example]:
+        """Each window's words again, as this task's own tokenizer cuts them."""
+        if len(examples) == 1:
+            return super().encode_beside(examples, row, labelled=labelled, scored=scored)
+        return [
+            replace(self._example(row, self.read_again(row, _words(e)), labelled=labelled, windows=len(examples)),
+                    key=e.key)
+            for e in examples
+        ]  # fmt: skip
+
+    def read_again(self, row: Row, words: range) -> Reading:
+        """What a model is shown for it to predict these words, as many of them as have room."""
+        raise NotImplementedError(f"{type(self).__name__} reads a row in one window")
+
+    def _example(self, row: Row, reading: Reading, *, labelled: bool, windows: int) -> Example:
         length = len(reading.inputs["input_ids"])
         shown = slice(reading.first, reading.first + len(reading.heads))
         heads = set(reading.heads)
         targets = [IGNORED] * len(heads)
         if labelled:  # a tag that training rows never had cannot be predicted
             targets = [self.index.get(tag, IGNORED) for tag in row.fields["tags"][shown]]
-        return [
-            Example(
-                reading.inputs,
-                targets,
-                [1.0 if t == IGNORED else self.label_weights[t] for t in targets],
-                row.key,
-                length,
-                predicted=[position in heads for position in range(length)],
-                truncated=reading.truncated,
-                notes={"words": len(row.fields["tokens"]), "first": reading.first},
-            )
-        ]
+        return Example(
+            reading.inputs,
+            targets,
+            [1.0 if t == IGNORED else self.label_weights[t] for t in targets],
+            row.key,
+            length,
+            predicted=[position in heads for position in range(length)],
+            truncated=reading.truncated,
+            notes={"words": len(self.words(row)), "first": reading.first, "windows": windows},
+        )
 
     def pad(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         return pad_tokens(self.tokenizer, inputs, left=False)  # as `predicted` is
@@ -158,6 +168,11 @@ class TokenClassification(Task):
             logits = spread
         return Dense(logits)
 
+    @property
+    def free(self) -> bool:
+        """Whether a span may begin with I-X: the training rows were in IOB1, or the head's names leave no other way."""
+        return getattr(self.settings.config, "tag_scheme", None) == IOB1 or tag_schemes.is_free(self.names)
+
     def decode(self, rows: Rows, batch: Mapping[str, Any]) -> list[Prediction]:
         counts = batch["counts"].tolist()
         tables = rows.log_probs(slice(None)).split(counts)
@@ -165,11 +180,27 @@ class TokenClassification(Task):
         labelled = ((batch["targets"] != IGNORED) * batch["weights"]).split(counts)
         answers = []
         for table, loss, count, notes in zip(tables, losses, labelled, batch["notes"], strict=True):
-            path = [self.names[i] for i in legal_path(table.detach().double().cpu().numpy(), self.names)]
-            after = notes["words"] - notes["first"] - len(path)
-            tags = [OUTSIDE] * notes["first"] + path + [OUTSIDE] * after
-            answers.append(Prediction(tags, None, loss.sum().item(), count.sum().item()))
+            part = table.detach().double().cpu().numpy()
+            tags = None if notes["windows"] > 1 else self._tags(part, notes)
+            answers.append(Prediction(tags, None, loss.sum().item(), count.sum().item(), part=part))
         return answers
+
+    def combine(self, predictions: Sequence[Prediction]) -> Prediction:
+        """The tags of a row's words, chosen together where its windows told them apart."""
+        if len(predictions) == 1:
+            return replace(predictions[0], part=None)
+        table = np.concatenate([prediction.part for prediction in predictions])
+        loss, count = sum(p.loss for p in predictions), sum(p.count for p in predictions)
+        return Prediction(self._tags(table, {"words": len(table), "first": 0}), None, loss, count)
+
+    def _tags(self, log_probs: np.ndarray, notes: Mapping[str, Any]) -> list[str]:
+        """The tags of a row's words, O for those that were not read; `log_probs` [n, C] of those that were."""
+        path = [self.names[i] for i in legal_path(log_probs, self.names, free=self.free)]
+        after = notes["words"] - notes["first"] - len(path)
+        return [OUTSIDE] * notes["first"] + path + [OUTSIDE] * after
+
+    def gold(self, row: Row) -> Any:
+        return list(row.fields["tags"])
 
 
 def _words(example: Example) -> range:
