@@ -92,8 +92,10 @@ def _facts(recipe: Recipe, result: dict[str, Any], base: str | None) -> Iterator
 def _unit(task: Task) -> Iterator[str]:
     """How the outputs of a head of numbers become numbers in the unit of the rows."""
     if task.choices == "numbers":
-        yield "the head says standardised numbers: those of the rows are `logits * std + mean`, with std and mean the " \
-              "lists `target_std` and `target_mean` of `model.config`"
+        yield (
+            "the head says standardised numbers: those of the rows are `logits * std + mean`, with std and mean the "
+            "lists `target_std` and `target_mean` of `model.config`"
+        )
 
 
 def _named(recipe: Recipe) -> str:
