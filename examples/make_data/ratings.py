@@ -33,7 +33,7 @@ def reviews(domain: str, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def write(folder: Path, rows: int = 100) -> None:
-    """`rows` of each domain to train on, of the new one as many without a rating, a quarter to choose and to test by."""
+    """`rows` of each domain to train on, of the new one as many without a rating; a quarter to choose and test by."""
     few = max(4, rows // 4)
     more: dict[str, dict[str, int]] = {"hotels": {}, "phones": {"unlabeled": rows}}
     for domain, splits in more.items():
