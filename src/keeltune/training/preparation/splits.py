@@ -103,13 +103,8 @@ class SplitReader:
         log.add_found(faults)
         log.add_of_rows(faulty)
         old_labels = self.recipe.objective.anchor_head == "source" and name.startswith("source")
-        if (
-            isinstance(spec.labels, dict)
-            and labelled
-            and not self.maps_in_vain
-            and not self.names_tags
-            and not old_labels
-        ):
+        in_column = labels_of(self.task_class) is None
+        if isinstance(spec.labels, dict) and labelled and in_column and not old_labels:
             rows, unknown = apply_label_map(rows, spec.labels)
             log.add_of_rows(unknown)
         return rows
