@@ -301,7 +301,9 @@ def test_a_head_that_was_trained_elsewhere_says_numbers_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [([{"text": "a", "target": "much"}], "with a point and without a unit"),
-     ([{"text": "a", "target": None}], "move the row to data.unlabeled"), ([{"text": "a", "target": True}], "write it as in 3.5"), ([{"text": "a", "target": []}], "give the row one"),
+     ([{"text": "a", "target": None}], "move the row to data.unlabeled"),
+     ([{"text": "a", "target": True}], "write it as in 3.5"),
+     ([{"text": "a", "target": []}], "give the row one"),
      ([{"text": "a", "target": 1.0}, {"text": "b", "target": 2.0}, {"text": "c", "target": [1.0, 2.0]}], "2 numbers"),
      ([{"text": "a", "target": 3.0}, {"text": "b", "target": 3.0}], "in every row")],
 )  # fmt: skip
