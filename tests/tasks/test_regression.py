@@ -240,7 +240,7 @@ def test_stock_transformers_loads_it_and_the_card_says_how(trained):
     mean, std = (torch.tensor(part) for part in (model.config.target_mean, model.config.target_std))
     stored = [line["prediction"] for line in lines(run.folder / "predictions" / "test.jsonl")][:5]
     assert [float(z * std + mean) for z in logits] == pytest.approx(stored, rel=1e-5)
-    assert "said * std + mean" in (run.model / "README.md").read_text(encoding="utf-8")
+    assert "z * std + mean" in (run.model / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_old_self_holds_it_in_its_own_unit(trained):
