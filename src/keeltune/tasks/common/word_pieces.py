@@ -72,7 +72,8 @@ def frame_of_one(tokenizer: Any) -> Frame:
     ids, kinds = list(whole["input_ids"]), list(whole.get("token_type_ids", ()))
     first = _start_of(text, ids, 0)
     end = first + len(text)
-    split = (kinds[:first], kinds[first], [], kinds[first], kinds[end:]) if kinds else None
+    nothing: list[int] = []
+    split = (kinds[:first], kinds[first], nothing, kinds[first], kinds[end:]) if kinds else None
     return Frame(ids[:first], [], ids[end:], split)
 
 
