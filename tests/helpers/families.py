@@ -11,6 +11,7 @@ from typing import Any
 
 from keeltune.cli.demo_data import make_reviews
 from keeltune.tasks.task import Task
+from keeltune.tasks.token_classification import TokenClassification
 from keeltune.utils import registry
 from tests.helpers import captioners, models, readers, speakers, taggers, writers
 
@@ -81,7 +82,7 @@ FAMILIES = {
     ),
     "token-classification": Family(
         taggers.ARCHITECTURES,
-        lambda folder, kind, seed: taggers.folder(folder, kind, seed, taggers.ENTITY_NAMES),
+        lambda folder, kind, seed: taggers.folder(folder, kind, seed, taggers.ENTITY_NAMES, TokenClassification),
         taggers.write_entities,
     ),
     "question-answering": Family(

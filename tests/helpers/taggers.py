@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,10 @@ def entity_rows() -> list[Row]:
     ]
 
 
-def pieces_of(kind: str) -> Any:
+def pieces_of(kind: str, texts: Sequence[str] = tuple(text for text, _, _ in SENTENCES)) -> Any:
     """The tokenizer class of an architecture, with a vocabulary trained on the sentences."""
     spec = TrainTokenizer(train="bpe" if kind in ("roberta", "gpt2", "t5") else "wordpiece", size=300)
-    texts = [text for text, *_ in (*SENTENCES, *ENTITIES)]
-    made = tokenizer_training.train(spec, texts, ends=True)
+    made = tokenizer_training.train(spec, list(texts), ends=True)
     if kind == "t5":
         return made
     model = json.loads(made.backend_tokenizer.to_str())["model"]
@@ -92,7 +92,8 @@ def tagger(
     **settings: Any,
 ) -> tuple[Any, Any]:
     """(model, task) of a small random model."""
-    tokenizer = pieces_of(architecture)
+    of_roles = kind is SemanticRoleLabeling
+    tokenizer = pieces_of(architecture) if of_roles else pieces_of(architecture, [text for text, _ in ENTITIES])
     head = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture], **head)
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
@@ -120,8 +121,14 @@ def write_entities(file: Path) -> None:
         write(file, [row.fields for row in entity_rows()])
 
 
-def folder(path: Path, architecture: str, seed: int = 0, names: list[str] = NAMES) -> Path:
-    model, task = tagger(architecture, seed, names)
+def folder(
+    path: Path,
+    architecture: str,
+    seed: int = 0,
+    names: list[str] = NAMES,
+    kind: type[Task] = SemanticRoleLabeling,
+) -> Path:
+    model, task = tagger(architecture, seed, names, kind)
     model.save_pretrained(path)
     task.processor.save_pretrained(path)
     return path

@@ -538,7 +538,7 @@ def test_all_rows_to_predict_whose_predicate_is_past_the_end_are_refused(tmp_pat
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [(["ARG0", "ARG1"], "tags: O, B-ROLE and I-ROLE"), ({"B-A0": "B-ARG0", "O": "O"}, "a list of names")],
+    [(["ARG0", "ARG1"], "tags: O, B-ROLE and I-ROLE")],
 )
 def test_labels_that_are_no_tags_are_refused(tmp_path, labels, said):
     given = spec(tmp_path, "fine-tuning")

@@ -347,7 +347,7 @@ def test_a_run_learns_and_answers_texts_with_the_places_of_entities(tmp_path):
 
 def test_a_teacher_with_another_tokenizer_and_unlabelled_texts(tmp_path):
     given = spec(tmp_path, "token-classification", "bert", "distillation")
-    folder(tmp_path / "teacher2", "roberta", 3, names=list(reversed(ENTITY_NAMES)))
+    folder(tmp_path / "teacher2", "roberta", 3, list(reversed(ENTITY_NAMES)), TokenClassification)
     write_rows(tmp_path / "pool.jsonl", [{"tokens": "Mary ran in Paris ."}, {"tokens": long_row(20).fields["tokens"]}])
     given |= {"reference": "teacher2", "max_length": 24}
     given["data"] |= {"unlabeled": "pool.jsonl"}
