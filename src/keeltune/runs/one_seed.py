@@ -55,7 +55,7 @@ def train_one_seed(
     with system_faults(folder, smaller=smaller_batch(recipe.training)):
         inputs = Inputs.of(recipe)
         asked = recipe
-        material = _prepared(run_identity.as_begun(folder, asked) if resume else asked, folder, display)
+        material = _prepared(asked, folder, display, resume)
         recipe = material.recipe
         inputs.note(material)
         progress.known |= results.of_material(material)
@@ -103,8 +103,11 @@ def _finished(material: Material, found: Found, identity: Mapping[str, Any], dis
     return done
 
 
-def _prepared(recipe: Recipe, folder: Path, display: Display) -> Material:
-    material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"))
+def _prepared(recipe: Recipe, folder: Path, display: Display, resume: bool) -> Material:
+    begun: dict[str, int | float] = {}
+    if resume:
+        begun, recipe = run_identity.rates_as_begun(folder), run_identity.rows_as_begun(folder, recipe)
+    material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"), begun=begun)
     for warning in material.warnings:
         display.warn(warning)
     if material.skipped:

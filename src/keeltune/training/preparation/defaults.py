@@ -12,7 +12,7 @@ al. 2020 (https://arxiv.org/abs/2006.04884) train small data for twenty epochs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from keeltune.data import held_out
@@ -65,22 +65,26 @@ def divided(
     return train, [], Default(0, Message(template, rows=len(train)))
 
 
-def decide(material: Material, untrained: Sequence[str], held: Default | None) -> None:
+def decide(
+    material: Material, untrained: Sequence[str], held: Default | None, begun: Mapping[str, int | float]
+) -> None:
     """Puts numbers in the place of what the recipe leaves at auto, and says why in `material.defaults`.
 
-    `untrained`: the weights of the head that the model's folder does not hold; `held`: what `divided` said.
+    `untrained`: the weights of the head that the model's folder does not hold; `held`: what `divided` said; `begun`:
+    what a run that goes on was begun with, by another version perhaps, which stands.
     """
     training = material.recipe.training
     new_head = material.source == NEW or _has_new_head(material, untrained)
     decided = {"data.validation": held} if held else {}
     if training.epochs == AUTO:
-        decided["training.epochs"] = _epochs(material, new_head)
+        decided["training.epochs"] = _kept(begun.get("epochs"), _epochs(material, new_head))
     if isinstance(rate := training.learning_rate, str):
-        decided["training.learning_rate"] = _rate(material, new_head)
+        decided["training.learning_rate"] = _kept(begun.get("learning_rate"), _rate(material, new_head))
         rate = decided["training.learning_rate"].value
     if training.head_learning_rate == AUTO:
         of_its_own = new_head and material.source != NEW
-        decided["training.head_learning_rate"] = _head_rate(rate, training.learning_rate != AUTO, of_its_own)
+        now = _head_rate(rate, training.learning_rate != AUTO, of_its_own)
+        decided["training.head_learning_rate"] = _kept(begun.get("head_learning_rate"), now)
     elif not new_head and training.head_learning_rate != rate:
         material.notices.append("training.head_learning_rate has no effect: no weights are new")
     chosen = {
@@ -88,6 +92,10 @@ def decide(material: Material, untrained: Sequence[str], held: Default | None) -
     }
     material.recipe = material.recipe.model_copy(update={"training": training.model_copy(update=chosen)})
     material.defaults = decided
+
+
+def _kept(begun: int | float | None, now: Default) -> Default:
+    return now if begun is None or begun == now.value else Default(begun, Message("as the run was begun"))
 
 
 def sentences(material: Material) -> Iterator[str]:

@@ -10,7 +10,7 @@ Every problem is found that can be found, and all are reported at once (`problem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from keeltune.data.dataset import spread
 from keeltune.recipe.fields import Recipe
@@ -35,14 +35,21 @@ from keeltune.training.preparation.task_checks import (
 )
 from keeltune.training.preparation.variants import variant_rows
 
+NOTHING_BEGUN: Mapping[str, int | float] = {}
+
 
 def prepare(
-    recipe: Recipe, progress: Callable[[str], None] = lambda what: None, *, limit: int | None = None
+    recipe: Recipe,
+    progress: Callable[[str], None] = lambda what: None,
+    *,
+    limit: int | None = None,
+    begun: Mapping[str, int | float] = NOTHING_BEGUN,
 ) -> Material:
     """Reads and checks all that a recipe names. Raises UserError with every problem found.
 
     limit   how many rows of a split are encoded at most, spread evenly over it, where it is not for training; all are
             read, labelled and held against one another, and stay in their files
+    begun   what a run that goes on has in the place of what the recipe leaves at auto
     """
     log = ProblemLog(skips_rows=recipe.data.bad_rows == "skip")
     with all_listed(recipe, log), placed(recipe.where):
@@ -58,7 +65,7 @@ def prepare(
     material = _material(recipe, reading, labelled, encoded, log, limit)
     material.named_tests, material.harness = tests, harness
     require_enough_rows(material)
-    defaults.decide(material, reading.student.untrained, labelled.held_out)
+    defaults.decide(material, reading.student.untrained, labelled.held_out, begun)
     material.notices += defaults.sentences(material)
     return material
 
