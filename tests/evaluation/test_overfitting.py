@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keeltune import recipe
-from keeltune.evaluation import overfitting
+from keeltune.evaluation import miscalibration, overfitting
 from keeltune.evaluation.calibration import of_lines, reliability, tempered
 from keeltune.training import early_stopping
 from keeltune.training.preparation import prepare
@@ -88,7 +88,7 @@ def test_a_calibrated_model_is_not_called_out_for_few_rows():
     ]
     found = of_lines(lines)
     assert found["ece_by_chance"] == pytest.approx(0.8 * math.sqrt(0.09 / 60), rel=0.3)  # E|N(0, σ)|, one bin
-    assert overfitting.miscalibration(found).light == "green"
+    assert miscalibration.miscalibration(found).light == "green"
     assert of_lines(lines, fit=False)["temperature"] is None
 
 

@@ -16,11 +16,12 @@ NAMES, CHINESE = (
 """What the pages say in Chinese: names of ours, and sentences."""
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-FORBIDDEN = {"script", "link", "iframe", "object", "embed", "base", "form", "img", "foreignobject", "use", "a"}
+FORBIDDEN = {"script", "link", "iframe", "object", "embed", "base", "form", "foreignobject", "use", "a"}
 
 
 class Page(HTMLParser):
-    """A page's tags with their attributes, its text, and that every tag is closed."""
+    """A page's tags with their attributes, its text, and that every tag is closed; `own`: what is no text of the data's
+    rows, which stand in elements of the class `text`."""
 
     VOID = frozenset({"meta", "br", "hr", "img", "input", "link"})
 
@@ -28,7 +29,9 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.own: list[str] = []
         self.open: list[str] = []
+        self.classes: list[list[str]] = []
         self.feed(html)
         self.close()
 
@@ -36,16 +39,19 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attributes)))
         if tag not in self.VOID:
             self.open.append(tag)
+            self.classes.append((dict(attributes).get("class") or "").split())
 
     def handle_startendtag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.classes.pop()
 
     def handle_data(self, data):
         if self.open[-1:] != ["style"]:
             self.words.append(data)
+            self.own += [data] if not any("text" in names for names in self.classes) else []
 
     @property
     def text(self) -> str:
@@ -75,7 +81,7 @@ def check_chinese(html: str) -> Page:
     """A page whose own words are all Chinese; what is code or the user's data may be English."""
     assert '<html lang="zh">' in html
     page = check_page(html)
-    own = page.words[: page.words.index("复现")] if "复现" in page.words else page.words
+    own = page.own[: page.own.index("复现")] if "复现" in page.own else page.own
     said = re.sub(r"/[^\s<]+|keeltune[ a-z]*", "", "\n".join(own))
     assert re.findall(r"(?:[A-Za-z]{2,} ){2,}[A-Za-z]{2,}", said) == []
     for english in CHINESE:

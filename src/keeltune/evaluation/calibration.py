@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -98,6 +98,25 @@ def of_lines(
         "ece_after": after,
         "bins": reliability(log_probs, targets),
     }
+
+
+def confidence_and_accuracy(measured: Mapping[str, Any]) -> tuple[float, float]:
+    """The mean probability of the chosen answers and the share of right ones, of what `of_lines` says."""
+    rows = sum(count for _, _, count in measured["bins"])
+    confidence, right = (sum(of_bin[i] * of_bin[2] for of_bin in measured["bins"]) / rows for i in (0, 1))
+    return confidence, right
+
+
+def side(measured: Mapping[str, Any]) -> Literal["over", "under", "both"]:
+    """On which side the probabilities of `of_lines` are wrong.
+
+    E = Σ_b n_b/N · |c_b − a_b| ≥ |c − a|, c mean confidence, a accuracy: "over" or "under" where |c − a| is at least
+    half of E, so that three quarters of the error at least lie on one side; else "both".
+    """
+    confidence, right = confidence_and_accuracy(measured)
+    if abs(confidence - right) < measured["ece"] / 2:
+        return "both"
+    return "over" if confidence > right else "under"
 
 
 def error_by_chance(log_probs: Tensor) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +71,13 @@ class Signal:
     light: Light
     value: float
     said: str
+    meaning: str = ""
+    """What it means where it is red, if not what `VERDICTS` says of its name."""
+
+    @property
+    def reported(self) -> dict[str, Any]:
+        """As `result.json` has it."""
+        return {name: getattr(self, name) for name in ("name", "light", "value", "said")}
 
 
 def traffic_light(value: float, thresholds: tuple[float, float]) -> Light:
@@ -133,19 +140,6 @@ def confident_errors(lines: Sequence[Mapping[str, Any]]) -> Signal | None:
     template = "of {sure} answers given more than {limit:g} {wrong} are wrong, where {expected:.1f} are to be expected"
     sentence = Message(template, sure=len(sure), limit=SURE, wrong=wrong, expected=expected)
     return Signal("confident errors", traffic_light(value, SURE_ERRORS), value, sentence)
-
-
-def miscalibration(measured: Mapping[str, Any]) -> Signal:
-    """The calibration error beyond what `calibration.of_lines` says that chance alone would make."""
-    value = max(0.0, measured["ece"] - measured["ece_by_chance"])
-    template = (
-        "confidence and accuracy lie {error:.3f} apart (expected calibration error), {chance:.3f} by chance alone"
-    )
-    sentence = Message(template, error=measured["ece"], chance=measured["ece_by_chance"])
-    after = measured["ece_after"]
-    if value > MISCALIBRATED[0] and after is not None and after < measured["ece"] / 2:
-        sentence = joined([sentence, Message("; temperature {t:.3g} would mend most of it", t=measured["temperature"])])
-    return Signal("calibration", traffic_light(value, MISCALIBRATED), value, sentence)
 
 
 def gradients(norms: Sequence[float]) -> Signal | None:
@@ -255,7 +249,7 @@ VERDICTS = {
     "validation loss": "overfitted: the last weights are worse than earlier ones",
     "gap": "overfitted: training rows are answered much better than others",
     "confident errors": "overconfident",
-    "calibration": "overconfident or underconfident: its probabilities are not shares of right answers",
+    "calibration": "its probabilities are not shares of right answers",
     "seeds": "seeds differ much: one run says little",
 }
 """What a red light means; the first that is red names the verdict."""
@@ -263,11 +257,11 @@ VERDICTS = {
 
 def verdict(signals: Sequence[Signal]) -> str:
     """The run in a few words."""
-    lights = {signal.name: signal.light for signal in signals}
+    red = {signal.name: signal for signal in signals if signal.light == "red"}
     for name, meaning in VERDICTS.items():
-        if lights.get(name) == "red":
-            return Message(meaning)
-    if lights.get("undertrained") == "amber":
+        if name in red:
+            return Message(red[name].meaning or meaning)
+    if any(signal.name == "undertrained" and signal.light == "amber" for signal in signals):
         return Message("perhaps undertrained: longer training may do better")
     amber = [Message(signal.name) for signal in signals if signal.light != "green"]
     if amber:
@@ -280,7 +274,7 @@ def report(signals: Sequence[Signal | None]) -> dict[str, Any]:
     known = [signal for signal in signals if signal is not None]
     if any(signal.name == "undertrained" and signal.light != "green" for signal in known):  # it has not, then
         known = [signal for signal in known if (signal.name, signal.light) != ("learnt", "green")]
-    return {"verdict": verdict(known), "signals": [asdict(signal) for signal in known]}
+    return {"verdict": verdict(known), "signals": [signal.reported for signal in known]}
 
 
 def stuck(result: Mapping[str, Any]) -> str | None:

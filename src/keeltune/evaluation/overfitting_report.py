@@ -10,7 +10,7 @@ from typing import Any
 
 from keeltune.data import dataset
 from keeltune.data.media import Media
-from keeltune.evaluation import calibration, overfitting, prediction, undertraining
+from keeltune.evaluation import calibration, miscalibration, overfitting, prediction, undertraining
 from keeltune.evaluation.scores import WRITTEN, Scores
 from keeltune.evaluation.scores import score as scored
 from keeltune.objective.predictions import IGNORED
@@ -95,7 +95,7 @@ def _signals(
     signals.append(overfitting.rising(losses, scores, sign))
     signals.append(overfitting.confident_errors(lines["validation"]))
     if fitted is not None:
-        signals.append(overfitting.miscalibration(fitted))
+        signals.append(miscalibration.miscalibration(fitted))
     signals.append(overfitting.gradients([entry["grad_norm"] for entry in log if "grad_norm" in entry]))
     return signals
 

@@ -38,6 +38,11 @@ class Report(Declared):
     """The HTML report of a run."""
 
     language: Literal[languages()] = Field(default="en", description="Its language.")  # type: ignore[valid-type]
+    texts: bool = Field(
+        default=True,
+        description="Whether it shows texts and pictures of the scored rows, a few of each kind, cut where they are "
+        "long; false: their numbers alone, for data that may not leave its file.",
+    )
     sections: list[Text] = Field(
         default_factory=list, description="Further sections of the page: my_package.my_module:MySection."
     )

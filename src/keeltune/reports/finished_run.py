@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import Any
 from keeltune.recipe import parse
 from keeltune.recipe.fields import Recipe
 from keeltune.reports.localization import Translator, translator
+from keeltune.reports.row_view import RowView, Viewer
+from keeltune.reports.rows_again import RowsAgain, known_task, rows_again
 from keeltune.reports.uncertainty import ResampledUnits, resampled_units
+from keeltune.tasks.task import Task
 from keeltune.utils.errors import UserError
 from keeltune.utils.json_lines import read_lines
 
@@ -51,9 +54,46 @@ class FinishedRun:
         column = self.recipe.evaluation.clusters if self.recipe else None
         return resampled_units(column, [folder / "predictions" for folder in self.parts.values() or [self.folder]])
 
-    def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The lines of `predictions/SPLIT.jsonl`; empty where there are none."""
-        return read_lines(self.folder / "predictions" / f"{split}.jsonl")
+    def predictions(self, split: str, *, before: bool = False) -> list[dict[str, Any]]:
+        """The lines of `predictions/SPLIT.jsonl`, or of the model as it was before; empty where there are none."""
+        where = self.folder / "predictions" / ("before" if before else "")
+        return read_lines(where / f"{split}.jsonl")
+
+    @cached_property
+    def scored_split(self) -> str:
+        """The split whose single rows are shown: the test rows, else the validation rows."""
+        return next((split for split in ("test", "validation") if self.predictions(split)), "test")
+
+    @cached_property
+    def task(self) -> type[Task] | None:
+        """None of a task from outside that is not loaded."""
+        return known_task(self.result["task"])
+
+    def rows(self, split: str) -> RowsAgain:
+        """The rows behind a split's predictions, read again."""
+        if split not in self._rows:
+            lines = self.predictions(split)
+            self._rows[split] = rows_again(self.folder, self.recipe_text, self.result, split, lines)
+        return self._rows[split]
+
+    @cached_property
+    def _rows(self) -> dict[str, RowsAgain]:
+        return {}
+
+    def views(self, split: str, lines: Sequence[Mapping[str, Any]]) -> list[RowView]:
+        """Lines of a split's predictions as a page shows them, with their texts where those can be had."""
+        if self.task is None:
+            return []
+        scoring = (self.result["scoring"] or {}).get("source" if split.startswith("source") else "target") or {}
+        language = str(scoring.get("language") or "").split("-")[0]
+        viewer = Viewer(self.task, language, self.recipe.evaluation.normalizer if self.recipe else None)
+        rows = self.rows(split)
+        return [viewer.view(line, rows.row(line)) for line in lines]
+
+    def no_texts(self, split: str) -> str | None:
+        """Why a split's texts are not shown; None where they are."""
+        missing = self.rows(split).missing
+        return None if missing is None else self.say("The texts are not shown: {why}.", why=missing)
 
 
 def read_recipe(text: str) -> Recipe | None:

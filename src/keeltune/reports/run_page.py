@@ -25,7 +25,7 @@ def page(folder: Path, result: Mapping[str, Any], further: Sequence[str] = ()) -
     """
     run = FinishedRun(folder, result)
     pages = environment(run.say)
-    sections = list(_sections(run, further, pages))
+    sections = _bounded(dict(_sections(run, further, pages)), run)
     template = pages.get_template("report.html")
     return template.render(name=folder.name, result=result, sections=sections, made_of=made_of(result))
 
@@ -59,7 +59,26 @@ def sections_from_elsewhere(names: Sequence[str], where: str = "the recipe") -> 
     return sections
 
 
-def _sections(run: FinishedRun, further: Sequence[str], pages: Environment) -> Iterator[Markup]:
+MOST = 4
+"""MiB of a page's sections; a usual one has a hundredth. What is larger opens slowly, and is looked at by nobody."""
+
+
+def _bounded(sections: dict[str, Markup], run: FinishedRun) -> list[Markup]:
+    """The sections by their names, the largest in a sentence where all of them are more than `MOST`."""
+    sizes = {name: len(html.encode()) for name, html in sections.items()}
+    while sum(sizes.values()) > MOST * 2**20:
+        largest = max(sizes, key=lambda name: sizes[name])
+        sentence = run.say(
+            "The section {name} is left out: the page would be larger than {most} MiB.",
+            name=largest.split(".")[-1],
+            most=MOST,
+        )
+        sections[largest] = Markup("<p>{}</p>").format(sentence)
+        sizes[largest] = 0
+    return list(sections.values())
+
+
+def _sections(run: FinishedRun, further: Sequence[str], pages: Environment) -> Iterator[tuple[str, Markup]]:
     """The sections that have something to say. A fault of one from elsewhere is said, and costs no page."""
     for section in sections_of(further):
         try:
@@ -70,7 +89,7 @@ def _sections(run: FinishedRun, further: Sequence[str], pages: Environment) -> I
             sentence = run.say("The section {name} failed: {error}.", name=section.__name__, error=repr(error))
             html = Markup("<p>{}</p>").format(sentence)
         if html is not None:
-            yield html
+            yield f"{section.__module__}.{section.__name__}", html
 
 
 def _html(section: Section, run: FinishedRun, pages: Environment) -> Markup | None:

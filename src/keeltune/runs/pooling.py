@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def _overfitting(values: Mapping[str, Sequence[float]], metric: str, results: Se
         verdicts.insert(0, overfitting.verdict([spread]))
     return {
         "verdict": joined(list(dict.fromkeys(verdicts)), "; "),
-        "signals": [asdict(spread)] if spread else [],
+        "signals": [spread.reported] if spread else [],
     }
 
 
@@ -193,7 +192,7 @@ def _training(of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return pooled | {
         "peak_memory_bytes": max(seed["peak_memory_bytes"] for seed in of_seeds),
         "seed": [seed["seed"] for seed in of_seeds],
-        **{name: first[name] for name in ("world_size", "trained_parameters", "parameters")},
+        **{name: first[name] for name in ("world_size", "trained_parameters", "parameters", "lora") if name in first},
     }
 
 

@@ -147,6 +147,7 @@ def _training(job: Job, trainer: KeelTrainer) -> dict[str, Any]:
         "world_size": world_size(),
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "lora": _lora(job),
         **_regularizers(job, trainer),
     }
 
@@ -158,6 +159,12 @@ def _inference(after: Mapping[str, Scores | None]) -> dict[str, Any] | None:
     if not timed:
         return None
     return {"rows": sum(len(s.table) for s in timed), "seconds": sum(s.seconds or 0.0 for s in timed)}
+
+
+def _lora(job: Job) -> dict[str, Any] | None:
+    """The adapters that were trained in place of all weights."""
+    lora = job.material.recipe.training.lora
+    return None if lora is None else {"rank": lora.rank, "modules": lora.target_modules}
 
 
 def _generation(job: Job, after: Mapping[str, Scores | None]) -> dict[str, Any] | None:

@@ -9,7 +9,10 @@ from keeltune.utils.messages import Message, joined
 
 DOMAINS = {"source": "source domain", "control": "source domain, control slice", "target": "target domain"}
 
-GAPS = {"words": "{far:.2f} by their words", "features": "{far:.2f} by what the model makes of them"}
+GAPS = {
+    "words": "{far:.2f} by their words ({right:.0%} told apart)",
+    "features": "{far:.2f} by the features of the model before training ({right:.0%})",
+}
 
 SHIFTS = {"target": "{kl:.3f} on target inputs", "source": "{kl:.3f} on source inputs"}
 
@@ -24,9 +27,16 @@ def findings(result: Mapping[str, Any]) -> list[str]:
         return sentences + of_others
     sentences += [_change(name, report[name]) for name in ("source", "control", "target") if report[name]]
     sentences += of_others
-    gaps = [Message(GAPS[name], far=value) for name, value in (report["gap"] or {}).items() if value is not None]
+    gaps = [
+        Message(GAPS[name], far=value, right=0.5 + value / 4)  # the distance is 2 · (1 − 2 · error)
+        for name, value in (report["gap"] or {}).items()
+        if value is not None
+    ]
     if gaps:
-        template = "the domains are {far} apart (0: the same, 2: never taken for each other)"
+        template = (
+            "proxy A-distance of the domains, from 0 (a linear classifier cannot tell their rows apart) to 2 (it "
+            "always can): {far}"
+        )
         sentences.append(Message(template, far=joined(gaps, ", ")))
     shifts = [
         Message(template, kl=shift["reverse_kl"])

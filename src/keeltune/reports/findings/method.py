@@ -27,7 +27,28 @@ def findings(result: Mapping[str, Any]) -> list[str]:
         _regularizer(name, value, phrases.get(name)) for name, value in (training.get("regularizers") or {}).items()
     ]
     regularized = [Message("Regularised by: {parts}.", parts=joined(parts, ", "))] if parts else []
-    return [METHODS[result["method"]], *_own_reference(result), *regularized, *_left_open(result)]
+    return [
+        METHODS[result["method"]],
+        *_own_reference(result),
+        *_parameters(training),
+        *regularized,
+        *_left_open(result),
+    ]
+
+
+def _parameters(training: Mapping[str, Any]) -> list[str]:
+    """How many parameters were trained of all, and as what."""
+    if not training.get("parameters"):
+        return []
+    trained, all_of_them, lora = training["trained_parameters"], training["parameters"], training.get("lora")
+    counts = {"trained": trained, "all": all_of_them, "share": trained / all_of_them}
+    if lora:
+        modules = lora["modules"] if isinstance(lora["modules"], str) else ", ".join(lora["modules"])
+        template = "LoRA of rank {rank} on {modules}: {trained:,} of {all:,} parameters were trained ({share:.2%})."
+        return [Message(template, rank=lora["rank"], modules=modules, **counts)]
+    if trained == all_of_them:
+        return [Message("All {all:,} parameters were trained.", all=all_of_them)]
+    return [Message("{trained:,} of {all:,} parameters were trained ({share:.2%}).", **counts)]
 
 
 def _left_open(result: Mapping[str, Any]) -> list[str]:

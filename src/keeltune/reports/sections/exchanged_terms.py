@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keeltune.reports.finished_run import FinishedRun
+from keeltune.reports.row_view import ASKED
 from keeltune.reports.sections.section import Section
 
 
@@ -20,7 +21,8 @@ class ExchangedTerms(Section):
 <td class="n">{{ "%.3f"|format(f.mean_change) }}</td></tr>
 {% endfor %}</table>
 {% for e in examples -%}
-<p>{{ _("row {n}: ", n=e.row) }}“{{ e.text }}” {{ e.before }} → “{{ e.changed }}” {{ e.after }}</p>
+<p>{{ _("row {n}: ", n=e.row) }}“{{ e.text|truncate(most) }}” {{ e.before }}{{ " → " -}}
+“{{ e.changed|truncate(most) }}” {{ e.after }}</p>
 {% endfor %}
 <p class="soft">{{ explained }}</p>
 """
@@ -36,4 +38,9 @@ class ExchangedTerms(Section):
             "texts can be ungrammatical.",
             terms=say(report["terms"]) if built_in else report["terms"],
         )
-        return {"flips": [(say("all"), report), *kinds], "examples": report["examples"], "explained": explained}
+        return {
+            "flips": [(say("all"), report), *kinds],
+            "examples": report["examples"] if run.recipe is None or run.recipe.report.texts else [],
+            "most": ASKED,
+            "explained": explained,
+        }

@@ -10,12 +10,9 @@ from keeltune.reports.findings import forgetting
 from keeltune.reports.finished_run import FinishedRun
 from keeltune.reports.sections.section import Section
 
-LISTED = 10
-"""Lost rows that are listed."""
-
 
 class Forgetting(Section):
-    """What was learnt of the new domain and forgotten of the old one: sentences, changes of groups, lost rows."""
+    """What was learnt of the new domain and forgotten of the old one: sentences, and changes of groups."""
 
     order = 70
     template = """\
@@ -36,12 +33,6 @@ class Forgetting(Section):
 {%- elif "interval" in g %}{{ _(" ") }}{{ _("({inner})", inner=too_few) }}{% endif %}</td></tr>
 {% endfor %}</table>
 {% endfor %}
-{% if lost %}<p>{{ _("Rows of the source domain that were right and are wrong now ({shown} of {all}):",
-                     shown=lost|length, all=lost_count) }}</p>
-<table>{{ heads(["#row", "before", "now", "right"]) }}
-{% for w in lost -%}
-<tr><td class="n">{{ w.row }}</td><td>{{ w.before }}</td><td>{{ w.after }}</td><td>{{ w.gold }}</td></tr>
-{% endfor %}</table>{% endif %}
 """
 
     def values(self, run: FinishedRun) -> Mapping[str, Any] | None:
@@ -52,7 +43,7 @@ class Forgetting(Section):
         report, interpolation = result["forgetting"] or {}, result["interpolation"] or {}
         source = report.get("source") or report.get("control") or {}
         by_label = {"label": source["by_label"]} if source.get("by_label") else {}
-        changes, lost = {**by_label, **source.get("slices", {})}, source.get("lost") or []
+        changes = {**by_label, **source.get("slices", {})}
         path = bool(interpolation.get("points"))
         return {
             "chart": Markup(_chart(run)),
@@ -62,8 +53,6 @@ class Forgetting(Section):
             "changes": changes,
             "names": groups.group_names(changes, result["task"], say),
             "too_few": say("too few rows") if run.units.column is None else say("too few rows or clusters"),
-            "lost": lost[:LISTED],
-            "lost_count": len(lost),
         }
 
 

@@ -10,19 +10,18 @@ LISTED = 10
 
 
 class Mistakes(Section):
-    """The test rows whose wrong answer the model was surest of."""
+    """The rows whose wrong answer the model was surest of."""
 
-    order = 150
+    order = 36
     template = """\
-<h2>{{ of(_("Surest mistakes"), _("test")) }}</h2>
-<table>{{ heads(["#row", "predicted", "right", "#probability"]) }}
-{% for line in mistakes -%}
-<tr><td class="n">{{ line.row }}</td><td>{{ line.prediction }}</td><td>{{ line.gold }}</td>
-<td class="n">{{ "%.3f"|format(line.probabilities.values()|max) }}</td></tr>
-{% endfor %}</table>
-"""
+<h2>{{ of(_("Surest mistakes"), _(split)) }}</h2>
+{% if no_texts %}<p class="soft">{{ no_texts }}</p>
+{% endif %}{% for v in views %}{{ row_card(v, [("right", v.right), ("predicted", v.answer)]) }}
+{% endfor %}"""
 
     def values(self, run: FinishedRun) -> Mapping[str, Any] | None:
-        wrong = [line for line in run.predictions("test") if line["score"] < 1 and "probabilities" in line]
-        surest = sorted(wrong, key=lambda line: -max(line["probabilities"].values()))
-        return {"mistakes": surest[:LISTED]} if surest else None
+        split = run.scored_split
+        wrong = [line for line in run.predictions(split) if line["score"] < 1 and "probabilities" in line]
+        surest = sorted(wrong, key=lambda line: -max(line["probabilities"].values()))[:LISTED]
+        views = run.views(split, surest)
+        return {"views": views, "split": split, "no_texts": run.no_texts(split)} if views else None

@@ -15,10 +15,10 @@ class Overfitting(Section):
     template = """\
 <h2>{{ _("Overfitting") }}</h2>
 <p>{{ sentences|join(_(" ")) }}</p>
-{% if result.overfitting.signals %}<table>{{ heads(["sign", "", "#value", ""]) }}
+{% if result.overfitting.signals %}<table class="signs">{{ heads(["sign", "", "#value", ""]) }}
 {% for s in result.overfitting.signals -%}
 <tr><td>{{ _(s.name) }}</td><td class="light {{ s.light }}">{{ _(s.light) }}</td>
-<td class="n">{{ "%.3g"|format(s.value) }}</td><td>{{ _(s.said) }}</td></tr>
+<td class="n">{{ "%.3g"|format(s.value) }}</td><td class="prose">{{ _(s.said) }}</td></tr>
 {% endfor %}</table>{% endif %}
 """
 
