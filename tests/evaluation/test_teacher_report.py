@@ -81,7 +81,7 @@ def school(tmp_path_factory) -> Path:
     spec = spec_of("fine-tuning", save_tiny(folder / "start"))
     spec["training"] |= {"epochs": 4, "learning_rate": 3e-3, "batch_size": 16}
     for name, train in (("good", "train"), ("bad", "shuffled")):
-        fitted(spec, folder, output=f"{name}-run", data={"train": f"{train}.jsonl"})
+        fitted(spec, folder, output=f"{name}-run", data={"train": f"{train}.jsonl", "validation": None})
         shutil.copytree(folder / f"{name}-run" / "model", folder / name)
         (folder / name / sealed_model.MANIFEST).unlink()  # its weights are changed below
     return folder
@@ -355,7 +355,7 @@ def test_scores_are_float32_whatever_the_training_is(school, monkeypatch):
 
 
 def test_only_teachers_with_validation_rows_are_judged(school):
-    spec, train = distilled(school, "good", None), {"train": "train.jsonl"}
+    spec, train = distilled(school, "good", None), {"train": "train.jsonl", "validation": None}
     assert gate_of({**spec, "method": "fine-tuning"}, school) is None
     assert gate_of({**spec, "method": "cross-domain"}, school) is None
     unseen = build.build(prepare.prepare(recipe.from_dict({**spec, "reference": "bad", "data": train}, school)))
