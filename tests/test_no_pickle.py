@@ -167,7 +167,7 @@ def test_a_run_leaves_no_pickle(tiny, tmp_path):
     assert is_pickle(pickle.dumps({"a": 1}))
     folder = make_data(tmp_path)
     spec = spec_of("distillation", tiny("bert"), reference={"model": str(tiny("bert", seed=5)), "from": "cached"})
-    spec["training"] |= {"save_steps": 2, "lora": {"rank": 2}}
+    spec["training"] |= {"save_steps": 2, "lora": {"rank": 2}, "keep_checkpoints": True}
     train(spec, folder)
     files = [path for name in ("out", ".cache") for path in (folder / name).rglob("*") if path.is_file()]
     assert len(files) > 30

@@ -33,8 +33,8 @@ from keeltune.objective.references.adapter_off import AdapterOff
 from keeltune.objective.references.cached import Cached
 from keeltune.objective.references.model import Model
 from keeltune.tasks.architectures.causal import Causal
+from keeltune.tasks.common import whole_text
 from keeltune.tasks.common.example import Example
-from keeltune.tasks.families import sequence_classification
 from keeltune.training import batch_plan, build, reference_loading, self_test, trainer
 from keeltune.training.batch_plan import Plan
 from keeltune.training.cache import identity
@@ -503,7 +503,7 @@ TRAPS = [
          padding_takes_nothing, r"approx"),
     Trap(23, "a head for other letters", letters_beyond_the_head, letters_of_its_own, "assert "),
     Trap(29, "a special token that is written commands", lambda patch: patch.setattr(
-         sequence_classification, "encode_text", lambda tokenizer, *texts, **options: tokenizer(*texts, **options)),
+         whole_text, "encode_text", lambda tokenizer, *texts, **options: tokenizer(*texts, **options)),
          a_name_is_text, "assert "),
     Trap(10, "a constant where nothing counts", around(formula, "divide", a_constant_for_nothing),
          nothing_to_count, "does not require grad"),

@@ -239,4 +239,4 @@ def test_what_a_killed_start_left_is_no_use_of_a_folder_and_is_swept(spec, tmp_p
         (out / name / "config.json").write_text("half")
     kept.write_text("years of work")
     train(spec, tmp_path, resume=True)
-    assert {str(path.relative_to(out)) for path in done.folder.rglob(".*")} == {kept.name}
+    assert {str(path.relative_to(out)) for path in done.folder.rglob(".*")} == {kept.name, ".progress.json"}

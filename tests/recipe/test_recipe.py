@@ -30,7 +30,7 @@ def fields(error: UserError) -> list[str]:
 
 def test_every_problem_comes_at_once_and_in_the_order_of_the_file():
     text = """\
-task: sentiment
+task: sentimentality
 method: distillation
 model: {from: teacher, layers: 2.5}
 data:

@@ -38,7 +38,7 @@ def made(tiny, tmp_path_factory) -> Path:
         rows = (folder / "train.jsonl").read_text() + json.dumps({"text": " ", "label": "positive"}) + "\n"
         (folder / "faulty.jsonl").write_text(rows)
         data = {"train": "faulty.jsonl", "validation": "validation.jsonl", "bad_rows": "skip"}
-        training = {"lora": {"rank": 2}, "epochs": 1, "batch_size": 8, "precision": "fp32"}
+        training = {"lora": {"rank": 2}, "epochs": 1, "batch_size": 8, "precision": "fp32", "keep_checkpoints": True}
         train(spec_of("distillation", Path("encoder"), data=data, training=training, **taught), folder)
         inference.predict(folder / "runs/one", folder / "test.jsonl", folder / "answers/test.jsonl", display=QUIET)
     finally:

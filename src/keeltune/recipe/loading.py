@@ -184,7 +184,7 @@ def _fault(error: ErrorDetails, document: Document) -> Problem:
         fix = f"choose one of them{nearest(value, choices)}"
         others = [kind.strip("‹›") for kind in _kinds(_annotation(steps)) if kind not in error["loc"]]
         expected = " or ".join([expected, *others])
-    elif isinstance(value, str) and "text" not in expected and _is_number(value):
+    if isinstance(value, str) and "text" not in expected and _is_number(value):
         fix = f"write it without quotes: {value.strip()}"
     elif isinstance(value, (bool, int, float)) and "text" in expected:
         fix = f'put it in quotes, if text is meant: "{str(value).lower()}"'

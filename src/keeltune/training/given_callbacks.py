@@ -47,10 +47,11 @@ class GivenCallbacks:
         where there is one."""
         kinds = [one if isinstance(one, type) else type(one) for one in self.callbacks]
         for frame, line in traceback.walk_tb(error.__traceback__):
-            caller, event = frame.f_locals.get("self"), frame.f_code.co_name
-            if type(caller) in kinds and event.startswith("on_"):
+            event = frame.f_code.co_name
+            # asked of those frames alone: what a frame was asked for it holds on to, and data workers with it
+            if event.startswith("on_") and type(frame.f_locals.get("self")) in kinds:
                 place = f"{frame.f_code.co_filename}:{line}"
-                name, step = f"{type(caller).__name__}.{event}", _when(state)
+                name, step = f"{type(frame.f_locals['self']).__name__}.{event}", _when(state)
                 return CallbackFailed(f"the callback {name} raised it ({place}), {step}", error)
         return None
 
