@@ -21,7 +21,7 @@ def head(source: Path, target: Path, rows: int) -> str:
 
 def test_sentiment_is_learned_and_the_anchor_forgets_less(real_data, minilm, tmp_path):
     films, tweets = real_data / "sentiment-sst2", real_data / "sentiment-airline"
-    data = {"train": head(films / "train.jsonl", tmp_path / "films.jsonl", 1200)}
+    data = {"train": head(films / "train.jsonl", tmp_path / "films.jsonl", 1200), "validation": None}
     data["test"] = head(films / "test.jsonl", tmp_path / "films-test.jsonl", 300)
     base = {"task": "sentiment-analysis", "max_length": 48, "training": {"epochs": 1, "learning_rate": 2e-4}}
 
@@ -34,7 +34,7 @@ def test_sentiment_is_learned_and_the_anchor_forgets_less(real_data, minilm, tmp
     assert source["metrics"]["test"]["accuracy"] > 0.80  # chance is 0.5
     assert source["metrics"]["before"]["test"] is None  # the head was new
 
-    new = {"train": head(tweets / "train.jsonl", tmp_path / "tweets.jsonl", 300)}
+    new = {"train": head(tweets / "train.jsonl", tmp_path / "tweets.jsonl", 300), "validation": None}
     new["test"] = head(tweets / "test.jsonl", tmp_path / "tweets-test.jsonl", 300)
     new["source"] = {"test": data["test"]}
     anchored = train("anchored", method="cross-domain", model="films", data=new)
