@@ -53,6 +53,15 @@ PEOPLE = {
         [{"text": f"house number {n}", "label": n * 37 % 101} for n in range(90)], "regression",
         {"text": "text", "target": "label"},
     ),
+    "means under a name of their own": (
+        [{"review": f"film number {n} is long", "stars_mean": f"{1 + n * 37 % 101 / 26:.2f}"} for n in range(60)],
+        "regression", {"text": "review", "target": "stars_mean"},
+    ),
+    "fractions beside classes": (
+        [{"remark": f"they lost bag {n}", "kind": ("complaint", "praise")[n % 2], "certainty": 0.5 + n / 99}
+         for n in range(40)],
+        "text-classification", {"text": "remark", "label": "kind"},
+    ),
     "similarities": (
         [{"genre": "news", "sentence1": f"a man sings number {n}", "sentence2": f"a man is singing {n}",
           "score": n % 11 / 2} for n in range(40)],

@@ -165,7 +165,7 @@ def _summaries(table: Table) -> Recognised | None:
 
 def _numbers(table: Table) -> Recognised | None:
     """A column of numbers that are no classes, beside a text or a pair of texts."""
-    target, label = table.named("target", _is_number), table.named("label", _is_label)
+    target, label = table.named("target", _is_number) or _fractions(table), table.named("label", _is_label)
     if target is None or (label is not None and _repeats(table, label)):
         return None
     pair = [table.named(ours, _is_text) for ours in ("text", "text_pair")]
@@ -177,6 +177,14 @@ def _numbers(table: Table) -> Recognised | None:
         return None
     columns = {"text": text, **({"text_pair": pair[1]} if pair[1] else {}), "target": target}
     return Recognised("regression", f"{target} is a number for each {text}", columns)
+
+
+def _fractions(table: Table) -> str | None:
+    """The one column of numbers with fractions, whatever its name, where no other could be a column of classes."""
+    numbers = [name for name in table.fitting(_is_number) if not _repeats(table, name)]
+    found = [name for name in numbers if any("." in str(value) for value in table.values[name])]
+    classes = [name for name in table.fitting(_is_label) if _repeats(table, name)]
+    return found[0] if len(found) == 1 and not classes else None
 
 
 def _classes(table: Table) -> Recognised | None:
