@@ -106,7 +106,8 @@ def _finished(material: Material, found: Found, identity: Mapping[str, Any], dis
 def _prepared(recipe: Recipe, folder: Path, display: Display, resume: bool) -> Material:
     begun: dict[str, int | float] = {}
     if resume:
-        begun, recipe = run_identity.rates_as_begun(folder), run_identity.rows_as_begun(folder, recipe)
+        then = run_identity.begun_with(folder)
+        begun, recipe = run_identity.rates_as_begun(then), run_identity.rows_as_begun(then, recipe)
     material = prepare.prepare(recipe, progress=lambda what: display.say(f"{what} …"), begun=begun)
     for warning in material.warnings:
         display.warn(warning)

@@ -93,33 +93,33 @@ def identity_of(material: Material) -> dict[str, Any]:
 def as_begun(folder: Path, recipe: Recipe) -> Recipe:
     """The recipe with what a started run's defaults were, where it leaves them at auto: those of an earlier keeltune
     were others, and later ones may be."""
-    kept = {n: v for n, v in rates_as_begun(folder).items() if getattr(recipe.training, n) == AUTO}
-    return rows_as_begun(folder, recipe).model_copy(update={"training": recipe.training.model_copy(update=kept)})
+    then = begun_with(folder)
+    kept = {n: v for n, v in rates_as_begun(then).items() if getattr(recipe.training, n) == AUTO}
+    return rows_as_begun(then, recipe).model_copy(update={"training": recipe.training.model_copy(update=kept)})
 
 
-def rates_as_begun(folder: Path) -> dict[str, int | float]:
-    """The epochs and learning rates that a started run has; none where none was begun."""
-    of_training = (_begun_with(folder) or {}).get("training") or {}
+def rates_as_begun(then: Mapping[str, Any]) -> dict[str, int | float]:
+    """The epochs and learning rates of a run that was `begun_with` these values; none where none was begun."""
+    of_training = then.get("training") or {}
     values = {name: of_training.get(name) for name in ("epochs", "learning_rate", "head_learning_rate")}
     if "head_learning_rate" not in of_training:  # when all weights had one rate
         values["head_learning_rate"] = values["learning_rate"]
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
-def rows_as_begun(folder: Path, recipe: Recipe) -> Recipe:
-    """The recipe without validation rows of its own choice, where a started run had none."""
-    then = _begun_with(folder)
-    if then is None or recipe.data.validation != AUTO or (then.get("data") or {}).get("validation") is not None:
+def rows_as_begun(then: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """The recipe without validation rows of its own choice, where a run that was `begun_with` these values had none."""
+    if not then or recipe.data.validation != AUTO or (then.get("data") or {}).get("validation") is not None:
         return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
 
 
-def _begun_with(folder: Path) -> Mapping[str, Any] | None:
-    """The values of the recipe that a run in `folder` began with; None where none did."""
+def begun_with(folder: Path) -> Mapping[str, Any]:
+    """The values of the recipe that a run in `folder` began with; none where none did."""
     with suppress(NotAsWrittenError):
         return dict(run_of(folder)["identity"]["recipe"])
     if not (file := folder / "recipe.yaml").is_file():
-        return None
+        return {}
     return load(file).model_dump(by_alias=True, exclude_unset=True)
 
 

@@ -34,7 +34,12 @@ _NAMED = re.compile(r"\{\{|\}\}|\{([a-z_]\w*)(?:[:!][^{}]*)?\}|[{}]")
 
 def chosen() -> str:
     """The language that `KEELTUNE_LANG` names, else that of the locale; English where there is no catalogue for it."""
-    named = next((v for n in (VARIABLE, "LC_ALL", "LC_MESSAGES", "LANG") if (v := os.environ.get(n))), "")
+    return _catalogued(next((v for n in (VARIABLE, "LC_ALL", "LC_MESSAGES", "LANG") if (v := os.environ.get(n))), ""))
+
+
+@cache
+def _catalogued(named: str) -> str:
+    """The language of a locale's name, looked for on the disk once: every printed text asks."""
     language = re.split(r"[_.@-]", named.lower())[0]
     return language if (LOCALES / language / "LC_MESSAGES" / f"{DOMAIN}.mo").is_file() else "en"
 
