@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from keeltune.objective.predictions import Dense, cross_entropy
-from keeltune.tasks.metrics.expected_calibration_error import expected_error, labelled, predictions_of
+from keeltune.tasks.metrics.expected_calibration_error import (
+    error_of,
+    expected_error,
+    labelled,
+    predictions_of,
+)
 
 HOTTEST = 100.0
 """Temperatures are looked for from 1 / HOTTEST to HOTTEST."""
@@ -122,9 +127,11 @@ def side(measured: Mapping[str, Any]) -> Literal["over", "under", "both"]:
 def error_by_chance(log_probs: Tensor) -> float:
     """The mean calibration error where the labels are drawn from the probabilities themselves."""
     generator = torch.Generator().manual_seed(0)
-    probabilities = log_probs.double().exp()
-    labels = [torch.multinomial(probabilities, 1, generator=generator)[:, 0] for _ in range(CHANCE_DRAWS)]
-    return sum(expected_error(log_probs, sample) for sample in labels) / CHANCE_DRAWS
+    log_probs = log_probs.double()
+    top, probabilities = log_probs.max(-1), log_probs.exp()
+    error = error_of(top.values.exp())
+    labels = (torch.multinomial(probabilities, 1, generator=generator)[:, 0] for _ in range(CHANCE_DRAWS))
+    return sum(error(top.indices == sample) for sample in labels) / CHANCE_DRAWS
 
 
 def reliability(log_probs: Tensor, targets: Tensor) -> list[list[float]]:

@@ -53,7 +53,7 @@ def _units(comparison: Mapping[str, Any]) -> ResampledUnits:
     for run in comparison["runs"]:
         folder = Path(run["folder"])
         if (folder / "recipe.yaml").is_file():
-            recipe = read_recipe((folder / "recipe.yaml").read_text(encoding="utf-8"))
+            recipe = read_recipe((folder / "recipe.yaml").read_text(encoding="utf-8"), folder)
             predictions = [folder / "predictions", *sorted(folder.glob("seed-*/predictions"))]
             column = recipe.evaluation.clusters if recipe else None
             units = resampled_units(column, predictions, tuple(DOMAINS.values()))

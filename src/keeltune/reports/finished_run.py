@@ -33,7 +33,7 @@ class FinishedRun:
     @cached_property
     def recipe(self) -> Recipe | None:
         """None where it cannot be read, as one of another version."""
-        return read_recipe(self.recipe_text)
+        return read_recipe(self.recipe_text, self.folder)
 
     @cached_property
     def say(self) -> Translator:
@@ -73,7 +73,7 @@ class FinishedRun:
         """The rows behind a split's predictions, read again."""
         if split not in self._rows:
             lines = self.predictions(split)
-            self._rows[split] = rows_again(self.folder, self.recipe_text, self.result, split, lines)
+            self._rows[split] = rows_again(self.folder, self.recipe, self.result, split, lines)
         return self._rows[split]
 
     @cached_property
@@ -96,9 +96,9 @@ class FinishedRun:
         return None if missing is None else self.say("The texts are not shown: {why}.", why=missing)
 
 
-def read_recipe(text: str) -> Recipe | None:
-    """A recipe of its text; None where it cannot be read, as one of another version."""
+def read_recipe(text: str, folder: Path) -> Recipe | None:
+    """The recipe of a run, of its text; None where it cannot be read, as one of another version."""
     try:
-        return parse(text, folder=".")
+        return parse(text, folder=folder)
     except UserError:
         return None

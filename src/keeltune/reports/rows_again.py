@@ -18,7 +18,7 @@ from keeltune.data import reading
 from keeltune.data.dataset import Row
 from keeltune.data.sources import DataSource
 from keeltune.data.stored_rows import StoredRows, stored
-from keeltune.recipe import parse
+from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.row_encoding import field_of
 from keeltune.training.preparation.splits import sources_of, task_columns
@@ -68,14 +68,15 @@ def _is_loaded(name: str | None) -> bool:
 
 
 def rows_again(
-    folder: Path, recipe_text: str, result: Mapping[str, Any], split: str, lines: Sequence[Mapping[str, Any]]
+    folder: Path, recipe: Recipe | None, result: Mapping[str, Any], split: str, lines: Sequence[Mapping[str, Any]]
 ) -> RowsAgain:
     """The rows of `lines`, a split's predictions (`validation`, `test`, `source`, `source_validation`).
 
-    Text stays in its files until a row is asked for; what cannot be read from the middle of a file is held.
+    `recipe`: the run's, None where it cannot be read. Text stays in its files until a row is asked for; what cannot be
+    read from the middle of a file is held.
     """
     try:
-        rows = _read(folder, recipe_text, result, split)
+        rows = _read(folder, recipe, result, split)
     except _NotThere as reason:
         return RowsAgain(missing=reason.args[0])
     except (UserError, OSError, NotAsWrittenError, ValueError, TypeError, LookupError, ImportError) as error:
@@ -88,11 +89,9 @@ def rows_again(
     return RowsAgain(rows, None, places)
 
 
-def _read(folder: Path, recipe_text: str, result: Mapping[str, Any], split: str) -> StoredRows:
-    try:
-        recipe = parse(recipe_text, folder=folder)
-    except UserError as error:
-        raise _NotThere(Message("the run's recipe is of another version of keeltune")) from error
+def _read(folder: Path, recipe: Recipe | None, result: Mapping[str, Any], split: str) -> StoredRows:
+    if recipe is None:
+        raise _NotThere(Message("the run's recipe is of another version of keeltune"))
     if not recipe.report.texts:
         raise _NotThere(Message("the recipe leaves them out (report.texts: false)"))
     task = known_task(recipe.task)

@@ -132,7 +132,7 @@ def _train(
             progress.known |= results.of_training(job, trainer)
             raise Stopped(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}")
         result = conclusion.conclude(job, trainer, folder, before, display)
-        tell(result, job.material.recipe.dump(folder))
+        tell(result, (folder / "recipe.yaml").read_text(encoding="utf-8"))
     return Run(folder, result)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,11 +51,20 @@ def expected_error(log_probs: Tensor, targets: Tensor, bins: int = BINS) -> floa
     """
     log_probs, targets = labelled(log_probs, targets)
     top = log_probs.max(-1)
-    confidence, right = top.values.exp(), (top.indices == targets).double()
+    return error_of(top.values.exp(), bins)(top.indices == targets)
+
+
+def error_of(confidence: Tensor, bins: int = BINS) -> Callable[[Tensor], float]:
+    """`expected_error` of predictions of these confidences [N], as a function of which of them are right [N]."""
     _, group, sizes = confidence.unique(return_inverse=True, return_counts=True)
-    right = (torch.zeros_like(sizes, dtype=torch.float64).index_add(0, group, right) / sizes)[group]
-    gaps = (right - confidence)[group.argsort(stable=True)].tensor_split(min(bins, max(1, len(targets))))
-    return sum(gap.sum().abs().item() for gap in gaps) / max(1, len(targets))
+    order = group.argsort(stable=True)
+
+    def error(right: Tensor) -> float:
+        share = (torch.zeros_like(sizes, dtype=torch.float64).index_add(0, group, right.double()) / sizes)[group]
+        gaps = (share - confidence)[order].tensor_split(min(bins, max(1, len(confidence))))
+        return sum(gap.sum().abs().item() for gap in gaps) / max(1, len(confidence))
+
+    return error
 
 
 def labelled(log_probs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
