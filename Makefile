@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test check docs clean
+.PHONY: help setup demo test test-wide check docs clean
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## .venv/ with the package, its tools and extras; the others do this by themselves
 
@@ -22,8 +22,11 @@ demo: setup ## the three methods side by side, on made data, ending in one table
 
 # checks first, then the fast tests, then the slow ones: the sooner something fails, the better
 test: check ## checks and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not realdata"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or realdata" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not realdata and not wide"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or realdata) and not wide" -rs
+
+test-wide: setup ## every further architecture, method and place that `make test` has a few of
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m wide
 
 check: setup ## format, lint, types, architecture: a minute
 	$(BIN)/ruff check .
