@@ -76,6 +76,19 @@ PEOPLE = {
         rows({"id": 1, "translation": {"en": "A dog runs over the lawn.", "de": "Ein Hund rennt über den Rasen."}}),
         "translation", {"source": "translation.en", "target": "translation.de"},
     ),
+    "pairs with a key called as Indonesian is": (
+        [{"id": f"{n:024x}", "translation": {"en": f"A dog runs over {n} lawns.", "de": f"Ein Hund rennt über {n}."}}
+         for n in range(9)],
+        "translation", {"source": "translation.en", "target": "translation.de"},
+    ),
+    "pairs beside a key in columns of their own": (
+        [{"id": f"{n:024x}", "en": f"A dog runs over {n} lawns.", "de": f"Ein Hund rennt über {n}."} for n in range(9)],
+        "translation", {"source": "en", "target": "de"},
+    ),
+    "keys longer than the texts": (
+        [{"uuid": f"{n:032x}", "says": f"play song {n}", "wants": ("music", "news")[n % 2]} for n in range(20)],
+        "text-classification", {"text": "says", "label": "wants"},
+    ),
     "alpaca": (
         rows({"instruction": "Name a large river.", "input": "", "output": "The Amazon, in Brazil."}),
         "text-generation", {"instruction": "instruction", "output": "output"},

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import mean
 from typing import Any
 
@@ -31,6 +32,10 @@ SHORT = 30
 
 MOST_LABELS = 0.5
 """The share of the rows up to which different values are labels: of more each is nearly a text of its own."""
+
+
+KEY = re.compile(r"(?=.*\d)[\w.:/-]+", re.ASCII)
+"""What names a row, a number, a digest: one word of ASCII with a digit in it."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,14 @@ def _words(table: Table) -> Recognised | None:
 
 
 def _translation(table: Table) -> Recognised | None:
-    texts = table.fitting(_is_text)
+    texts = _texts(table)
     codes = [
         name for name in texts if re.fullmatch(r"(?:[a-z_]+\.)?[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?", name) and _code(name)
     ]
-    pair = ["source", "target"] if {"source", "target"} <= set(texts) else codes[:2] if len(codes) >= 2 else []
-    if len(pair) < 2 or not 0.3 < table.length(pair[0]) / max(1.0, table.length(pair[1])) < 3.3:
+    beside = [pair for pair in combinations(codes, 2) if len({name.rpartition(".")[0] for name in pair}) == 1]
+    pairs = [("source", "target")] if {"source", "target"} <= set(texts) else beside
+    pair = next((p for p in pairs if 0.3 < table.length(p[0]) / max(1.0, table.length(p[1])) < 3.3), None)
+    if pair is None:
         return None
     return Recognised(
         "translation", f"{pair[1]} says what {pair[0]} says", dict(zip(("source", "target"), pair, strict=True))
@@ -171,7 +178,7 @@ def _numbers(table: Table) -> Recognised | None:
     pair = [table.named(ours, _is_text) for ours in ("text", "text_pair")]
     if {"sentence1", "sentence2"} <= set(table.fitting(_is_text)):
         pair = ["sentence1", "sentence2"]
-    texts = [name for name in table.fitting(_is_text) if not _repeats(table, name)]
+    texts = [name for name in _texts(table) if not _repeats(table, name)]
     text = pair[0] or max(texts, key=table.length, default=None)
     if text is None:
         return None
@@ -192,7 +199,7 @@ def _classes(table: Table) -> Recognised | None:
         (name for name in table.fitting(_is_label) if _repeats(table, name)),
         key=lambda name: len(set(map(str, table.values[name]))), default=None,
     )  # fmt: skip
-    texts = [name for name in table.fitting(_is_text) if name != label and not _repeats(table, name)]
+    texts = [name for name in _texts(table) if name != label and not _repeats(table, name)]
     text = table.named("text", _is_text, [label]) or max(texts, key=table.length, default=None)
     if label is None or text is None:
         return None
@@ -207,6 +214,12 @@ def _classes(table: Table) -> Recognised | None:
 
 
 TESTS = (_speech, _captions, _conversations, _questions, _words, _translation, _summaries, _numbers, _classes)
+
+
+def _texts(table: Table) -> list[str]:
+    """The columns of texts, keys left out: `id` is also the code of Indonesian, and a digest is longer than a text."""
+    texts = table.fitting(_is_text)
+    return [name for name in texts if not all(KEY.fullmatch(value) for value in table.values[name])]
 
 
 def _repeats(table: Table, name: str) -> bool:
