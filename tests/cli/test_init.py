@@ -211,6 +211,36 @@ def test_on_a_terminal_the_guess_is_asked(tiny, tmp_path, monkeypatch):
     assert recipe.load("recipe.yaml").task == "text-classification"
 
 
+def test_what_the_guess_found_besides_is_kept_by_who_presses_enter(tmp_path, monkeypatch):
+    """A second text is asked for by no question, and the recipe has it all the same."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "pairs.jsonl", PEOPLE["similarities"][0])
+    monkeypatch.setattr(verb.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(verb.typer, "prompt", lambda *_, default: default)
+    assert keeltune(monkeypatch, "init", "pairs.jsonl") == 0
+    assert recipe.load("recipe.yaml").data.columns == {"text": "sentence1", "text_pair": "sentence2", "target": "score"}
+
+
+def test_a_first_value_is_shown_as_its_file_has_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "roles.jsonl", PEOPLE["roles"][0])
+    assert keeltune(monkeypatch, "init", "roles.jsonl", "--yes") == 0
+    said = capsys.readouterr().out
+    assert '["I", "run"]' in said and "['I'" not in said
+
+
+def test_the_language_is_that_of_the_texts_and_said_of_a_model_that_was_suggested(tmp_path, monkeypatch):
+    """Of recordings not that of their names; of a model that the call names nothing is known."""
+    monkeypatch.chdir(tmp_path)
+    said = "你好，今天天气很好，我们一起去吧"
+    voices = [{"path": f"clips/the good morning of a man {n}.mp3", "sentence": f"{said} {n}"} for n in range(9)]
+    write_rows(tmp_path / "voices.jsonl", voices)
+    assert keeltune(monkeypatch, "init", "voices.jsonl", "--yes") == 0
+    assert "model: openai/whisper-base   # for zh; any model" in Path("recipe.yaml").read_text(encoding="utf-8")
+    assert keeltune(monkeypatch, "init", "voices.jsonl", "--yes", "--model", "mine", "--output", "b.yaml") == 0
+    assert "model: mine   # any model" in Path("b.yaml").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("task", "languages", "model"),
     [

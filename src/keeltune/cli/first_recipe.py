@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keeltune.data.columns import MEDIA
 from keeltune.data.recognition import Recognised, Table
 from keeltune.tasks.common.language import Language, detect
 
@@ -47,13 +48,14 @@ def _lines(
     found: Recognised, splits: Mapping[str, str], values: Mapping[str, Sequence[Any]], folder: Path, model: str | None
 ) -> Iterator[str]:
     task = str(found.task)
-    languages = {name: _language(values.get(theirs, ())) for name, theirs in found.columns.items()}
+    written = {ours: theirs for ours, theirs in found.columns.items() if ours not in MEDIA}  # names of files say none
+    languages = {ours: _language(values.get(theirs, ())) for ours, theirs in written.items()}
     yield f"# yaml-language-server: $schema={SCHEMA}"
     yield f"# {found.why}."
     yield f"task: {task}"
     yield "method: fine-tuning                # or distillation (with reference: TEACHER), or cross-domain"
     told = next(iter(languages.values()), None)
-    said = f"# for {told.code}; any model folder or hub id" if told else "# any model folder or hub id"
+    said = f"# for {told.code}; any model folder or hub id" if told and not model else "# any model folder or hub id"
     chosen = model or suggested(task, languages)
     yield f"model: {_quoted(chosen)}   {said}"
     if "nllb" in chosen:  # a model of one pair knows its languages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -23,7 +24,7 @@ from keeltune.data.sources import DataSource, formats_by_ending
 from keeltune.recipe import load
 from keeltune.recipe.task_names import task_named, unknown_task
 from keeltune.utils import registry
-from keeltune.utils.errors import Problem, UserError, name_list, shown, visible
+from keeltune.utils.errors import Problem, UserError, brief, name_list, shown, visible
 from keeltune.utils.files import write_text
 from keeltune.utils.terminal import Terminal
 
@@ -100,8 +101,18 @@ def _show(console: Terminal, records: Sequence[Mapping[str, Any]], found: Recogn
     console.print(f"{found.task}: {found.why}")
     table, values = Table("our column", "the file's", "its first value"), recognition.Table.of(records).values
     for ours, theirs in found.columns.items():
-        table.add_row(ours, theirs, visible(str(values[theirs][0]), 60) if theirs in values else "–")
+        table.add_row(ours, theirs, _first(values[theirs][0]) if theirs in values else "–")
     console.print(table)
+
+
+def _first(value: Any) -> str:
+    """A value as a file of JSON lines has it: only a text is in quotation marks."""
+    if isinstance(value, str):
+        return visible(value, 60)
+    try:
+        return brief(json.dumps(value, ensure_ascii=False), 60)
+    except (TypeError, ValueError):  # what JSON has no word for: dates and bytes of Parquet
+        return brief(str(value), 60)
 
 
 def _asked(found: Recognised) -> Recognised:
@@ -112,7 +123,8 @@ def _asked(found: Recognised) -> Recognised:
         task = task_named(typer.prompt("task", default=found.task))
     columns = found.columns if task == found.task else {}
     wanted = [c.name for c in registry.find("tasks", task).columns if c.required]
-    return Recognised(task, found.why, {n: typer.prompt(f"column {n}", default=columns.get(n, n)) for n in wanted})
+    asked = {n: typer.prompt(f"column {n}", default=columns.get(n, n)) for n in wanted}
+    return Recognised(task, found.why, {**columns, **asked})
 
 
 def _splits(data: str) -> dict[str, str]:
