@@ -26,6 +26,7 @@ from keeltune.training.preparation import prepare
 from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import distributed, stop_signals
 from keeltune.utils.errors import Stopped, UserError
+from keeltune.utils.progress import Display
 from tests.helpers import processes
 from tests.helpers.command import keeltune
 from tests.helpers.interruption import Killed, copy_at, same
@@ -64,8 +65,17 @@ def whole(spec, folder) -> Run:
     return train(spec, folder, "whole")
 
 
-def train(spec: dict, folder: Path, output: str, **how) -> Run:
-    return run.train(recipe.from_dict({**spec, "output": output}, folder), display=QUIET, **how)
+def train(spec: dict, folder: Path, output: str, display: Display = QUIET, **how) -> Run:
+    return run.train(recipe.from_dict({**spec, "output": output}, folder), display=display, **how)
+
+
+def until_said(capfd: pytest.CaptureFixture[str], seconds: float = 10.0) -> str:
+    """What has come to stderr as soon as it says "stopping"."""
+    said, ends = "", time.monotonic() + seconds
+    while "stopping" not in said and time.monotonic() < ends:
+        said += capfd.readouterr().err
+        time.sleep(0.01)
+    return said
 
 
 def timeless(value: Any) -> Any:
@@ -151,18 +161,20 @@ def test_a_signal_in_the_last_step_is_not_forgotten(spec, folder, whole, monkeyp
     assert equal(whole.folder, train(spec, folder, "last", resume=True).folder)
 
 
-def test_what_is_known_of_a_stopped_training_is_in_its_result(spec, folder, whole, monkeypatch):
+def test_what_is_known_of_a_stopped_training_is_in_its_result(spec, folder, whole, monkeypatch, capfd):
+    """And that it was heard is said within the step: steps may be slow, and who waits in silence asks again."""
     original = KeelTrainer.compute_loss
 
     def second(self, *args, **kwargs):
         if self.state.global_step == 0 and not self.training_totals.stop_asked:
             os.kill(os.getpid(), signal.SIGTERM)
+            assert "stopping: this step is finished" in until_said(capfd)
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(KeelTrainer, "compute_loss", second)
         with pytest.raises(Stopped, match="stopped after step 2 of 3") as stopped:
-            train(spec, folder, "known")
+            train(spec, folder, "known", display=Display())
     assert "checkpoints/checkpoint-2" in stopped.value.__notes__[0]
     known = json.loads((folder / "known" / "result.json").read_text())
     assert known["training"]["steps"] == 2

@@ -98,3 +98,14 @@ def test_a_model_of_the_hub_is_the_commit_that_lies_here(tmp_path, monkeypatch):
         found.append(model_files.fingerprint("some/model"))
     assert found == [f"some/model@{'a' * 40}", f"some/model@{'b' * 40}"]
     assert model_files.fingerprint("other/model") == "other/model@unknown"
+
+
+def test_a_run_that_has_not_ended_is_called_one(tmp_path):
+    """Who stopped a training and asks it for answers is told how to end it, not what `save_pretrained` writes."""
+    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "log.jsonl").touch()
+    with pytest.raises(UserError) as refused:
+        model_files.locate(str(tmp_path), Path, "the call", "model")
+    (problem,) = refused.value.problems
+    assert problem.found == f"{tmp_path}: a run that has not ended"
+    assert "--resume" in problem.fix

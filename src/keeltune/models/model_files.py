@@ -21,6 +21,8 @@ from keeltune.utils.json import read_json
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "spiece*")
 """Any one of them holds a vocabulary; without one transformers makes up a tokenizer that knows no word."""
 
+UNFINISHED = "wait for its end; if it was stopped: keeltune train, as it was begun, with --resume"
+
 
 def locate(value: str, resolve: Callable[[str], Path], where: str, field: str, *, writes: bool = True) -> str:
     """A recipe's model as a folder's absolute path (a run folder stands for its `model/`), or as a hub id.
@@ -72,6 +74,8 @@ def _folder_problem(path: Path, where: str, field: str, writes: bool = True) -> 
     if (path / adapters.SETTINGS).is_file() and not (path / "model.safetensors").is_file():
         return _adapter_problem(path, where, field, writes)
     if not (path / "config.json").is_file():
+        if any((path / name).is_file() for name in ("log.jsonl", "result.json")):
+            return Problem(where, field, f"{path}: a run that has not ended", "a finished run", UNFINISHED)
         return problem("no config.json", "name the folder that `save_pretrained` wrote")
     try:
         config = read_json(path / "config.json", kind=dict, infinity=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -70,7 +71,7 @@ def fit(
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout
     trainer.workers.locate = partial(_places, job.material)
     try:
-        asking = stop_signals.handed_to(partial(_ask, trainer))
+        asking = stop_signals.handed_to(partial(_ask, trainer, display))
         with display.bar("training", job.material.steps) as advance, asking, trainer.workers.watched():
             watcher.advance = advance
             place = (job.material.recipe.where("model"), "model")
@@ -116,9 +117,14 @@ def is_stopped(trainer: KeelTrainer) -> bool:
     return summed_over_ranks(torch.tensor([float(asked)]), trainer.args.device).item() > 0
 
 
-def _ask(trainer: KeelTrainer) -> None:
-    """Asks for a stop at the next step's end."""
+def _ask(trainer: KeelTrainer, display: Display) -> None:
+    """Asks for a stop at the next step's end, and says so at once: who hears nothing of a slow step asks again.
+
+    It is said in a thread, as a signal may come while this one writes.
+    """
     trainer.training_totals.stop_asked = True
+    words = "stopping: this step is finished and saved first; asked once more, it ends at once"
+    threading.Thread(target=display.say, args=(words,), daemon=True).start()
 
 
 def _trainer(
