@@ -138,6 +138,29 @@ def test_conll_files(tmp_path: Path):
     assert len(rows) == 1 and errors[0].where.endswith("a.conll:2")
 
 
+@pytest.mark.parametrize("gap", [" ", "\t"])
+def test_a_hashtag_is_a_word_and_no_comment(tmp_path: Path, gap: str):
+    lines = [
+        "# id 7 domain=en",
+        "#fail O",
+        "Ann B-PER",
+        "is O",
+        "# O",
+        "1 O",
+        "",
+        "Go O",
+        "#Oslo B-LOC",
+        "",
+        "# newpar",
+    ]
+    lines = [line if line.startswith(("# id", "# new")) else line.replace(" ", gap) for line in lines]
+    (tmp_path / "tweets.conll").write_text("\n".join(lines) + "\n")
+    rows, errors, _ = read_file(tmp_path / "tweets.conll", TokenClassification.columns)
+    assert not errors
+    assert [row.fields["tokens"] for row in rows] == [["#fail", "Ann", "is", "#", "1"], ["Go", "#Oslo"]]
+    assert [row.fields["tags"] for row in rows] == [["O", "B-PER", "O", "O", "O"], ["O", "B-LOC"]]
+
+
 def test_universal_dependencies_give_parts_of_speech(tmp_path: Path):
     lines = ["# text = vámonos al mar", "1-2\tvámonos\t_\t_\t_\t_\t_\t_\t_\t_"]
     lines += [f"{n}\t{word}\t_\t{tag}\tX\t_\t0\tdep\t_\tSpaceAfter=No"

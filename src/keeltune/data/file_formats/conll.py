@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from keeltune.data.file_formats.file_format import FileFormat, FileLog, Record, text_lines
 from keeltune.utils.errors import shown
 
+ASIDE = ("#", "-DOCSTART-")
+"""How a line begins that is no word: a comment, unless it is a word like any other, and a document's beginning."""
+
 
 class Conll(FileFormat):
     """A word a line with its columns, a blank line after each sentence; the last columns are tags.
@@ -20,16 +23,29 @@ class Conll(FileFormat):
     def records(self, data: bytes, log: FileLog) -> Iterator[Record]:
         sentence: list[list[str]] = []
         begins, sound = 0, True
-        for line, text, is_text in [*text_lines(data, log), (0, "", True)]:
-            cells = text.strip("\r\n").split("\t") if "\t" in text.strip() else text.split()
+        lines = [*text_lines(data, log), (0, "", True)]
+        width = next((len(cells) for _, text, _ in lines if (cells := _cells(text)) and not text.startswith(ASIDE)), 0)
+        for line, text, is_text in lines:
+            cells = _cells(text)
             if text.isspace() or not text:
                 if sentence and sound and _cells_fit(sentence, begins, log):
                     yield from ((begins + number, row) for number, row in enumerate(_rows(sentence)))
                 sentence, sound = [], True
-            elif not text.startswith(("#", "-DOCSTART-")):
+            elif not text.startswith(ASIDE) or _is_word(text, cells, width):
                 begins = begins if sentence else line
                 sentence.append([cell.strip() for cell in cells])
                 sound = sound and is_text
+
+
+def _cells(text: str) -> list[str]:
+    return text.strip("\r\n").split("\t") if "\t" in text.strip() else text.split()
+
+
+def _is_word(text: str, cells: Sequence[str], width: int) -> bool:
+    """Whether a line that begins with # is a word, such as a hashtag: it has all columns, and tabs or a tag at its end
+    say that these are no words of a comment."""
+    is_tagged = "\t" in text or re.fullmatch(r"O|[BIESLU]-\S+|\S*\*\S*", cells[-1]) is not None
+    return text.startswith("#") and len(cells) == width and is_tagged
 
 
 def _cells_fit(sentence: Sequence[Sequence[str]], begins: int, log: FileLog) -> bool:
