@@ -17,8 +17,9 @@ from statistics import mean
 from typing import Any
 
 from keeltune.data.column_hints import USUAL
+from keeltune.data.recordings import SOUND
 
-SOUND, PICTURE = (".wav", ".flac", ".mp3", ".ogg", ".m4a"), (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+PICTURE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 FEELINGS = {
     "positive", "negative", "neutral", "mixed", "pos", "neg", "neu", "good", "bad", "happy", "sad", "正面", "负面",
@@ -90,8 +91,10 @@ def recognised(records: Sequence[Mapping[str, Any]]) -> list[Recognised]:
 def _speech(table: Table) -> Recognised | None:
     sounds = table.fitting(lambda value: _is_file(value, SOUND))
     text = table.named("text", _is_text, sounds)
-    if not sounds or text is None:
+    if not sounds:
         return None
+    if text is None:
+        return Recognised(None, f"{sounds[0]} names recordings, and no column says what is said in them")
     return Recognised("speech-recognition", f"{sounds[0]} names recordings", {"audio": sounds[0], "text": text})
 
 

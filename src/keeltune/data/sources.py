@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from keeltune.data import recordings
 from keeltune.data.file_formats.file_format import BOM, Batch, FileFormat, FileLog, in_batches
 from keeltune.data.hub import hub_records
 from keeltune.data.memory import records_of
@@ -52,8 +53,8 @@ class DataFile:
 class DataSource:
     """What is read as one data set.
 
-    name         a file, a folder (its data files by name are one data set, or `datasets` saved it) or
-                 `hub:NAME[@revision][:config][/split]`
+    name         a file, a folder (its data files by name are one data set, or `datasets` saved it, or its recordings
+                 have their texts beside them) or `hub:NAME[@revision][:config][/split]`
                  (a split without a configuration is written `hub:NAME:/split`)
     resolve      from a path as the recipe writes it to the path to open
     where        the place that names the source, for the problems that no file can be given for
@@ -77,6 +78,9 @@ class DataSource:
         if self.name.startswith("hub:"):
             log = FileLog(self.name)
             return [DataFile(log, in_batches(hub_records(self.name, self.split, log)))], []
+        if (kept := self._recordings()) is not None:
+            log = kept.log()
+            return [DataFile(log, in_batches(kept.records(log)))], []
         located, problem = self._located()
         files = []
         for path, file_format in located:
@@ -88,7 +92,16 @@ class DataSource:
         """The files that are read, in order; none of the hub's, nor where `parts` says why there is none."""
         if self.rows is not None or self.name.startswith("hub:"):
             return []
-        return [path for path, _ in self._located()[0]]
+        kept = self._recordings()
+        return kept.files() if kept is not None else [path for path, _ in self._located()[0]]
+
+    def _recordings(self) -> recordings.Recordings | None:
+        """Recordings with their texts beside them, where no file says in a format of ours which these are."""
+        try:
+            kept = recordings.found(self.resolve(self.name)) if self.file_format is None else None
+        except OSError:  # which is said where files are looked for
+            return None
+        return kept if kept is not None and (kept.listed or not self._located()[0]) else None
 
     def _located(self) -> tuple[list[tuple[Path, FileFormat]], Problem | None]:
         """Each file with what reads it, or why there is none."""
