@@ -79,8 +79,10 @@ def test_check_leaves_nothing_and_says_the_cost(folder, monkeypatch, capsys, not
 
 
 def test_train_evaluate_predict_show(folder, monkeypatch, capsys):
-    assert keeltune(monkeypatch, "train", "recipe.yaml") == 0
-    capsys.readouterr()
+    assert keeltune(monkeypatch, "train", "recipe.yaml", f"output=../{folder.name}/run") == 0
+    *_, report, _, last = capsys.readouterr().out.splitlines()
+    assert report == f"report: {folder.resolve() / 'run' / 'report.html'}"  # no way up in it
+    assert last == 'try it: keeltune predict run --text "…"'
     assert keeltune(monkeypatch, "evaluate", "run", "--data", "test.jsonl", "--json") == 0
     scored = json.loads(capsys.readouterr().out)
     result = json.loads((folder / "run" / "result.json").read_text())
@@ -98,7 +100,7 @@ def test_train_evaluate_predict_show(folder, monkeypatch, capsys):
     said = capsys.readouterr().out
     for part in ("input_ids", "Σ CE / n_CE", "positive"):
         assert part in said
-    assert keeltune(monkeypatch, "train", "recipe.yaml") == 2  # the folder is in use
+    assert keeltune(monkeypatch, "train", "recipe.yaml", f"output=../{folder.name}/run") == 2  # the folder is in use
     assert "--overwrite" in capsys.readouterr().err
 
 

@@ -123,3 +123,17 @@ def test_what_has_been_left_is_cleared_with_the_run(tmp_path):
         (tmp_path / name).write_text("x")
     claim.take_over(tmp_path, resume=False, overwrite=True)
     assert {path.name for path in Path(tmp_path).iterdir()} == {"notes.txt"}
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ({"cross_entropy": 1.2428}, "loss 1.2426"),
+        ({"cross_entropy": 0.9}, "loss 1.2426 · cross_entropy 0.9000"),  # a regulariser is the rest
+        ({"cross_entropy": 1.2428, "divergence": 0.0}, "loss 1.2426 · cross_entropy 1.2428 · divergence 0.0000"),
+    ],
+)
+def test_one_number_is_not_told_twice(tmp_path, terms, told):
+    watcher = Watcher(tmp_path / "log.jsonl", Said(), True)
+    watcher.on_log(None, SimpleNamespace(log_history=[{"step": 1, "loss": 1.2426, **terms}]), None)
+    assert watcher.note == told

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +14,9 @@ from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
 from keeltune.reports.findings import overfitting
 from keeltune.runs import run
+from keeltune.training.preparation.reading import find_task
 from keeltune.utils.distributed import is_main_process
+from keeltune.utils.files import without_dots
 from keeltune.utils.terminal import Terminal
 
 
@@ -34,8 +38,23 @@ def train(
         console.print(_table(finished.result))
         for line in overfitting.verdict_lines(finished.result):
             console.print(line)
-        console.print(f"report: {finished.folder / 'report.html'}")
-        console.print(f"model:  {finished.model}")
+        folder, model = without_dots(finished.folder), without_dots(finished.model)
+        console.print(f"report: {folder / 'report.html'}")
+        console.print(f"model:  {model}")
+        console.print(f"try it: keeltune predict {shlex.quote(_near(folder))} {_given(loaded.task)}")
+
+
+def _near(folder: Path) -> str:
+    """A folder as it is typed from here: below here by its way from here."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def _given(name: str) -> str:
+    """How a row of a task is given to `predict`: a text alone where that is a row, or a file of them."""
+    task = find_task(name, "the recipe", "task")
+    needed = [column for column in task.columns if column.required and not column.label]
+    return '--text "…"' if [column.kind for column in needed] in ([], ["text"], ["sentence"]) else "--input FILE"
 
 
 def _table(result: dict[str, Any]) -> Table:

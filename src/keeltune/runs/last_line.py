@@ -22,6 +22,7 @@ from keeltune.utils.errors import (
     Stopped,
     UserError,
 )
+from keeltune.utils.files import without_dots
 from keeltune.utils.stop_signals import StopAsked
 from keeltune.utils.terminal import Terminal
 
@@ -104,13 +105,13 @@ def _kept(folder: Path) -> str | None:
     if not folder.is_dir():
         return None
     if _completed(folder):
-        return f"the finished run in {folder} is safe"
+        return f"the finished run in {without_dots(folder)} is safe"
     seeds = sorted(path for path in folder.glob("seed-*") if SEED.fullmatch(path.name))
     checkpoints = {seed: newest for seed in (folder, *seeds) if (newest := _newest(seed)) is not None}
     parts = [f"{path.relative_to(folder)}" for path in checkpoints.values()]
     done = [seed.name for seed in seeds if _completed(seed)]
     parts = [*done, *(part for part in parts if part.split("/")[0] not in done)]
-    return f"safe in {folder}: {', '.join(parts)}" if parts else None
+    return f"safe in {without_dots(folder)}: {', '.join(parts)}" if parts else None
 
 
 def _completed(folder: Path) -> bool:

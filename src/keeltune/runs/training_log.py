@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ from keeltune.utils.progress import Advance, Display
 def _line(entry: dict[str, Any]) -> str:
     """A log entry as a line; its keys sorted, as a checkpoint keeps them, so that a resumed run's log is the same."""
     return json.dumps(entry, sort_keys=True) + "\n"
+
+
+def _told(entry: Mapping[str, Any]) -> list[str]:
+    """The terms of a loss that say something: not the cross-entropy where it is all there is of it, which is the same
+    number but for how its mean over several steps is taken."""
+    terms = [name for name in ("cross_entropy", "divergence", "matching") if name in entry]
+    is_all = terms == ["cross_entropy"] and isclose(entry["loss"], entry["cross_entropy"], rel_tol=0.01)
+    return ["loss", *([] if is_all else terms)]
 
 
 class Watcher(TrainerCallback):
@@ -51,12 +61,7 @@ class Watcher(TrainerCallback):
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.write(_line(entry))
         if "loss" in entry:
-            terms = [
-                f"{name} {entry[name]:.4f}"
-                for name in ("loss", "cross_entropy", "divergence", "matching")
-                if name in entry
-            ]
-            self.note = " · ".join(terms)
+            self.note = " · ".join(f"{name} {entry[name]:.4f}" for name in _told(entry))
         elif scores := [f"{k.removeprefix('eval_')} {v:.4f}" for k, v in entry.items() if k.startswith("eval_")]:
             self.display.say(f"  step {state.global_step}: validation {' · '.join(scores)}")
 

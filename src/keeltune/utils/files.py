@@ -48,6 +48,11 @@ def open_regular(path: Path, root: Path | None = None) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
+def without_dots(path: Path) -> Path:
+    """The same place as a reader of it would write it: a recipe's `../runs/x` without the way up."""
+    return path.resolve() if ".." in path.parts else path
+
+
 def read_at_most(stream: BinaryIO, most: int) -> bytes:
     """What a file of an `open_regular` stream holds, up to one byte more than `most`, by which a larger one is known.
 
