@@ -9,6 +9,7 @@ import pytest
 import keeltune as kt
 from keeltune import recipe
 from keeltune.runs.opened_model import tasks_of
+from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers.sentences import SENTENCES
@@ -46,6 +47,14 @@ def test_each_domain_has_its_own_language_and_a_run_keeps_it(tmp_path, capsys):
     kt.evaluate(run.folder, tmp_path / "other.jsonl", display=Display())
     said = capsys.readouterr()
     assert "BLEU by 13a takes a sentence without spaces for one word" in " ".join((said.out + said.err).split())
+
+
+def test_domains_are_named_where_there_are_two(tmp_path):
+    given = german_and_thai(tmp_path)
+    two = prepare.prepare(recipe.from_dict(given, tmp_path)).notices
+    assert any(notice.startswith("the target domain's answers are scored in de") for notice in two)
+    one = prepare.prepare(recipe.from_dict({**given, "data": {**given["data"], "source": {}}}, tmp_path)).notices
+    assert any(notice.startswith("answers are scored in de") for notice in one)
 
 
 def test_a_named_language_rules_and_a_wrong_name_is_refused(tmp_path):

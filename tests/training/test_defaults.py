@@ -99,6 +99,7 @@ def test_a_wider_model_learns_more_slowly(five_lines, tmp_path, monkeypatch, wid
 def test_what_is_named_stands(five_lines, tmp_path):
     material = prepared(five_lines, tmp_path, epochs=2, learning_rate=1e-3)
     assert (material.recipe.training.epochs, material.recipe.training.rates) == (2, (1e-3, 1e-3))
+    assert not any("head_learning_rate" in notice for notice in material.notices)  # nobody asks for one rate twice
     assert prepared(five_lines, tmp_path, head_learning_rate=1e-2).recipe.training.rates == (5e-4, 1e-2)
     assert prepared(five_lines, tmp_path, max_steps=7).steps == 7
     five_lines["data"]["validation"] = None

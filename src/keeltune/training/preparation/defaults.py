@@ -99,8 +99,11 @@ def _kept(begun: int | float | None, now: Default) -> Default:
 
 
 def sentences(material: Material) -> Iterator[str]:
-    """What was decided, one line each."""
+    """What was decided, one line each; of the head's rate where it is another one than that of the rest."""
+    rate = material.recipe.training.learning_rate
     for field, default in material.defaults.items():
+        if field == "training.head_learning_rate" and default.value == rate:
+            continue
         yield Message("{field} {value:.4g} ({reason})", field=field, value=default.value, reason=default.reason)
 
 

@@ -38,7 +38,7 @@ def settle(recipe: Recipe, task: Task, rows: Mapping[str, Sequence[Row]], log: P
     if target is None:
         return task, task
     task = in_language(task, target)
-    _say(recipe, task, target_rows, log)
+    _say(recipe, task, target_rows, log, "target" if source_rows else None)
     if source is None or source.by == language.ASSUMED or source.code == target.code:
         return task, task
     other = in_language(task, source)
@@ -83,8 +83,12 @@ def _named(recipe: Recipe) -> Language | None:
     return None if name is None else language.named(name)
 
 
-def _say(recipe: Recipe, task: Task, rows: Sequence[Row], log: ProblemLog, domain: str = "target") -> None:
-    log.notices.append(f"the {domain} domain's answers are scored in {said(task)}")
+def _say(recipe: Recipe, task: Task, rows: Sequence[Row], log: ProblemLog, domain: str | None) -> None:
+    """`domain`: which one's answers they are, where there are two."""
+    if domain is None:
+        log.notices.append(f"answers are scored in {said(task)}")
+    else:
+        log.notices.append(f"the {domain} domain's answers are scored in {said(task)}")
     expected, fix = "metrics that fit the texts", "name evaluation.language if it is wrong, or read the other metrics"
     log.warnings += [
         Problem(recipe.where("evaluation"), "evaluation", found, expected, fix, severity="warning")
