@@ -15,6 +15,9 @@ import torch
 LONG = 0.3
 """Seconds of timing after which another product tells nothing new: bf16 without hardware takes half a second each."""
 
+SIZE = 768
+"""Of the square matrices whose product is timed."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -36,7 +39,7 @@ def choose_precision(requested: str, device: str, world_size: int = 1) -> str:
 
 
 @cache  # once a process: all its runs come to the same answer
-def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: int = 5) -> float:
+def _matmul_seconds(dtype: torch.dtype, device: str, size: int = SIZE, repeats: int = 5) -> float:
     """The best of a few timed products [size, size] @ [size, size], fewer where they take long; one before them is not
     counted."""
     a = torch.ones(size, size, dtype=dtype, device=device)
@@ -53,8 +56,8 @@ def _matmul_seconds(dtype: torch.dtype, device: str, size: int = 768, repeats: i
 
 def matmul_flops(precision: str, device: str) -> float:
     """Floating-point operations a second of a matrix product of this machine, for estimates."""
-    size = 768
-    return 2 * size**3 / _matmul_seconds(DTYPES[precision], device, size)
+    # called as `choose_precision` calls it, so that one product is timed once
+    return 2 * SIZE**3 / _matmul_seconds(DTYPES[precision], device)
 
 
 def autocast(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
