@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from keeltune.tasks.metrics._numbers import OfNumbers, moments, pearson
 
@@ -37,4 +36,6 @@ def _ranks(table: np.ndarray) -> np.ndarray:
     """Ranks [rows, K] as shares around 0."""
     if not len(table):
         return table
+    from scipy.stats import rankdata  # a second, and all metrics are looked up where one is
+
     return (rankdata(table, axis=0) - 0.5 * (len(table) + 1)) / len(table)
