@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
-import torch
 
 from keeltune.data.media import Media, Unreadable
 from keeltune.utils.digests import canonical
@@ -224,6 +223,8 @@ def spread(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
 
 def subset(rows: int, limit: int | None) -> list[int]:
     """The indices of at most `limit` of so many rows, in order; always the same, torch's random state untouched."""
+    import torch  # a second and a half, and looking at rows needs none of it
+
     shuffled = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     return sorted(shuffled[: limit or rows].tolist())
 

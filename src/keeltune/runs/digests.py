@@ -16,21 +16,22 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keeltune.data.media import Media
 from keeltune.models.sealed_model import UNREAD
 from keeltune.recipe.paths import shared
-from keeltune.runs.inputs import Inputs
 from keeltune.runs.stored_result import read_result
-from keeltune.training import checkpoints
-from keeltune.training.job import Job
-from keeltune.training.preparation.material import Material
 from keeltune.utils import manifest
 from keeltune.utils.digests import canonical
 from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import write_text
 from keeltune.utils.manifest import NotAsWrittenError
+
+if TYPE_CHECKING:  # what is compared and verified needs no trainer
+    from keeltune.runs.inputs import Inputs
+    from keeltune.training.job import Job
+    from keeltune.training.preparation.material import Material
 
 MEDIA = "media.jsonl"
 
@@ -99,6 +100,8 @@ def own(result: Mapping[str, Any]) -> str:
 
 def again(folder: Path) -> str:
     """What makes a run's lost files again: its checkpoints, where there are any, or the whole training."""
+    from keeltune.training import checkpoints
+
     if checkpoints.found(folder / checkpoints.FOLDER):
         return f"keeltune train {folder / 'recipe.yaml'} --resume makes it again from the newest sound checkpoint"
     return f"its checkpoints are gone: keeltune train {folder / 'recipe.yaml'} --overwrite makes the whole run again"

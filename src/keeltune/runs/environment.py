@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from keeltune.utils.version import __version__
 
@@ -22,7 +21,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "accelerate": version("accelerate"),
         "peft": version("peft"),
         "keeltune": __version__,
