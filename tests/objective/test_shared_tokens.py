@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import keeltune as kt
 from keeltune import recipe
-from keeltune.cli import show
+from keeltune.cli import row_journey
 from keeltune.models import initialization, tokenizer_training
 from keeltune.objective.derived_predictions import Mixture, Shared
 from keeltune.objective.formula import Objective
@@ -422,7 +422,7 @@ def test_show_says_where_the_reference_has_no_such_choice(tmp_path, tokens):
     given = pair(tmp_path)
     padded(tmp_path / "student", tokens + 20, bias=1.0)
     console = Terminal(record=True, width=120)
-    show.show_row(recipe.from_dict(given, tmp_path), 1, console)
+    row_journey.show_row(recipe.from_dict(given, tmp_path), 1, console)
     printed = console.export_text()
     assert "reference" in printed
     assert "nan" in printed

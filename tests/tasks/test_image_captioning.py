@@ -507,11 +507,11 @@ def test_a_run_trains_saves_and_predicts_the_same(tmp_path, kind, method):
 
 
 def test_show_follows_the_first_caption_of_a_picture(tmp_path):
-    from keeltune.cli import show
+    from keeltune.cli import row_journey
     from keeltune.utils.terminal import Terminal
 
     console = Terminal(file=io.StringIO(), width=120)
-    show.show_row(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
+    row_journey.show_row(recipe.from_dict(spec(tmp_path, "vit gpt2", "cross-domain"), tmp_path), 2, console)
     assert "inputs.pixel_values" in console.file.getvalue()
 
 

@@ -127,5 +127,5 @@ def test_check_imports_nothing_that_only_a_run_needs():
         "datasets",
         "accelerate",
     ]
-    code = f"import sys, keeltune.cli.check; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, keeltune.cli.recipe_check; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from keeltune import recipe
-from keeltune.cli import show
+from keeltune.cli import row_journey
 from keeltune.data.clusters import numbers_of
 from keeltune.evaluation import bootstrap, domain_shift, forgetting, overruled_labels, slices
 from keeltune.evaluation.interpolation import Interpolation as WeightPath
@@ -810,7 +810,7 @@ def test_show_tells_of_a_second_head(tiny, data, masked):
     values = spec(tiny, source=()) | {"model": str(masked)}
     values["objective"] = {"anchor_head": "masked-lm"}
     console = Terminal(file=io.StringIO(), width=120)
-    show.show_row(recipe.from_dict(values, data), 1, console)
+    row_journey.show_row(recipe.from_dict(values, data), 1, console)
     said = console.file.getvalue()
     assert "D is of another head (masked-lm)" in said
     assert "loss" in said

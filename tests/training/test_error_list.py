@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.cli.check import check_recipe
+from keeltune.cli.recipe_check import check_recipe
 from keeltune.recipe import load
 from keeltune.training.preparation.error_list import ERRORS, KEYS
 from keeltune.utils.errors import UserError

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from keeltune.advisor import race
 from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
-from keeltune.reports import advice_page
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.terminal import Terminal
 
 
@@ -28,6 +27,10 @@ def advise(
 ) -> None:
     """Which method fits this data: pilots of all that it allows, a verdict, and the recipe to run."""
     loaded = load(recipe, overrides or [])
+    with paused_collection():  # seconds of imports, after what may refuse the call
+        from keeltune.advisor import race
+        from keeltune.reports import advice_page
+
     card = race.advise(
         loaded, budget=budget, teacher=_from_here(teacher), pool=_from_here(pool),
         source_texts=_from_here(source_texts), source_weight=source_weight, max_source_drop=max_source_drop,

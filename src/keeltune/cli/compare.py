@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from keeltune.cli import completion
-from keeltune.reports import comparison_page
-from keeltune.runs import comparison
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.files import refuse_other_file, write_text
 from keeltune.utils.terminal import Terminal
 
@@ -29,6 +28,10 @@ def compare(
 ) -> None:
     """Several runs of one task in one table and one picture: target against source, with paired tests."""
     refuse_other_file(output, b"<!doctype html")
+    with paused_collection():  # seconds of imports, after what may refuse the call
+        from keeltune.reports import comparison_page
+        from keeltune.runs import comparison
+
     compared = comparison.compare(runs, language, task=task)
     write_text(output, comparison_page.page(compared))
     if as_json:

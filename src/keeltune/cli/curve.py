@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from keeltune.advisor import learning_curve
 from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.terminal import Terminal
 
 
@@ -26,6 +26,9 @@ def curve(
 ) -> None:
     """Would more rows help? Train on shares of the rows, as long as on all, and predict the score of twice as many."""
     loaded = load(recipe, overrides or [])
+    with paused_collection():  # seconds of imports, after what may refuse the call
+        from keeltune.advisor import learning_curve
+
     card = learning_curve.curve(loaded, share or learning_curve.SHARES, draws)
     if as_json:
         print(json.dumps(card, allow_nan=False))

@@ -8,14 +8,17 @@ import platform
 from rich.table import Table
 
 from keeltune.models.libraries import extras, install
-from keeltune.runs.environment import environment
 from keeltune.utils import registry
-from keeltune.utils.device import DTYPES, choose_precision, device_note, matmul_flops, this_device
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.terminal import Terminal
 
 
 def doctor() -> None:
     """Machine, versions, precision, and what is missing."""
+    with paused_collection():  # a second of torch, for which a shell that completes does not wait
+        from keeltune.runs.environment import environment
+        from keeltune.utils.device import DTYPES, choose_precision, device_note, matmul_flops, this_device
+
     device = this_device()
     table = Table("what", "found", show_header=False)
     for name, value in environment().items():

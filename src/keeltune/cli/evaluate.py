@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
-from keeltune.runs import inference
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.terminal import Terminal
 
 
@@ -29,6 +29,9 @@ def evaluate(
 ) -> None:
     """Score a model on labelled rows, with 95 % intervals."""
     columns = column_names(column)
+    with paused_collection():  # seconds of imports, after what may refuse the call
+        from keeltune.runs import inference
+
     result = inference.evaluate(model, data, task=task, columns=columns, prompt=prompt, normalizer=normalizer)
     if as_json:
         print(json.dumps(result, allow_nan=False))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from keeltune.cli.app import ColumnNames, ModelOrRun, TaskName, column_names
-from keeltune.runs import inference, loaded_model, prediction_file
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import Problem, UserError
 from keeltune.utils.terminal import Terminal
 
@@ -39,6 +39,9 @@ def predict(
     """Write each input row with its prediction and probabilities."""
     names = column_names(column)
     source = _one_source(input_file, text)
+    with paused_collection():  # seconds of imports, after what may refuse the call
+        from keeltune.runs import inference, loaded_model, prediction_file
+
     if output_file is not None:
         of_file = source if isinstance(source, str) else ""
         prediction_file.refuse_output(output_file, of_file, model, overwrite=overwrite)

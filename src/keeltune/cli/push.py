@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keeltune.runs import publishing
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.progress import Display
 
 
@@ -21,4 +21,7 @@ def push(
     message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
 ) -> None:
     """Upload a finished run's model and its card to the Hugging Face Hub, privately unless you say otherwise."""
+    with paused_collection():  # seconds of imports, for which a shell that completes does not wait
+        from keeltune.runs import publishing
+
     print(publishing.push(run, repository, public=public, revision=revision, message=message, display=Display()))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from keeltune.cli import completion
-from keeltune.runs import verification
+from keeltune.utils.collection import paused_collection
 from keeltune.utils.errors import StateRefused
 from keeltune.utils.terminal import Terminal
 
@@ -23,6 +23,9 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Only the findings, as JSON, on stdout.")] = False,
 ) -> None:
     """Hold a run, a model or a cache against the digests it was written with: status 0, or 3 where anything differs."""
+    with paused_collection():  # seconds of imports, for which a shell that completes does not wait
+        from keeltune.runs import verification
+
     findings = verification.verify(path)
     broken = [finding for finding in findings if not finding.is_sound]
     if as_json:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from keeltune import recipe as recipes
-from keeltune.cli.check import check_recipe
+from keeltune.cli.recipe_check import check_recipe
 from keeltune.models import configuration, loading, processors
 from keeltune.recipe.fields import Recipe
 from keeltune.training.preparation.prepare import prepare
