@@ -10,18 +10,18 @@ help: ## this list
 
 setup: $(STAMP) ## .venv/ with the package, its tools and extras; the others do this by themselves
 
-# torch alone first, so that nothing else chooses its build
+# torch alone first, so that nothing else chooses its build; Python compiles what it imports, not all that there is
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,tracking,vision,speech,lm-eval,japanese,korean,sentencepiece,dev,docs]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[demo,tracking,vision,speech,lm-eval,japanese,korean,sentencepiece,dev,docs]'
 	touch $(STAMP)
 
 demo: setup ## the three methods side by side, on made data, ending in one table
 	$(BIN)/keeltune demo
 
 # checks first, then the fast tests, then the slow ones: the sooner something fails, the better
-test: check ## checks and all tests
+test: check ## checks and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not realdata and not wide"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or realdata) and not wide" -rs
 
