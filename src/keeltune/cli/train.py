@@ -14,7 +14,6 @@ from keeltune.cli.app import Overrides, RecipeFile
 from keeltune.recipe import load
 from keeltune.reports.findings import overfitting
 from keeltune.runs import run
-from keeltune.training.preparation.reading import find_task
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.files import without_dots
 from keeltune.utils.terminal import Terminal
@@ -52,6 +51,8 @@ def _near(folder: Path) -> str:
 
 def _given(name: str) -> str:
     """How a row of a task is given to `predict`: a text alone where that is a row, or a file of them."""
+    from keeltune.training.preparation.reading import find_task  # imports torch, which a call that is refused needs not
+
     task = find_task(name, "the recipe", "task")
     needed = [column for column in task.columns if column.required and not column.label]
     return '--text "…"' if [column.kind for column in needed] in ([], ["text"], ["sentence"]) else "--input FILE"
