@@ -40,6 +40,7 @@ def test_texts_beside_recordings_are_theirs(voice):
 
 def test_recordings_without_texts_can_be_predicted_and_not_learnt(voice):
     assert [audio for audio, _ in read(voice, labelled=False)[0]] == ["a.wav", "b.1.wav", "c.wav"]
+    assert [audio for audio, _ in read(voice / "b.1.wav", labelled=False)[0]] == ["b.1.wav"]
     rows, problems = read(voice)
     assert not rows and problems
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from keeltune import recipe
-from keeltune.runs import inference, run, run_folder
+from keeltune.runs import inference, opened_model, run, run_folder
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers.command import keeltune
@@ -92,6 +93,16 @@ def test_other_column_names(finished, test_file, tmp_path, monkeypatch, capsys):
     call = ["evaluate", finished.folder, "--data", tmp_path / "other.jsonl", "--json"]
     assert keeltune(monkeypatch, *call, "--column", "text=body", "--column", "label=stars") == 0
     assert json.loads(capsys.readouterr().out) == found
+
+
+def test_new_rows_may_have_our_names_where_the_run_s_file_had_its_own(finished):
+    """What the run's recipe calls a column is of the run's file; a name that the call gives is meant."""
+    opened = replace(opened_model.open_model(finished.folder, None), mapping={"text": "body"})
+    inputs = [column for column in opened.columns if not column.label]
+    for row in ({"text": "so good"}, {"body": "so good"}, {"body": "so good", "text": "so bad"}):
+        rows, problems = opened_model.read_rows(opened, [row], inputs, None)
+        assert [row.fields["text"] for row in rows] == ["so good"] and not problems
+    assert opened_model.read_rows(opened, [{"text": "so good"}], inputs, {"text": "line"})[1]
 
 
 def test_a_run_remembers_its_columns_and_its_label_map(tiny, finished, tmp_path):

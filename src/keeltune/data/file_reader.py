@@ -164,10 +164,13 @@ class FileReader:
     """Reads the batches of one file, in their order; its problems go to the file's log.
 
     renamed   all columns of the task, with what the file should call them; `wanted`: those that are read
+    or_ours   those that it may also call as we do, where it has no column of the other name
     """
 
-    def __init__(self, file: DataFile, wanted: Sequence[Column], renamed: Mapping[str, str]):
-        self.file, self.wanted, self.renamed = file, wanted, renamed
+    def __init__(
+        self, file: DataFile, wanted: Sequence[Column], renamed: Mapping[str, str], or_ours: Collection[str] = ()
+    ):
+        self.file, self.wanted, self.renamed, self.or_ours = file, wanted, renamed, or_ours
         self.readers = {column.name: ColumnReader(column, file.log) for column in wanted}
         self.dotted = [name for name in renamed.values() if "." in name]
         self.header: dict[str, Any] = {}  # the columns that its rows have, in order
@@ -186,13 +189,13 @@ class FileReader:
 
     def finish(self) -> None:
         """Notes what the file lacks, now that all of it is read."""
-        spelt = _names_in_file(self.renamed, self.header)
+        spelt = _names_in_file(self.renamed, self.header, self.or_ours)
         places = [(column, spelt[column.name]) for column in self.wanted]
         report_missing(self.missing, places, list(self.header), self.sample, self.file.log)
 
     def _layout(self) -> Layout:
         """What the columns of the rows so far say; a required one is looked for in every row."""
-        spelt = _names_in_file(self.renamed, self.header)
+        spelt = _names_in_file(self.renamed, self.header, self.or_ours)
         known = {*self.renamed, *self.renamed.values(), *spelt.values()}  # everything else in a record travels along
         columns = [
             (column, spelt[column.name], self.readers[column.name])
@@ -228,10 +231,12 @@ def _with_inner(record: dict[str, Any], steps_of: Sequence[tuple[str, Sequence[s
     return record
 
 
-def _names_in_file(renamed: Mapping[str, str], header: Collection[str]) -> dict[str, str]:
+def _names_in_file(renamed: Mapping[str, str], header: Collection[str], or_ours: Collection[str]) -> dict[str, str]:
     """The columns as the file spells them: with a blank after the comma, another Unicode form, a byte order mark."""
     plain = {plain_name(name): name for name in header}
     return {
-        name: in_file if in_file in header else plain.get(plain_name(in_file), in_file)
+        name: in_file
+        if in_file in header
+        else plain.get(plain_name(in_file), name if name in or_ours and name in header else in_file)
         for name, in_file in renamed.items()
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from keeltune.data.columns import Column
@@ -16,16 +16,22 @@ from keeltune.utils.errors import Problem, name_list, nearest, shown
 
 @paused_collection()
 def read(
-    source: DataSource, columns: Sequence[Column], mapping: Mapping[str, str], *, labelled: bool = True
+    source: DataSource,
+    columns: Sequence[Column],
+    mapping: Mapping[str, str],
+    *,
+    labelled: bool = True,
+    or_ours: Collection[str] = (),
 ) -> tuple[list[Row], list[Problem]]:
     """The good rows of `source`, and a problem for everything else that is in it. Never raises for the data's sake.
 
     columns    the task's
     mapping    our name -> the file's name, as `data.columns` has it; where both are there, the mapped one counts
     labelled   False: label columns are left out, of the rows and of their keys
+    or_ours    columns that may also have our name, where the mapped one is not there: the mapping is of other data
     """
     problems = list[Problem]()
-    batches = read_batches(source, columns, mapping, problems, labelled=labelled)
+    batches = read_batches(source, columns, mapping, problems, labelled=labelled, or_ours=or_ours)
     return [row for batch in batches for row in batch.rows()], problems
 
 
@@ -36,6 +42,7 @@ def read_batches(
     problems: list[Problem],
     *,
     labelled: bool = True,
+    or_ours: Collection[str] = (),
 ) -> Iterator[RowBatch]:
     """The same rows, some at once; their problems are added to `problems`, all of them by the end."""
     names = [column.name for column in columns]
@@ -45,7 +52,7 @@ def read_batches(
     first: FileLog | None = None
     files, refused = source.parts()
     for file in files:
-        log, reader = file.log, FileReader(file, wanted, renamed)
+        log, reader = file.log, FileReader(file, wanted, renamed, or_ours)
         yield from map(reader.read, file.batches)
         reader.finish()
         if first and log.header and set(log.header) != set(first.header or ()):

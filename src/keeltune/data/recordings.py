@@ -3,7 +3,7 @@
     clips/a.flac  clips/a.txt          the text of a recording under its name       {"audio": "a.flac", "text": "…"}
     metadata.csv  wavs/a.wav           LJ Speech: lines `a|the text|in words`       … and "normalized_text"
 
-A recording without a text beside it is a row without one, which can be predicted.
+A recording without a text beside it is a row without one, which can be predicted; one alone is such a folder of one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class Recordings:
 
 
 def found(path: Path) -> Recordings | None:
-    """The recordings of a folder, or of LJ Speech's list itself; None where it is not kept in one of these ways."""
+    """The recordings of a folder, or of LJ Speech's list itself, or the one that a path names; None where it is not
+    kept in one of these ways."""
+    if path.is_file() and _stem(path.name) != path.name:
+        return Recordings(path.parent, {_stem(path.name): path.name}, listed=False)
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name != METADATA:
         return None

@@ -207,10 +207,11 @@ def read_rows(
     opened: OpenedModel, given: Any, columns: Sequence[Column], mapping: Mapping[str, str] | None
 ) -> tuple[Sequence[Row], list[Problem]]:
     """The rows of a file, or those in memory, under our column names, as the run's recipe and `mapping` (our name ->
-    the file's) name them."""
+    the file's) name them; other data than the run's may also have our own names."""
     inputs = {column.name for column in columns}
     known = {name: file_name for name, file_name in opened.mapping.items() if name in inputs}
     held = memory.is_rows(given)
     name = "the rows given" if held else str(given)
     source = DataSource(name, where="the call", split="test", rows=given if held else None)
-    return reading.read(source, columns, {**known, **(mapping or {})})
+    asked = mapping or {}
+    return reading.read(source, columns, {**known, **asked}, or_ours=known.keys() - asked.keys())
