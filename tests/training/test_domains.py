@@ -459,7 +459,7 @@ def test_the_report_is_made_of_the_prediction_files(tiny, data):
         won = int((right[1] > right[0]).sum())
         assert report[name]["won"] == won
         p = binomtest(len(lost), len(lost) + won).pvalue if lost or won else 1.0
-        assert report[name]["mcnemar"] == {"lost": len(lost), "won": won, "p": p}
+        assert report[name]["mcnemar"] == {"lost": len(lost), "won": won, "p": pytest.approx(p)}
     places = [row["place"] for row in lines(data / "old.jsonl")]
     for place in ("north", "south"):
         chosen = [i for i, other in enumerate(places) if other == place]
