@@ -313,6 +313,8 @@ def test_the_examples_of_the_library_have_names_that_exist():
         for name in re.findall(r"\bkt\.([A-Za-z_]+)", "".join(blocks(page, "python"))):
             found.add(name)
             assert hasattr(kt, name), f"{page.name}: kt.{name}"
+        for model in re.findall(r'"model": "([^"]+)"', "".join(blocks(page, "python"))):
+            assert "/" in model, f"{page.name}: {model} is neither a model's id with its owner nor a folder"
     assert {"train", "evaluate", "Objective", "references", "Dense", "cross_entropy", "Counts"} <= found
 
 
