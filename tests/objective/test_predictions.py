@@ -110,8 +110,8 @@ def test_projected_is_dense_in_value_and_gradient(name, size):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-def saved_elements(compute) -> tuple[int, int]:
-    """The largest tensor kept for the backward pass, and the sum of all, in elements."""
+def saved_elements(compute) -> int:
+    """The largest tensor kept for a backward pass, in elements."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -122,14 +122,14 @@ def saved_elements(compute) -> tuple[int, int]:
     alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         compute()
-    return max(kept.values()), sum(kept.values())
+    return max(kept.values())
 
 
 MEASURES = ["cross-entropy", "divergence"]
 
 
-def projected_memory(measure: str) -> tuple[int, int, int]:
-    """(largest tensor kept, all kept together, N × C) of one measure in slices of an eighth, in elements."""
+def projected_memory(measure: str) -> tuple[int, int]:
+    """(largest tensor kept, N × C) of one measure in slices of an eighth, in elements."""
     n, choices = 64, 500
     head, hidden = nn.Linear(4, choices), normal(n, 4, seed=7, dtype=torch.float32).requires_grad_()
     teacher = Projected(normal(n, 4, seed=8, dtype=torch.float32), nn.Linear(4, choices).requires_grad_(False))
@@ -137,19 +137,13 @@ def projected_memory(measure: str) -> tuple[int, int, int]:
         kept = saved_elements(lambda: cross_entropy(Projected(hidden, head), torch.arange(n), size=8))
     else:
         kept = saved_elements(lambda: Objective(size=8).total(Projected(hidden, head), teacher))
-    return (*kept, n * choices)
+    return kept, n * choices
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_projected_keeps_no_tensor_of_n_times_c(measure):
-    largest, _, whole = projected_memory(measure)
+    largest, whole = projected_memory(measure)
     assert largest <= whole / 8
-
-
-@pytest.mark.parametrize("measure", MEASURES)
-def test_projected_keeps_less_than_n_times_c_in_all(measure):
-    _, together, whole = projected_memory(measure)
-    assert together < whole / 2
 
 
 # Coarse

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from keeltune.objective.predictions import Rows, log_softmax
+from keeltune.objective.log_probs import log_softmax
+from keeltune.objective.predictions import Rows
 
 
 class Shared(Rows):
@@ -121,3 +122,32 @@ class Tempered(Wrapped):
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         return self.rows.comparable(log_probs, part)
+
+
+class Held(Wrapped):
+    """A reference's rows, `size` of them read at a time and held: smaller parts of those cost no second reading."""
+
+    def __init__(self, rows: Rows, size: int):
+        self.rows, self.size = rows, size
+        self._held: tuple[float, slice, Tensor] | None = None
+
+    def log_probs(self, part: slice, temperature: float = 1.0) -> Tensor:
+        if self._held is None or self._held[0] != temperature or not _within(part, self._held[1]):
+            whole = slice(part.start, max(part.stop, min(part.start + self.size, len(self.rows))))
+            self._held = None  # before the next is made
+            self._held = temperature, whole, self.rows.log_probs(whole, temperature)
+        _, held, log_probs = self._held
+        return log_probs[part.start - held.start : part.stop - held.start]
+
+    def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
+        return function(self.log_probs(part, temperature))
+
+    def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
+        return self.rows.comparable(log_probs, part)
+
+    def compared_by(self, divergence: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        return self.rows.compared_by(divergence)
+
+
+def _within(part: slice, whole: slice) -> bool:
+    return bool(whole.start <= part.start and part.stop <= whole.stop)

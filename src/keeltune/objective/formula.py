@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from keeltune.objective.derived_predictions import Held
 from keeltune.objective.predictions import PerSlice, Rows, slices
 from keeltune.utils import registry
 
@@ -85,45 +86,38 @@ class Objective:
             anchored: [N] bool, the predictions that carry D; None means all.
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
         """
-        if not isinstance(cross_entropy, Tensor):
-            cross_entropy, divergence = self._both_sums(cross_entropy, student, reference, anchored)
-        elif reference is None:
-            divergence = cross_entropy * 0.0
-        else:
-            divergence = self.total(student, reference, anchored)
+        if isinstance(cross_entropy, Tensor):
+            divergence = None if reference is None else self.total(student, reference, anchored)
+            return self._terms(cross_entropy, divergence, counts)
+        of_slice = None if reference is None else self._divergence_per_slice(student, reference, anchored)
+
+        def terms(log_probs: Tensor, part: slice) -> Tensor:
+            log_p = log_probs if self.weight else log_probs.detach()  # at weight 0 it is measured, and nothing more
+            if of_slice is not None and self.temperature != 1.0:
+                log_p = torch.log_softmax(log_p / self.temperature, dim=-1)
+            divergence = None if of_slice is None else of_slice(log_p, part) * self.temperature**2
+            return torch.stack(self._terms(cross_entropy(log_probs, part), divergence, counts))
+
+        loss, ce_sum, divergence_sum = student.total(terms, self.size)
+        return Terms(loss, ce_sum.detach(), divergence_sum.detach())
+
+    def _terms(self, cross_entropy: Tensor, divergence: Tensor | None, counts: Counts) -> Terms:
+        """Σ CE / n_CE + weight · Σ D / n_D of two sums in nats, those of a slice or of the micro-batch."""
         loss = divide(cross_entropy, counts.cross_entropy)
-        if reference is not None and self.weight:
-            term = self._step_weight(counts) * divide(divergence, counts.divergence)
-            loss = loss + term.to(loss.dtype)
+        if divergence is None:
+            return Terms(loss, cross_entropy.detach(), cross_entropy.detach() * 0.0)
+        if self.weight:
+            loss = loss + (self._step_weight(counts) * divide(divergence, counts.divergence)).to(loss.dtype)
         return Terms(loss, cross_entropy.detach(), divergence.detach())
 
     def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
         """T² · Σ D(student_T ‖ reference_T) over the anchored predictions: a scalar in nats, slice by slice."""
-        divergence, t = self._divergence_per_slice(student, reference, anchored), self.temperature
-        parts = [student.use(part, partial(divergence, part=part), t) for part in slices(student, self.size)]
-        return torch.stack(parts).sum() * t**2
-
-    def _both_sums(
-        self, cross_entropy: PerSlice, student: Rows, reference: Rows | None, anchored: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Σ CE and T² · Σ D, made of one reading of each slice; D is 0 without a reference."""
-        divergence = None if reference is None else self._divergence_per_slice(student, reference, anchored)
-        t = self.temperature
-
-        def both(log_probs: Tensor, part: slice) -> Tensor:
-            ce = cross_entropy(log_probs, part)
-            if divergence is None:
-                return torch.stack([ce, ce * 0.0])
-            log_p = log_probs if self.weight else log_probs.detach()  # at weight 0 it is measured, and nothing more
-            log_p = log_p if t == 1.0 else torch.log_softmax(log_p / t, dim=-1)
-            return torch.stack([ce, divergence(log_p, part) * t**2])
-
-        parts = [student.use(part, partial(both, part=part)) for part in slices(student, self.size)]
-        ce_sum, divergence_sum = torch.stack(parts).sum(0)
-        return ce_sum, divergence_sum
+        of_slice = self._divergence_per_slice(student, reference, anchored)
+        return student.total(of_slice, self.size, self.temperature)[0] * self.temperature**2
 
     def _divergence_per_slice(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
         """Σ D of a slice as a function of the student's log-probabilities there, at the objective's temperature."""
+        reference = Held(reference, next(slices(student, self.size)).stop)
         offsets = None  # how many anchored predictions precede each, where the reference has those alone
         if len(student) != len(reference):
             expected = 0 if anchored is None else int(anchored.sum())
@@ -139,7 +133,8 @@ class Objective:
             if offsets is not None and anchored is not None:
                 log_probs = log_probs[anchored[part]]
             log_p = reference.comparable(log_probs, reference_part)
-            log_q = reference.log_probs(reference_part, self.temperature).detach().to(log_p.dtype)
+            with torch.no_grad():
+                log_q = reference.log_probs(reference_part, self.temperature).to(log_p.dtype)
             if log_p.shape != log_q.shape:  # one choice would be broadcast, and compared in silence
                 raise ValueError(
                     f"found {log_q.shape[-1]} choices of the reference, expected the student's {log_p.shape[-1]}"

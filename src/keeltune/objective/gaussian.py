@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from keeltune.objective.predictions import Rows, full_precision
+from keeltune.objective.log_probs import full_precision
+from keeltune.objective.predictions import Rows
 
 CONSTANT = 0.5 * math.log(2 * math.pi)
 """½ log 2π nats: the cross-entropy of a number that is met exactly."""

@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from keeltune.objective.head_gradient import summed
+from keeltune.objective.log_probs import full_precision, log_softmax
+
 IGNORED = -100
 """The target of a prediction without a label: its cross-entropy is 0 and it is not counted."""
 
@@ -41,6 +44,15 @@ class Rows(ABC):
     @abstractmethod
     def use(self, part: slice, function: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Tensor:
         """`function(log_probs(part, temperature))`, keeping as little for the backward pass as these rows can."""
+
+    def total(self, function: PerSlice, size: int | None = None, temperature: float = 1.0) -> Tensor:
+        """Σ over slices of `function(log_probs(part, temperature), part)`: [k].
+
+        `function` gives a loss, or a loss and what is only measured: a scalar or [k], of which the first alone may be
+        differentiated, and once. `size`: predictions of a slice.
+        """
+        parts = [self.use(part, partial(function, part=part), temperature) for part in slices(self, size)]
+        return torch.stack(parts).sum(0).reshape(-1)
 
     @abstractmethod
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
@@ -77,8 +89,9 @@ class Dense(Rows):
 class Projected(Rows):
     """Rows as the input [N, H] of a vocabulary head, projected to [n, C] only when a slice is read.
 
-    What is made of a slice's log-probabilities (`use`) is computed again in the backward pass, so that peak memory
-    grows with the slice and not with N × C; the value and the gradient are those of `Dense(head(hidden))`.
+    Peak memory grows with the slice and not with N × C: a sum over the slices (`total`) makes the gradient of each
+    while it is there (`head_gradient.py`), and what else is made of one (`use`) is computed again in the backward pass.
+    Value and gradient are those of `Dense(head(hidden))`.
     """
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor], choices: int | None = None):
@@ -104,6 +117,13 @@ class Projected(Rows):
             return function(log_softmax(self.head(hidden), temperature))
 
         return checkpoint(whole, self.hidden[part], use_reentrant=False)
+
+    def total(self, function: PerSlice, size: int | None = None, temperature: float = 1.0) -> Tensor:
+        known = None
+        if torch.is_grad_enabled():
+            parts = slices(self, size or max(ROWS, SLICE // max(1, self.choices)))
+            known = summed(self.hidden, self.head, parts, function, temperature)
+        return super().total(function, size, temperature) if known is None else known
 
     def comparable(self, log_probs: Tensor, part: slice) -> Tensor:
         return log_probs
@@ -176,6 +196,9 @@ class _Outcomes(torch.autograd.Function):
 SLICE = 2**24
 """Numbers of a slice [n, C] where nobody says its size: 64 MiB in float32."""
 
+ROWS = 128
+"""The fewest rows of a slice whose gradient is made: each slice reads and writes matrices of the head's size."""
+
 
 def slices(rows: Rows, size: int | None = None) -> Iterator[slice]:
     """0…N in slices of at most `size` predictions; one empty slice where N is 0, so that a sum keeps its graph.
@@ -221,15 +244,4 @@ def sliced_cross_entropy(targets: Tensor, weights: Tensor | None = None) -> PerS
 
 def cross_entropy(rows: Rows, targets: Tensor, weights: Tensor | None = None, size: int | None = None) -> Tensor:
     """Σ −w · log P(y|x) over the labelled predictions: a sum in nats, never a mean, with a graph even where it is 0."""
-    return nll(rows, targets, weights, size).sum()
-
-
-def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature), in full precision."""
-    logits = full_precision(logits)
-    return torch.log_softmax(logits / temperature if temperature != 1.0 else logits, dim=-1)
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """float32 at least: in bf16 the KL of near-equal distributions comes out negative."""
-    return x if x.dtype == torch.float64 else x.float()
+    return rows.total(sliced_cross_entropy(targets, weights), size)[0]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from keeltune.objective.predictions import full_precision
+from keeltune.objective.log_probs import full_precision
 
 
 class MeanWeights:

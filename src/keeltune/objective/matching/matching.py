@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from keeltune.objective.predictions import full_precision
+from keeltune.objective.log_probs import full_precision
 
 STACKS = ("", "encoder_", "decoder_")
 """What the names of a model's outputs start with: a single stack of layers, or those of an encoder-decoder."""

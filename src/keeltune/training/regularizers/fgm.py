@@ -9,7 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from keeltune.models.vocabulary import token_tables
-from keeltune.objective.predictions import full_precision
+from keeltune.objective.log_probs import full_precision
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.task import Task
 from keeltune.training.regularizers._refusals import without_token_embeddings
