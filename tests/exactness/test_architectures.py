@@ -11,18 +11,18 @@ CELLS = {cell.name: cell for cell in cells()}
 FAST = (
     "text-classification/fnet",  # mixes all positions, padding too
     "text-generation/mamba",  # a state-space model
-    "text-generation/doge",  # attends to keys chosen among all, padding too
     "text-generation/recurrent_gemma",  # a state that reads the padding before a prompt
     "text-generation/mixtral",  # experts
-    "semantic-role-labeling/mobilebert",  # reads its neighbours' embeddings
     "question-answering/convbert",  # convolves
-    "summarization/plbart",
 )
+OTHERS = ("text-generation/doge", "semantic-role-labeling/mobilebert", "summarization/plbart")
 SLOW = (
-    "text-classification/canine", "text-classification/funnel", "text-classification/nystromformer",
-    "text-classification/yoso", "text-classification/t5gemma", "text-generation/rwkv", "text-generation/jamba",
-    "text-generation/deepseek_v4", "text-generation/qwen3_next", "summarization/switch_transformers",
-    "speech-recognition/sew",
+    "text-classification/canine", "text-classification/funnel", "text-generation/rwkv",
+    "text-generation/deepseek_v4", "summarization/switch_transformers",
+)  # fmt: skip
+SLOW_OTHERS = (
+    "text-classification/nystromformer", "text-classification/yoso", "text-classification/t5gemma",
+    "text-generation/jamba", "text-generation/qwen3_next", "speech-recognition/sew",
 )  # fmt: skip
 
 
@@ -33,8 +33,15 @@ def test_the_cells_are_those_of_transformers_own_mappings():
     assert {"bert", "mamba", "whisper", "wav2vec2", "t5", "llava", "mixtral"} <= kinds
 
 
-# slow: two runs and two trainings for each of eleven more
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+# slow: two runs and two trainings for each of five more
+@pytest.mark.parametrize(
+    "name",
+    [
+        *FAST,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+        *(pytest.param(name, marks=pytest.mark.wide) for name in (*OTHERS, *SLOW_OTHERS)),
+    ],
+)
 def test_loss_gradient_accumulation_saving_and_resuming_are_exact(name):
     outcome = checks.run(CELLS[name])
     assert outcome.outcome == "passed", outcome

@@ -17,6 +17,7 @@ from keeltune.models import initialization, processors, saving, sealed_model, to
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.image_captioning import ImageCaptioning
+from tests.helpers import once
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 SHAPES = ("square", "disc", "bar")
@@ -221,15 +222,19 @@ def captioner(kind: str, seed: int = 0, **settings: Any) -> tuple[Any, ImageCapt
 
 def save(kind: str, folder: Path, seed: int = 0) -> Path:
     """A model folder."""
-    model, task = captioner(kind, seed)
-    saving.save(model, task.processor, folder)
-    (folder / sealed_model.MANIFEST).unlink()  # as somebody else's, which tests may change
-    return folder
+
+    def write(place: Path) -> None:
+        model, task = captioner(kind, seed)
+        saving.save(model, task.processor, place)
+        (place / sealed_model.MANIFEST).unlink()  # as somebody else's, which tests may change
+
+    return once.make(folder, ("captioner", kind, seed), write)
 
 
 def spec(folder: Path, kind: str, method: str) -> dict:
     save(kind, folder / "student", seed=0)
-    save(kind, folder / "teacher", seed=1)
+    if method == "distillation":
+        save(kind, folder / "teacher", seed=1)
     return {
         "task": "image-captioning",
         "method": method,

@@ -84,9 +84,9 @@ def still(model: Any, dtype: torch.dtype = torch.float64) -> Any:
 
 
 def gradients(
-    job: Job, out: Path, *, batch: int, accumulation: int, dtype: torch.dtype = torch.float64
+    job: Job, out: Path, *, batch: int, accumulation: int, dtype: torch.dtype = torch.float64, epochs: int = 2
 ) -> list[torch.Tensor]:
-    """The gradients of two epochs of SGD over the job's first examples, a step in each tensor."""
+    """The gradients of a few epochs of SGD over the job's first examples, a step in each tensor."""
     task, reference = job.material.task, job.reference
     if isinstance(reference, Model):
         reference = Model(
@@ -98,7 +98,7 @@ def gradients(
     )  # fmt: skip
     passed = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
               "warmup_steps": 0, "save_strategy": "no", "use_cpu": True}  # fmt: skip
-    training = Training(gradient_accumulation_steps=accumulation, epochs=2, learning_rate=RATE, **passed)
+    training = Training(gradient_accumulation_steps=accumulation, epochs=epochs, learning_rate=RATE, **passed)
     arguments = training_arguments(out, training, batch_size=batch, every=None, seed=0)
     student = still(job.model, dtype)
     matching = getattr(student, "matching", None)
@@ -113,11 +113,11 @@ def gradients(
     return noted.steps
 
 
-def error_of_accumulation(job: Job, out: Path, dtype: torch.dtype = torch.float64) -> float:
+def error_of_accumulation(job: Job, out: Path, dtype: torch.dtype = torch.float64, epochs: int = 2) -> float:
     """The largest relative error of a step's gradient where 4 rows are cut into 2 × 2; later steps start from weights
     that earlier ones made."""
-    whole = gradients(job, out / "whole", batch=4, accumulation=1, dtype=dtype)
-    cut = gradients(job, out / "cut", batch=2, accumulation=2, dtype=dtype)
+    whole = gradients(job, out / "whole", batch=4, accumulation=1, dtype=dtype, epochs=epochs)
+    cut = gradients(job, out / "cut", batch=2, accumulation=2, dtype=dtype, epochs=epochs)
     assert len(whole) == len(cut) > 1
     pairs = list(zip(whole, cut, strict=True))
     if dtype == torch.float32:  # later steps start from weights that its rounding made, and experts are chosen by them

@@ -13,7 +13,7 @@ from keeltune.cli.demo_data import make_reviews
 from keeltune.tasks.task import Task
 from keeltune.tasks.token_classification import TokenClassification
 from keeltune.utils import registry
-from tests.helpers import captioners, models, readers, speakers, taggers, writers
+from tests.helpers import captioners, models, once, readers, speakers, taggers, writers
 
 METHODS = ("fine-tuning", "distillation", "cross-domain")
 
@@ -138,9 +138,12 @@ def under_columns(row: Mapping[str, Any], sibling: type[Task], new: type[Task]) 
 
 def spec(folder: Path, task: str, architecture: str, method: str) -> dict:
     family = family_of(task)
-    family.save(folder / "student", architecture, 0)
-    if method == "distillation":
-        family.save(folder / "teacher", architecture, 1)
+    for seed, name in enumerate(("student", "teacher") if method == "distillation" else ("student",)):
+        once.make(
+            folder / name,
+            (family.save, architecture, seed),
+            lambda place, seed=seed: family.save(place, architecture, seed),  # type: ignore[misc]
+        )
     family.write(folder / "rows.jsonl")
     return {
         "task": task,

@@ -17,6 +17,7 @@ from keeltune.models import initialization, tokenizer_training
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.question_answering import QuestionAnswering
+from tests.helpers import once
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "mpnet", "bart", "t5")
 TEXTS = [
@@ -101,8 +102,12 @@ def folder_of(folder: Path, architecture: str, seed: int) -> None:
 
 
 def spec(folder: Path, method: str, architecture: str = "bert") -> dict[str, Any]:
-    folder_of(folder / "student", architecture, 0)
-    folder_of(folder / "teacher", architecture, 1)
+    for seed, name in enumerate(("student", "teacher") if method == "distillation" else ("student",)):
+        once.make(
+            folder / name,
+            ("reader", architecture, seed),
+            lambda place, seed=seed: folder_of(place, architecture, seed),  # type: ignore[misc]
+        )
     return {
         "task": "question-answering",
         "method": method,

@@ -19,6 +19,7 @@ from keeltune.recipe import fields
 from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.speech_recognition import SpeechRecognition
+from tests.helpers import once
 
 RATE = 16_000
 TEXTS = [
@@ -132,10 +133,12 @@ def write(folder: Path, name: str, places: range) -> str:
 
 
 def save(kind: str, folder: Path, seed: int = 0) -> str:
-    model, task = speaker(kind, seed)
-    saving.save(model, task.processor, folder)
-    (folder / sealed_model.MANIFEST).unlink()  # as somebody else's, which tests may change
-    return folder.name
+    def write(place: Path) -> None:
+        model, task = speaker(kind, seed)
+        saving.save(model, task.processor, place)
+        (place / sealed_model.MANIFEST).unlink()  # as somebody else's, which tests may change
+
+    return once.make(folder, ("speaker", kind, seed), write).name
 
 
 def spec(folder: Path, kind: str, method: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.tasks.task import Task
 from keeltune.tasks.token_classification import TokenClassification
+from tests.helpers import once
 
 SENTENCES = [
     ("the cat eats fish in Paris .", 2, "B-ARG0 I-ARG0 B-V B-ARG1 B-ARGM-LOC I-ARGM-LOC O"),
@@ -135,8 +136,10 @@ def folder(
 
 
 def spec(path: Path, method: str, teacher: str = "roberta") -> dict[str, Any]:
-    folder(path / "student", "bert")
-    folder(path / "teacher", teacher, seed=1, names=list(reversed(NAMES)))
+    once.make(path / "student", ("tagger", "bert"), lambda place: folder(place, "bert"))
+    if method == "distillation":
+        reverse = list(reversed(NAMES))
+        once.make(path / "teacher", ("teacher", teacher), lambda place: folder(place, teacher, seed=1, names=reverse))
     lines = [row.fields for row in rows()]
     return {
         "task": "semantic-role-labeling",

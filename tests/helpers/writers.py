@@ -15,6 +15,7 @@ from keeltune.recipe.model_fields import TrainTokenizer
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.utils.registry import find
+from tests.helpers import once
 
 PAIRS = [
     ("the film is good", "der Film ist gut"),
@@ -97,8 +98,12 @@ def write(path: Path, task: str) -> str:
 
 
 def spec(folder: Path, task: str, architecture: str, method: str) -> dict:
-    folder_of(*writer(architecture, seed=0, task=task), folder / "student")
-    folder_of(*writer(architecture, seed=1, task=task), folder / "teacher")
+    for seed, name in enumerate(("student", "teacher")):
+
+        def save(place: Path, seed: int = seed) -> Path:
+            return folder_of(*writer(architecture, seed=seed, task=task), place)
+
+        once.make(folder / name, ("writer", task, architecture, seed), save)
     return {
         "task": task,
         "method": method,

@@ -138,7 +138,7 @@ def spec(path: Path, model: str, **fields: Any) -> dict[str, Any]:
     (path / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in TALK), encoding="utf-8")
     return {"task": "question-answering", "method": "fine-tuning", "model": model, "output": "out",
             "data": {"train": "rows.jsonl", "test": "rows.jsonl"},
-            "training": {"epochs": 120, "batch_size": 4, "learning_rate": 6e-3, "precision": "fp32"},
+            "training": {"epochs": 70, "batch_size": 4, "learning_rate": 8e-3, "precision": "fp32"},
             **fields}  # fmt: skip
 
 

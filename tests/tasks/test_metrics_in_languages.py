@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import string
 import unicodedata
+from functools import cache
 from typing import Any
 
 import jiwer
@@ -49,6 +50,11 @@ FORMS = {
 }
 
 
+@cache
+def told_of(text: str) -> Language:
+    return detect([text])
+
+
 def scores(metric: type[Metric], values: list[str], golds: list[Any], **settings: Any) -> dict[str, float]:
     made = metric(Settings(**settings))
     return {name: float(value) for name, value in made.scores(made.statistics(values, golds).sum(0)).items()}
@@ -70,7 +76,7 @@ def test_identity_scores_best_in_every_language_and_form(metric, form):
     assert len({code.split("-")[0] for code in SENTENCES}) >= 60
     for code, sentence in SENTENCES.items():
         text = sentence.replace("…", "")
-        told = detect([text])
+        told = told_of(text)
         for name, value in of_one(metric, FORMS[form](text), text, language=told).items():
             assert value == pytest.approx(perfect(metric), abs=1e-6), (code, name)
 
@@ -78,7 +84,7 @@ def test_identity_scores_best_in_every_language_and_form(metric, form):
 @pytest.mark.parametrize("metric", TEXT_METRICS, ids=lambda metric: metric.names[0])
 def test_a_worse_answer_scores_less_in_every_language(metric):
     for code, text in SENTENCES.items():
-        told = detect([text])
+        told = told_of(text)
         best = of_one(metric, text, text, language=told)
         for worse in (text[: len(text) // 2], SENTENCES["sw" if code != "sw" else "ta"], ""):
             for name, value in of_one(metric, worse, text, language=told).items():

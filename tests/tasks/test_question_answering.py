@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import unicodedata
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from keeltune.training.preparation import prepare
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from keeltune.utils.registry import find
+from tests.helpers import wide
+from tests.helpers.families import METHODS
 from tests.helpers.readers import (
     ARCHITECTURES,
     SIZES,
@@ -428,16 +430,19 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("change", "field", "needle"), BAD)
-def test_bad_rows_are_refused_with_their_place(tmp_path, change, field, needle):
+def test_bad_rows_are_refused_with_their_place(tmp_path):
     given = spec(tmp_path, "fine-tuning")
-    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(r) for r in [GOOD, GOOD | change]))
+    lines = [GOOD, *(GOOD | change for change, _, _ in BAD)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError) as refused:
         kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert refused.value.exit_status == 2
-    (problem,) = refused.value.problems
-    assert problem.where.endswith("train.jsonl:2") and problem.field == field
-    assert needle in f"{problem.kind} {problem.found} {problem.expected} {problem.fix}"
+    problems = {problem.where: problem for problem in refused.value.problems}
+    assert len(refused.value.problems) == len(problems) == len(BAD)
+    for number, (_, field, needle) in enumerate(BAD):
+        problem = problems[f"{tmp_path / 'train.jsonl'}:{2 + number}"]
+        assert problem.field == field
+        assert needle in f"{problem.kind} {problem.found} {problem.expected} {problem.fix}"
     assert not (tmp_path / "out").exists()
 
 
@@ -446,8 +451,11 @@ def test_bad_rows_are_refused_with_their_place(tmp_path, change, field, needle):
 
 @pytest.mark.parametrize(
     ("architecture", "words", "segments"),
-    [("bert", "trained", True), ("distilbert", "trained", False), ("gpt2", "trained", False), ("bert", "bert", True),
-     ("distilbert", "bert", False), ("one segment", "bert", False)],
+    wide.all_but(
+        [("bert", "trained", True), ("distilbert", "trained", False), ("gpt2", "trained", False),
+         ("bert", "bert", True), ("distilbert", "bert", False), ("one segment", "bert", False)],
+        {("bert", "trained", True), ("gpt2", "trained", False), ("distilbert", "bert", False)},
+    ),
 )  # fmt: skip
 def test_a_model_from_nothing_tells_question_and_text_apart(tmp_path, architecture, words, segments):
     """As a BertTokenizer would: segment 0 up to the first [SEP], then 1. GPT-2 would take segments for words."""
@@ -458,6 +466,7 @@ def test_a_model_from_nothing_tells_question_and_text_apart(tmp_path, architectu
     made = {"train": "wordpiece", "size": 120} if words == "trained" else "student"
     given["model"] = {"new": fields | sizes[architecture], "tokenizer": made}
     given["training"]["epochs"] = 1
+    del given["data"]["validation"]
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     stock = transformers.AutoTokenizer.from_pretrained(run.model)
     found = stock("who was it?", "it was Bob")
@@ -473,10 +482,13 @@ def test_a_model_from_nothing_tells_question_and_text_apart(tmp_path, architectu
     assert [line["prediction"] for line in again] == [line["prediction"] for line in stored]
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
-@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    wide.all_but(product(("bert", "roberta"), METHODS), {("bert", "distillation"), ("roberta", "cross-domain")}),
+)
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, architecture, method):
     given = spec(tmp_path, method, architecture)
+    del given["data"]["validation"]
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     result = run.result
     assert result["status"] == "completed"
@@ -512,9 +524,10 @@ def test_a_run_trains_saves_and_predicts_the_same(tmp_path, architecture, method
         assert line["prediction"] == (text if score >= start[0] + end[0] else "")
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
+@pytest.mark.parametrize("method", wide.all_but(METHODS, {"cross-domain"}))
 def test_the_example_trains(tmp_path, method):
-    """Two steps of each recipe in `examples/`, on a small random model and rows of ours."""
+    """Two steps of each recipe in `examples/`, on a small random model and rows of ours; `docs/test_examples` trains
+    all of them."""
     file = Path(__file__).parents[2] / "examples" / f"question-answering-{method}.yaml"
     copy = tmp_path / file.name
     copy.write_bytes(file.read_bytes())
@@ -539,8 +552,8 @@ def test_it_learns_its_rows_by_heart(tmp_path):
     file = tmp_path / "student" / "config.json"
     dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
     file.write_text(json.dumps(json.loads(file.read_text()) | dropout))
-    given["training"] |= {"epochs": 60, "learning_rate": 5e-3}
-    given["evaluation"] = {"every": 60}
+    given["training"] |= {"epochs": 60, "learning_rate": 1e-2, "batch_size": 16}
+    del given["data"]["validation"]
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert run.result["metrics"]["test"]["f1"] > 0.85
     empty = [line["prediction"] for line in kt.predict(run.folder, tmp_path / "test.jsonl", display=QUIET)][4]

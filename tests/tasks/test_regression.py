@@ -191,7 +191,7 @@ def spec_of(folder: Path, method: str = "fine-tuning", **changes: Any) -> dict[s
         "method": method,
         "model": "model",
         "data": {"train": "train.jsonl", "test": "test.jsonl"},
-        "training": {"epochs": 12, "batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"},
+        "training": {"epochs": 10, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32"},
         "output": "out",
     } | changes
 
@@ -248,6 +248,7 @@ def test_the_old_self_holds_it_in_its_own_unit(trained):
     write_rows(folder / "new.jsonl", rated(48, 5, scale=0.5))
     given = spec_of(folder, "cross-domain", model=str(run.model), output="old", objective={"weight": 0.5})
     given["data"] = {"train": "new.jsonl", "test": "new.jsonl", "source": {"test": "test.jsonl"}}
+    given["training"]["epochs"] = 2
     held = kt.train(recipe.from_dict(given, folder), display=QUIET)
     before, after = (json.loads((r.model / "config.json").read_text(encoding="utf-8")) for r in (run, held))
     assert before["target_mean"] == after["target_mean"] and before["target_std"] == after["target_std"]
@@ -281,6 +282,7 @@ def test_several_numbers_of_a_pair_of_texts(tmp_path):
     save_tiny(tmp_path / "model")
     given = spec_of(tmp_path)
     given["data"]["labels"] = ["joy", "calm"]
+    given["training"]["epochs"] = 1
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     config = json.loads((run.model / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "joy", "1": "calm"} and len(config["target_mean"]) == 2

@@ -27,6 +27,8 @@ from keeltune.tasks.semantic_role_labeling import SemanticRoleLabeling
 from keeltune.training.preparation import prepare, splits
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers import wide
+from tests.helpers.families import METHODS
 from tests.helpers.taggers import ARCHITECTURES, NAMES, SENTENCES, folder, pieces_of, rows, spec, tagger, write
 
 QUIET = Display(quiet=True)
@@ -409,9 +411,10 @@ def taught(example: Any, other: Any) -> Any:
 # Whole runs
 
 
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation", "cross-domain"])
+@pytest.mark.parametrize("method", wide.all_but(METHODS, {"distillation", "cross-domain"}))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, method):
     given = spec(tmp_path, method)
+    del given["data"]["validation"]
     if method == "distillation":
         unlabelled = [{k: v for k, v in row.fields.items() if k != "tags"} for row in rows()]
         given["data"]["unlabeled"] = write(tmp_path / "unlabeled.jsonl", unlabelled)
@@ -489,34 +492,35 @@ def test_balanced_weights_count_words(tmp_path):
     assert weights["O"] == pytest.approx(len(tags) / (len(NAMES) * tags.count("O")))
 
 
-@pytest.mark.parametrize(
-    ("change", "field", "said"),
-    [
-        ({"tags": ["B-ARG0"]}, "tags", "1 tags for 2 tokens"),
-        ({"tags": ["I-ARG0", "B-V"]}, "tags", 'write "B-ARG0"'),
-        ({"tags": ["B-ARG1", "I-ARG0"]}, "tags", 'write "B-ARG0"'),
-        ({"tags": ["ARG0", "B-V"]}, "tags", "O, B-ROLE or I-ROLE"),
-        ({"tags": ["B-", "B-V"]}, "tags", "O, B-ROLE or I-ROLE"),
-        ({"predicate_index": 2}, "predicate_index", "0 to 1"),
-        ({"predicate_index": -1}, "predicate_index", "a whole number from 0"),
-        ({"predicate_index": "one"}, "predicate_index", "a whole number from 0"),
-        ({"tokens": []}, "tokens", "a list of words"),
-        ({"tokens": "Mary ran"}, "tokens", "a list of words"),
-        ({"tokens": ["Mary", ""]}, "tokens", "a list of words"),
-        ({"tags": None}, "tags", "a list of words"),
-    ],
-)
-def test_bad_rows_are_refused_with_file_row_and_field(tmp_path, change, field, said):
+BAD = [
+    ({"tags": ["B-ARG0"]}, "tags", "1 tags for 2 tokens"),
+    ({"tags": ["I-ARG0", "B-V"]}, "tags", 'write "B-ARG0"'),
+    ({"tags": ["B-ARG1", "I-ARG0"]}, "tags", 'write "B-ARG0"'),
+    ({"tags": ["ARG0", "B-V"]}, "tags", "O, B-ROLE or I-ROLE"),
+    ({"tags": ["B-", "B-V"]}, "tags", "O, B-ROLE or I-ROLE"),
+    ({"predicate_index": 2}, "predicate_index", "0 to 1"),
+    ({"predicate_index": -1}, "predicate_index", "a whole number from 0"),
+    ({"predicate_index": "one"}, "predicate_index", "a whole number from 0"),
+    ({"tokens": []}, "tokens", "a list of words"),
+    ({"tokens": "Mary ran"}, "tokens", "a list of words"),
+    ({"tokens": ["Mary", ""]}, "tokens", "a list of words"),
+    ({"tags": None}, "tags", "a list of words"),
+]
+
+
+def test_bad_rows_are_refused_with_file_row_and_field(tmp_path):
     given = spec(tmp_path, "fine-tuning")
     lines = [row.fields for row in rows()]
-    write(tmp_path / "train.jsonl", [*lines[:3], {**lines[6], **change}])
+    write(tmp_path / "train.jsonl", [*lines[:3], *({**lines[6], **change} for change, _, _ in BAD)])
     with pytest.raises(UserError) as refused:
         kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert refused.value.exit_status == 2
-    (problem,) = refused.value.problems
-    assert problem.where.endswith("train.jsonl:4")
-    assert problem.field == field
-    assert said in str(problem)
+    problems = {problem.where: problem for problem in refused.value.problems}
+    assert len(refused.value.problems) == len(problems) == len(BAD)
+    for number, (_, field, said) in enumerate(BAD):
+        problem = problems[f"{tmp_path / 'train.jsonl'}:{4 + number}"]
+        assert problem.field == field
+        assert said in str(problem)
     given["data"]["bad_rows"] = "skip"
     assert len(prepare.prepare(recipe.from_dict(given, tmp_path)).rows["train"]) == 3
 

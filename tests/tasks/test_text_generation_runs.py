@@ -13,6 +13,7 @@ import keeltune as kt
 from keeltune import recipe
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
+from tests.helpers import wide
 from tests.helpers.chats import chat_tokenizer
 from tests.helpers.families import by_turns
 from tests.helpers.writers import PAIRS, spec, writer
@@ -26,10 +27,15 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("task", "architecture", "method"), by_turns(CASES))
+STAND_FOR_ALL = {("translation", "marian", "cross-domain"), ("translation", "t5", "fine-tuning"),
+                 ("summarization", "gpt2", "fine-tuning"), ("text-generation", "llama", "distillation")}  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "architecture", "method"), wide.all_but(by_turns(CASES), STAND_FOR_ALL))
 def test_a_run_trains_saves_and_predicts_the_same(tmp_path, task, architecture, method):
     """Each architecture under each method is trained in `contract/test_families`."""
     given = spec(tmp_path, task, architecture, method)
+    del given["data"]["validation"]
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     result = run.result
     assert result["status"] == "completed"
@@ -64,8 +70,8 @@ def test_a_model_from_nothing_learns_and_is_loaded_by_stock_transformers(tmp_pat
                 "decoder_ffn_dim": 64, "max_position_embeddings": 64, "dropout": 0.0},
         "tokenizer": {"train": "bpe", "size": 400},
     }  # fmt: skip
-    given["training"] |= {"epochs": 150, "learning_rate": 5e-3}
-    given["evaluation"] = {"every": 100}
+    given["training"] |= {"epochs": 120, "learning_rate": 1e-2, "batch_size": 8}
+    del given["data"]["validation"]
     given["generation"] = {"max_new_tokens": 30}
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert run.result["metrics"]["before"]["test"] is None  # nothing was there before
@@ -134,25 +140,26 @@ def test_chats_train_on_what_the_assistant_says_alone(tmp_path):
     assert task.gold(row) == "very bad"
 
 
-@pytest.mark.parametrize(
-    ("messages", "said"),
-    [
-        ([{"role": "user", "content": "hi"}], "no answer"),
-        ([{"role": "assistant", "content": "hi"}], "roles out of order"),
-        ([{"role": "usr", "content": "hi"}, {"role": "assistant", "content": "x"}], "unknown role"),
-        ([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"},
-          {"role": "system", "content": "s"}, {"role": "user", "content": "q"}], "system first"),
-    ],
-)  # fmt: skip
-def test_broken_chats_are_refused_with_their_row(tmp_path, messages, said):
+BROKEN = [
+    ([{"role": "user", "content": "hi"}], "no answer"),
+    ([{"role": "assistant", "content": "hi"}], "roles out of order"),
+    ([{"role": "usr", "content": "hi"}, {"role": "assistant", "content": "x"}], "unknown role"),
+    ([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"},
+      {"role": "system", "content": "s"}, {"role": "user", "content": "q"}], "system first"),
+]  # fmt: skip
+
+
+def test_broken_chats_are_refused_with_their_row(tmp_path):
     given = spec(tmp_path, "text-generation", "llama", "fine-tuning")
     good = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "good"}]}
-    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(r) for r in [good, {"messages": messages}]))
+    lines = [good, *({"messages": messages} for messages, _ in BROKEN)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError) as refused:
         kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
-    assert any("train.jsonl:2" in p.where and p.field == "messages" for p in refused.value.problems)
-    text = " ".join(f"{p.kind} {p.expected} {p.found}" for p in refused.value.problems)
-    assert said in text
+    for number, (_, said) in enumerate(BROKEN):
+        place = f"{tmp_path / 'train.jsonl'}:{2 + number}"
+        found = [p for p in refused.value.problems if p.where == place and p.field == "messages"]
+        assert said in " ".join(f"{p.kind} {p.expected} {p.found}" for p in found)
 
 
 def test_all_rows_without_a_prompt_are_refused_when_predicting(tmp_path):
@@ -169,11 +176,12 @@ def test_all_rows_without_a_prompt_are_refused_when_predicting(tmp_path):
     assert [(p.where.rpartition(":")[2], p.field) for p in refused.value.problems] == [("1", "prompt"), ("3", "prompt")]
 
 
-@pytest.mark.parametrize("architecture", ["t5", "gpt2", "llama"])
+@pytest.mark.parametrize("architecture", wide.all_but(("t5", "gpt2", "llama"), {"t5", "gpt2"}))
 def test_an_adapter_trains_is_its_own_reference_and_merges(tmp_path, architecture):
     """The reference is the model without its adapter: nothing is copied, and the vocabulary head is not trained."""
     given = spec(tmp_path, "translation", architecture, "cross-domain")
     given["training"] |= {"lora": {"rank": 4}}
+    del given["data"]["validation"]
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert run.result["reference"]["kind"] == "adapter-off"
     assert run.result["objective"]["divergence"] > 0
@@ -205,11 +213,11 @@ def test_a_chat_model_ends_where_its_turn_ends_and_so_does_stock_generate(tmp_pa
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "student")
     words.save_pretrained(tmp_path / "student")
-    talks = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in PAIRS]
+    talks = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in PAIRS[:4]]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks), encoding="utf-8")
     given = {"task": "text-generation", "method": "fine-tuning", "model": "student", "output": "out",
              "data": {"train": "rows.jsonl", "test": "rows.jsonl"}, "generation": {"max_new_tokens": 56},
-             "training": {"epochs": 100, "batch_size": 8, "learning_rate": 6e-3, "precision": "fp32"}}  # fmt: skip
+             "training": {"epochs": 60, "batch_size": 4, "learning_rate": 8e-3, "precision": "fp32"}}  # fmt: skip
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert run.result["metrics"]["test"]["exact_match"] == 1.0
     stock = transformers.AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32)

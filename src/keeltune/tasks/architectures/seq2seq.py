@@ -107,7 +107,7 @@ class Seq2Seq(Architecture):
             notes={**example.notes, "given": given},
         )
 
-    @property
+    @cached_property
     def start(self) -> int:
         """The token that the decoder starts from: as the model says, else as `transformers` would start it.
 
