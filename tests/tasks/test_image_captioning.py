@@ -551,7 +551,7 @@ def test_a_model_from_nothing_learns_and_teaches(tmp_path, kind):
     given = spec(tmp_path, "vit gpt2", "fine-tuning")
     given["model"] = {"new": fields, "tokenizer": {"train": words_of, "size": 300}}
     given["data"] = {"train": captioners.write(tmp_path, "four.jsonl", 4), "test": "four.jsonl"}
-    given["training"] |= {"epochs": 40, "learning_rate": 2e-2, "batch_size": 8}
+    given["training"] |= {"epochs": 60, "learning_rate": 2e-2, "batch_size": 8}
     run = kt.train(recipe.from_dict(given, tmp_path), display=QUIET)
     assert run.result["metrics"]["before"]["test"] is None
     assert run.result["objective"]["cross_entropy"] < 0.5

@@ -601,15 +601,17 @@ BAD_TEXTS = [
 ]
 
 
-def test_texts_that_cannot_be_spelt_are_refused(tmp_path):
+@pytest.mark.parametrize("texts", [BAD_TEXTS[:3], BAD_TEXTS[3:]], ids=["unspelt", "none"])
+def test_texts_that_cannot_be_spelt_are_refused(tmp_path, texts):
+    """Those that are none before a tokenizer has seen the others."""
     given = spec(tmp_path, "wav2vec2", "fine-tuning")
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"audio": "audio/0.wav", "text": text}) + "\n" for _, text, _, _ in BAD_TEXTS)
+        file.writelines(json.dumps({"audio": "audio/0.wav", "text": text}) + "\n" for _, text, _, _ in texts)
     with pytest.raises(UserError) as caught:
         prepare.prepare(recipe.from_dict(given, tmp_path))
     problems = {problem.where: problem for problem in caught.value.problems}
-    assert len(caught.value.problems) == len(problems) == len(BAD_TEXTS)
-    for number, (name, _, field, message) in enumerate(BAD_TEXTS):
+    assert len(caught.value.problems) == len(problems) == len(texts)
+    for number, (name, _, field, message) in enumerate(texts):
         problem = problems[f"{tmp_path / 'train.jsonl'}:{13 + number}"]
         assert problem.field == field
         assert re.search(message, str(problem)), name
