@@ -100,11 +100,12 @@ def _without_value(found: re.Match[str]) -> str:
 
 def _of_environment() -> Iterable[str]:
     """Values of variables named as secrets; a short one is a switch."""
-    values = (os.environ.get(name, "") for name in _secret_variables(frozenset(os.environ)))
+    names = getattr(os.environ, "_data", os.environ)  # as they are stored: for each printed text they need no decoding
+    values = (os.environ.get(name, "") for name in _secret_variables(frozenset(names)))
     return [value for value in values if len(value) >= 8]
 
 
 @lru_cache(maxsize=4)
-def _secret_variables(names: frozenset[str]) -> list[str]:
+def _secret_variables(names: frozenset[str | bytes]) -> list[str]:
     """Those named as secrets among the names of the environment, which seldom change."""
-    return [name for name in names if is_secret(name)]
+    return [name for name in map(os.fsdecode, names) if is_secret(name)]
