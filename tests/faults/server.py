@@ -139,7 +139,9 @@ def _serve() -> None:
 
     from keeltune.cli import app, train  # noqa: F401
     from keeltune.reports import localization, templating
+    from keeltune.training import trainer  # noqa: F401
     from tests.faults import moments, outcome, workloads  # noqa: F401
+    from tests.helpers import models  # noqa: F401
 
     torch.set_num_threads(1)
     pages = templating.environment(localization.translator("en"))

@@ -22,8 +22,11 @@ from keeltune.cli import app
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "transformers", "keeltune.cli.app", "keeltune.runs.run", "tests.helpers.models"]
-)
+    ["torch", "transformers", "keeltune.cli.app", "keeltune.runs.run", "keeltune.training.trainer",
+     "keeltune.training.build", "keeltune.runs.conclusion", "keeltune.reports.run_page",
+     "keeltune.evaluation.audit_report", "tests.helpers.models"]
+)  # fmt: skip
+"""All that a training imports when it is needed: none of the forks has to, which takes longer than what they do."""
 
 
 @dataclass
