@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,20 +30,45 @@ def data(tmp_path):
     return tmp_path
 
 
-def pooled(tiny, folder, numbers=(0, 1, 2), **changes) -> run_folder.Run:
+def pooled(tiny, folder, numbers=(0, 1), epochs=2, **changes) -> run_folder.Run:
     values = spec_of("fine-tuning", tiny("bert"), **changes)
-    values["training"] = {**values["training"], "epochs": 2, "seed": list(numbers)}
+    values["training"] = {**values["training"], "epochs": epochs, "seed": list(numbers)}
     return run.train(recipe.from_dict(values, folder), display=QUIET)
 
 
-def test_a_pool_is_the_mean_of_its_seeds(tiny, data):
-    done = pooled(tiny, data)
-    each = [run_folder.finished(data / "out" / f"seed-{n}") for n in (0, 1, 2)]
+@pytest.fixture(scope="module")
+def trained_pool(tiny, tmp_path_factory) -> Path:
+    """Four epochs, after which its seeds answer differently, and the second one is the best."""
+    return pooled(tiny, make_data(tmp_path_factory.mktemp("pool")), epochs=4).folder
+
+
+@pytest.fixture(scope="module")
+def trained_once(tiny, tmp_path_factory) -> Path:
+    folder = make_data(tmp_path_factory.mktemp("once"))
+    return run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), folder), display=QUIET).folder
+
+
+@pytest.fixture
+def pool(trained_pool, data) -> run_folder.Run:
+    """A copy of the pool of seeds 0 and 1, beside its rows."""
+    return run_folder.finished(shutil.copytree(trained_pool, data / "out"))
+
+
+@pytest.fixture
+def once(trained_once, data) -> run_folder.Run:
+    """A copy of a run of one seed, beside its rows."""
+    return run_folder.finished(shutil.copytree(trained_once, data / "out"))
+
+
+def test_a_pool_is_the_mean_of_its_seeds(data, pool):
+    done = pool
+    each = [run_folder.finished(data / "out" / f"seed-{n}") for n in (0, 1)]
     accuracies = [one.result["metrics"]["test"]["accuracy"] for one in each]
+    assert len(set(accuracies)) == 2  # or any of them would be the mean
     assert done.result["metrics"]["test"]["accuracy"] == pytest.approx(np.mean(accuracies))
     assert done.result["seeds"]["values"]["test"]["accuracy"] == accuracies
     assert done.result["seeds"]["sd"]["test"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
-    assert done.result["training"]["seed"] == [0, 1, 2]
+    assert done.result["training"]["seed"] == [0, 1]
     assert done.result["training"]["steps"] == sum(one.result["training"]["steps"] for one in each)
     low, high = done.result["intervals"]["test"]["accuracy"]
     assert low <= np.mean(accuracies) <= high
@@ -70,20 +96,20 @@ def test_a_pool_without_scores_and_without_bars_shows_each_seeds_loss(tiny, data
     assert "nothing was logged" in check_page(run_page.page(done.folder, done.result)).text
 
 
-def test_a_pools_page_has_the_seeds_validation_curves(tiny, data):
-    done = pooled(tiny, data, (0, 1))
+def test_a_pools_page_has_the_seeds_validation_curves(pool):
     names = [
-        a.get("aria-label") for tag, a in check_page((done.folder / "report.html").read_text()).tags if tag == "svg"
+        a.get("aria-label") for tag, a in check_page((pool.folder / "report.html").read_text()).tags if tag == "svg"
     ]
     assert {"validation, nats a prediction: seed 0, seed 1", "validation, accuracy: seed 0, seed 1"} <= set(names)
 
 
-def test_a_pools_name_stands_for_its_best_seed(tiny, data):
-    done = pooled(tiny, data, (0, 1))
+def test_a_pools_name_stands_for_its_best_seed(data, pool):
+    done = pool
     best = data / "out" / done.result["seeds"]["best"]
     validation = [
         run_folder.finished(data / "out" / f).result["metrics"]["validation"] for f in done.result["seeds"]["folders"]
     ]
+    assert best.name == "seed-1"
     assert done.model == best / "model"
     assert (
         max(v["accuracy"] for v in validation) == run_folder.finished(best).result["metrics"]["validation"]["accuracy"]
@@ -94,13 +120,13 @@ def test_a_pools_name_stands_for_its_best_seed(tiny, data):
     assert run.train(recipe.from_dict(again, data), display=QUIET).result["status"] == "completed"
 
 
-def test_seeds_go_on_where_they_were_stopped(tiny, data):
-    whole = pooled(tiny, data)
-    shutil.rmtree(data / "out" / "seed-2")
+def test_seeds_go_on_where_they_were_stopped(tiny, data, pool):
+    whole = pool
+    shutil.rmtree(data / "out" / "seed-1")
     (data / "out" / "result.json").unlink()
     before = (data / "out" / "seed-0" / "result.json").stat().st_mtime_ns
     made = spec_of("fine-tuning", tiny("bert"))
-    made["training"] = {**made["training"], "epochs": 2, "seed": [0, 1, 2]}
+    made["training"] = {**made["training"], "epochs": 4, "seed": [0, 1]}
     values = recipe.from_dict(made, data)
     with pytest.raises(UserError, match="in use"):
         run.train(values, display=QUIET)
@@ -153,10 +179,10 @@ def test_the_draws_over_seeds_have_the_variance_of_a_mean():
     assert (seed_bootstrap.over_seeds([np.arange(5.0)]) == np.arange(5.0)).all()
 
 
-def test_pools_are_compared_by_their_rows(tiny, data):
-    one = pooled(tiny, data, (0, 1))
+def test_pools_are_compared_by_their_rows(tiny, data, pool):
+    one = pool
     values = spec_of("fine-tuning", tiny("bert"), output="other")
-    values["training"] = {**values["training"], "epochs": 4, "seed": [0, 1]}
+    values["training"] = {**values["training"], "epochs": 1, "seed": [0, 1]}
     other = run.train(recipe.from_dict(values, data), display=QUIET)
     found = comparison.compare([one.folder, other.folder])
     for line, done in zip(found["runs"], (one, other), strict=True):
@@ -178,8 +204,8 @@ def test_changes_of_two_domains_are_pooled(tiny, data):
 # Prediction files hold all that the metrics are made of
 
 
-def test_tables_are_made_again_of_prediction_files(tiny, data):
-    done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), data), display=QUIET)
+def test_tables_are_made_again_of_prediction_files(once):
+    done = once
     task = opened_model.open_model(done.folder, None).task
     table = scores.table_of(task, read_lines(done.folder / "predictions" / "test.jsonl"))
     found = scores.scores_of(task, table)
@@ -192,13 +218,13 @@ def test_tables_are_made_again_of_prediction_files(tiny, data):
 # The history
 
 
-def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
+def test_runs_are_listed_with_what_they_were_made_of(tiny, data, trained_pool, capsys):
     from keeltune.cli import runs as listing
 
-    base = spec_of("fine-tuning", tiny("bert"))
     for output in ("runs/a", "runs/b"):
-        run.train(recipe.from_dict({**base, "output": output}, data), display=QUIET)
-    pooled(tiny, data, (0, 1), output="runs/deep/c")
+        values = {**spec_of("fine-tuning", tiny("bert")), "output": output}
+        run.train(recipe.from_dict(values, data), display=QUIET)
+    shutil.copytree(trained_pool, data / "runs" / "deep" / "c")
     found = {one["folder"].rsplit("/", 1)[1]: one for one in history.runs(data / "runs")}
     assert set(found) == {"a", "b", "c"}
     assert found["a"]["identity"] == found["b"]["identity"] != found["c"]["identity"]
@@ -207,8 +233,8 @@ def test_runs_are_listed_with_what_they_were_made_of(tiny, data, capsys):
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 
-def test_every_look_at_the_test_rows_is_counted(tiny, data, capsys):
-    done = run.train(recipe.from_dict(spec_of("fine-tuning", tiny("bert")), data), display=QUIET)
+def test_every_look_at_the_test_rows_is_counted(tiny, data, once, capsys):
+    done = once
     for file in ("validation", "test", "test"):
         kt.evaluate(done.folder, data / f"{file}.jsonl")
     assert "these rows were scored 3 times" in capsys.readouterr().err
@@ -225,8 +251,8 @@ def test_every_look_at_the_test_rows_is_counted(tiny, data, capsys):
 
 
 @pytest.mark.parametrize("broken", ['{"metr', "[]"])
-def test_a_damaged_run_does_not_hide_the_others(tiny, data, broken):
-    run.train(recipe.from_dict({**spec_of("fine-tuning", tiny("bert")), "output": "runs/a"}, data), display=QUIET)
+def test_a_damaged_run_does_not_hide_the_others(data, trained_once, broken):
+    shutil.copytree(trained_once, data / "runs" / "a")
     (data / "runs" / "b").mkdir()
     (data / "runs" / "b" / "recipe.yaml").write_text("task: none")
     (data / "runs" / "b" / "result.json").write_text(broken)
