@@ -40,8 +40,8 @@ def get(url: str, **headers: str) -> tuple[int, str]:
 def spec(tiny, **changes) -> dict:
     """A distillation that is scored often, its validation rows' texts being markup."""
     values = spec_of("distillation", tiny("bert"), reference=str(tiny("bert", seed=1)))
-    values["training"] = {"batch_size": 8, "max_steps": 30, "precision": "fp32", "logging_steps": 1}
-    return values | {"evaluation": {"every": 5}, **changes}
+    values["training"] = {"batch_size": 8, "max_steps": 15, "precision": "fp32", "logging_steps": 1}
+    return values | {"evaluation": {"every": 3}, **changes}
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def test_a_training_is_watched_from_before_its_start_to_its_report(tiny, data):
         assert {"training", "completed"} <= set(said)
         steps = [state["step"] or 0 for state in states]
         assert steps == sorted(steps)
-        assert steps[-1] == 30
+        assert steps[-1] == 15
     assert (status, report) == (200, (done.folder / "report.html").read_text("utf-8"))
-    for word in ("It is finished.", "30 of 30 (100 %)", "divergence", "accuracy", "after step 30", "report.html"):
+    for word in ("It is finished.", "15 of 15 (100 %)", "divergence", "accuracy", "after step 15", "report.html"):
         assert word in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert html.count("<script") == 1
@@ -103,23 +103,23 @@ def test_a_run_that_was_stopped_says_so_and_goes_on(tiny, data, monkeypatch):
 
     whole = Watcher.on_step_end
 
-    def stop_at_12(self, args, state, control, **kwargs):
+    def stop_at_7(self, args, state, control, **kwargs):
         whole(self, args, state, control, **kwargs)
-        if state.global_step == 12:
+        if state.global_step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert fit.Watcher is Watcher
     with watching(data / "out") as url:
         with monkeypatch.context() as patch, pytest.raises(Stopped):
-            patch.setattr(Watcher, "on_step_end", stop_at_12)
+            patch.setattr(Watcher, "on_step_end", stop_at_7)
             train(spec(tiny), data)
         html = get(url)[1]
         assert "It was stopped, and can go on." in html
         assert f"keeltune train {data / 'out' / 'recipe.yaml'} --resume" in html
-        assert re.search(r"1[23] of 30", html)
+        assert re.search(r"[78] of 15", html)
         run.train(recipe.from_dict(spec(tiny), data), resume=True, display=QUIET)
         html = get(url)[1]
-        assert "30 of 30" in html
+        assert "15 of 15" in html
         assert "It is finished." in html
 
 
@@ -133,13 +133,13 @@ def test_another_start_over_removes_it_too(tiny, data):
 
 def test_several_seeds_are_watched_as_one(tiny, data):
     values = spec(tiny)
-    values["training"] |= {"seed": [0, 1], "max_steps": 10}
+    values["training"] |= {"seed": [0, 1], "max_steps": 6}
     done = train(values, data)
     with watching(done.folder, "zh") as url:
         html = get(url)[1]
     assert "seed-0: 训练已完成。" in html
     assert "seed-1: 训练已完成。" in html
-    assert "10 / 10（100 %）" in html
+    assert "6 / 6（100 %）" in html
 
 
 def test_the_command_serves_until_it_is_stopped(tmp_path):
@@ -206,16 +206,16 @@ def test_the_secret_is_in_no_argument_of_the_browser(monkeypatch):
 
 
 def train_slowly(values: dict, folder: Path, until: threading.Event) -> run_folder.Run:
-    """A training that waits at step 20 to be looked at."""
+    """A training that waits at step 10 to be looked at."""
     from keeltune.runs.training_log import Watcher
 
     whole = Watcher.on_step_end
 
     def waits(self, args, state, control, **kwargs):
         whole(self, args, state, control, **kwargs)
-        if state.global_step == 20:
+        if state.global_step == 10:
             self.progress.written = -1e9  # told now, not after the second
-            self.progress.move(20)
+            self.progress.move(10)
             until.wait(120)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -234,7 +234,7 @@ def test_in_a_real_browser(tiny, data, tmp_path):
         training = threading.Thread(target=lambda: done.append(train_slowly(spec(tiny), data, looked)))
         training.start()
         try:
-            tab.until("document.querySelector('progress')?.value === 20")
+            tab.until("document.querySelector('progress')?.value === 10")
             assert tab.value("document.title").startswith("67 % · out")
             for width in (1280, 390):
                 for scheme, dark in (("light", False), ("dark", True)):

@@ -132,11 +132,15 @@ FINAL = {name: PHASES[name] for name in [*PHASES][5:]} | {
 }
 
 
-def test_a_kill_at_any_moment_of_the_final_stage_changes_nothing(spec, folder, whole, monkeypatch):
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.wide)])
+def test_a_kill_at_any_moment_of_the_final_stage_changes_nothing(spec, tmp_path, whole, monkeypatch, every):
+    """Of the moments each second one here; each of them is a signal's, too."""
+    folder = make_data(tmp_path)
+
     def die() -> None:
         raise Killed
 
-    for number, (place, name) in enumerate(FINAL.values()):
+    for number, (place, name) in enumerate([*FINAL.values()][every - 1 :: every]):
         with monkeypatch.context() as patch:
             before_calling(patch, place, name, die)
             with pytest.raises(Killed):
@@ -250,20 +254,16 @@ def test_the_last_line_says_what_goes_on(spec, tmp_path, monkeypatch, capsys):
     assert status == 2 and f"safe in {out}: checkpoints/checkpoint-3; mend it and start: {again} --resume" in line
 
 
-def test_a_second_signal_ends_the_command_at_once(spec, tmp_path):
+def test_a_second_signal_ends_the_command_at_once(spec, tmp_path, monkeypatch):
     make_data(tmp_path)
     (tmp_path / "recipe.yaml").write_text(json.dumps(spec))
 
-    def ended(*numbers: int) -> tuple[int, str]:
-        done = processes.start(ending, str(tmp_path), [*numbers], "train", "recipe.yaml", "--resume",
-                               output=tmp_path / "log")  # fmt: skip
-        return done.wait(30), done.text
-
-    status, said = ended(signal.SIGTERM)
-    assert status == 75, said
-    assert "Traceback" not in said and said.splitlines()[-1].startswith("stopped; ")
-    (tmp_path / "log").unlink()
-    status, said = ended(signal.SIGTERM, signal.SIGINT)
+    with monkeypatch.context() as patch:
+        before_calling(patch, prepare, "prepare", lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert keeltune(patch, "train", str(tmp_path / "recipe.yaml")) == 75
+    done = processes.start(ending, str(tmp_path), [signal.SIGTERM, signal.SIGINT], "train", "recipe.yaml", "--resume",
+                           output=tmp_path / "log")  # fmt: skip
+    status, said = done.wait(60), done.text
     assert status == 130, said
     assert "Traceback" not in said and said.splitlines()[-1].startswith("ended at once, as it was asked twice; ")
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "stopped"

@@ -148,7 +148,8 @@ def test_another_process_of_the_same_number_is_not_its_holder(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}', "\0" * 9000])
-def test_a_lock_that_names_nobody_is_still_one(tmp_path, content):
+def test_a_lock_that_names_nobody_is_still_one(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.1)
     lock = FolderLock(tmp_path)
     lock.take()
     Path(tmp_path / LOCK).write_text(content)
