@@ -32,9 +32,22 @@ def fast_ones() -> set[str]:
 FAST = fast_ones()
 
 
+def first_ones() -> set[str]:
+    """Of each input that several tasks meet the case of one of them."""
+    others = [case for case in cases.CASES if str(case) not in FAST]
+    first: dict[tuple[str, str], str] = {(case.kind, case.name): "" for case in cases.CASES if str(case) in FAST}
+    for case in others:
+        first.setdefault((case.kind, case.name), str(case))
+    return FAST | set(first.values())
+
+
+FIRST = first_ones()
+
+
 def marked(case: Case) -> object:
-    """Nearly six hundred more of the same kinds take most of a minute together; they run with the slow tests."""
+    """Six hundred more of the same kinds: with the slow tests, once each; and with the wide ones by each task."""
     marks = [] if str(case) in FAST else [pytest.mark.slow]
+    marks += [] if str(case) in FIRST else [pytest.mark.wide]
     return pytest.param(case, id=str(case), marks=marks)
 
 

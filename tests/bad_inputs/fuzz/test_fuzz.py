@@ -9,7 +9,7 @@ import pytest
 from tests.bad_inputs.fuzz.readers import READERS
 from tests.bad_inputs.fuzz.trials import trials
 
-FILES = 20
+FILES = 10
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries, which the command does not show either
