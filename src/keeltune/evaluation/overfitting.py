@@ -265,7 +265,7 @@ def verdict(signals: Sequence[Signal]) -> str:
         return Message("perhaps undertrained: longer training may do better")
     amber = [Message(signal.name) for signal in signals if signal.light != "green"]
     if amber:
-        return Message("no sign of overfitting beyond: {names}", names=joined(amber, ", "))
+        return Message("no sign of overfitting; to look at: {names}", names=joined(amber, ", "))
     return Message("no sign of overfitting")
 
 

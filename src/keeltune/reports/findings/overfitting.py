@@ -31,4 +31,4 @@ def averaged_weights(result: Mapping[str, Any]) -> list[str]:
     """What was measured and kept, where that is not the weights themselves."""
     if not (result["overfitting"] or {}).get("averaged"):
         return []
-    return [Message("what was measured and kept is the mean of the weights of two evaluations in a row")]
+    return [Message("What was measured and kept is the mean of the weights of two evaluations in a row")]

@@ -91,6 +91,8 @@ def decide(
         field.removeprefix("training."): of.value for field, of in decided.items() if field.startswith("training.")
     }
     material.recipe = material.recipe.model_copy(update={"training": training.model_copy(update=chosen)})
+    if "training.head_learning_rate" in decided and decided["training.head_learning_rate"].value == rate:
+        del decided["training.head_learning_rate"]  # which is nothing to tell
     material.defaults = decided
 
 
@@ -99,11 +101,8 @@ def _kept(begun: int | float | None, now: Default) -> Default:
 
 
 def sentences(material: Material) -> Iterator[str]:
-    """What was decided, one line each; of the head's rate where it is another one than that of the rest."""
-    rate = material.recipe.training.learning_rate
+    """What was decided, one line each."""
     for field, default in material.defaults.items():
-        if field == "training.head_learning_rate" and default.value == rate:
-            continue
         yield Message("{field} {value:.4g} ({reason})", field=field, value=default.value, reason=default.reason)
 
 
