@@ -49,9 +49,9 @@ KEYS = {
     "reference": {"kind", "models", "cache", "reason", "gate"},
     "training": {"seconds", "steps", "examples", "examples_per_second", "tokens_per_second", "predictions_per_second",
                  "padding_share", "precision", "peak_memory_bytes", "seed", "world_size",
-                 "trained_parameters", "parameters", "lora"},
+                 "trained_parameters", "parameters", "lora", "stored"},
 }  # fmt: skip
-"""The keys of `result.json`; the last three of `training` are ours beyond the contract."""
+"""The keys of `result.json`; the last four of `training` are ours beyond the contract."""
 
 
 @pytest.fixture

@@ -21,12 +21,17 @@ from keeltune.utils.progress import Display
 
 @dataclass
 class FinalWeights:
-    """Where the weights were left on the path from start to end, and what was seen there; `source` is the start."""
+    """Where the weights were left on the path from start to end, and what was seen there; `source` is the start.
+
+    `half`: what they are stored in, None for float32; `lost`: the share of what was learnt that a half precision takes.
+    """
 
     share: float = 1.0
     interpolation: dict[str, Any] | None = None
     measured: float | None = None
     source: Model | None = None
+    half: torch.dtype | None = None
+    lost: float | None = None
 
 
 def choose_weights(job: Job, model: Any, before: Mapping[str, Scores | None], display: Display) -> FinalWeights:

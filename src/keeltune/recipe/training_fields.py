@@ -133,6 +133,12 @@ class Training(Declared):
         "model again where a file of it is lost. false: they go once the model, the predictions and the result lie on "
         "the disk as they were written.",
     )
+    save_dtype: Literal["auto", "source", "fp32"] = Field(
+        default="auto",
+        description="What model/ is stored in: source, the precision that the model came in; fp32; auto: the source's "
+        "unless its rounding would take more than a fiftieth of what was learnt, as it does where few steps moved the "
+        "weights by less than bfloat16 can tell.",
+    )
     seed: Annotated[AsNumber[Seed] | AsList[Seed], ByKind] = Field(
         default=0, description="One seed, or a list: one run each."
     )

@@ -20,6 +20,7 @@ from keeltune.evaluation import (
 )
 from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
+from keeltune.evaluation.stored_precision import stored_precision
 from keeltune.models import saving, shared_weights
 from keeltune.reports import model_card
 from keeltune.reports.card import usage
@@ -55,16 +56,18 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         "budget": final_weights.budget_entry(job, trainer.training_totals.trajectory, final),
         "interpolation": final.interpolation,
     }
+    dtype = str(final.half or torch.float32).removeprefix("torch.")
+    result["training"] |= {"stored": {"dtype": dtype, "lost": final.lost}}
     start.inputs.refuse_changes()
     if is_main_process():
-        _save(job, model, folder)
+        _save(job, model, folder, final.half)
         result |= _analyses(job, trainer, model, folder, (start.scores, after), final, display)
         with _never_fail("abilities", display):
             result["abilities"] = abilities.report(job, folder / "predictions", start.abilities, able)
         said = (*forgetting.findings(result), *overfitting.findings(result), *bias.findings(result))
         for line in (*cut_answers.findings(result["generation"]), *said):
             display.say(line)
-        _write_cards(job, folder, result, display)
+        _write_cards(job, folder, result, final.half is not None, display)
         result = digests.seal(result | {"digests": digests.of_run(job, folder, start.inputs)})
         final_stage.publish(recipe, Run(folder, result))
         final_stage.drop_checkpoints(recipe, folder, display)
@@ -90,19 +93,20 @@ def _final_model(
             shared_weights.own(reference.model, model)
         model = model.merge_and_unload()  # what is scored is what is stored, and read again in float32
     final = final_weights.choose_weights(job, model, before, display)
-    if job.half is not None:
+    final.half, final.lost = stored_precision(job, model, display)
+    if final.half is not None:
         for weight in model.parameters():  # what is scored is what is stored
-            weight.data = weight.data.to(job.half).float()
+            weight.data = weight.data.to(final.half).float()
     return model, final
 
 
-def _save(job: Job, model: Any, folder: Path) -> None:
-    saving.save(model, job.student.processor, folder / "model", half=job.half)
+def _save(job: Job, model: Any, folder: Path, half: torch.dtype | None) -> None:
+    saving.save(model, job.student.processor, folder / "model", half=half)
     if job.anchor_head is not None and job.anchor_head.task.choices == "labels":
-        saving.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=job.half)
+        saving.save(job.anchor_head.model, job.student.processor, folder / "source_model", half=half)
 
 
-def _write_cards(job: Job, folder: Path, result: dict[str, Any], display: Display) -> None:
+def _write_cards(job: Job, folder: Path, result: dict[str, Any], half: bool, display: Display) -> None:
     """The card of the model, and that of its adapter, where there is one."""
     material = job.material
     learnt = next((rows for split in LEARNT if (rows := material.rows.get(split))), ())
@@ -110,7 +114,7 @@ def _write_cards(job: Job, folder: Path, result: dict[str, Any], display: Displa
     for name in ("model", *(["adapter"] if material.recipe.training.lora is not None else [])):
         adapter, program = name == "adapter", None
         with _never_fail("program for use", display):
-            program = usage.program(material.task, rows, adapter=adapter, half=job.half is not None)
+            program = usage.program(material.task, rows, adapter=adapter, half=half)
         trained = model_card.Trained(material.task, material.source, program, adapter)
         write_text(folder / name / "README.md", model_card.model_card(material.recipe, result, trained))
 

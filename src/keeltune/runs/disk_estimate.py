@@ -32,7 +32,7 @@ def bytes_of_run(material: Material, model: Any, *, half: bool) -> dict[str, int
     kept is there while it is staged, and best weights beside each.
 
     Args:
-        model: the one that trains, or its skeleton. half: whether `model/` is stored in half precision.
+        model: the one that trains, or its skeleton. half: whether the source is stored in half precision.
     """
     recipe, schedule = material.recipe, evaluation_schedule(material)
     trained = sum(4 * weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -41,7 +41,8 @@ def bytes_of_run(material: Material, model: Any, *, half: bool) -> dict[str, int
     moments = moments_of(str(recipe.training.passed.get("optim", "")))
     averages = int(schedule.averages) + int("weight_average" in recipe.training.all_regularizers)
     copies = _checkpoints(material, schedule.every)
-    stored = whole * (2 if half else 4) + buffers
+    surely_half = half and recipe.training.save_dtype == "source"  # auto: known at the end
+    stored = whole * (2 if surely_half else 4) + buffers
     scored = [*(material.rows[split] for split in SCORED), *(test.rows for test in material.named_tests)]
     rows = 2 * (sum(map(len, scored)) + sum(task.rows for task in material.harness))
     return {

@@ -74,7 +74,7 @@ NOTHING = Found(None, {})
 
 def shaping(recipe: Recipe) -> dict[str, Any]:
     """Everything in a recipe that shapes the weights."""
-    others: Any = {"output": True, "report": True, "training": {"keep_checkpoints"}}
+    others: Any = {"output": True, "report": True, "training": {"keep_checkpoints", "save_dtype"}}
     return recipe.model_dump(mode="json", by_alias=True, exclude=others)
 
 
