@@ -20,7 +20,6 @@ from keeltune.models import sealed_model
 from keeltune.runs import digests, hub_faults, run_folder
 from keeltune.runs.published_files import Published, published
 from keeltune.runs.run_folder import Run
-from keeltune.runs.stored_result import read_result
 from keeltune.utils.errors import Problem, StateRefused, UserError, shown
 from keeltune.utils.progress import Display
 from keeltune.utils.version import __version__
@@ -58,7 +57,7 @@ def push(
         right, a repository of others' content, no network); StateRefused: a model that is not what the run wrote.
     """
     display = display or Display()
-    folder, found = _finished(run)
+    folder, found = run_folder.required(run)
     _verify(found)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) is None or re.search(r"--|\.\.|\.git$", repository):
         expected = "ORG/NAME, in letters, digits, - _ and ."
@@ -72,22 +71,6 @@ def push(
     url = _send(files, repository, public, revision, message or _message(found), display)
     display.say(f"{folder} is at {url}")
     return url
-
-
-def _finished(run: str | Path | Run) -> tuple[Path, Run]:
-    """The run's folder, and the run of one seed whose model is sent."""
-    folder = run.folder if isinstance(run, Run) else Path(run)
-    whole = run_folder.finished(folder) if folder.is_dir() else None
-    if whole is None:
-        status = read_result(folder).get("status") if (folder / "result.json").is_file() else None
-        found = f"a run that is {status}" if status else "no run" if folder.is_dir() else "no such folder"
-        expected, fix = "the folder of a finished run", "finish it: keeltune train RECIPE --resume"
-        raise UserError(Problem(str(folder), "", found, expected, fix if status else "name a run folder"))
-    part = run_folder.finished(whole.parts[whole.best]) if whole.parts != [whole.folder] else whole
-    if part is None:
-        fix = "go on with it: keeltune train RECIPE --resume"
-        raise UserError(Problem(str(whole.parts[whole.best]), "", "no finished run", "the best seed's run", fix))
-    return folder, part
 
 
 def _verify(run: Run) -> None:

@@ -101,6 +101,22 @@ def finished(folder: Path) -> Run | None:
     return Run(folder, result) if result["status"] == "completed" else None
 
 
+def required(run: str | Path | Run) -> tuple[Path, Run]:
+    """A finished run's folder, and the run of one seed whose model is its own. UserError where there is none."""
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    whole = finished(folder) if folder.is_dir() else None
+    if whole is None:
+        status = read_result(folder).get("status") if (folder / "result.json").is_file() else None
+        found = f"a run that is {status}" if status else "no run" if folder.is_dir() else "no such folder"
+        expected, fix = "the folder of a finished run", "finish it: keeltune train RECIPE --resume"
+        raise UserError(Problem(str(folder), "", found, expected, fix if status else "name a run folder"))
+    part = finished(whole.parts[whole.best]) if whole.parts != [whole.folder] else whole
+    if part is None:
+        fix = "go on with it: keeltune train RECIPE --resume"
+        raise UserError(Problem(str(whole.parts[whole.best]), "", "no finished run", "the best seed's run", fix))
+    return folder, part
+
+
 def write_skipped(folder: Path, skipped: Sequence[Problem]) -> None:
     if skipped:
         lines = [json.dumps(_as_seen_from(folder, vars(problem)), ensure_ascii=False) for problem in skipped]
