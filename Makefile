@@ -14,7 +14,7 @@ setup: $(STAMP) ## .venv/ with the package, its tools and extras; the others do 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[demo,tracking,vision,speech,lm-eval,japanese,korean,sentencepiece,dev,docs]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[demo,tracking,vision,speech,lm-eval,japanese,korean,sentencepiece,export,dev,docs]'
 	touch $(STAMP)
 
 demo: setup ## the three methods side by side, on made data, ending in one table

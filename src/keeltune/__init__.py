@@ -6,6 +6,7 @@
     kt.evaluate(run.folder, "test.jsonl")               # -> metrics, intervals, rows
     kt.load(run.folder)("Lost my bag again.")           # -> {"text": …, "prediction": "negative", "probabilities": …}
     kt.push(run.folder, "me/tweets")                    # model and card to the hub, privately
+    kt.export(run.folder, to="int8")                    # for onnxruntime, proved on the run's own rows
     kt.Objective("reverse-kl", weight=0.29)             # the formula, for a loop of your own
 
 Names are imported when they are first used, so that `import keeltune` and `keeltune --help` cost nothing.
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from keeltune.objective.predictions import cross_entropy as cross_entropy
     from keeltune.recipe import Recipe as Recipe
     from keeltune.recipe import load as load_recipe  # noqa: F401
+    from keeltune.runs.exporting import Exported as Exported
+    from keeltune.runs.exporting import export as export
     from keeltune.runs.inference import evaluate as evaluate
     from keeltune.runs.inference import predict as predict
     from keeltune.runs.loaded_model import LoadedModel as LoadedModel
@@ -52,6 +55,7 @@ _HOME = {
     "Coarse": "objective.predictions",
     "Counts": "objective.formula",
     "Dense": "objective.predictions",
+    "Exported": "runs.exporting",
     "Finding": "runs.verification",
     "LoadedModel": "runs.loaded_model",
     "Objective": "objective.formula",
@@ -63,6 +67,7 @@ _HOME = {
     "advise": "advisor",
     "cross_entropy": "objective.predictions",
     "evaluate": "runs.inference",
+    "export": "runs.exporting",
     "load": "runs.loaded_model",
     "load_recipe": "recipe",
     "predict": "runs.inference",

@@ -18,7 +18,7 @@ from tests.bad_inputs.recipes import RECIPES
 from tests.helpers.command import keeltune
 
 VERBS = ["init", "train", "check", "show", "cache", "evaluate", "predict", "compare"]
-VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema", "verify", "push", "watch"]
+VERBS += ["advise", "curve", "runs", "demo", "doctor", "schema", "verify", "push", "watch", "export"]
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

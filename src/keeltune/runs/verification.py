@@ -1,7 +1,8 @@
-"""A run, a model or a cache held against the digests that it was written with: `kt.verify`, `keeltune verify`.
+"""A run, a model, an export or a cache held against the digests that it was written with: `kt.verify`.
 
 run      its own files and its result, its checkpoints by their manifests, and what it was made of: data, models, cache
 model    the files of its manifest
+export   those of its `export.json`
 cache    its manifest, each shard, and the head beside them
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from keeltune.exporters import folder as exported
 from keeltune.models import model_files, sealed_model
 from keeltune.runs import digests
 from keeltune.runs.stored_result import read_result
@@ -43,15 +45,15 @@ class Finding:
 
 
 def verify(path: str | Path) -> list[Finding]:
-    """Reads again all that has a digest in a run's folder, a model's or a cache's: a `Finding` for each thing.
+    """Reads again all that has a digest in a run's folder, a model's, an export's or a cache's: a `Finding` each.
 
     Raises: UserError: a folder that is none of these, or a model that another program wrote.
     """
     folder = Path(path)
     if not folder.is_dir():
-        expected = "the folder of a run, a model or a cache"
+        expected = "the folder of a run, a model, an export or a cache"
         raise UserError(Problem(str(folder), "", "no such folder", expected, "correct the path"))
-    for is_one, findings in ((_is_run, _run), (_is_cache, _cache), (_is_model, _model)):
+    for is_one, findings in ((_is_run, _run), (_is_cache, _cache), (_is_export, _export), (_is_model, _model)):
         if is_one(folder):
             return list(findings(folder))
     found = "no run, no cache, and no model that keeltune wrote"
@@ -67,6 +69,10 @@ def _is_run(folder: Path) -> bool:
 
 def _is_cache(folder: Path) -> bool:
     return (folder / tensor_store.MANIFEST).is_file() or (folder / tensor_store.shard_name(0)).is_file()
+
+
+def _is_export(folder: Path) -> bool:
+    return (folder / exported.PROOF).is_file()
 
 
 def _is_model(folder: Path) -> bool:
@@ -169,6 +175,15 @@ def _model(folder: Path) -> Iterator[Finding]:
         for file in sealed_model.read_files(folder):
             if file.name not in written:
                 yield Finding(file.name, "added", "a file that keeltune did not write", "take it away")
+
+
+def _export(folder: Path) -> Iterator[Finding]:
+    fix = "keeltune export RUN --overwrite writes it again"
+    found = _opened(exported.PROOF, lambda: manifest.opened(folder / exported.PROOF), fix)
+    yield found
+    if found.is_sound:
+        for name, told in manifest.opened(folder / exported.PROOF)["files"].items():
+            yield _compared(folder / name, told, name, fix)
 
 
 def _cache(folder: Path) -> Iterator[Finding]:

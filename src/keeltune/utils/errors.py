@@ -115,6 +115,16 @@ class OutOfResources(KeeltuneError):
     exit_status = 5
 
 
+class UnequalExport(KeeltuneError):
+    """An exported model does not answer as the model that it was made of."""
+
+    exit_status = 6
+
+    def __init__(self, message: str, exported: Any):
+        super().__init__(message)
+        self.exported = exported
+
+
 class CallbackFailed(KeeltuneError):
     """A callback that the caller of `kt.train` gave raised `error`, which is what the caller gets."""
 

@@ -1,6 +1,7 @@
 """How a trained model is used without keeltune: a program of a few lines for its very task, for the model card.
 
     templates/usage/NAME.py.jinja      NAME: the file of the task, or of the family that it derives from
+    templates/onnx/NAME.py.jinja       the same for an exported graph, with onnxruntime in the place of torch
 
 A program reads `folder` (a model's folder, or its name on the hub) and `row` (the columns of one input), and ends with
 `answer`, what keeltune predicts of that row. The row is made up: no data of anybody's stands in a card.
@@ -45,11 +46,14 @@ EXAMPLES: dict[str, Any] = {
 """What stands for a column, by its own name, else by its kind."""
 
 
-def program(task: Task, rows: Sequence[Row], *, adapter: bool = False, half: bool = False) -> str | None:
+def program(
+    task: Task, rows: Sequence[Row], *, adapter: bool = False, half: bool = False, onnx: bool = False
+) -> str | None:
     """The program; None for a task of another package of whose family there is none.
 
     Args: `rows`: some that it was trained on, which say which of its columns are used. adapter: the folder holds an
-        adapter alone. half: the weights are stored in half precision, and are to be computed with in float32.
+        adapter alone. half: the weights are stored in half precision, and are to be computed with in float32. onnx:
+        it holds a graph, `model.onnx`, in the place of weights.
     """
     name = _template(task)
     if name is None:
@@ -66,9 +70,10 @@ def program(task: Task, rows: Sequence[Row], *, adapter: bool = False, half: boo
     dtype = ', dtype="float32"' if half else ""
     rendered = (
         code()
-        .get_template(f"usage/{name}.py.jinja")
+        .get_template(f"{'onnx' if onnx else 'usage'}/{name}.py.jinja")
         .render(
             task=task,
+            onnx=onnx,
             adapter=adapter,
             place=f"{PLACE}  # where this card lies; elsewhere its path, or the model's name on the hub",
             dtype=dtype,

@@ -1,0 +1,1 @@
+"""A trained model for another runtime, each file proved against the model that it was made of."""

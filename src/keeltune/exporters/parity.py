@@ -1,0 +1,173 @@
+"""Whether an exported model answers as the one that it was made of, on rows of the run.
+
+    logits        the largest absolute difference at places that are no padding
+    predictions   the share of rows with the same answer; of numbers there is none
+    metrics       each before and after, and the 95 % interval of their difference: one bootstrap draws rows of both
+    speed         rows a second on one thread, one row after the other, by the processor's own time
+
+`onnx` is equal where logits differ by rounding and every prediction is the same. `int8` is equal where the loss that
+the interval leaves possible, of the primary metric, is small.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from keeltune.data.clusters import numbers_of
+from keeltune.data.dataset import Row
+from keeltune.evaluation import bootstrap
+from keeltune.evaluation.scores import Scores, differences, gain, score
+from keeltune.tasks.common.batches import answers
+from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.padding_effect import OUTPUTS
+from keeltune.tasks.metrics import scale_of
+from keeltune.tasks.task import Task
+from keeltune.utils.device import in_eval_mode
+
+LOGITS = 1e-4
+"""How far logits of float32 may lie apart. Measured: 1e-8 to 2e-6 over BERT, DistilBERT, RoBERTa, ELECTRA, MiniLM."""
+
+LOSS = 0.02
+"""How much of a perfect score the loss may be that the 95 % interval leaves possible (of a metric without a perfect
+score: of its value)."""
+
+ROWS = 500
+"""Rows that are compared at most: where 2 of 100 change, 200 rows leave a loss of 0.02 possible, 500 one of 0.012."""
+
+TIMED = 64
+"""Rows that are timed at most, and `SECONDS` of the slower one."""
+
+SECONDS = 5.0
+
+TOGETHER = {"onnx": 16, "int8": 1}
+"""Rows of a batch, which is padded: of 8 bits they are asked for one by one (`int8.py`)."""
+
+
+@dataclass
+class Side:
+    """One of the two models: its answers to the rows, what its head said of each batch, its score."""
+
+    model: Any
+    outputs: list[Any] = field(default_factory=list)
+    answers: list[Prediction] = field(default_factory=list)
+    scores: Scores | None = None
+
+
+@torch.inference_mode()
+def measured(
+    task: Task,
+    model: Any,
+    exported: Any,
+    encoded: Sequence[Sequence[Example]],
+    rows: Sequence[Row],
+    clusters: str | None,
+    to: str,
+) -> dict[str, Any]:
+    """What two models answer to the same labelled rows: {"rows", "logits", "predictions", "metric": the primary one,
+    "metrics", "rows_per_second"}."""
+    first, second = Side(model), Side(exported)
+    masks: list[Any] = []
+    for side in (first, second):
+        with in_eval_mode(side.model):
+            side.answers = answers(task, encoded, partial(_asked, task, side, masks), batch_size=TOGETHER[to])
+        side.scores = score(task, side.answers, rows, clusters=clusters)
+    logits = max(_difference(a, b, mask) for a, b, mask in zip(first.outputs, second.outputs, masks, strict=True))
+    same = [a.value == b.value for a, b in zip(first.answers, second.answers, strict=True)]
+    return {
+        "rows": len(rows),
+        "logits": logits,
+        "predictions": None if task.choices == "numbers" else sum(same) / len(same),
+        "metric": task.metrics[0],
+        "metrics": _metrics(task, first, second, numbers_of(rows, clusters)),
+        "rows_per_second": _speeds(task, first, second, [e for row in encoded for e in row]),
+    }
+
+
+def faults(measure: Mapping[str, Any], to: str) -> list[str]:
+    """Why what was measured is not equal, in words; empty where it is."""
+    if to == "onnx":
+        found = (
+            [] if measure["logits"] <= LOGITS else [f"logits differ by {measure['logits']:.2g}, by {LOGITS:g} at most"]
+        )
+        share = measure["predictions"]
+        return found + ([f"{share:.2%} of the predictions are the same, not all"] if share not in (None, 1.0) else [])
+    name = measure["metric"]
+    metric = measure["metrics"][name]
+    scale = scale_of(name)
+    allowed = LOSS * (abs(metric["torch"]) if scale is None else scale)
+    worst = metric["gain"][0]
+    if worst >= -allowed:
+        return []
+    return [f"{name} may have lost {-worst:.4f} (95 % interval over {measure['rows']} rows), {allowed:.4g} at most"]
+
+
+def _asked(task: Task, side: Side, masks: list[Any], examples: list[Example]) -> list[Prediction]:
+    """A batch's answers; what they were read off is kept."""
+    batch = task.collate(examples)
+    outputs = task.forward(side.model, batch)
+    side.outputs.append(outputs)
+    if len(side.outputs) > len(masks):
+        masks.append(batch["inputs"]["attention_mask"].bool())
+    return task.decode(task.rows(outputs, batch), batch)
+
+
+def _difference(a: Any, b: Any, mask: Any) -> float:
+    """The largest absolute difference; `mask` [B, S] of what is no padding, for outputs that have a place a token."""
+    worst = 0.0
+    for name in (name for name in OUTPUTS if getattr(a, name, None) is not None):
+        x, y = getattr(a, name).float(), getattr(b, name).float()
+        apart = (x - y).abs()
+        if apart.shape[:2] == mask.shape:
+            apart = apart[mask]
+        worst = max(worst, float(apart.max().nan_to_num(nan=torch.inf)))
+    return worst
+
+
+def _metrics(task: Task, first: Side, second: Side, clusters: np.ndarray | None) -> dict[str, Any]:
+    assert first.scores is not None and second.scores is not None
+    a, b = first.scores, second.scores
+    drawn = differences(task, b.table, a.table, clusters)
+    return {
+        name: {
+            "torch": a.metrics[name],
+            "exported": b.metrics[name],
+            "difference": b.metrics[name] - a.metrics[name],
+            "interval": list(bootstrap.interval(drawn[name])),
+            "gain": list(gain(task, b.table, a.table, name, clusters)),
+        }
+        for name in a.metrics
+        if name in drawn
+    }
+
+
+def _speeds(task: Task, first: Side, second: Side, examples: Sequence[Example]) -> dict[str, float]:
+    """Rows a second of both, one at a time and in turns, so that what else the machine does is shared."""
+    batches = [task.collate([example]) for example in examples[:TIMED]]
+    spent, done = [0.0, 0.0], 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for batch in [batches[0], *batches]:
+            taken = [_seconds(task, side.model, batch) for side in (first, second)]
+            if done:  # the first is asked twice: it pays for what is done once
+                spent = [total + seconds for total, seconds in zip(spent, taken, strict=True)]
+            done += 1
+            if max(spent) > SECONDS:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    return {name: (done - 1) / max(total, 1e-9) for name, total in zip(("torch", "exported"), spent, strict=True)}
+
+
+def _seconds(task: Task, model: Any, batch: Mapping[str, Any]) -> float:
+    begun = time.process_time()
+    with in_eval_mode(model):
+        task.forward(model, batch)
+    return time.process_time() - begun

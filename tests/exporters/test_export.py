@@ -1,0 +1,171 @@
+"""An exported model answers as the one that it was made of, and says so only where it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import keeltune as kt
+from keeltune.exporters import parity
+from keeltune.exporters.graph import OnnxGraph
+from keeltune.runs.opened_model import open_model
+from keeltune.utils.errors import UnequalExport, UserError
+from keeltune.utils.progress import Display
+from tests.helpers import cards, families
+from tests.runs.test_model_cards import stir
+
+pytest.importorskip("onnxruntime", reason="the libraries come with keeltune[export]")
+
+QUIET = Display(quiet=True)
+COVERED = [
+    ("sentiment-analysis", "bert"),
+    ("token-classification", "distilbert"),
+    ("question-answering", "electra"),
+    pytest.param(("regression", "roberta"), marks=pytest.mark.wide),
+    pytest.param(("semantic-role-labeling", "bert"), marks=pytest.mark.wide),
+]
+
+
+def trained(folder: Path, task: str, architecture: str) -> Path:
+    """A tiny run with test rows."""
+    spec = families.spec(folder, task, architecture, "fine-tuning")
+    stir(folder / "student")
+    spec |= {"output": "out", "data": {"train": "rows.jsonl", "test": "rows.jsonl"}}
+    spec["training"] = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-5, "precision": "fp32"}
+    return kt.train(kt.recipe.from_dict(spec, folder), display=QUIET).folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """`exported(task, architecture)`: a run and its export, made once."""
+    made: dict[Any, tuple[Path, Any]] = {}
+
+    def make(task: str, architecture: str) -> tuple[Path, Any]:
+        if task not in made:
+            run = trained(tmp_path_factory.mktemp(task), task, architecture)
+            made[task] = run, kt.export(run, display=QUIET)
+        return made[task]
+
+    return make
+
+
+@pytest.fixture(scope="module", params=COVERED, ids="-".join)
+def one(request, exported):
+    return exported(*request.param)
+
+
+def test_the_proof_holds_and_is_sealed(one):
+    run, made = one
+    assert made.folder == run / "export" / "onnx"
+    proof = json.loads((made.folder / "export.json").read_text())
+    assert proof == made.proof
+    assert proof["equal"] and proof["logits"] <= 1e-5 and proof["predictions"] in (None, 1.0)
+    for metric in proof["metrics"].values():
+        assert metric["difference"] == pytest.approx(0, abs=1e-5)
+        assert metric["interval"] == pytest.approx([0, 0], abs=1e-4)
+    assert proof["rows_per_second"]["torch"] > 0 and proof["rows_per_second"]["exported"] > 0
+    assert {"model.onnx", "config.json", "tokenizer.json"} <= set(proof["files"])
+    assert (made.folder / "model.onnx").stat().st_size == proof["bytes"]["exported"]
+    assert all(finding.is_sound for finding in kt.verify(made.folder))
+
+
+def test_other_numbers_of_rows_and_tokens_than_the_traced_ones(one):
+    run, made = one
+    model = open_model(run, None).model
+    graph = OnnxGraph(made.folder / "model.onnx", model.config)
+    drawn = torch.Generator().manual_seed(0)
+    for rows, tokens in ((1, 1), (1, 5), (3, 31), (9, 17)):
+        ids = torch.randint(5, 20, (rows, tokens), generator=drawn)
+        mask = torch.ones_like(ids)
+        mask[rows // 2, tokens // 2 + 1 :] = 0  # padding
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+        inputs = {name: inputs[name] for name in graph.reads}
+        with torch.no_grad():
+            ours, theirs = model(**inputs), graph(**inputs)
+        for name in graph.says:
+            places = mask.bool() if getattr(ours, name).shape[:2] == mask.shape else ...
+            assert (getattr(ours, name) - getattr(theirs, name))[places].abs().max() <= 1e-5
+
+
+def test_the_card_answers_as_keeltune_without_it_and_without_torch(one):
+    run, made = one
+    row = cards.row_of(made.folder)
+    (ours,) = kt.predict(run, [row], display=QUIET)
+    ((theirs,),) = cards.answers([(made.folder, [None])])
+    expected = ours["prediction"]
+    if isinstance(theirs, dict):
+        assert theirs["label"] == expected and theirs["score"] == pytest.approx(
+            ours["probabilities"][expected], abs=1e-5
+        )
+    else:
+        assert theirs == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
+    assert "torch" not in cards.program_of(made.folder)
+
+
+def test_int8_is_smaller_and_scored(exported, tmp_path):
+    run, whole = exported("sentiment-analysis", "bert")
+    try:
+        made = kt.export(run, "int8", tmp_path / "small", display=QUIET)
+    except UnequalExport as error:  # of 24 rows one that changes is too many
+        made = error.exported
+    proof = made.proof
+    assert proof["bytes"]["exported"] < whole.proof["bytes"]["exported"]
+    assert 0 < proof["logits"] < 1
+    assert proof["equal"] == (proof["metrics"]["accuracy"]["gain"][0] >= -parity.LOSS)
+    assert not list(made.folder.glob("float32*"))
+
+
+def test_a_graph_of_other_weights_is_unequal_and_says_so(exported, tmp_path, monkeypatch, capsys):
+    import onnx
+
+    from keeltune.exporters import onnx as ours
+    from tests.helpers.command import keeltune
+
+    run, _ = exported("sentiment-analysis", "bert")
+    write = ours.write_onnx
+
+    def tampered(model, inputs, file, where):
+        write(model, inputs, file, where)
+        graph = onnx.load(file)
+        weight = next(w for w in graph.graph.initializer if w.name.endswith("word_embeddings.weight"))
+        table = onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(table[::-1]), weight.name))
+        onnx.save(graph, file)
+
+    monkeypatch.setattr(ours, "write_onnx", tampered)
+    place = tmp_path / "graph"
+    assert keeltune(monkeypatch, "export", run, "--to", "onnx", "--output", place) == 6
+    said = capsys.readouterr()
+    assert "logits differ by" in said.err and "rows a second, one thread" in said.out
+    proof = json.loads((place / "export.json").read_text())
+    assert proof["equal"] is False and proof["faults"]
+    assert "Not equal" in (place / "README.md").read_text()
+
+
+def test_what_is_not_covered_is_refused_in_words(tmp_path, exported):
+    run, _ = exported("sentiment-analysis", "bert")
+    with pytest.raises(UserError, match="litert") as error:
+        kt.export(run, "litert", display=QUIET)
+    assert error.value.problems[0].expected == "onnx or int8"
+    with pytest.raises(UserError, match="an earlier export"):
+        kt.export(run, display=QUIET)
+    with pytest.raises(UserError, match="something that is no export"):
+        kt.export(run, output=run / "model", overwrite=True, display=QUIET)
+    with pytest.raises(UserError, match="no such folder"):
+        kt.export(tmp_path / "nothing", display=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "found"),
+    [("summarization", "bart", "summarization"), ("sentiment-analysis", "gpt2", "gpt2")],
+)
+def test_other_models_are_refused(tmp_path, task, architecture, found):
+    run = trained(tmp_path, task, architecture)
+    with pytest.raises(UserError, match=f"{found}.*not exported yet"):
+        kt.export(run, display=QUIET)
+    assert not (run / "export").exists()
