@@ -214,7 +214,7 @@ def test_a_race_ends_with_a_card_and_a_recipe_to_run(tiny, data):
         recipe.from_dict(
             {
                 **spec_of("fine-tuning", tiny("bert"), output="teacher"),
-                "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"},
+                "training": {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"},
             },
             data,
         ),

@@ -213,7 +213,8 @@ def run_on(tiny, folder, train_rows, validation_rows, epochs=40, rate=1e-2, outp
 def test_shuffled_labels_are_called_out(tiny, data):
     rows = reviews(400, seed=11)  # good and bad in turn, so that every second pair is independent of them
     shuffled = [{**row, "label": "positive" if i % 4 < 2 else "negative"} for i, row in enumerate(rows[:60])]
-    done = run_on(tiny, data, shuffled, rows[60:], evaluation={"patience": None}, epochs=40, rate=3e-3)
+    done = run_on(tiny, data, shuffled, rows[60:], evaluation={"patience": None, "every": 80}, epochs=20,
+                  rate=3e-3)  # fmt: skip
     found = sign(done.result, "beyond chance")
     assert found["light"] == "red"
     assert "do labels and rows belong together?" in found["said"]
@@ -222,7 +223,7 @@ def test_shuffled_labels_are_called_out(tiny, data):
 
 def test_a_duplicated_validation_set_is_called_out(tiny, data):
     rows = reviews(60, seed=12)
-    done = run_on(tiny, data, rows, rows[:30], epochs=20)
+    done = run_on(tiny, data, rows, rows[:30], epochs=20, evaluation={"every": 40})
     assert sign(done.result, "duplicates")["light"] == "red"
     assert done.result["overfitting"]["verdict"] == overfitting.VERDICTS["duplicates"]
 
@@ -238,13 +239,15 @@ def test_training_ends_early_and_keeps_the_best(tiny, data, capsys):
     assert done.result["metrics"]["validation"]["accuracy"] == pytest.approx(best[0])
 
 
+EVERY = {"patience": None, "every": 50}
+
+
 def test_a_run_that_learns_nothing_says_so(tiny, data):
     rows = reviews(60, seed=14)
-    done = run_on(tiny, data, rows[:40], rows[40:], epochs=20, rate=1e-9, evaluation={"patience": None})
+    done = run_on(tiny, data, rows[:40], rows[40:], epochs=20, rate=1e-9, evaluation=EVERY)
     assert sign(done.result, "learnt")["light"] == "red"
     assert overfitting.stuck(done.result) == sign(done.result, "learnt")["said"]
-    learning = run_on(tiny, data, rows[:40], rows[40:], epochs=20, rate=1e-2, evaluation={"patience": None},
-                      output="learning")  # fmt: skip
+    learning = run_on(tiny, data, rows[:40], rows[40:], epochs=20, rate=1e-2, evaluation=EVERY, output="learning")
     assert sign(learning.result, "learnt")["light"] != "red"
     assert overfitting.stuck(learning.result) is None
 

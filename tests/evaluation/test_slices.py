@@ -165,7 +165,7 @@ def planted(tmp_path):
 
 
 def test_a_planted_token_is_seen(tiny, planted):
-    values = spec_of("fine-tuning", tiny("bert"), evaluation={"terms": "terms.txt", "patience": None})
+    values = spec_of("fine-tuning", tiny("bert"), evaluation={"terms": "terms.txt", "patience": None, "every": 150})
     values["training"] = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
     done = run.train(recipe.from_dict(values, planted), display=Display(quiet=True))
     found = done.result["bias"]

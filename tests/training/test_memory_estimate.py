@@ -18,7 +18,7 @@ from keeltune.training.memory_estimate import memory_estimate
 from keeltune.training.preparation.prepare import prepare
 from keeltune.training.rehearsal import LiveBytes, scoring_bytes, step_bytes
 from keeltune.training.student_skeleton import student_skeleton
-from tests.helpers import families
+from tests.helpers import families, wide
 from tests.helpers.models import save_tiny
 from tests.helpers.runs import make_data, spec_of
 
@@ -88,12 +88,18 @@ def estimate_of(spec: dict, folder: Path):
     return memory_estimate(material, student_skeleton(material), "fp32")
 
 
-@pytest.mark.parametrize(("task", "architecture"), [
+FAMILIES = [
     ("text-classification", "distilbert"), ("question-answering", "bert"), ("semantic-role-labeling", "bert"),
     ("summarization", "t5"), ("translation", "marian"), ("text-generation", "llama"),
     ("speech-recognition", "wav2vec2"), ("speech-recognition", "whisper"), ("image-captioning", "vit gpt2"),
-])  # fmt: skip
-@pytest.mark.parametrize("method", ["fine-tuning", "distillation"])
+]  # fmt: skip
+METHODS = ("fine-tuning", "distillation")
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "method"),
+    wide.all_but([(*one, method) for one in FAMILIES for method in METHODS], families.by_turns(FAMILIES, METHODS)),
+)
 def test_no_family_has_to_be_guessed(tmp_path, task, architecture, method):
     found = estimate_of(families.spec(tmp_path, task, architecture, method) | {"output": "out"}, tmp_path)
     assert not found.guessed

@@ -32,7 +32,7 @@ from keeltune.training.trainer import KeelTrainer
 from keeltune.utils import registry
 from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
-from tests.helpers import runs
+from tests.helpers import runs, wide
 from tests.helpers.families import FAMILIES, write_lines
 from tests.helpers.runs import texts_in
 
@@ -44,6 +44,12 @@ CASES = [
     ("chat", "llama"), ("several labels", "bert"), ("image-captioning", "vit gpt2"), ("image-captioning", "git"),
     ("speech-recognition", "wav2vec2"), ("speech-recognition", "whisper"),
 ]  # fmt: skip
+FEW = [case for case in CASES if case not in (  # the others are labelled, asked and counted as one of these is
+    ("text-classification", "gpt2"), ("summarization", "bart"), ("text-generation", "gpt2"),
+    ("image-captioning", "git"), ("speech-recognition", "whisper"),
+)]  # fmt: skip
+TRAINED = (("text-classification", "bert"), ("question-answering", "bert"), ("translation", "marian"))
+"""What a run adds to the plan that all are held to is its loop, which is one for all."""
 CHAT = [
     [("user", "the film"), ("assistant", "is good")],
     [("user", "it was"), ("assistant", "dull"), ("user", "and the plot"), ("assistant", "not bad")],
@@ -154,7 +160,7 @@ def d_alone_reaches_the_loss(job: Job, folder: Path) -> None:
     assert max(p.grad.abs().max().item() for p in job.model.parameters() if p.grad is not None) > 1e-6
 
 
-@pytest.mark.parametrize(("case", "architecture"), CASES)
+@pytest.mark.parametrize(("case", "architecture"), wide.all_but(CASES, FEW))
 def test_a_pool_carries_d_alone(tmp_path, monkeypatch, case, architecture):
     """Trap 18, put in at the end: the reference is asked and its answer dropped."""
     job = job_of(spec(tmp_path, case, architecture), tmp_path)
@@ -221,7 +227,7 @@ def _span(row: Row, notes: dict, answer: Any) -> tuple[int, int] | None:
     return (inside[0], inside[-1]) if whole else None
 
 
-@pytest.mark.parametrize(("case", "architecture"), CASES)
+@pytest.mark.parametrize(("case", "architecture"), wide.all_but(CASES, FEW))
 def test_a_pool_of_hard_labels_meets_the_same_batches_with_ce_and_no_d(tmp_path, monkeypatch, case, architecture):
     given = spec(tmp_path, case, architecture)
     soft = job_of(given, tmp_path)
@@ -236,6 +242,8 @@ def test_a_pool_of_hard_labels_meets_the_same_batches_with_ce_and_no_d(tmp_path,
     n_ce, n_d = task.counts(task.collate(step))
     assert n_ce == sum(e.labelled for e in step)
     assert n_d == sum(e.predictions for e in step if e.key not in {e.key for e in pool})
+    if (case, architecture) not in TRAINED:
+        return
     noted = noted_counts(monkeypatch, task)
     run = kt.train(recipe.from_dict(given | {"data": {**given["data"], "unlabeled_as": "labels"}}, tmp_path),
                    display=QUIET)  # fmt: skip
