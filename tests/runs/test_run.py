@@ -367,3 +367,9 @@ def test_a_half_precision_source_gives_a_half_precision_model(tiny, data):
     word_tokenizer().save_pretrained(data / "half")
     finished = train(spec_of("fine-tuning", data / "half"), data)
     assert {w.dtype for w in weights(finished).values()} == {torch.float16}
+
+
+def test_a_run_is_shown_in_a_line(tiny, data):
+    finished = train(spec_of("fine-tuning", tiny("bert")), data)
+    accuracy = finished.result["metrics"]["test"]["accuracy"]
+    assert repr(finished) == f"Run('{finished.folder}': sentiment-analysis, fine-tuning, test accuracy {accuracy:.4f})"

@@ -147,3 +147,15 @@ def test_attention_with_dropout_grows_with_the_square_of_the_length():
         return step_bytes(skeleton, [], {"input_ids": ids, "attention_mask": ids}, None, Objective())
 
     assert step(400) > 3.2 * step(200) - 2 * sum(4 * w.numel() for w in skeleton.parameters())
+
+
+@pytest.mark.parametrize("task", ["text-classification", "speech-recognition"])
+def test_what_a_model_is_stored_in_changes_no_byte(tmp_path, task):
+    """It trains in float32: a skeleton in float16 ran at half its size, or (convolutions) did not run and was guessed."""
+    spec = families.spec(tmp_path, task, {"text-classification": "bert"}.get(task, "whisper"), "fine-tuning")
+    whole = estimate_of(spec | {"output": "out"}, tmp_path)
+    config = tmp_path / "student" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
+    half = estimate_of(spec | {"output": "out"}, tmp_path)
+    assert not half.guessed
+    assert (half.step, half.scoring, half.weights) == (whole.step, whole.scoring, whole.weights)

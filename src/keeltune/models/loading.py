@@ -282,6 +282,6 @@ def skeleton(config: Any, auto_model: str, where: str = "", field: str = "model"
 
     def build() -> Any:
         with torch.device("meta"), shapes_alone():
-            return getattr(transformers, auto_model).from_config(config)
+            return getattr(transformers, auto_model).from_config(config, dtype=torch.float32)
 
     return or_refuse(build, config.name_or_path, where, field)

@@ -28,6 +28,16 @@ class Run:
     folder: Path
     result: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """A line: `result` has thousands."""
+        scores = self.result.get("metrics") or {}
+        split = next((name for name in ("test", "validation") if scores.get(name)), None)
+        said = [str(self.result.get("task")), str(self.result.get("method"))]
+        if split is not None:
+            metric, value = next(iter(scores[split].items()))
+            said.append(f"{split} {metric} {value:.4f}" if value is not None else f"{split} {metric} unknown")
+        return f"Run('{self.folder}': {', '.join(said)})"
+
     @property
     def model(self) -> Path:
         """A plain `save_pretrained` folder, which transformers loads with no keeltune installed; the best seed's."""
