@@ -151,7 +151,7 @@ def test_attention_with_dropout_grows_with_the_square_of_the_length():
 
 @pytest.mark.parametrize("task", ["text-classification", "speech-recognition"])
 def test_what_a_model_is_stored_in_changes_no_byte(tmp_path, task):
-    """It trains in float32: a skeleton in float16 ran at half its size, or (convolutions) did not run and was guessed."""
+    """It trains in float32: a skeleton in float16 ran at half its size, or, with convolutions, not at all."""
     spec = families.spec(tmp_path, task, {"text-classification": "bert"}.get(task, "whisper"), "fine-tuning")
     whole = estimate_of(spec | {"output": "out"}, tmp_path)
     config = tmp_path / "student" / "config.json"
