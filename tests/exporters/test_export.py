@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from keeltune.runs.opened_model import open_model
 from keeltune.utils.errors import UnequalExport, UserError
 from keeltune.utils.progress import Display
 from tests.helpers import cards, families
+from tests.helpers.command import keeltune
 from tests.runs.test_model_cards import stir
 
 pytest.importorskip("onnxruntime", reason="the libraries come with keeltune[export]")
@@ -107,6 +109,28 @@ def test_the_card_answers_as_keeltune_without_it_and_without_torch(one):
     assert "torch" not in cards.program_of(made.folder)
 
 
+def test_keeltune_asks_an_export_as_it_asks_the_run(one):
+    run, made = one
+    rows = [json.loads(line) for line in (run.parent / "rows.jsonl").read_text().splitlines()]
+    ours, theirs = (kt.predict(place, rows, display=QUIET) for place in (run, made.folder))
+    for a, b in zip(ours, theirs, strict=True):
+        assert b["prediction"] == (pytest.approx(a["prediction"]) if "target" in a else a["prediction"])
+        assert b.get("probabilities") == pytest.approx(a.get("probabilities"), abs=1e-5)
+    scored = [kt.evaluate(place, rows, display=QUIET)["metrics"] for place in (run, made.folder)]
+    assert scored[1] == pytest.approx(scored[0], abs=1e-5)
+
+
+def test_a_text_alone_and_a_changed_file(exported, tmp_path, monkeypatch, capsys):
+    _, made = exported("sentiment-analysis", "bert")
+    assert keeltune(monkeypatch, "predict", made.folder, "--text", "a fine film") == 0
+    assert json.loads(capsys.readouterr().out)["prediction"] in ("negative", "positive")
+    copy = shutil.copytree(made.folder, tmp_path / "copy")
+    (copy / "config.json").write_text((copy / "config.json").read_text().replace("positive", "POSITIVE"))
+    assert keeltune(monkeypatch, "predict", copy, "--text", "a fine film") == 3
+    assert "config.json has the SHA-256" in capsys.readouterr().err
+    assert not all(finding.is_sound for finding in kt.verify(copy))
+
+
 def test_int8_is_smaller_and_scored(exported, tmp_path):
     run, whole = exported("sentiment-analysis", "bert")
     try:
@@ -118,13 +142,15 @@ def test_int8_is_smaller_and_scored(exported, tmp_path):
     assert 0 < proof["logits"] < 1
     assert proof["equal"] == (proof["metrics"]["accuracy"]["gain"][0] >= -parity.LOSS)
     assert not list(made.folder.glob("float32*"))
+    texts = ["a fine film", "the plot was dull and very long"]
+    model = kt.load(made.folder)
+    assert model(texts) == [model(text) for text in texts]  # rows beside a row change nothing of it
 
 
 def test_a_graph_of_other_weights_is_unequal_and_says_so(exported, tmp_path, monkeypatch, capsys):
     import onnx
 
     from keeltune.exporters import onnx as ours
-    from tests.helpers.command import keeltune
 
     run, _ = exported("sentiment-analysis", "bert")
     write = ours.write_onnx

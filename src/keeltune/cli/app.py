@@ -43,7 +43,9 @@ Overrides = Annotated[
 ModelOrRun = Annotated[
     str,
     typer.Argument(
-        help="A run folder, a model folder or a hub id.", show_default=False, autocompletion=completion.models
+        help="A run folder, a model folder, an export or a hub id.",
+        show_default=False,
+        autocompletion=completion.models,
     ),
 ]
 

@@ -13,7 +13,7 @@ from keeltune.tasks.task import Task
 
 def lines(proof: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """The proof as a table: what it is, of torch, of the export, the difference."""
-    for name in dict.fromkeys([proof["metric"], *proof["metrics"]]):
+    for name in sorted(proof["metrics"], key=lambda name: (name != proof["metric"], name == "loss")):
         metric = proof["metrics"][name]
         low, high = metric["interval"]
         difference = f"{metric['difference']:+z.4f} ({low:+z.4f} to {high:+z.4f})"

@@ -20,6 +20,9 @@ from keeltune.utils.errors import Problem, UserError, nearest, shown
 
 FORMATS = ("onnx", "int8")
 
+ALONE = ("int8",)
+"""Those that are asked row by row."""
+
 FAMILIES = (SequenceClassification, SequenceRegression, SequenceLabeling, SpanExtraction)
 """Whose predictions are read off one forward pass of an encoder."""
 

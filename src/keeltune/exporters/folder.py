@@ -16,11 +16,15 @@ from typing import Any
 
 from keeltune.models import sealed_model
 from keeltune.utils import manifest
-from keeltune.utils.errors import Problem, UserError
+from keeltune.utils.errors import Problem, StateRefused, UserError
 from keeltune.utils.files import make_folder, write_text
+from keeltune.utils.manifest import NotAsWrittenError
 from keeltune.utils.system_faults import persistently
 
 PROOF = "export.json"
+
+SAID = {"task": str, "to": str, "equal": bool, "faults": list, "max_length": int | None}
+"""What is asked of an export where it is used."""
 
 BESIDE = (".json", ".jinja", ".txt", ".model")
 """Endings of what transformers reads beside the weights: configuration, labels, tokenizer."""
@@ -34,6 +38,23 @@ def refuse_used(folder: Path, *, overwrite: bool) -> None:
             found = "an earlier export" if exported else "something that is no export"
             fix = "add --overwrite, or name another folder" if exported else "name another folder"
             raise UserError(Problem(str(folder), "--output", found, "a new or an empty folder", fix))
+
+
+def read_proof(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's `export.json`; None where there is none.
+
+    Raises: StateRefused: a file of the export that is not what was written.
+    """
+    if not (folder / PROOF).is_file():
+        return None
+    try:
+        proof = manifest.verified(folder, name=PROOF)
+        if not SAID.keys() <= proof.keys() or not all(isinstance(proof[n], kinds) for n, kinds in SAID.items()):
+            raise NotAsWrittenError(f"{PROOF} does not say {', '.join(SAID)}")
+        return proof
+    except NotAsWrittenError as error:
+        fix = "copy the folder again, or write it again: keeltune export RUN --overwrite"
+        raise StateRefused(Problem(str(folder), "model", str(error), "the export as keeltune wrote it", fix)) from None
 
 
 def write_folder(model: Path, folder: Path, write: Callable[[Path], tuple[Mapping[str, Any], str]]) -> dict[str, Any]:

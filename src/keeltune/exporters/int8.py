@@ -2,7 +2,7 @@
 
 Activations are rounded as they come, to the range of the batch that they are in: so what such a graph says of a row
 depends a little on the rows beside it, and keeltune asks it row by row. Weights take 7 of the 8 bits: on processors
-without VNNI sums of two products of 8 bits overflow, and the same file would say something else there.
+without VNNI sums of two products of 8 bits may saturate, and the same file would say something else there.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
 
 LOGITS = 1e-4
-"""How far logits of float32 may lie apart. Measured: 1e-8 to 2e-6 over BERT, DistilBERT, RoBERTa, ELECTRA, MiniLM."""
+"""How far logits of float32 may lie apart. Measured: 4.4e-6 at most, over nine models of eight architectures."""
 
 LOSS = 0.02
 """How much of a perfect score the loss may be that the 95 % interval leaves possible (of a metric without a perfect
@@ -46,8 +46,7 @@ TIMED = 64
 
 SECONDS = 5.0
 
-TOGETHER = {"onnx": 16, "int8": 1}
-"""Rows of a batch, which is padded: of 8 bits they are asked for one by one (`int8.py`)."""
+BATCH = 16
 
 
 @dataclass
@@ -68,7 +67,6 @@ def measured(
     encoded: Sequence[Sequence[Example]],
     rows: Sequence[Row],
     clusters: str | None,
-    to: str,
 ) -> dict[str, Any]:
     """What two models answer to the same labelled rows: {"rows", "logits", "predictions", "metric": the primary one,
     "metrics", "rows_per_second"}."""
@@ -76,7 +74,7 @@ def measured(
     masks: list[Any] = []
     for side in (first, second):
         with in_eval_mode(side.model):
-            side.answers = answers(task, encoded, partial(_asked, task, side, masks), batch_size=TOGETHER[to])
+            side.answers = answers(task, encoded, partial(_asked, task, side, masks), batch_size=BATCH)
         side.scores = score(task, side.answers, rows, clusters=clusters)
     logits = max(_difference(a, b, mask) for a, b, mask in zip(first.outputs, second.outputs, masks, strict=True))
     same = [a.value == b.value for a, b in zip(first.answers, second.answers, strict=True)]

@@ -74,9 +74,9 @@ def export(
     def write(staging: Path) -> tuple[Mapping[str, Any], str]:
         _write_graph(opened, model, encoded, staging, to, str(part.model))
         display.say(f"comparing it with torch on {len(rows)} {split} rows …")
-        graph = OnnxGraph(staging / onnx.FILE, model.config, threads=1)
-        measure = parity.measured(opened.task, model, graph, encoded, rows, opened.clusters, to)
-        facts = _facts(part, staging, to, split, measure)
+        graph = OnnxGraph(staging / onnx.FILE, model.config, threads=1, alone=to in coverage.ALONE)
+        measure = parity.measured(opened.task, model, graph, encoded, rows, opened.clusters)
+        facts = _facts(part, staging, to, split, measure) | {"max_length": opened.task.settings.max_length}
         return facts, card(opened.task, rows, facts)
 
     exported = Exported(place, folder.write_folder(part.model, place, write))

@@ -1,7 +1,9 @@
-"""A trained model that is ready to predict: of a run of ours, with what its recipe says, or a bare model folder."""
+"""A trained model that is ready to predict: of a run of ours, with what its recipe says, an export of one, or a bare
+model folder."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,9 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names, labels_of
 from keeltune.data.sources import DataSource
+from keeltune.exporters import coverage, onnx
+from keeltune.exporters import folder as exported
+from keeltune.exporters.graph import OnnxGraph
 from keeltune.models import configuration, generation, loading, model_files, processors
 from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
@@ -29,6 +34,8 @@ from keeltune.training.preparation.splits import task_columns
 from keeltune.utils import registry
 from keeltune.utils.device import this_device
 from keeltune.utils.errors import Problem, UserError, shown
+
+_log = logging.getLogger(__name__)
 
 NO_OPTIONS = CallOptions()
 """Of a call that says nothing."""
@@ -63,8 +70,10 @@ def open_model(
     UserError for such a task, so that a folder from somebody else executes nothing. `options`: of the call.
     """
     folder, where = Path(model), str(model)
+    if (proof := exported.read_proof(folder)) is not None:
+        return _open_export(folder, proof, task, options)
     past = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    name = _task_name(task, past, where, outside=outside)
+    name = _task_name(task, past.task if past else None, where, outside=outside)
     task_class = find_task(name, where, "--task")
     source = model_files.locate(where, Path, where, "model")
     task_class = task_class.for_model(configuration.read_config(source, where, "model"))
@@ -110,9 +119,33 @@ def _stored_language(folder: Path, domain: str = "target") -> Language | None:
     return Language(code, by) if code and by else None
 
 
-def _task_name(task: str | None, past: Recipe | None, where: str, *, outside: bool) -> str:
-    """The task that the caller names, else the run's own."""
-    name = task or (past.task if past else None)
+def _open_export(folder: Path, proof: Mapping[str, Any], task: str | None, options: CallOptions) -> OpenedModel:
+    """An exported model, read as the run's own; a graph that differs from that is used with a warning."""
+    where = str(folder)
+    config = configuration.read_config(where, where, "model")
+    name = _task_name(task, proof["task"], where, outside=False)
+    task_class = find_task(name, where, "--task").for_model(config)
+    options.asked(where, of_run=False, writes=task_class.generates)
+    coverage.refuse_format(proof["to"])
+    if not proof["equal"]:
+        _log.warning("%s answers otherwise than its run's model: %s", where, "; ".join(proof["faults"]))
+    graph = OnnxGraph(folder / onnx.FILE, config, alone=proof["to"] in coverage.ALONE)
+    processor = processors.read_processor(where, where, "model", task_class.reads)
+    auto_model = loading.pick(task_class.auto_models, config, where, "model")
+    loaded = loading.Loaded(graph, processor, where)
+    stored = _Stored(loaded, where, auto_model, _names(task_class, config), _is_multi_label(config))
+    settings = _settings(None, task_class, stored, where)
+    opened = task_class(processor, replace(settings, max_length=proof["max_length"]))
+    if problems := options.faults(opened, where):
+        raise UserError(problems)
+    coverage.refuse_uncovered(opened, name, config, where)
+    columns = task_columns(task_class, stored.multi_label, None)
+    return OpenedModel(graph, opened, columns, {}, None, None, "cpu")
+
+
+def _task_name(task: str | None, own: str | None, where: str, *, outside: bool) -> str:
+    """The task that the caller names, else that of the run."""
+    name = task or own
     if task is None and name is not None and ":" in name and not outside:
         expected = "a task of keeltune: code of another package is run where you name it, not where a folder does"
         raise UserError(Problem(where, "task", shown(name), expected, f"name it: --task {name}"))
@@ -136,9 +169,8 @@ class _Stored:
 def _load(task_class: type[Task], name: str, source: str, where: str) -> _Stored:
     """The model with its trained head; UserError where it has none."""
     config = configuration.read_config(source, where, "model")
-    multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+    multi_label, names = _is_multi_label(config), _names(task_class, config)
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
-    names = (configuration.head_names(config) or []) if task_class.choices in ("labels", "numbers") else []
     head = loading.Head(names, multi_label, numbers=task_class.choices == "numbers")
     loading.check_weights(source, config, auto_model, where, "model")
     loaded = loading.load(source, auto_model, head, where=where, field="model", reads=task_class.reads)
@@ -146,6 +178,15 @@ def _load(task_class: type[Task], name: str, source: str, where: str) -> _Stored
         found, expected = f"no trained head: {', '.join(loaded.fresh)} would be random", f"a model trained for {name}"
         raise UserError(Problem(where, "model", found, expected, "train it first: keeltune train RECIPE.yaml"))
     return _Stored(loaded, source, auto_model, names, multi_label)
+
+
+def _is_multi_label(config: Any) -> bool:
+    return getattr(config, "problem_type", None) == "multi_label_classification"
+
+
+def _names(task_class: type[Task], config: Any) -> list[str]:
+    """Of its labels or numbers, where its task chooses among them."""
+    return (configuration.head_names(config) or []) if task_class.choices in ("labels", "numbers") else []
 
 
 def _settings(past: Recipe | None, task_class: type[Task], stored: _Stored, where: str) -> Settings:
