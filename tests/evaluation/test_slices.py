@@ -219,3 +219,9 @@ def test_small_groups_are_marked_and_bare_ones_get_no_interval(tiny, planted):
             normal = 1.96 * np.std(right) / np.sqrt(len(right))
             assert (high - low) / 2 == pytest.approx(normal, rel=0.25)
     assert done.result["bias"]["slices"]["who"]["worst"] is None  # one group alone is large enough
+
+
+def test_a_key_is_no_group():
+    """Few rows, each with a number of its own: values that differ from row to row group nothing."""
+    assert not slices._few([str(n) for n in range(5)])
+    assert slices._few(["a", "b", "a", "b"])

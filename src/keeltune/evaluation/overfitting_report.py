@@ -11,6 +11,7 @@ from typing import Any
 from keeltune.data import dataset
 from keeltune.data.media import Media
 from keeltune.evaluation import calibration, miscalibration, overfitting, prediction, undertraining
+from keeltune.evaluation.beyond_the_mean import beyond_the_mean
 from keeltune.evaluation.scores import WRITTEN, Scores
 from keeltune.evaluation.scores import score as scored
 from keeltune.objective.predictions import IGNORED
@@ -87,6 +88,9 @@ def _signals(
         if metric == "accuracy" and explained is not None:
             _, chance = overfitting.commonest([json.dumps(task.gold(row)) for row in material.rows["validation"]])
             signals.append(overfitting.by_chance(value, validation.intervals[metric][0], chance, explained, metric))
+        if metric == "r2" and train is not None:
+            low = validation.intervals[metric][0]
+            signals += beyond_the_mean(train.metrics[metric], value, low, material.steps)
         inputs = partial(_inputs, {column.name for column in task.columns if not column.label})
         learnt_rows, other_rows = (
             [inputs(row.fields) for row in material.rows[split]] for split in ("train", "validation")

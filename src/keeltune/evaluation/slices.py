@@ -75,8 +75,9 @@ def by_thirds(values: Sequence[float], names: Sequence[str]) -> list[str] | None
 
 
 def _few(values: Sequence[Any]) -> bool:
+    """Few values, and each of several rows on average: what differs from row to row is a key, not a group."""
     plain = not any(isinstance(value, list | dict | Media) for value in values)
-    return plain and FEW <= len({str(value) for value in values}) <= MANY
+    return plain and FEW <= len({str(value) for value in values}) <= min(MANY, len(values) // 2)
 
 
 def rarity(texts: Sequence[str], train: Sequence[str]) -> list[float]:

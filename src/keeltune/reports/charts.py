@@ -19,6 +19,9 @@ Point = tuple[float, float]
 Range = tuple[str, float, float | None, float | None]
 """A name, its value, and the ends of its interval; None where it has none."""
 
+COLOURS = 5
+"""Kinds of lines that are told apart: a colour and a dash each, `s0` to `s4` of the page's style."""
+
 PLOT, ABOVE, BELOW = 190, 24, 42
 """Heights in pixels: of a plot, of the label above it, of the numbers and the label below."""
 
@@ -47,7 +50,7 @@ def lines(
     x_axis, y_axis = axis(xs, whole=all(x == int(x) for x in xs)), axis(ys)
     parts = [*_grid(x_axis, y_axis, PLOT), _labels(x_label, y_label, PLOT)]
     for number, points in enumerate(series.values()):
-        kind = f"s{number % 4}"
+        kind = f"s{number % COLOURS}"
         places = [(x_axis.share(x), _height(y_axis, y, PLOT)) for x, y in points]
         parts.append(_line(places, kind, PLOT))
         dots = places if len(places) <= DOTTED else places[-1:]
@@ -62,7 +65,7 @@ def ranges(bars: Sequence[Range], x_label: str) -> str:
     x_axis = axis([number for _, *numbers in bars for number in numbers if number is not None], most=5)
     parts = [*_upright(x_axis, plot), _labels(x_label, "", plot)]
     for number, (name, value, left, right) in enumerate(bars):
-        y, kind = ABOVE + 38 * number, f"s{number % 4}"
+        y, kind = ABOVE + 38 * number, f"s{number % COLOURS}"
         x = _percent(x_axis.share(value))
         parts.append(f'<text class="name" x="0" y="{y + 6}">{escape(short(name, 40))}</text>')
         parts.append(f'<text class="name" x="100%" y="{y + 6}" text-anchor="end">{value:.4g}</text>')
@@ -94,7 +97,7 @@ def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -
         start = number * step
         letters = max(4, int(50 * step))
         parts.append(
-            f'<text class="t{number % 4}" x="{_percent(start)}" y="14">{escape(short(column, letters))}</text>'
+            f'<text class="t{number % COLOURS}" x="{_percent(start)}" y="14">{escape(short(column, letters))}</text>'
         )
         for line, name in enumerate(names):
             y, share = 40 + 56 * line, counts.get(name, 0) / whole[column]
@@ -102,7 +105,7 @@ def shares(columns: Mapping[str, Mapping[str, int]], whole: Mapping[str, int]) -
             parts.append(f'<text x="{_percent(start)}" y="{y + 16}">{said}</text>')
             places = [_percent(start + part * 0.94 * step) for part in (1, share)]
             whole_bar, bar = (f'x1="{_percent(start)}" y1="{y + 25}" x2="{end}" y2="{y + 25}"' for end in places)
-            parts.append(f'<line class="axis bar" {whole_bar}/><line class="s{number % 4} bar" {bar}/>')
+            parts.append(f'<line class="axis bar" {whole_bar}/><line class="s{number % COLOURS} bar" {bar}/>')
     for line, name in enumerate(names):
         parts.append(f'<text class="name" x="0" y="{40 + 56 * line}">{escape(short(name, 44))}</text>')
     return _chart("".join(parts), ", ".join(columns), 56 * len(names) + 30)
@@ -132,7 +135,7 @@ def plane(
     parts += [_line([places[i] for i in dial], "dial", plot) for dial in dials]
     heights = _apart([place[1] - 7 for place in places], [place[0] for place in places])
     for number, (point, (x, y), text) in enumerate(zip(points, places, heights, strict=True)):
-        kind = 0 if bare else number % 4
+        kind = 0 if bare else number % COLOURS
         if len(point.x) == 3:
             left, right = (_percent(x_axis.share(end)) for end in point.x[1:])
             parts.append(f'<line class="s{kind} thin" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
@@ -216,7 +219,7 @@ def _apart(heights: Sequence[float], across: Sequence[float]) -> list[float]:
 
 
 def _legend(names: Mapping[str, object]) -> str:
-    marks = (f'<span class="t{number % 4}">{escape(short(name, 40))}</span>' for number, name in enumerate(names))
+    marks = (f'<span class="t{number % COLOURS}">{escape(short(name, 40))}</span>' for number, name in enumerate(names))
     return f'<p class="legend">{" ".join(marks)}</p>'
 
 

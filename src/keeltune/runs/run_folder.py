@@ -35,7 +35,7 @@ class Run:
         said = [str(self.result.get("task")), str(self.result.get("method"))]
         if split is not None:
             metric, value = next(iter(scores[split].items()))
-            said.append(f"{split} {metric} {value:.4f}" if value is not None else f"{split} {metric} unknown")
+            said.append(f"{split} {metric} {'–' if value is None else f'{value:.4f}'}")
         return f"Run('{self.folder}': {', '.join(said)})"
 
     @property
