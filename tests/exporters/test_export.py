@@ -14,11 +14,15 @@ import torch
 import keeltune as kt
 from keeltune.exporters import parity
 from keeltune.exporters.graph import OnnxGraph
+from keeltune.models import libraries
+from keeltune.runs import claim
 from keeltune.runs.opened_model import open_model
 from keeltune.utils.errors import UnequalExport, UserError
 from keeltune.utils.progress import Display
 from tests.helpers import cards, families
 from tests.helpers.command import keeltune
+from tests.helpers.models import save_tiny
+from tests.helpers.runs import lines, reviews, spec_of, train, write_rows
 from tests.runs.test_model_cards import stir
 
 pytest.importorskip("onnxruntime", reason="the libraries come with keeltune[export]")
@@ -182,8 +186,32 @@ def test_what_is_not_covered_is_refused_in_words(tmp_path, exported):
         kt.export(run, display=QUIET)
     with pytest.raises(UserError, match="something that is no export"):
         kt.export(run, output=run / "model", overwrite=True, display=QUIET)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file, which is a file"):
+        kt.export(run, output=tmp_path / "file" / "graph", display=QUIET)
     with pytest.raises(UserError, match="no such folder"):
         kt.export(tmp_path / "nothing", display=QUIET)
+
+
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(exported, monkeypatch):
+    run, _ = exported("sentiment-analysis", "bert")
+    monkeypatch.setattr(libraries, "installed", lambda module: module != "onnxscript")
+    with pytest.raises(UserError) as error:
+        kt.export(run, "int8", display=QUIET)
+    (problem,) = error.value.problems
+    assert (problem.found, problem.fix) == ("no onnxscript", "pip install 'keeltune[export]'")
+
+
+def test_rows_that_are_held_out_of_the_training_file_are_found_and_a_new_training_takes_exports_away(tmp_path):
+    save_tiny(tmp_path / "m")
+    write_rows(tmp_path / "rows.jsonl", reviews(120, 1))
+    spec = spec_of("fine-tuning", tmp_path / "m", data={"train": "rows.jsonl"})
+    run = train(spec, tmp_path)
+    held = {line["row"] for line in lines(run.folder / "predictions" / "validation.jsonl")}
+    made = kt.export(run.folder, "onnx", display=QUIET)
+    assert (made.proof["split"], made.proof["rows"]) == ("validation", len(held))
+    claim.take_over(run.folder, resume=False, overwrite=True)
+    assert not made.folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def export(
         _print(error.exported)
         raise
     _print(exported)
-    Terminal().print(f"{exported.folder}: equal")
+    Terminal().print(f"{exported.folder} answers as the run's model does")
 
 
 def _print(exported: Any) -> None:

@@ -22,7 +22,7 @@ def lines(proof: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     if proof["predictions"] is not None:
         yield "the same predictions", "", "", f"{proof['predictions']:.2%}"
     before, after = (proof["bytes"][side] for side in ("torch", "exported"))
-    yield "megabytes", f"{before / 1e6:.2f}", f"{after / 1e6:.2f}", f"× {after / before:.2f}"
+    yield "size in MB", f"{before / 1e6:.2f}", f"{after / 1e6:.2f}", f"× {after / before:.2f}"
     before, after = (proof["rows_per_second"][side] for side in ("torch", "exported"))
     yield "rows a second, one thread", f"{before:.1f}", f"{after:.1f}", f"× {after / before:.2f}"
 

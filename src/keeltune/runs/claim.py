@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keeltune.evaluation.test_set_looks import LOOKS
-from keeltune.runs.output_folder import FOLDERS, PROGRESS, refuse_unwritable
+from keeltune.runs.output_folder import EXPORTS, FOLDERS, PROGRESS, refuse_unwritable
 from keeltune.runs.stored_result import SEED
 from keeltune.utils.distributed import is_main_process
 from keeltune.utils.errors import Problem, UserError, name_list
@@ -27,6 +27,7 @@ OURS = (
     "skipped.jsonl",
     "media.jsonl",
     "tensorboard",
+    EXPORTS,
     PROGRESS,
     *(name for name in FOLDERS if "/" not in name),
 )

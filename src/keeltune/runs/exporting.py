@@ -22,6 +22,7 @@ from keeltune.exporters.graph import OnnxGraph
 from keeltune.models import libraries
 from keeltune.runs import run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model
+from keeltune.runs.output_folder import EXPORTS, refuse_unwritable
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.common.example import Example
 from keeltune.training.preparation.problem_log import ProblemLog
@@ -63,8 +64,9 @@ def export(
     display = display or Display()
     coverage.refuse_format(to)
     whole, part = run_folder.required(run)
-    place = Path(output) if output is not None else whole / "export" / to
+    place = Path(output) if output is not None else whole / EXPORTS / to
     folder.refuse_used(place, overwrite=overwrite)
+    refuse_unwritable(place)
     opened = open_model(part.folder, None)
     coverage.refuse_uncovered(opened.task, part.result["task"], opened.model.config, str(part.model))
     split, rows, encoded = _material(part, opened)

@@ -15,6 +15,9 @@ FOLDERS = ("model", "source_model", "adapter", "checkpoints", "predictions", "pr
            "predictions/abilities", "predictions/before/abilities")  # fmt: skip
 """What a run makes in its folder."""
 
+EXPORTS = "export"
+"""Where a run's exports lie in its folder, made of a model that a new training replaces."""
+
 PROGRESS = ".progress.json"
 """Where a run says how far it is (`progress_file.py`)."""
 
