@@ -177,6 +177,12 @@ def test_a_graph_of_other_weights_is_unequal_and_says_so(exported, tmp_path, mon
     assert "Not equal" in (place / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("answers", "value", "hollow"), [(2, 0.8, False), (1, 0.8, True), (9, 0.0, True)])
+def test_a_model_that_has_nothing_to_lose_proves_little(answers, value, hollow):
+    measure = {"answers": answers, "metric": "f1", "metrics": {"f1": {"torch": value}}}
+    assert parity.is_hollow(measure) is hollow
+
+
 def test_what_is_not_covered_is_refused_in_words(tmp_path, exported):
     run, _ = exported("sentiment-analysis", "bert")
     with pytest.raises(UserError, match="litert") as error:

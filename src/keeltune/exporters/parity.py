@@ -68,8 +68,8 @@ def measured(
     rows: Sequence[Row],
     clusters: str | None,
 ) -> dict[str, Any]:
-    """What two models answer to the same labelled rows: {"rows", "logits", "predictions", "metric": the primary one,
-    "metrics", "rows_per_second"}."""
+    """What two models answer to the same labelled rows: {"rows", "logits", "predictions", "answers": how many
+    different ones the first gives, "metric": the primary one, "metrics", "rows_per_second"}."""
     first, second = Side(model), Side(exported)
     masks: list[Any] = []
     for side in (first, second):
@@ -82,6 +82,7 @@ def measured(
         "rows": len(rows),
         "logits": logits,
         "predictions": None if task.choices == "numbers" else sum(same) / len(same),
+        "answers": len({repr(answer.value) for answer in first.answers}),
         "metric": task.metrics[0],
         "metrics": _metrics(task, first, second, numbers_of(rows, clusters)),
         "rows_per_second": _speeds(task, first, second, [e for row in encoded for e in row]),
@@ -104,6 +105,11 @@ def faults(measure: Mapping[str, Any], to: str) -> list[str]:
     if worst >= -allowed:
         return []
     return [f"{name} may have lost {-worst:.4f} (95 % interval over {measure['rows']} rows), {allowed:.4g} at most"]
+
+
+def is_hollow(measure: Mapping[str, Any]) -> bool:
+    """Whether the model itself has nothing that an export could lose: one answer to every row, or none right."""
+    return measure["answers"] == 1 or measure["metrics"][measure["metric"]]["torch"] == 0
 
 
 def _asked(task: Task, side: Side, masks: list[Any], examples: list[Example]) -> list[Prediction]:
