@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keeltune.cli import app
+from keeltune.cli import app, train
 from keeltune.cli.demo_data import make_reviews
 from keeltune.models import loading
 from keeltune.utils.errors import Diverged, OutOfResources, StateRefused, Stopped, UserError
@@ -168,3 +168,15 @@ def test_doctor_and_schema(monkeypatch, capsys, tmp_path):
     assert "GFLOP/s" in capsys.readouterr().out
     assert keeltune(monkeypatch, "schema", "--output", tmp_path / "schema.json") == 0
     assert "objective" in json.loads((tmp_path / "schema.json").read_text())["properties"]
+
+
+@pytest.mark.parametrize(
+    ("task", "given"),
+    [
+        ("text-classification", '--text "…"'),
+        ("question-answering", """--text '{"question": "…", "context": "…"}'"""),
+        ("speech-recognition", "--input FILE"),
+    ],
+)
+def test_train_says_how_a_row_is_given(task, given):
+    assert train._given(task) == given

@@ -133,6 +133,7 @@ def test_texts_by_the_command_and_by_a_pipe(trained, monkeypatch, capsys, tmp_pa
     out = tmp_path / "out.jsonl"
     assert keeltune(monkeypatch, "predict", trained.folder, "--text", "bad", "--output", out) == 0
     assert runs.lines(out)[0]["prediction"] == typed[1]["prediction"]
+    assert keeltune(monkeypatch, "predict", trained.folder, "--text", '{"text": "bad"}') == 0  # a row, as JSON
     for wrong in ((), ("--text", "a", "--input", "-")):
         assert keeltune(monkeypatch, "predict", trained.folder, *wrong) == 2
         assert "one of them" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from keeltune.utils.terminal import Terminal
 
 Texts = Annotated[
     list[str] | None,
-    typer.Option("--text", help="A text to predict, for a task that reads one column; as often as wanted."),
+    typer.Option("--text", help="A text to predict, or a row as JSON, as often as wanted."),
 ]
 
 
@@ -64,7 +64,7 @@ def _one_source(input_file: str | None, texts: list[str] | None) -> str | list[A
         found = "neither --text nor --input" if input_file is None else "both --text and --input"
         raise UserError(Problem("the call", "", found, "one of them", "give rows by a file, by - or by --text"))
     if texts:
-        return list(texts)
+        return [_row(text) for text in texts]
     assert input_file is not None
     return list(_piped()) if input_file == "-" else input_file
 
@@ -75,13 +75,18 @@ def _printable(line: str) -> str:
 
 
 def _piped() -> Iterator[Any]:
-    """A row for each line of standard input that is not empty: a JSON object as it is, any other line as a text."""
+    """A row for each line of standard input that is not empty."""
     for line in sys.stdin:
-        if bare := line.strip():
-            row = None
-            if bare.startswith("{"):
-                try:
-                    row = json.loads(bare)
-                except ValueError:
-                    row = None
-            yield row if isinstance(row, dict) else line.rstrip("\r\n")
+        if line.strip():
+            yield _row(line.rstrip("\r\n"))
+
+
+def _row(text: str) -> Any:
+    """A JSON object as the row that it is, any other text as a text."""
+    if text.lstrip().startswith("{"):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            return text
+        return row if isinstance(row, dict) else text
+    return text

@@ -50,12 +50,16 @@ def _near(folder: Path) -> str:
 
 
 def _given(name: str) -> str:
-    """How a row of a task is given to `predict`: a text alone where that is a row, or a file of them."""
+    """How a row of a task is given to `predict`: a text alone where that is a row, texts as JSON, or a file of rows."""
     from keeltune.training.preparation.reading import find_task  # imports torch, which a call that is refused needs not
 
     task = find_task(name, "the recipe", "task")
     needed = [column for column in task.columns if column.required and not column.label]
-    return '--text "…"' if [column.kind for column in needed] in ([], ["text"], ["sentence"]) else "--input FILE"
+    if [column.kind for column in needed] in ([], ["text"], ["sentence"]):
+        return '--text "…"'
+    if all(column.kind == "text" for column in needed):
+        return "--text '{" + ", ".join(f'"{column.name}": "…"' for column in needed) + "}'"
+    return "--input FILE"
 
 
 def _table(result: dict[str, Any]) -> Table:
