@@ -25,7 +25,7 @@ from transformers import TrainingArguments
 from keeltune import recipe
 from keeltune.data.dataset import Row
 from keeltune.models import loading, processors, tokenizer_match
-from keeltune.objective import derived_predictions, divergences, formula, predictions, stored_predictions
+from keeltune.objective import derived_predictions, divergences, formula, log_probs, predictions, stored_predictions
 from keeltune.objective.derived_predictions import Shared
 from keeltune.objective.formula import Objective
 from keeltune.objective.predictions import IGNORED, Coarse, Dense
@@ -456,7 +456,7 @@ TRAPS = [
          self_test_passes, "divergence of the student from itself"),
     Trap(3, "a hidden cross-entropy", around(Objective, "total", a_hidden_cross_entropy),
          equal_to_the_student["reverse-kl"], r"assert .* == 0 ±"),
-    Trap(4, "compared in bf16", around(predictions, "full_precision", lambda original, x: x),
+    Trap(4, "compared in bf16", around(log_probs, "full_precision", lambda original, x: x),
          a_large_vocabulary, r"assert .* == .* ±"),
     Trap(4, "rounded below zero", lambda patch: patch.setitem(
          divergences.reverse_kl.__globals__, "kl", partial(kl_as_rounded, None)),
@@ -514,7 +514,7 @@ TRAPS = [
     Trap(12, "Jensen–Shannon not divided by β (1 − β)", in_place_of("jensen-shannon", jensen_shannon_of_the_textbook),
          both_ends, r"assert .* < |assert False"),
     Trap(13, "the last, shorter slice lost", around(
-         formula, "slices", whole_slices_only), slices_of_any_size, CLOSE),
+         predictions, "slices", whole_slices_only), slices_of_any_size, CLOSE),
     Trap(14, "answers paired with the batch by number", around(Cached, "_columns", the_next_places),
          test_cache.test_the_divergence_is_computed_on_the_cached_rows, "equal"),
     Trap(15, "a cache that does not know its teacher", around(

@@ -120,7 +120,11 @@ def test_a_killed_run_goes_on_bit_for_bit(spec, tmp_path, whole, killed, step):
 @pytest.mark.parametrize(("save_steps", "step"), [(2, 7), (1, 1)])
 def test_a_killed_run_whose_evaluations_are_means_goes_on_bit_for_bit(spec, tmp_path, monkeypatch, save_steps, step):
     """Also from a checkpoint before the first evaluation, which has no mean yet."""
-    values = {**spec, "evaluation": {"every": 2}, "training": {**spec["training"], "save_steps": save_steps}}
+    values = {
+        **spec,
+        "evaluation": {"every": 2},
+        "training": {**spec["training"], "epochs": 4, "save_steps": save_steps},
+    }
     with monkeypatch.context() as patch:
         copy_at(patch, {step: (tmp_path / "whole", tmp_path / "killed")})
         whole = train(values, tmp_path, "whole")
