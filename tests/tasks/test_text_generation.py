@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -125,22 +126,30 @@ def test_peak_memory_grows_with_the_slice_and_not_with_the_vocabulary_times_the_
     head = torch.nn.Linear(16, 60_000)
     kept: dict[tuple[str, int], int] = {}
 
+    class Kept:
+        """A tensor that a graph holds for its backward pass: gone with the graph."""
+
+        def __init__(self, tensor: torch.Tensor):
+            self.tensor = tensor
+
     def bytes_of(make, n: int) -> int:
-        total = {}
+        held = weakref.WeakSet()
 
         def note(tensor):
-            total[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            held.add(kept := Kept(tensor))
+            return kept
 
         hidden, targets = torch.randn(n, 16, requires_grad=True), torch.arange(n)
         teacher = torch.randn(n, 16)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
             student, reference = make(hidden), Projected(teacher, lambda h: head(h).detach(), 60_000)
             from keeltune.objective.predictions import cross_entropy
 
             terms = Objective(weight=0.5)(cross_entropy(student, targets), student, reference, counts=Counts(n, n))
-        terms.loss.backward()
         gc.collect()
+        storages = [kept.tensor.untyped_storage() for kept in held]
+        total = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        terms.loss.backward()
         return sum(total.values())
 
     for n in (256, 512):
