@@ -45,7 +45,7 @@ def choose_weights(job: Job, model: Any, before: Mapping[str, Scores | None], di
         return FinalWeights()
     if not job.starts_known:
         return FinalWeights(measured=measured_budget(job, before)(model, None) if kind else None)
-    path = Interpolation(model, _start_weights(job))
+    path = Interpolation(model, start_weights(job))
     final = FinalWeights(source=_source_model(job, path))
     if moves and two:
         final.interpolation = sweep(job, path, display)
@@ -79,7 +79,7 @@ def budget_entry(job: Job, trajectory: Sequence[Sequence[float]], final: FinalWe
     return {"kind": kind, "limit": limit, **outcome, "trajectory": [list(entry) for entry in trajectory]}
 
 
-def _start_weights(job: Job) -> dict[str, Tensor]:
+def start_weights(job: Job) -> dict[str, Tensor]:
     """The weights before training, read once more; nothing in them is drawn."""
     with torch.random.fork_rng():
         return dict(start_in_float32(job.material, job.precision).model.state_dict())

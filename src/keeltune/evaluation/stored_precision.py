@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keeltune.evaluation.final_weights import start_weights
+from keeltune.objective.stored_predictions import name_of
 from keeltune.training.job import Job
-from keeltune.training.student import initial_student
 from keeltune.utils.progress import Display
 
 MOST_LOST = 0.02
@@ -30,12 +31,10 @@ def stored_precision(job: Job, model: Any, display: Display) -> tuple[torch.dtyp
     asked = job.material.recipe.training.save_dtype
     if job.half is None or asked == "fp32":
         return None, None
-    with torch.random.fork_rng():
-        start = initial_student(job.material).model.state_dict()
-    lost = lost_by_rounding(model.state_dict(), start, job.half, job.student.fresh)
+    lost = lost_by_rounding(model.state_dict(), start_weights(job), job.half, job.student.fresh)
     if asked == "source" or lost <= MOST_LOST:
         return job.half, lost
-    half = str(job.half).removeprefix("torch.")
+    half = name_of(job.half)
     display.say(
         f"model/ is stored in float32: in {half}, as its source is, rounding would take {lost:.0%} of what was learnt"
     )

@@ -22,6 +22,7 @@ from keeltune.evaluation.final_weights import FinalWeights
 from keeltune.evaluation.scores import Scores
 from keeltune.evaluation.stored_precision import stored_precision
 from keeltune.models import saving, shared_weights
+from keeltune.objective.stored_predictions import name_of
 from keeltune.reports import model_card
 from keeltune.reports.card import usage
 from keeltune.reports.findings import bias, cut_answers, forgetting, overfitting
@@ -56,8 +57,7 @@ def conclude(job: Job, trainer: KeelTrainer, folder: Path, start: Start, display
         "budget": final_weights.budget_entry(job, trainer.training_totals.trajectory, final),
         "interpolation": final.interpolation,
     }
-    dtype = str(final.half or torch.float32).removeprefix("torch.")
-    result["training"] |= {"stored": {"dtype": dtype, "lost": final.lost}}
+    result["training"] |= {"stored": {"dtype": name_of(final.half or torch.float32), "lost": final.lost}}
     start.inputs.refuse_changes()
     if is_main_process():
         _save(job, model, folder, final.half)
