@@ -35,6 +35,7 @@ from keeltune.utils.errors import UserError
 from keeltune.utils.progress import Display
 from tests.helpers import wide
 from tests.helpers.families import by_turns
+from tests.helpers.refusals import refused_or_skipped
 from tests.helpers.speakers import (
     APART,
     CTC,
@@ -546,18 +547,8 @@ def refusals(tmp_path: Path, kind: str, bad: dict[str, tuple[Any, str]]) -> None
             if content is not None:
                 (tmp_path / "audio" / f"bad{number}.wav").write_bytes(content)
             file.write(json.dumps({"audio": f"audio/bad{number}.wav", "text": "one"}) + "\n")
-    with pytest.raises(UserError) as caught:
-        prepare.prepare(recipe.from_dict(given, tmp_path))
-    problems = {problem.where: problem for problem in caught.value.problems}
-    assert len(caught.value.problems) == len(problems) == len(bad)
-    for number, (name, (_, message)) in enumerate(bad.items()):
-        problem = problems[f"{tmp_path / 'train.jsonl'}:{13 + number}"]
-        assert problem.field == "audio"
-        assert f"bad{number}.wav" in problem.found
-        assert re.search(message, f"{problem.kind} {problem}"), name
-    skipped = prepare.prepare(recipe.from_dict(given | {"data": given["data"] | {"bad_rows": "skip"}}, tmp_path))
+    skipped = refused_or_skipped(given, tmp_path, "audio", "bad{}.wav", bad, first=13)
     assert len(skipped.rows["train"]) == len(skipped.encoded["train"]) == 12
-    assert len(skipped.skipped) == len(bad)
 
 
 def test_bad_recordings_are_refused_by_file_row_and_field(tmp_path):
