@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keeltune.cli.watch import pages
 from keeltune.runs.output_folder import PROGRESS
+from keeltune.utils.files import write_atomically
 from keeltune.utils.local_server import LocalServer
 
 RECIPE = (
@@ -31,16 +32,19 @@ def watching(folder: Path, language: str | None = None) -> Iterator[str]:
 
 
 def write_run(folder: Path, step: int = 40, steps: int = 160, **changes) -> None:
-    """A run that came to a step: its recipe, its log with an evaluation each ten steps, how far it is."""
+    """A run that came to a step: its recipe, its log with an evaluation each ten steps, how far it is.
+
+    Whole or not at all, as a training writes them: a page may ask while this writes.
+    """
     folder.mkdir(exist_ok=True)
-    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    write_atomically(folder / "recipe.yaml", RECIPE.encode())
     log = [
         {"step": n, "epoch": n / 40, "loss": 2 / n, "cross_entropy": 1.5 / n, "divergence": 0.5 / n,
          "learning_rate": 1e-5 * (steps - n) / steps}
         for n in range(1, step + 1)
     ]  # fmt: skip
     log += [{"step": n, "eval_accuracy": 1 - 1 / n, "eval_loss": 3 / n} for n in range(10, step + 1, 10)]
-    (folder / "log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in log), encoding="utf-8")
+    write_atomically(folder / "log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in log).encode())
     long = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen" * 3
     rows = [
         {"row": n, "inputs": {"text": f"<b>{long}</b> 航班晚点三小时"}, "prediction": "positive", "gold": "negative",
@@ -52,4 +56,4 @@ def write_run(folder: Path, step: int = 40, steps: int = 160, **changes) -> None
         "memory": {"now": 2**30, "peak": 2**31}, "held": [[1, 2**29], [step, 2**30]],
         "samples": {"step": step, "rows": rows},
     }  # fmt: skip
-    (folder / PROGRESS).write_text(json.dumps(told | changes), encoding="utf-8")
+    write_atomically(folder / PROGRESS, json.dumps(told | changes).encode())
