@@ -57,7 +57,7 @@ SETS = {
     "clinc-150": Cut("intent-clinc150", "text-classification", 1500, 600, 32, LARGE),
     "sst2": Cut("sentiment-sst2", "sentiment-analysis", 1000, 500, 48, LARGE),
     "agnews": Cut("topic-agnews", "text-classification", 600, 400, 64, LARGE),
-    "qa-wiki": Cut("qa-wiki", "question-answering", 500, 250, 128, LARGE, longest=450),
+    "qa-wiki": Cut("qa-wiki", "question-answering", 300, 300, 176, LARGE, longest=600),
 }
 
 

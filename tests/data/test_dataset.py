@@ -140,7 +140,7 @@ def test_written_by_the_csv_module(ending: str, dialect: str, tmp_path: Path):
 
 def test_one_absurdly_long_line_is_a_row(tmp_path: Path):
     long = "word " * 4_000_000
-    started = time.perf_counter()
+    started = time.process_time()
     for name, data in [
         ("a.jsonl", json.dumps({"text": long, "label": "x"}) + "\n" + GOOD.decode()),
         ("a.csv", f"text,label\n{long},x\nfine film,pos\n"),
@@ -149,7 +149,7 @@ def test_one_absurdly_long_line_is_a_row(tmp_path: Path):
         rows, problems = load(written(tmp_path, name, data.encode()))
         assert [len(row.fields["text"]) for row in rows] == ([] if name == "b.jsonl" else [len(long), 9])
         assert all(len(str(p)) < 1000 for p in problems) and len(problems) == (name == "b.jsonl")
-    assert time.perf_counter() - started < 8
+    assert time.process_time() - started < 8
 
 
 def test_same_rows_and_keys_from_every_format(tmp_path: Path):

@@ -181,7 +181,7 @@ def test_a_folder_of_another_user_is_refused_before_anything_is_read(spec, part)
         options = ["--resume"] if part else []
         status, said, _ = forked(lambda: as_nobody(place, "train", "recipe.yaml", *options), place / "log")
         assert status == 2, said
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30  # on a busy machine; alone it is two seconds
         assert str(place / "out" / part).rstrip("/") in said
         assert "permission" in said and "Traceback" not in said
     finally:

@@ -64,7 +64,7 @@ def test_a_template_is_stopped_within_its_bounds_and_not_asked_again(impatient, 
     begin = time.monotonic()
     with pytest.raises(TemplateError):
         render(BOMBS[bomb], {}, ASK)
-    assert time.monotonic() - begin < 0.1
+    assert time.monotonic() - begin < 1  # on a busy machine; alone it is no time at all
     (after,) = render("{{ messages[0].content }}", {}, ASK)
     assert isinstance(after, Rendered)
     assert after.text == "is it good"

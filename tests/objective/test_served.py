@@ -208,7 +208,7 @@ def test_trouble_that_stays_stops_the_work_and_loses_nothing(client, waits, faul
     error = refused(Stopped, 75, needle, lambda: teacher.top([[1, 2]]))
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0][: tries - 1]
     assert f"tries: {tries}" in str(error) and "goes on from here" in str(error)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 10  # on a busy machine; alone it is half a second
 
 
 def test_a_server_that_is_not_there(waits):

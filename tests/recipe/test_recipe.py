@@ -82,9 +82,9 @@ def test_code_in_a_tag_is_never_run(tmp_path: Path):
 
 
 def test_an_alias_bomb_costs_less_than_a_second():
-    start = time.perf_counter()
+    start = time.process_time()
     fails(FINE_TUNING + BOMB)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_path_that_holds_no_recipe_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
