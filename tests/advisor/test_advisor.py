@@ -332,7 +332,7 @@ def test_the_card_is_written_after_every_pilot(tiny, data, monkeypatch):
             assert low <= line[name] <= high
     page = check_page((data / "advice" / "advice.html").read_text("utf-8"))
     low, high = card["arms"][0]["source_interval"]
-    assert f"{low:.4f} to {high:.4f}" in page.text
+    assert f"{low:.3f} to {high:.3f}" in page.text
 
 
 def test_a_rung_that_is_not_whole_says_less_than_the_one_before(tiny, data):
