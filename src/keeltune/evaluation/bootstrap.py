@@ -14,19 +14,27 @@ def mcnemar(lost: int, won: int) -> float:
 
 RESAMPLES = 1000
 
+COUNTS = 2**25
+"""Counts that are held at once, 8 bytes each and as many again for their product: those of 33,000 rows whole."""
+
 
 def bootstrap(
     statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, clusters: np.ndarray | None = None
 ) -> np.ndarray:
     """Statistics [rows, K], summed over `resamples` draws of as many rows with replacement: [resamples, K].
 
-    Source: Efron 1979. One matrix product: how often each row was drawn, times the statistics. `clusters` [rows] gives
-    each row's cluster: whole clusters are drawn, as many as there are.
+    Source: Efron 1979. A matrix product: how often each row was drawn, times the statistics; in blocks of draws, which
+    bounds the memory (`COUNTS`). The draws are the same however they are cut. `clusters` [rows] gives each row's
+    cluster: whole clusters are drawn, as many as there are.
     """
     statistics = summed(statistics, clusters)
     rows = len(statistics)
-    counts = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
-    return counts.astype(np.float64) @ statistics
+    random, share, block = np.random.default_rng(seed), np.full(rows, 1 / rows), max(1, COUNTS // rows)
+    sums = np.empty((resamples, *statistics.shape[1:]))
+    for start in range(0, resamples, block):
+        counts = random.multinomial(rows, share, size=min(block, resamples - start))
+        sums[start : start + block] = counts.astype(np.float64) @ statistics
+    return sums
 
 
 def summed(statistics: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
