@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -101,6 +101,10 @@ class Task(TextAnswers):
     @abstractmethod
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
         """A row as examples, keyed by the row's key (+ index where there are several). Pure: no randomness."""
+
+    def encoding_ahead(self, rows: Sequence[Row]) -> AbstractContextManager[Any]:
+        """Within: `encode` of these rows finds texts tokenized that it would ask for one by one. It changes nothing."""
+        return nullcontext()
 
     def listen(self, model: Any, encoded: Sequence[Sequence[Example]], device: str) -> list[str]:
         """Hears what only the model can say of rows (`notes["open"]`), for `encode` to know; in words."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from keeltune.data.dataset import Row
 from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.common.asking import Asking
 from keeltune.tasks.common.chat import PLAIN, Chat
-from keeltune.tasks.common.control_tokens import encode_text
+from keeltune.tasks.common.control_tokens import encode_text, encoding_ahead
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.prompt import TAUGHT, Template, prompt_faults, taught_prompt
 from keeltune.tasks.common.prompted import cut_source
@@ -49,8 +50,7 @@ class AskingTask(Task):
 
     def source_inputs(self, row: Row) -> tuple[dict[str, Any], int, bool]:
         """What an encoder reads of a row, its length (of sound: the encoder's frames), and whether it was cut."""
-        limit, source, cut = self.settings.max_length, self.source(row), False
-        options: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+        limit, source, cut, options = self.settings.max_length, self.source(row), False, self._limited
         if self.reads_within:
             within, column = self.asking(row), self.source_column(row)
 
@@ -63,6 +63,22 @@ class AskingTask(Task):
             encoded = encode_text(self.tokenizer, source, **options)
         truncated = cut or bool(encoded.encodings and encoded.encodings[0].overflowing)
         return dict(encoded), len(encoded["input_ids"]), truncated
+
+    @property
+    def _limited(self) -> dict[str, Any]:
+        """What the tokenizer is told of the length that an encoder reads."""
+        return {"truncation": self.settings.max_length is not None, "max_length": self.settings.max_length}
+
+    def encoding_ahead(self, rows: Sequence[Row]) -> AbstractContextManager[Any]:
+        """The sources that an encoder reads without a prompt, and the targets of those rows that have one."""
+        ahead = ExitStack()
+        if self.reads == "text" and not self.reads_prompt and not self.reads_within:
+            labels = [column.name for column in self.columns if column.label and column.required]
+            sources = [(self.source(row), None) for row in rows]
+            targets = [(self.target(row), None) for row in rows if all(name in row.fields for name in labels)]
+            ahead.enter_context(encoding_ahead(self.tokenizer, sources, **self._limited))
+            ahead.enter_context(encoding_ahead(self.tokenizer, targets, target=True))
+        return ahead
 
     def prompt_inputs(self, row: Row, answer: int) -> tuple[dict[str, Any], bool]:
         """What a decoder reads of a row before an answer of so many tokens, and whether the source was cut to fit."""

@@ -8,9 +8,12 @@ offsets in the text stay what they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from keeltune.tasks.common.tokens_ahead import Text, tokenized, tokenizing
 
 LOOKALIKE = "‹"
 """U+2039 for the first letter of a special token's name: no Unicode form turns it back into "<"."""
@@ -53,6 +56,8 @@ def encode_text(tokenizer: Any, text: str, pair: str | None = None, **options: A
     The special tokens that the tokenizer puts around texts are as ever. Only where there is such a name: a tokenizer in
     Python that splits special tokens cuts other added tokens too.
     """
+    if (made := tokenized(tokenizer, text, pair, options)) is not None:
+        return made
     if written_in(tokenizer, [text, pair or ""]):
         options["split_special_tokens"] = True
         text, pair = uncut(tokenizer, text), None if pair is None else uncut(tokenizer, pair)
@@ -61,9 +66,23 @@ def encode_text(tokenizer: Any, text: str, pair: str | None = None, **options: A
 
 def encode_target(tokenizer: Any, text: str) -> Any:
     """`tokenizer(text_target=text)`, in the same way."""
+    if (made := tokenized(tokenizer, text, None, {"text_target": True})) is not None:
+        return made
     if not written_in(tokenizer, [text]):
         return tokenizer(text_target=text)
     return tokenizer(text_target=uncut(tokenizer, text), split_special_tokens=True)
+
+
+def encoding_ahead(
+    tokenizer: Any, texts: Sequence[Text], *, target: bool = False, **options: Any
+) -> AbstractContextManager[None]:
+    """Within: `encode_text` with these options (`target`: `encode_target`) has read these texts, or pairs, at once.
+
+    Those with the name of a control token are read when they are asked for.
+    """
+    if written_in(tokenizer, ["\n".join(part for text in texts for part in text if part)]):
+        texts = [text for text in texts if not written_in(tokenizer, [part for part in text if part])]
+    return tokenizing(tokenizer, texts, options, target=target)
 
 
 def _control_names(tokenizer: Any) -> dict[str, bool]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from keeltune.data.dataset import Row
-from keeltune.tasks.common.control_tokens import encode_text
+from keeltune.tasks.common.control_tokens import encode_text, encoding_ahead
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.fault import Fault
 from keeltune.tasks.common.padding import pad_tokens
@@ -30,17 +31,23 @@ class WholeText(Task):
         """The targets of an example, their weights, and its notes; not `labelled`: as many that are ignored."""
 
     def encode(self, row: Row, *, labelled: bool = True) -> list[Example]:
-        inputs = encode_text(
-            self.processor,
-            row.fields["text"],
-            row.fields.get("text_pair"),
-            truncation=self.settings.max_length is not None,
-            max_length=self.settings.max_length,
-        )
+        inputs = encode_text(self.processor, *self._texts(row), **self._cut)
         targets, weights, notes = self.targets(row, labelled=labelled)
         truncated = bool(inputs.encodings and inputs.encodings[0].overflowing)
         length = len(inputs["input_ids"])
         return [Example(dict(inputs), targets, weights, row.key, length, truncated=truncated, notes=notes)]
+
+    def encoding_ahead(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+        return encoding_ahead(self.processor, [self._texts(row) for row in rows], **self._cut)
+
+    @property
+    def _cut(self) -> dict[str, Any]:
+        """What the tokenizer is told of the length."""
+        return {"truncation": self.settings.max_length is not None, "max_length": self.settings.max_length}
+
+    @staticmethod
+    def _texts(row: Row) -> tuple[str, str | None]:
+        return row.fields["text"], row.fields.get("text_pair")
 
     def row_faults(self, row: Row, examples: Sequence[Example]) -> Iterable[Fault]:
         """Of an encoder-decoder (BART's kind) the end of the text stands for all of it, as its configuration has it.
