@@ -216,6 +216,16 @@ def fingerprint(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
+def contents_digest(rows: Iterable[Row]) -> str:
+    """SHA-256 over all columns of the rows, in their order: also of those that are in no key."""
+    digest = hashlib.sha256()
+    for row in rows:
+        content = _canonical(row.fields)
+        digest.update(b"%b %d\n" % (row.key.encode(), len(content)))
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def spread(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
     """At most `limit` of the rows, in their order, spread evenly by chance; always the same."""
     return rows if limit is None or len(rows) <= limit else list(take(rows, subset(len(rows), limit)))

@@ -101,8 +101,8 @@ def veto_report(job: Job) -> dict[str, Any] | None:
     coarse = job.reference_source.cache is not None and job.reference_source.cache["form"]["name"] == "top-k"
     if job.reference is None or coarse or shared_of(material) is not None or job.anchor_head is not None:
         return None
-    anchored = [example for example in job.plan.examples if example.anchored and example.labelled]
-    examples = [anchored[i] for i in dataset.subset(len(anchored), LOOKED_AT)]
+    anchored = [i for i, example in enumerate(job.plan.examples) if example.anchored and example.labelled]
+    examples = [job.plan.examples[anchored[i]] for i in dataset.subset(len(anchored), LOOKED_AT)]
     ratios = []
     for indices in by_length(examples, divergence.BATCH):
         batch = to_device(task.collate([examples[i] for i in indices]), job.device)

@@ -13,6 +13,7 @@ from typing import Any
 from keeltune.data import dataset
 from keeltune.evaluation import prediction, samples, scores
 from keeltune.tasks.common.example import Prediction
+from keeltune.tasks.common.stored_examples import flat
 from keeltune.tasks.metrics._whole import forgotten
 from keeltune.training.job import Job
 from keeltune.training.preparation.material import OLD, SCORED, TestSet
@@ -68,7 +69,7 @@ def _answers(job: Job, model: Any, test: TestSet, display: Display, *, fast: boo
     rank, world = int(os.environ.get("RANK", "0")), distributed.world_size()
     own_share = test.encoded[rank::world]
     options = {"autocast": job.autocast} if fast else {}
-    with display.bar(f"scoring {test.name}", sum(map(len, own_share))) as advance:
+    with display.bar(f"scoring {test.name}", len(flat(own_share))) as advance:
         answers = prediction.predict(model, test.task, own_share, device=job.device, progress=advance, **options)  # type: ignore[arg-type]
     if world == 1:
         return answers

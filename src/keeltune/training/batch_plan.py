@@ -20,6 +20,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.stored_examples import anchored_in, lengths_of
 
 JITTER = 0.05
 """Lengths are multiplied by up to 1 + JITTER before sorting, so that each epoch puts other rows into a step."""
@@ -72,7 +73,7 @@ class Plan(Dataset[Any]):
         self.whole = whole
         self.steps = max(1, len(examples) // self.step_size)
         self.epoch = 0
-        self._lengths = np.array([example.length for example in examples])
+        self._lengths = lengths_of(examples)
         self._orders: dict[int, list[np.ndarray]] = {}
         self._means: dict[int, np.ndarray] = {}
         self._rounds: dict[tuple[int, int], np.ndarray] = {}
@@ -81,14 +82,19 @@ class Plan(Dataset[Any]):
     def anchored_per_step(self) -> float:
         """Examples of a step, on average, on which the reference is evaluated."""
         streams = [(self.examples, float(self.step_size)), *((s.examples, s.per_step) for s in self.streams)]
-        return sum(rows * sum(e.anchored or self.whole for e in examples) / len(examples) for examples, rows in streams)
+        return sum(rows * (len(of) if self.whole else anchored_in(of)) / len(of) for of, rows in streams)
 
-    def anchored_examples(self) -> list[Example]:
+    def anchored_examples(self) -> Sequence[Example]:
         """All examples on which training will ever evaluate the reference, each once a stream."""
         streams = [self.examples, *(stream.examples for stream in self.streams)]
-        examples = [example for stream in streams for example in stream]
-        anchored = [example for example in examples if example.anchored]
-        return examples if anchored and self.whole else anchored
+        counts = [anchored_in(stream) for stream in streams]
+        if not any(counts):
+            return []
+        if self.whole:
+            counts = [len(stream) for stream in streams]
+        if [len(stream) for stream, count in zip(streams, counts, strict=True) if count] == [sum(counts)]:
+            return next(stream for stream, count in zip(streams, counts, strict=True) if count)
+        return [example for stream in streams for example in stream if example.anchored or self.whole]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -131,7 +137,7 @@ class Plan(Dataset[Any]):
         key = (number, round_number)
         if key not in self._rounds:
             stream = self.streams[number]
-            lengths = np.array([example.length for example in stream.examples])
+            lengths = lengths_of(stream.examples)
             random = np.random.default_rng([self.seed, 1, *stream.name.encode(), round_number])
             order = np.empty(len(lengths), dtype=int)
             order[np.argsort(self._mean_step_lengths(stream, round_number), kind="stable")] = _by_length(

@@ -91,7 +91,8 @@ def build(
     measured = budget_examples(material)
     head: AnchorHead | None = None
     if material.anchor_task is None:
-        examples = [*start.plan.anchored_examples(), *measured]
+        anchored = start.plan.anchored_examples()
+        examples = [*anchored, *measured] if measured else anchored
         choice = choose_reference(material, start, examples, reference_source, display)
     else:
         head, choice = _anchor_head(material, start)

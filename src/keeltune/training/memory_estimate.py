@@ -25,6 +25,7 @@ from keeltune.objective.formula import Objective
 from keeltune.tasks.common.example import Example
 from keeltune.training.early_stopping import evaluation_schedule
 from keeltune.training.optimizer_state import moments_of
+from keeltune.training.preparation.encoded_rows import belong_on_disk
 from keeltune.training.preparation.material import SCORED, Material
 from keeltune.training.reference_holding import held_in
 from keeltune.training.regularization import forward_passes, regularizers_of
@@ -135,7 +136,7 @@ def _data_to_come(material: Material) -> float:
     """Bytes of the examples that training will encode and hold beyond those that lie here already."""
     total = 0.0
     for name, rows in material.encoded.items():
-        if rows and material.scale(name) > 1:
+        if rows and material.scale(name) > 1 and not belong_on_disk(material.task, material.rows[name]):
             some = rows[:: max(1, len(rows) // SAMPLED)]
             total += (len(material.rows[name]) - len(rows)) * sum(map(_deep_size, some)) / len(some)
     return total

@@ -16,6 +16,7 @@ from keeltune.objective.predictions import IGNORED
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.padding_effect import observed
+from keeltune.tasks.common.stored_examples import lengths_of
 from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
 from keeltune.utils.errors import KeeltuneError, Problem, UserError
@@ -44,8 +45,9 @@ def try_model(model: Any, task: Task, examples: Sequence[Example], device: str, 
     if not examples:
         return
     last = max(max(example.targets, default=IGNORED) for example in examples)
-    ordered = sorted(examples, key=lambda example: example.length)
-    examples = [ordered[i] for i in torch.linspace(0, len(ordered) - 1, min(ROWS, len(ordered))).round().int().tolist()]
+    order = lengths_of(examples).argsort(kind="stable")
+    places = torch.linspace(0, len(order) - 1, min(ROWS, len(order))).round().int().tolist()
+    examples = [examples[order[place]] for place in places]
     with in_eval_mode(model):
         batch = to_device(task.collate(examples), device)
         with refusing(model, place):

@@ -92,7 +92,8 @@ def _model(
     loaded.model.to(device)
     name = files.companion
     if files.reader is None or name is not None:  # one that only writes reads rows of its own
-        examples = [e if name is None else e.others[name] for e in material.examples["train"]]
+        examples = material.examples["train"]
+        examples = examples if name is None else [example.others[name] for example in examples]
         try_model(loaded.model, reader, examples, device, (recipe.where("reference"), "reference"))
     return Model(loaded.model, to_rows, autocast, name, reader.forward, temperature)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from keeltune.objective.predictions import Rows
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.stored_examples import lengths_of
 from keeltune.tasks.task import Task
 
 ROWS, PREDICTIONS = 4, 8
@@ -34,7 +36,7 @@ def dependence(
 
     `rows_of` makes the predictions of a batch, in eval mode.
     """
-    chosen = _of_several_lengths([example for example in examples if example.predictions])
+    chosen = _of_several_lengths(examples, [i for i, example in enumerate(examples) if example.predictions])
     if len(chosen) < 2:
         return 0.0
     batch = to_device(task.collate(chosen), device)
@@ -47,11 +49,12 @@ def dependence(
     return worst
 
 
-def _of_several_lengths(examples: Sequence[Example]) -> list[Example]:
-    """A few examples, from the shortest to the longest."""
-    ordered = sorted(examples, key=lambda example: example.length)
-    places = torch.linspace(0, len(ordered) - 1, min(ROWS, len(ordered))).round().int().tolist()
-    return [ordered[place] for place in places]
+def _of_several_lengths(examples: Sequence[Example], indices: Sequence[int]) -> list[Example]:
+    """A few of the examples at these indices, from the shortest to the longest."""
+    chosen = np.array(indices, dtype=np.int64)
+    order = chosen[lengths_of(examples)[chosen].argsort(kind="stable")]
+    places = torch.linspace(0, len(order) - 1, min(ROWS, len(order))).round().int().tolist()
+    return [examples[order[place]] for place in places]
 
 
 def _difference(together: Tensor, alone: Tensor) -> float:

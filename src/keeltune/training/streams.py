@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from keeltune.tasks.common.example import NOTE_SAMPLE, Example
+from keeltune.tasks.common.stored_examples import anchored_as
 from keeltune.tasks.task import Task
 from keeltune.training import anchor_head
 from keeltune.training.batch_plan import Plan, Stream
@@ -21,8 +22,8 @@ def training_plan(material: Material) -> Plan:
     anchored = _anchored_splits(material)
     soft = recipe.data.unlabeled_as == "distribution"
 
-    def stream(split: str) -> list[Example]:
-        return [replace(example, anchored=anchored.get(split, soft)) for example in examples[split]]
+    def stream(split: str) -> Sequence[Example]:
+        return anchored_as(examples[split], anchored.get(split, soft))
 
     main = stream("train") or stream("unlabeled")
     streams = [

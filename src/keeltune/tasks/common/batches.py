@@ -14,6 +14,7 @@ from torch import Tensor
 
 from keeltune.objective.predictions import IGNORED, Rows, nll
 from keeltune.tasks.common.example import Example, Prediction
+from keeltune.tasks.common.stored_examples import counts_of, flat, lengths_of
 from keeltune.utils.system_faults import is_out_of_memory
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -90,7 +91,7 @@ def to_device(batch: Mapping[str, Any], device: str | torch.device) -> dict[str,
 
 def by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
     """Indices of `examples` in batches of at most `size`, longest first: memory peaks at once, padding is small."""
-    order = sorted(range(len(examples)), key=lambda i: -examples[i].length)
+    order = (-lengths_of(examples)).argsort(kind="stable").tolist()
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -109,9 +110,9 @@ def answers(
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
     """The answer to each row, in their order; `predict` is called with batches of examples."""
-    examples = [e for row in encoded for e in row]
+    examples = flat(encoded)
     predictions = iter(in_batches(examples, predict, batch_size=batch_size, progress=progress))
-    return [task.combine([next(predictions) for _ in row]) for row in encoded]
+    return [task.combine([next(predictions) for _ in range(count)]) for count in counts_of(encoded)]
 
 
 def in_batches(

@@ -19,6 +19,7 @@ from keeltune.data import held_out
 from keeltune.data.dataset import Row
 from keeltune.recipe.data_fields import AUTO
 from keeltune.recipe.fields import Recipe
+from keeltune.tasks.common.stored_examples import lengths_of
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Default, Material
@@ -136,8 +137,8 @@ def _epochs(material: Material, new: bool) -> Default:
 
 
 def _operations_of_step(material: Material) -> float:
-    lengths = [example.length for example in material.main_stream]
-    tokens = material.batch_size * material.micro_batches * sum(lengths) / len(lengths)
+    lengths = lengths_of(material.main_stream)
+    tokens = material.batch_size * material.micro_batches * int(lengths.sum()) / len(lengths)
     return max(1.0, 6 * student_sizes(material).body * tokens)
 
 

@@ -15,7 +15,6 @@ from keeltune.models.lora import adapter_problem
 from keeltune.models.vocabulary import CTC, bounds_of, read_by_all
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.model_fields import StudentFrom
-from keeltune.tasks.common.example import Example
 from keeltune.tasks.common.settings import Settings
 from keeltune.tasks.task import Task
 from keeltune.training.matching_terms import matching_problems
@@ -26,6 +25,7 @@ from keeltune.training.preparation.compatibility import (
     companions_of,
     compatible_references,
 )
+from keeltune.training.preparation.encoded_rows import RowExamples, Shelf
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.labelling import Labelled
 from keeltune.training.preparation.lengths import generation_length, reading_length, writing_length
@@ -55,7 +55,7 @@ class Encoded:
     anchor_task: Task | None
     source_task: Task
     rows: dict[str, Sequence[Row]]
-    examples: dict[str, list[list[Example]]]
+    examples: dict[str, RowExamples]
 
 
 def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog, limit: int | None = None) -> Encoded:
@@ -83,7 +83,7 @@ def encode(recipe: Recipe, reading: Reading, labelled: Labelled, log: ProblemLog
     anchor_task = None
     if recipe.objective.anchor_head != "task":
         anchor_task = anchor_task_of(recipe, task, labelled.choice.head, reading.source)
-    rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task, limit)
+    rows, examples, faulty = encode_splits(task, labelled.rows, anchor_task, limit, Shelf(recipe.folder / ".cache"))
     log.add_of_rows(faulty)
     for said in [] if log.errors else loss_problems(recipe, task, examples):  # whose metrics are known to be some
         (log.errors if isinstance(said, Problem) else log.notices).append(said)  # type: ignore[arg-type]

@@ -9,8 +9,10 @@ from typing import Any
 from keeltune.data.dataset import Row
 from keeltune.recipe.fields import Recipe
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.stored_examples import flat, lengths_of
 from keeltune.tasks.task import Task
 from keeltune.training.preparation.compatibility import ReferenceFiles
+from keeltune.training.preparation.encoded_rows import RowExamples
 from keeltune.training.preparation.harness_tasks import HarnessTask
 from keeltune.utils.distributed import world_size
 from keeltune.utils.errors import Problem
@@ -72,7 +74,7 @@ class Material:
     new_head: bool
     reference_is_start: bool
     rows: dict[str, Sequence[Row]]
-    encoded: dict[str, list[list[Example]]]
+    encoded: dict[str, RowExamples]
     references: list[ReferenceFiles]
     anchor_task: Task | None = None
     source_task: Task | None = None
@@ -85,9 +87,9 @@ class Material:
     defaults: dict[str, Default] = field(default_factory=dict)
 
     @property
-    def examples(self) -> dict[str, list[Example]]:
+    def examples(self) -> dict[str, Sequence[Example]]:
         """Each split's examples, row by row."""
-        return {name: [example for row in split for example in row] for name, split in self.encoded.items()}
+        return {name: flat(split) for name, split in self.encoded.items()}
 
     @property
     def batch_size(self) -> int:
@@ -96,8 +98,8 @@ class Material:
         if training.batch_size is not None:
             return training.batch_size
         assert training.tokens_per_batch is not None
-        lengths = [example.length for example in self.main_stream]
-        return max(1, int(training.tokens_per_batch * len(lengths) / sum(lengths)))
+        lengths = lengths_of(self.main_stream)
+        return max(1, int(training.tokens_per_batch * len(lengths) / int(lengths.sum())))
 
     def scale(self, split: str) -> float:
         """Rows of a split for one that is encoded: 1, but where only some are, as `check` does."""
@@ -106,7 +108,7 @@ class Material:
         return len(self.rows[split]) / len(self.encoded[split])
 
     @property
-    def main_stream(self) -> list[Example]:
+    def main_stream(self) -> Sequence[Example]:
         """The rows that define the epoch: the labelled ones, or the unlabelled ones where there are none."""
         return self.examples["train"] or self.examples["unlabeled"]
 

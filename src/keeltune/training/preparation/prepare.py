@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from keeltune.data.dataset import spread
 from keeltune.recipe.fields import Recipe
+from keeltune.tasks.common.stored_examples import flat
 from keeltune.training.preparation import defaults
 from keeltune.training.preparation.encoding import Encoded, encode
 from keeltune.training.preparation.error_list import all_listed
@@ -93,7 +94,7 @@ def _material(
         for name, split in rows.items()
         if limit is not None and len(split) > max(limit, len(examples[name]))
     ]
-    log.notices += task.notices([example for row in examples["train"] for example in row])
+    log.notices += task.notices(flat(examples["train"]))
     student = reading.student
     assert reading.source is not None and student.auto_model is not None
     return Material(
