@@ -152,6 +152,39 @@ def test_in_bfloat16_slices_add_no_error(how):
         assert ours < 0.01
 
 
+def _weighed(log_probs: Tensor, part: slice) -> Tensor:
+    """A loss whose weights are read of the same choices, and are no part of its gradient."""
+    with torch.no_grad():
+        weights = log_probs.gather(-1, torch.arange(C)[part, None])
+    return (weights * log_probs[:, :1]).sum()
+
+
+def _negated_in_place(log_probs: Tensor, part: slice) -> Tensor:
+    return log_probs.gather(-1, torch.arange(C)[part, None]).neg_().sum()
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, slice], Tensor]] = {
+    "a plain sum": lambda log_probs, part: log_probs.sum(),
+    "weights that were gathered": _weighed,
+    "gathered and written to": _negated_in_place,
+    "a view": lambda log_probs, part: log_probs[0, 0],
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_a_function_of_log_probs_may_be_any(function):
+    """Of one row a slice, so that a view of it is a sum."""
+    found = []
+    for make in (Projected, dense):
+        head = Head("bias")
+        hidden, leaf = hidden_of(head)
+        value = make(hidden, head).total(function, size=1)
+        value[0].backward()
+        found.append([value.detach(), *(tensor.grad for tensor in (leaf, *head.parameters()))])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
 # What it costs
 
 
@@ -249,13 +282,30 @@ def test_hooks_of_parameters_run_once_on_the_whole_gradient():
     assert len(seen) == 2
 
 
-def test_a_loss_scaler_multiplies_before_float16_is_made():
+def _in_autocast(hidden: Tensor, head: Head) -> Tensor:
+    with torch.autocast("cpu", torch.float16):
+        return head(hidden).float()
+
+
+HALVES: dict[str, tuple[torch.dtype, torch.dtype, Callable[[Tensor, Head], Tensor]]] = {
+    "all of it": (torch.float16, torch.float16, lambda hidden, head: head(hidden)),
+    "but the logits": (torch.float16, torch.float16, lambda hidden, head: head(hidden).float()),
+    "in autocast": (torch.float32, torch.float32, _in_autocast),
+    "what the head reads": (torch.float16, torch.float32, lambda hidden, head: head(hidden.float())),
+    "its weights": (torch.float32, torch.float16, lambda hidden, head: hidden @ head.matrix.weight.float().t()),
+}
+
+
+@pytest.mark.parametrize(("of_hidden", "of_head", "applied"), HALVES.values(), ids=HALVES)
+def test_a_loss_scaler_multiplies_before_float16_is_made(of_hidden, of_head, applied):
     """A gradient of 1e-9 is nothing in float16; multiplied by 2^16 it is there."""
-    head = Head("linear").half()
-    hidden = normal(N, H, seed=5).half().requires_grad_()
-    terms = Objective()(sliced_cross_entropy(torch.arange(N)), Projected(hidden, head), counts=Counts(1e8, 1e8))
+    head = Head("linear").to(of_head)
+    hidden = normal(N, H, seed=5).to(of_hidden).requires_grad_()
+    rows = Projected(hidden, lambda part: applied(part, head))
+    terms = Objective()(sliced_cross_entropy(torch.arange(N)), rows, counts=Counts(1e8, 1e8))
     (terms.loss * 2**16).backward()
-    assert hidden.grad.count_nonzero() == hidden.numel()
+    for tensor in (hidden, head.matrix.weight):
+        assert tensor.grad.count_nonzero() == tensor.numel()
 
 
 def test_a_micro_batch_without_predictions_has_a_graph():

@@ -38,16 +38,16 @@ def summed(
 
     `function` gives a loss, and after it what is only measured: a scalar or [k], of which the first is differentiated.
     None where the gradient must wait for the backward pass: float16 holds it only multiplied by a loss scaler's factor,
-    and hooks of the head's parameters expect it once and whole.
+    wherever it is on the way, and hooks of the head's parameters expect it once and whole.
     """
     gradients, values = _Gradients(), []
     of_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
     for part in parts:
         x = hidden[part].detach().requires_grad_(of_hidden is not None)
-        with torch.enable_grad(), _Products(gradients):
+        with torch.enable_grad(), _Products(gradients) as products:
             logits = head(x.view_as(x))  # no leaf, which hooks of modules cannot have in `autograd.grad`
         leaves = [leaf for leaf in _leaves(logits) if leaf is not x]
-        if logits.dtype == torch.float16 or any(leaf._backward_hooks for leaf in leaves):
+        if products.float16 or any(leaf.dtype == torch.float16 or leaf._backward_hooks for leaf in leaves):
             return None
         inputs = [x, *leaves] if of_hidden is not None else leaves
         edge = get_gradient_edge(logits) if inputs else None
@@ -81,7 +81,7 @@ def _differentiated(logits: Tensor, part: slice, function: OfSlice, temperature:
         log_probs = log_softmax(block, temperature).requires_grad_()
         with torch.enable_grad(), _Picks(log_probs) as picks:
             value = function(log_probs, slice(part.start + start, part.start + start + len(block))).reshape(-1)
-        values.append(value.detach())
+        values.append(value.detach().clone())  # it may be a view of the table that is overwritten below
         if not value.requires_grad:
             at_logits[start : start + rows] = 0.0
         else:
@@ -103,11 +103,14 @@ class _Picks(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is Tensor.gather and args[0] is self.log_probs and args[1:2] == (-1,) and len(args) == 3 and not kwargs:
-            result = result.detach().requires_grad_()
-            self.choices.append(args[2])
-            self.leaves.append(result)
-        return result
+        if func is not Tensor.gather or args[0] is not self.log_probs or args[1:2] != (-1,) or len(args) != 3 or kwargs:
+            return result
+        if not result.requires_grad:  # gathered under `no_grad`
+            return result
+        leaf = result.detach().requires_grad_()
+        self.choices.append(args[2])
+        self.leaves.append(leaf)
+        return leaf.clone()  # which may be written to, as a leaf may not
 
 
 class _Gradients:
@@ -144,13 +147,22 @@ class _Gradients:
 
 
 class _Products(TorchFunctionMode):
-    """Within, a linear layer whose matrix is trained adds to that matrix's sum when it is differentiated."""
+    """Within, a linear layer whose matrix is trained adds to that matrix's sum when it is differentiated.
+
+    `float16`: whether anything was computed in it.
+    """
 
     def __init__(self, gradients: _Gradients):
         super().__init__()
         self.gradients = gradients
+        self.float16 = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = self._computed(func, args, kwargs)
+        self.float16 |= isinstance(result, Tensor) and result.dtype == torch.float16
+        return result
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is functional.linear and not kwargs:
             x, weight, bias = (*args, None)[:3]
             ours = type(weight) in (Tensor, torch.nn.Parameter) and weight.dim() == 2 and x.dim() > 1

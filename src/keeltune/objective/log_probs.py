@@ -33,6 +33,7 @@ def gradient_at_logits(
     if dense is None:
         made = probabilities.mul_(-total)
     else:
+        dense = dense.contiguous()  # that of a plain sum is one number, seen n · C times
         made = dense.addcmul_(probabilities, total + dense.sum(-1, keepdim=True), value=-1.0)
     for choices, part in picked:
         made.scatter_add_(-1, choices, part)
