@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from keeltune import recipe
 from keeltune.cli import first_recipe
 from keeltune.cli import init as verb
-from keeltune.data.recognition import recognised
+from keeltune.data.recognition import Recognised, recognised
 from keeltune.tasks.common.language import Language
 from keeltune.utils import registry
 from tests.helpers.command import keeltune
@@ -190,6 +191,37 @@ def test_numbers_of_tags_ask_for_their_names(tmp_path, monkeypatch):
     write_rows(tmp_path / "ner.jsonl", PEOPLE["entities"][0])
     assert keeltune(monkeypatch, "init", "ner.jsonl", "--yes") == 0
     assert "# labels: [O, B-PER, I-PER]" in Path("recipe.yaml").read_text(encoding="utf-8")
+
+
+NAMES = {"two lines, as a spreadsheet's header has them": "Kind\nof it", "a word of YAML": "true", "a negation": "no"}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_whatever_a_column_is_called_what_is_written_is_a_recipe(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = [{"ticket": f"please do number {n} again", name: ("bug", "wish")[n % 2]} for n in range(20)]
+    write_rows(tmp_path / "rows.jsonl", made)
+    assert keeltune(monkeypatch, "init", "rows.jsonl", "--yes") == 0
+    assert recipe.load("recipe.yaml").data.columns == {"text": "ticket", "label": name}
+
+
+def test_languages_are_named_where_both_are_known_and_the_task_has_any(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "films.jsonl", PEOPLE["feelings"][0])
+    assert keeltune(monkeypatch, "init", "films.jsonl", "--yes", "--model", "runs/nllb-films") == 0
+    write_rows(tmp_path / "pairs.jsonl", [{"left_side": "Where is it?", "right_side": "Wo ist es?"}] * 6)
+    called = ("init", "pairs.jsonl", "--yes", "--task", "translation")
+    assert keeltune(monkeypatch, *called, "--output", "none.yaml") == 0
+    named = ("--column", "source=left_side", "--column", "target=right_side", "--model", "facebook/nllb-200")
+    assert keeltune(monkeypatch, *called, *named, "--output", "both.yaml") == 0
+    found = [recipe.load(file).languages for file in ("recipe.yaml", "none.yaml", "both.yaml")]
+    assert [one and (one.source, one.target) for one in found] == [None, None, ("en", "de")]
+
+
+def test_a_column_of_dates_is_one_like_any_other(tmp_path):
+    made = [{"text": f"it rained on {day}", "day": datetime.date(2026, 1, day)} for day in range(1, 9)]
+    found = Recognised("text-classification", "as the call says", {"text": "text", "label": "day"})
+    assert "columns: {label: day}" in first_recipe.text(found, {"train": "rows.parquet"}, made, folder=tmp_path)
 
 
 def test_rows_of_no_task_are_answered_with_what_they_are(tmp_path, monkeypatch, capsys):

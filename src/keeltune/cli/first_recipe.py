@@ -10,6 +10,7 @@ from typing import Any
 
 from keeltune.data.columns import MEDIA
 from keeltune.data.recognition import Recognised, Table
+from keeltune.recipe.yaml_values import AMBIGUOUS
 from keeltune.tasks.common.language import Language, detect
 
 SCHEMA = "keeltune.schema.json"
@@ -51,15 +52,16 @@ def _lines(
     written = {ours: theirs for ours, theirs in found.columns.items() if ours not in MEDIA}  # names of files say none
     languages = {ours: _language(values.get(theirs, ())) for ours, theirs in written.items()}
     yield f"# yaml-language-server: $schema={SCHEMA}"
-    yield f"# {found.why}."
+    yield f"# {' '.join(found.why.split())}."  # a column's name may have several lines
     yield f"task: {task}"
     yield "method: fine-tuning                # or distillation (with reference: TEACHER), or cross-domain"
     told = next(iter(languages.values()), None)
     said = f"# for {told.code}; any model folder or hub id" if told and not model else "# any model folder or hub id"
     chosen = model or suggested(task, languages)
     yield f"model: {_quoted(chosen)}   {said}"
-    if "nllb" in chosen:  # a model of one pair knows its languages
-        yield f"languages: {{source: {languages['source'].code}, target: {languages['target'].code}}}"
+    pair = [languages[side].code for side in ("source", "target") if side in languages]
+    if task == "translation" and "nllb" in chosen and len(pair) == 2:  # a model of one pair knows its languages
+        yield f"languages: {{source: {pair[0]}, target: {pair[1]}}}"
     yield "data:"
     for split, name in splits.items():
         yield f"  {split}: {_quoted(_from(name, folder))}"
@@ -95,7 +97,7 @@ def suggested(task: str, languages: Mapping[str, Language]) -> str:
 
 def _language(values: Sequence[Any]) -> Language:
     """The language of a column's values, whatever they are made of."""
-    return detect([v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values[:200]])
+    return detect([v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values[:200]])
 
 
 def _from(name: str, folder: Path) -> str:
@@ -106,4 +108,5 @@ def _from(name: str, folder: Path) -> str:
 def _quoted(value: str) -> str:
     """A text as YAML reads it back: plain where that is safe."""
     plain = value.replace("/", "").replace("_", "").replace("-", "").replace(".", "")
-    return value if plain.isalnum() and plain[0].isalpha() else json.dumps(value, ensure_ascii=False)
+    is_safe = plain.isalnum() and plain[0].isalpha() and value.lower() not in {*AMBIGUOUS, "true", "false", "null"}
+    return value if is_safe else json.dumps(value, ensure_ascii=False)
