@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 import keeltune as kt
+from keeltune.exporters import folder as exported_folder
 from keeltune.exporters import parity
-from keeltune.exporters.graph import OnnxGraph
+from keeltune.exporters.graph import OnnxGraph, tokens_of
 from keeltune.models import libraries
 from keeltune.runs import claim
 from keeltune.runs.opened_model import open_model
@@ -177,6 +179,31 @@ def test_a_graph_of_other_weights_is_unequal_and_says_so(exported, tmp_path, mon
     assert "Not equal" in (place / "README.md").read_text()
 
 
+def test_logits_of_a_row_are_compared_however_many_tokens_it_has():
+    """Three classes of rows of three tokens, the second of which is padded where the classes differ."""
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
+    logits = torch.zeros(2, 3)
+    other = logits + torch.tensor([[0, 0, 0], [0, 0, 0.5]])
+    of_rows = [SimpleNamespace(logits=table) for table in (logits, other)]
+    assert parity._difference(*of_rows, mask) == 0.5
+    of_tokens = [SimpleNamespace(logits=table[..., None]) for table in (logits, other)]
+    ends = [SimpleNamespace(start_logits=logits, end_logits=table) for table in (logits, other)]
+    assert parity._difference(*of_tokens, mask) == parity._difference(*ends, mask) == 0
+
+
+def test_a_model_without_a_mask_has_no_padding():
+    """As FNet's, which transforms all that it is given."""
+    ids = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    assert tokens_of({"input_ids": ids}).all()
+    assert torch.equal(tokens_of({"input_ids": ids, "attention_mask": mask}), mask.bool())
+    asked = OnnxGraph.__new__(OnnxGraph)
+    torch.nn.Module.__init__(asked)
+    asked.says, asked.by_token = ["logits"], {"logits": True}
+    asked._run = lambda inputs: {"logits": inputs["input_ids"][..., None].float()}
+    assert torch.equal(asked._one_by_one({"input_ids": ids})["logits"][..., 0], ids.float())
+
+
 @pytest.mark.parametrize(("answers", "value", "hollow"), [(2, 0.8, False), (1, 0.8, True), (9, 0.0, True)])
 def test_a_model_that_has_nothing_to_lose_proves_little(answers, value, hollow):
     measure = {"answers": answers, "metric": "f1", "metrics": {"f1": {"torch": value}}}
@@ -197,6 +224,13 @@ def test_what_is_not_covered_is_refused_in_words(tmp_path, exported):
         kt.export(run, output=tmp_path / "file" / "graph", display=QUIET)
     with pytest.raises(UserError, match="no such folder"):
         kt.export(tmp_path / "nothing", display=QUIET)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_folder_that_a_command_is_called_from_is_not_replaced(tmp_path, monkeypatch, overwrite):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the folder of the call"):
+        exported_folder.refuse_used(Path("."), overwrite=overwrite)
 
 
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(exported, monkeypatch):

@@ -31,7 +31,11 @@ BESIDE = (".json", ".jinja", ".txt", ".model")
 
 
 def refuse_used(folder: Path, *, overwrite: bool) -> None:
-    """UserError for a folder that holds something; `overwrite`: something but an export."""
+    """UserError for a folder that holds something; `overwrite`: something but an export. The folder takes the place of
+    what is there, which the one that a command is called from cannot give up."""
+    if not folder.name:
+        fix = "name a folder in it"
+        raise UserError(Problem(str(folder), "--output", "the folder of the call", "a new or an empty folder", fix))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         exported = (folder / PROOF).is_file()
         if not (overwrite and exported):

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor, nn
 
 
+def tokens_of(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Which places of a batch [B, S] are no padding: all, where a model has no mask, whose rows run by their length."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
 class OnnxGraph(nn.Module):
     """Runs on the processor; it has the model's configuration and no weights.
 
@@ -44,7 +50,7 @@ class OnnxGraph(nn.Module):
     def _one_by_one(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same; what a padded place says is 0."""
         outputs: dict[str, list[Tensor]] = {name: [] for name in self.says}
-        for row, mask in enumerate(inputs["attention_mask"].bool()):
+        for row, mask in enumerate(tokens_of(inputs)):
             read = self._run({name: value[row : row + 1, mask].contiguous() for name, value in inputs.items()})
             for name, one in read.items():
                 if self.by_token[name]:

@@ -24,6 +24,7 @@ from keeltune.data.clusters import numbers_of
 from keeltune.data.dataset import Row
 from keeltune.evaluation import bootstrap
 from keeltune.evaluation.scores import Scores, differences, gain, score
+from keeltune.exporters.graph import tokens_of
 from keeltune.tasks.common.batches import answers
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.common.padding_effect import OUTPUTS
@@ -118,17 +119,18 @@ def _asked(task: Task, side: Side, masks: list[Any], examples: list[Example]) ->
     outputs = task.forward(side.model, batch)
     side.outputs.append(outputs)
     if len(side.outputs) > len(masks):
-        masks.append(batch["inputs"]["attention_mask"].bool())
+        masks.append(tokens_of(batch["inputs"]))
     return task.decode(task.rows(outputs, batch), batch)
 
 
 def _difference(a: Any, b: Any, mask: Any) -> float:
-    """The largest absolute difference; `mask` [B, S] of what is no padding, for outputs that have a place a token."""
+    """The largest absolute difference; `mask` [B, S] of what is no padding, for outputs that have a place a token:
+    logits [B, S, C] and those of an answer's ends [B, S]. Logits of a row [B, C] have none, and C may be S."""
     worst = 0.0
     for name in (name for name in OUTPUTS if getattr(a, name, None) is not None):
         x, y = getattr(a, name).float(), getattr(b, name).float()
         apart = (x - y).abs()
-        if apart.shape[:2] == mask.shape:
+        if apart.dim() == 3 or name != "logits":
             apart = apart[mask]
         worst = max(worst, float(apart.max().nan_to_num(nan=torch.inf)))
     return worst
