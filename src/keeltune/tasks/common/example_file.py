@@ -158,7 +158,7 @@ class _Block:
 
     def __init__(self, batch: Any, inputs: Sequence[str], tuples: Sequence[bool]):
         self.inputs, self.tuples = inputs, tuples
-        self.length, self.truncated = (batch[name].to_numpy() for name in ("length", "truncated"))
+        self.length, self.truncated = (_numbers(batch[n], batch.num_rows) for n in ("length", "truncated"))
         self.lists = {name: _list_column(batch[name]) for name in (*(f"inputs.{n}" for n in inputs), *LISTS)}
         self.bytes = {name: _byte_column(batch[name]) for name in ("key", "notes")}
 
@@ -187,13 +187,25 @@ class _Block:
         )
 
 
+DTYPES = {"int32": np.int32, "uint8": np.uint8, "double": np.float64}
+"""NumPy's types of Arrow's. Its arrays' own `to_numpy` imports pandas, which takes a second."""
+
+
+def _numbers(column: Any, count: int) -> np.ndarray:
+    """The numbers of a column without lists."""
+    return np.frombuffer(column.buffers()[1] or b"", dtype=DTYPES[str(column.type)])[:count]
+
+
 def _list_column(column: Any) -> tuple[np.ndarray, np.ndarray]:
-    return column.offsets.to_numpy(), column.values.to_numpy()
+    """Where each list of numbers starts, and the numbers of all."""
+    _, starts, _, values = column.buffers()
+    return np.frombuffer(starts, dtype=np.int32), np.frombuffer(values or b"", DTYPES[str(column.type.value_type)])
 
 
 def _byte_column(column: Any) -> tuple[np.ndarray, memoryview]:
+    """Where each value starts, and the bytes of all."""
     _, starts, values = column.buffers()
-    return np.frombuffer(starts, dtype=np.int32), memoryview(values if values is not None else b"")
+    return np.frombuffer(starts, dtype=np.int32), memoryview(values or b"")
 
 
 class ExampleTable:
