@@ -445,3 +445,15 @@ def test_real_data_is_read_whole(name: str, real_data: Path):
         assert problems == []
         assert len(rows) == expected
         assert len({row.key for row in rows}) == expected  # the sets were freed of repeats
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(("source", "target"), None), (("source",), "Wo ist es?")])
+def test_our_own_name_is_no_second_name_of_another_column(tmp_path, wanted, found):
+    """A run that reads `target` as its source and `source` as its target; then rows of `source` alone, which may be
+    its input and never its target too."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"source": "Wo ist es?"}\n', encoding="utf-8")
+    swapped = {name: other for name, other in (("source", "target"), ("target", "source")) if name in wanted}
+    rows, problems = read(DataSource(str(file)), [Column(name) for name in wanted], swapped, or_ours=swapped.keys())
+    assert [row.fields["source"] for row in rows] == ([found] if found else [])
+    assert bool(problems) == (found is None)

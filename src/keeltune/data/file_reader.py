@@ -234,9 +234,8 @@ def _with_inner(record: dict[str, Any], steps_of: Sequence[tuple[str, Sequence[s
 def _names_in_file(renamed: Mapping[str, str], header: Collection[str], or_ours: Collection[str]) -> dict[str, str]:
     """The columns as the file spells them: with a blank after the comma, another Unicode form, a byte order mark."""
     plain = {plain_name(name): name for name in header}
+    ours = {name for name in or_ours if name in header and name not in renamed.values()}  # no other column's
     return {
-        name: in_file
-        if in_file in header
-        else plain.get(plain_name(in_file), name if name in or_ours and name in header else in_file)
+        name: in_file if in_file in header else plain.get(plain_name(in_file), name if name in ours else in_file)
         for name, in_file in renamed.items()
     }
