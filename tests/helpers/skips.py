@@ -14,8 +14,9 @@ FORESEEN = (
     r"transformers has no such class",
     r"needs the openssl command",
     r"needs a browser: ",
+    r"come with keeltune\[tensorflow\]",  # a gigabyte, and 63 s of the set-up
 )
-"""The reasons for which a test may be left out everywhere: what no installation of this project brings with it."""
+"""The reasons for which a test may be left out everywhere: what the set-up command does not bring with it."""
 
 
 def in_ci() -> bool:

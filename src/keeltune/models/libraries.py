@@ -24,6 +24,8 @@ EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "keras": "tensorflow",
+    "tensorflow": "tensorflow",
 }
 """A module and the extra that installs it."""
 
@@ -70,8 +72,12 @@ def installed(module: str) -> bool:
 
 
 def installation(message: str) -> str | None:
-    """The `pip install` for a library that is missing, by the words of an error; None where none is missing."""
+    """The `pip install` for a library that is missing, by the words of an error; None where none is missing.
+
+    No model is read with the extra `tensorflow`: who names it speaks of weights that transformers does not read.
+    """
     text = message.casefold()
     names = {**{module.casefold(): module for module in EXTRAS}, **NAMED}
     missing = [module for name, module in names.items() if name in text and not installed(module)]
+    missing = [module for module in missing if EXTRAS[module] != "tensorflow"]
     return install(EXTRAS[missing[0]]) if missing else None

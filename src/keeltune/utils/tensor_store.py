@@ -7,7 +7,8 @@
 An example's key and the digest of its content are looked up in constant time; its numbers are read from the
 memory-mapped file. A shard is staged, synced and renamed, so that one of that name is always whole: a writer that was
 killed leaves nothing to repair, and the next one writes the missing shards. Several processes may write at the
-same time, each its own shards or the very same. No pickle is read or written.
+same time, each its own shards or the very same. No pickle is read or written. torch is imported where something is
+written: a `Store` of numpy arrays is read without it.
 
 Shapes: E examples of a shard, N predictions, k kept choices.
 """
@@ -21,13 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from keeltune.utils import manifest
 from keeltune.utils.digests import canonical, file_digest, state_of
@@ -35,6 +33,9 @@ from keeltune.utils.errors import Problem, StateRefused
 from keeltune.utils.files import make_folder, write_atomically
 from keeltune.utils.identity import refuse_other
 from keeltune.utils.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD = "head.json"
 """What an unfinished folder is meant to hold, so that no other one goes on with it."""
@@ -91,6 +92,8 @@ class Writer:
 
     def write(self, number: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """One shard, and what is to be known of it: `facts`, with which it enters the manifest."""
+        from safetensors.torch import save
+
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         write_atomically(self.folder / shard_name(number), content)
         entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **facts}
@@ -116,11 +119,19 @@ class Store:
     """A finished folder, to be read. Raises StateRefused where it is not what was written.
 
     A shard is held against its digest before its first number is read, and again whenever its file has changed since.
-    For messages: `rows` says whose numbers a shard holds, `mend` what writes a broken one again.
+    For messages: `rows` says whose numbers a shard holds, `mend` what writes a broken one again. `framework`: whether
+    `read` gives tensors of torch or arrays of numpy.
     """
 
-    def __init__(self, folder: Path, fix: str, rows: Callable[[int], str] = lambda number: "", mend: str = ""):
-        self.folder, self.fix, self.rows, self.mend = folder, fix, rows, mend or fix
+    def __init__(
+        self,
+        folder: Path,
+        fix: str,
+        rows: Callable[[int], str] = lambda number: "",
+        mend: str = "",
+        framework: Literal["pt", "np"] = "pt",
+    ):
+        self.folder, self.fix, self.rows, self.mend, self.framework = folder, fix, rows, mend or fix, framework
         self.manifest = self._manifest()
         self._states: dict[int, tuple[int, ...]] = {}
 
@@ -158,8 +169,8 @@ class Store:
         """Each example's location, by the digest of its key."""
         locations: dict[bytes, Location] = {}
         for number in range(len(self.manifest["shards"])):
-            keys, contents = (self._whole(number, name).numpy() for name in ("keys", "contents"))
-            counts, widths = (self._whole(number, name).numpy().astype(np.int64) for name in ("counts", "widths"))
+            keys, contents = (self._whole(number, name) for name in ("keys", "contents"))
+            counts, widths = (self._whole(number, name).astype(np.int64) for name in ("counts", "widths"))
             starts, numbers = (np.cumsum(n) - n for n in (counts, counts * widths))
             rows = zip(keys, contents, starts.tolist(), numbers.tolist(), counts.tolist(), widths.tolist(), strict=True)
             for key, content, start, first, count, width in rows:
@@ -170,7 +181,7 @@ class Store:
         """Where the numbers of an example lie; None where they are not there."""
         return self._locations.get(key_digest(key))
 
-    def read(self, shard: int, name: str, start: int, count: int) -> Tensor:
+    def read(self, shard: int, name: str, start: int, count: int) -> Any:
         """Entries `start` to `start + count` of a shard's column, from the mapped file."""
         self._require_sound(shard)
         return self._files[shard].get_slice(name)[start : start + count]
@@ -179,21 +190,21 @@ class Store:
         if problem := self._problem(shard):
             raise BrokenShards(problem)
 
-    def _whole(self, shard: int, name: str) -> Tensor:
+    def _whole(self, shard: int, name: str) -> np.ndarray:
         self._require_sound(shard)
-        tensor: Tensor = self._files[shard].get_tensor(name)
-        return tensor
+        return np.asarray(self._files[shard].get_tensor(name))
 
     @cached_property
     def _files(self) -> list[Any]:
         names = [self.folder / shard_name(number) for number in range(len(self.manifest["shards"]))]
-        return [safe_open(name, "pt").__enter__() for name in names]
+        return [safe_open(name, self.framework).__enter__() for name in names]
 
 
 def key_columns(
     keys: Sequence[str], contents: Sequence[bytes], counts: Sequence[int], widths: Sequence[int]
 ) -> dict[str, Tensor]:
     """The columns of a shard that say whose numbers it holds: E examples in the order of their numbers."""
+    import torch
 
     def table(rows: Sequence[bytes]) -> Tensor:
         return torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), 32).copy())
