@@ -94,8 +94,7 @@ def objectives(given: Any) -> dict[str, Any]:
 
 def half_precision(given: Any) -> dict[str, Any]:
     """KL of near-equal distributions in bfloat16, and a step of a model under a policy of half precision."""
-    half = ops.cast(given["wide"], "bfloat16")
-    near = kk.Objective().total(half, half * 1.0)
+    near = kk.Objective().total(*(ops.cast(given[name], "bfloat16") for name in ("wide", "as wide")))
     keras.mixed_precision.set_global_policy("mixed_float16")
     keras.utils.set_random_seed(0)
     student = keras.Sequential([keras.Input((4,)), layers.Dense(8, activation="tanh"), layers.Dense(3)])

@@ -68,7 +68,7 @@ def given(tmp_path_factory) -> dict[str, Any]:
         "anchored student": dense["dense student"], "anchored reference": dense["dense reference"],
         "anchored": np.array([True, False, True, True, False, False]),
         "targets": np.array([0, 4, IGNORED, 2, 1, IGNORED]), "weights": np.array([1.0, 0.5, 2.0, 3.0, 0.0, 1.0]),
-        "wide": normal(4, 3000, seed=2), "cases": json.dumps(CASES),
+        "wide": normal(4, 3000, seed=2), "as wide": 1.003 * normal(4, 3000, seed=2), "cases": json.dumps(CASES),
         "x": normal(12, 4, seed=3).astype(np.float32), "y": y,
         "row weights": np.array([1, 2, 0.5, 1, 0, 1, 3, 1, 1, 0, 1, 1], dtype=np.float32),
         "row anchored": np.arange(12) % 3 > 0,
@@ -201,7 +201,9 @@ def check_objective(made, given, caches):
 
 def check_half_precision(made, given, caches):
     assert made["dtype"] == "float32"
-    assert 0 <= made["near"] < 1e-6
+    near = [Dense(torch.from_numpy(given[name]).bfloat16()) for name in ("wide", "as wide")]
+    assert made["near"] == pytest.approx(Objective().total(*near).item(), rel=1e-3)
+    assert 0 < made["near"] < 1e-2
     assert made["outputs"] == "float16"
     assert made["losses"][-1] < made["losses"][0]
     assert made["moved"] > 1e-3
