@@ -41,7 +41,7 @@ class Cached:
         elif manifest["choices"] < 2:
             found, expected = "numbers", "choices"
         if found:
-            problem = Problem(str(folder), "form", found, expected, "make it anew with reference: {form: full}")
+            problem = Problem(str(folder), "form", found, expected, "make it anew with reference.form: full")
             raise UserError(problem)
 
     def require(self, objective: Objective) -> None:
