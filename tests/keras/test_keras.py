@@ -202,7 +202,7 @@ def check_objective(made, given, caches):
 def check_half_precision(made, given, caches):
     assert made["dtype"] == "float32"
     near = [Dense(torch.from_numpy(given[name]).bfloat16()) for name in ("wide", "as wide")]
-    assert made["near"] == pytest.approx(Objective().total(*near).item(), rel=1e-3)
+    assert made["near"] == pytest.approx(Objective().total(*near).item(), rel=1e-2)  # float32
     assert 0 < made["near"] < 1e-2
     assert made["outputs"] == "float16"
     assert made["losses"][-1] < made["losses"][0]

@@ -107,9 +107,8 @@ class Objective:
         if not self.per_label:
             return self.weight
         labelled, anchored = (ops.cast(ops.convert_to_tensor(count), dtype) for count in counts)
-        none = ops.ones_like(labelled)
-        ratio = ops.where(labelled > 0, anchored / ops.where(labelled > 0, labelled, none), none)
-        return self.weight * ops.minimum(ratio, none)  # a Python 1.0 would make it float32
+        fewer = ops.cast(anchored < labelled, dtype)  # by operators alone, which keep float64 on every backend
+        return self.weight * (1 - fewer + fewer * anchored / (labelled + 1 - fewer))
 
 
 def divide(total: Tensor, count: Tensor | float) -> Tensor:
