@@ -8,8 +8,8 @@ and what there is room for. Processes that are forked share it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ LISTS = ("targets", "weights", "predicted")
 
 SMALL = ("attention_mask", "token_type_ids", "predicted")
 """Parts whose numbers are below 256; all other whole numbers are below 2³¹."""
+
+DTYPES: dict[str, Any] = {"int32": np.int32, "uint8": np.uint8, "double": np.float64}
+"""NumPy's types of Arrow's. Its arrays' own `to_numpy` imports pandas, which takes a second."""
 
 ARRAY = "\0array"
 """How a note that is a Python array is spelled: {ARRAY: [its type code, its numbers]}."""
@@ -71,10 +74,7 @@ class ExampleWriter:
     def _write(self, examples: Sequence[Example]) -> None:
         import pyarrow
 
-        try:
-            columns = {name: pyarrow.array(values, type=kind) for name, kind, values in _columns(examples, self._names)}
-        except (pyarrow.ArrowInvalid, OverflowError) as error:
-            raise Unfit from error
+        columns = dict(_columns(examples, self._names))
         schema = pyarrow.schema(
             [(name, column.type) for name, column in columns.items()],
             metadata={b"parts": orjson.dumps([self._names, self._tuples])},
@@ -85,20 +85,60 @@ class ExampleWriter:
         self._streams[0].write_batch(pyarrow.record_batch(list(columns.values()), schema=schema))
 
 
-def _columns(examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[str, Any, list[Any]]]:
-    """Each column of the file: its name, Arrow's type, and the examples' values."""
-    import pyarrow as pa
-
+def _columns(examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Each column of the file, by its name."""
     for name in names:
-        kind = pa.list_(pa.uint8() if name in SMALL else pa.int32())
-        yield f"inputs.{name}", kind, [example.inputs[name] for example in examples]
-    yield "targets", pa.list_(pa.int32()), [example.targets for example in examples]
-    yield "weights", pa.list_(pa.float64()), [example.weights for example in examples]
-    yield "predicted", pa.list_(pa.uint8()), [list(map(int, example.predicted)) for example in examples]
-    yield "key", pa.binary(), [example.key.encode() for example in examples]
-    yield "notes", pa.binary(), [_spelled(example.notes) for example in examples]
-    yield "length", pa.int32(), [example.length for example in examples]
-    yield "truncated", pa.uint8(), [int(example.truncated) for example in examples]
+        yield f"inputs.{name}", _lists([e.inputs[name] for e in examples], "uint8" if name in SMALL else "int32")
+    yield "targets", _lists([example.targets for example in examples], "int32")
+    yield "weights", _lists([example.weights for example in examples], "double")
+    yield "predicted", _lists([example.predicted for example in examples], "uint8")
+    yield "key", _bytes([example.key.encode() for example in examples])
+    yield "notes", _bytes([_spelled(example.notes) for example in examples])
+    yield "length", _array([example.length for example in examples], len(examples), "int32")
+    yield "truncated", _array([example.truncated for example in examples], len(examples), "uint8")
+
+
+def _array(values: Iterable[Any], count: int, kind: str) -> Any:
+    """So many numbers as Arrow's array, of its buffer: `pyarrow.array` of a list imports pandas. Raises `Unfit`."""
+    import pyarrow
+
+    dtype = np.dtype(DTYPES[kind])
+    try:
+        numbers = np.fromiter(values, dtype=np.float64 if kind == "double" else np.int64, count=count)
+    except OverflowError as error:
+        raise Unfit from error
+    if count and kind != "double":
+        limits = np.iinfo(dtype)
+        if numbers.min() < limits.min or numbers.max() > limits.max:
+            raise Unfit
+    buffers = [None, pyarrow.py_buffer(numbers.astype(dtype))]
+    return pyarrow.Array.from_buffers(pyarrow.type_for_alias(kind), count, buffers)
+
+
+def _lists(values: Sequence[Sequence[Any]], kind: str) -> Any:
+    """Lists of numbers as one column. Raises `Unfit`."""
+    import pyarrow
+
+    starts = _starts(values)
+    numbers = _array(chain.from_iterable(values), int(starts[-1]), kind)
+    buffers = [None, pyarrow.py_buffer(starts)]
+    return pyarrow.Array.from_buffers(pyarrow.list_(numbers.type), len(values), buffers, children=[numbers])
+
+
+def _bytes(values: Sequence[bytes]) -> Any:
+    """Bytes as one column."""
+    import pyarrow
+
+    buffers = [None, pyarrow.py_buffer(_starts(values)), pyarrow.py_buffer(b"".join(values))]
+    return pyarrow.Array.from_buffers(pyarrow.binary(), len(values), buffers)
+
+
+def _starts(values: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Where each of the values begins in all of them together, and where the last one ends. Raises `Unfit`."""
+    starts = np.concatenate([[0], np.cumsum([len(value) for value in values], dtype=np.int64)])
+    if starts[-1] > np.iinfo(np.int32).max:
+        raise Unfit
+    return starts.astype(np.int32)
 
 
 def _require_fit(example: Example, names: Sequence[str], tuples: Sequence[bool]) -> None:
@@ -185,10 +225,6 @@ class _Block:
             truncated=bool(self.truncated[i]),
             notes=_read_notes(self._text("notes", i)),
         )
-
-
-DTYPES = {"int32": np.int32, "uint8": np.uint8, "double": np.float64}
-"""NumPy's types of Arrow's. Its arrays' own `to_numpy` imports pandas, which takes a second."""
 
 
 def _numbers(column: Any, count: int) -> np.ndarray:
