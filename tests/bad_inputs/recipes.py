@@ -530,7 +530,7 @@ PASSED = [
         "training.bf16",
         "training.precision",
     ),
-    line("R14", "sharding", "training: {fsdp: full_shard}", "training.fsdp", "not built yet"),
+    line("R14", "sharding", "training: {fsdp: full_shard}", "training.fsdp", "use training.distributed.fsdp"),
     line("R8", "unknown schedule", "training: {lr_scheduler_type: cosin}", "cosine_with_restarts", 'mean "cosine"?'),
     line("R8", "unknown optimizer", "training: {optim: adamw_torhc}", 'did you mean "adamw_torch"?'),
     line("R7", "never saving", "training: {save_steps: 0}", "training.save_steps", "greater than 0"),

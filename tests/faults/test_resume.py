@@ -278,8 +278,12 @@ train_as_rank(json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.a
 
 
 @pytest.mark.slow  # three groups of two processes
-def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path):
+@pytest.mark.parametrize("distributed", [None, {"fsdp": {}}], ids=["whole weights", "weights in shards"])
+def test_two_ranks_meet_the_same_rows_after_a_mid_epoch_resume(spec, tmp_path, distributed):
     spec["training"] |= {"epochs": 1, "gradient_accumulation_steps": 1}  # five steps of both
+    spec["training"] |= {"distributed": distributed}
+    if distributed is not None:
+        spec["reference"] = {"model": spec["reference"], "from": "online"}
 
     def launch(output: str, die: int) -> int:
         done = processes.ranks(train_as_rank, spec, tmp_path, output, die, folder=tmp_path)

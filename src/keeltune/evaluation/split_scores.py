@@ -20,6 +20,7 @@ from keeltune.training.preparation.material import OLD, SCORED, TestSet
 from keeltune.utils import distributed
 from keeltune.utils.files import write_text
 from keeltune.utils.progress import Display
+from keeltune.utils.sharded_tensors import is_sharded
 
 
 def before(job: Job, folder: Path, display: Display) -> dict[str, scores.Scores | None]:
@@ -67,6 +68,8 @@ def predict(
 def _answers(job: Job, model: Any, test: TestSet, display: Display, *, fast: bool = False) -> list[Prediction]:
     """A set's predictions; several processes share the rows. `fast`: in the training's precision."""
     rank, world = int(os.environ.get("RANK", "0")), distributed.world_size()
+    if is_sharded(model):  # each layer is gathered by all of them at once: all answer the same rows
+        rank, world = 0, 1
     own_share = test.encoded[rank::world]
     options = {"autocast": job.autocast} if fast else {}
     with display.bar(f"scoring {test.name}", len(flat(own_share))) as advance:

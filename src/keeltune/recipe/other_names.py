@@ -51,6 +51,8 @@ FIELDS = {
     "bf16_full_eval": "training.precision", "fp16_full_eval": "training.precision",
     "mixed_precision": "training.precision", "dtype": "training.precision", "torch_dtype": "training.precision",
     "random_seed": "training.seed", "data_seed": "training.seed", "seeds": "training.seed",
+    "fsdp": "training.distributed.fsdp", "fsdp_config": "training.distributed.fsdp",
+    "zero_stage": "training.distributed.fsdp",
     "peft": "training.lora", "peft_config": "training.lora", "lora_config": "training.lora",
     "use_peft": "training.lora", "use_lora": "training.lora", "adapter": "training.lora",
     "finetuning_type": "training.lora", "lora_r": "training.lora.rank", "lora_rank": "training.lora.rank",
@@ -117,9 +119,8 @@ TRAINERS = {
     "disable_tqdm": "keeltune shows its own progress",
     "local_rank": "torchrun sets it",
     "push_to_hub": "keeltune uploads nothing; the run's model folder is there to be uploaded",
-    "parallelism_config": "sharding is not built yet",
-    "fsdp": "sharding is not built yet",
-    "deepspeed": "sharding is not built yet",
+    "parallelism_config": "training.distributed shards weights, in one way",
+    "deepspeed": "training.distributed: {fsdp: {}} shards what ZeRO does, with torch alone",
 }
 """Fields of TrainingArguments that a run would have to ignore, with the reason."""
 

@@ -62,6 +62,31 @@ class Lora(Declared):
         return {"auto": precision, "4bit": "bf16"}.get(self.base, self.base)
 
 
+class Fsdp(Declared):
+    """Fully sharded data parallel training (FSDP2). `fsdp: {}` means the defaults."""
+
+    reshard_after_forward: bool = Field(
+        default=True,
+        description="Whether a layer's weights are let go of between its forward and its backward pass: true as ZeRO "
+        "stage 3, false as stage 2, which sends a third less and holds all weights from the one to the other.",
+    )
+    cpu_offload: bool = Field(
+        default=False,
+        description="Whether parts of weights, gradients and moments lie in the machine's memory, and the optimizer "
+        "steps there: a GPU holds what it computes with alone.",
+    )
+
+
+class Distributed(Declared):
+    """How several processes share a training."""
+
+    fsdp: Fsdp | None = Field(
+        default=None,
+        description="{}: each process holds a part of every weight, its gradient and its moments (FSDP2), of the "
+        "student and of a reference that is no cache; null: each holds all of them (DDP).",
+    )
+
+
 class Training(Declared):
     """How to train. Fields that are not declared here are passed to transformers.TrainingArguments, checked first."""
 
@@ -115,6 +140,11 @@ class Training(Declared):
         default_factory=Regularizers,
         description="Options against overfitting, all off by default: names of `keeltune/training/regularizers/`, or "
         "my_package.my_module:Name, each with its value.",
+    )
+    distributed: Distributed | None = Field(
+        default=None,
+        description="{fsdp: {}}: the processes that torchrun starts hold a part each of weights, gradients and "
+        "moments; null: all of them.",
     )
     interpolate: Annotated[AsNumber[Share] | AsText, ByKind] | None = Field(
         default="auto",

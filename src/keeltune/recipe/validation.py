@@ -13,6 +13,7 @@ from keeltune.recipe.model_fields import NewModel
 from keeltune.recipe.objective_validation import divergence_faults, fine_tuning_faults, matching_faults
 from keeltune.recipe.reference_validation import anchor_faults
 from keeltune.recipe.secret_validation import secret_faults
+from keeltune.recipe.sharding_validation import sharding_faults
 from keeltune.recipe.source_validation import source_faults
 from keeltune.recipe.task_validation import task_faults
 from keeltune.recipe.training_validation import training_faults
@@ -33,6 +34,7 @@ def cross_faults(recipe: Recipe, replaced: set[str]) -> Iterator[Problem]:
     yield from divergence_faults(recipe)
     yield from matching_faults(recipe)
     yield from training_faults(recipe)
+    yield from sharding_faults(recipe)
     yield from source_faults(recipe, "method" in replaced)
     if "task" not in replaced:
         yield from task_faults(recipe)

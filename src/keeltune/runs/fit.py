@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from keeltune.evaluation import budget_measure, split_scores
 from keeltune.runs.start import Start
 from keeltune.runs.training_log import Watcher
-from keeltune.training import checkpoints, run_identity, tracking
+from keeltune.training import checkpoints, run_identity, sharding, tracking
 from keeltune.training.arguments import training_arguments
 from keeltune.training.early_stopping import EvaluationSchedule
 from keeltune.training.early_stopping_callback import EarlyStopped
@@ -66,6 +66,7 @@ def fit(
     folder = job.material.recipe.path(job.material.recipe.output)
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
+    shards = sharding.shard(job)
     with _told_apart(given):
         trainer = _trainer(job, folder, arguments, schedule, start, watcher, given)
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout
@@ -94,6 +95,8 @@ def fit(
             f"training ended at step {step} of {steps}: {gainless if trainer.out_of_patience(trainer.state) else asked}"
         )
     trainer.load_best()
+    if shards is not None:
+        trainer.model = trainer.model_wrapped = shards.gather()
     return trainer
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from keeltune.objective.log_probs import full_precision
+from keeltune.utils.sharded_tensors import is_part, local
 
 
 class MeanWeights:
     """θ̄ ← θ̄ + share · (θ − θ̄) at each `move`, of the weights that train, in float32 at least.
 
-    `mean`: θ̄ by the weights' names; empty before the first move. `device`: where it lies; None: with each weight.
+    `mean`: θ̄ by the weights' names, of a sharded weight this process's part; empty before the first move. `device`:
+    where it lies; None: with each weight.
     """
 
     def __init__(self, model: nn.Module, device: str | None = None):
@@ -25,7 +27,7 @@ class MeanWeights:
     def move(self, share: float) -> None:
         """A step towards the weights; the first one is all the way."""
         for name, weight in trained(self.model):
-            new = full_precision(weight.detach().to(self.device or weight.device))
+            new = full_precision(local(weight.detach()).to(self.device or weight.device))
             old = self.mean.get(name, new)
             self.mean[name] = old + share * (new - old)
 
@@ -33,7 +35,7 @@ class MeanWeights:
         """Puts the mean into the model; before the first move there is none."""
         for name, weight in trained(self.model):
             if name in self.mean:
-                weight.data = self.mean[name].to(weight.device, weight.dtype, copy=True)
+                put(weight, self.mean[name].to(weight.device, weight.dtype, copy=True))
 
     def load(self, mean: Mapping[str, Tensor]) -> None:
         """Goes on from a mean that was stored."""
@@ -63,7 +65,7 @@ class PairAverage:
         for name, weight in trained(self.model):
             if name in self.earlier.mean:
                 earlier = self.earlier.mean[name].to(weight.device)
-                weight.data = ((earlier + full_precision(weight.data)) / 2).to(weight.dtype)
+                put(weight, ((earlier + full_precision(local(weight.data))) / 2).to(weight.dtype))
 
     def state(self) -> Mapping[str, Tensor]:
         """What a checkpoint must hold for a run to go on to the bit."""
@@ -76,12 +78,21 @@ class PairAverage:
 @contextmanager
 def put_back(model: nn.Module) -> Iterator[None]:
     """After it, the model has the very weights that it had before, whatever `weight.data` was set to within."""
-    weights = {name: weight.data for name, weight in trained(model)}
+    weights = {name: local(weight.data).clone() if is_part(weight) else weight.data for name, weight in trained(model)}
     try:
         yield
     finally:
         for name, weight in trained(model):
-            weight.data = weights[name]
+            put(weight, weights[name])
+
+
+@torch.no_grad()
+def put(weight: nn.Parameter, value: Tensor) -> None:
+    """`value` in the place of a weight's numbers; of a sharded one, whose memory its model knows, into it."""
+    if is_part(weight):
+        local(weight).copy_(value)
+    else:
+        weight.data = value
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -4,7 +4,8 @@
       run.json                       what the checkpoints belong to (`run_identity.py`)
       checkpoint-N/                  after step N, its evaluation and its choice of the best
         rank-0.safetensors           weights that train, buffers, moments, schedule, averages, random state
-        rank-R.safetensors           what another process has of its own: its random state
+        rank-R.safetensors           what another process has of its own: its random state; where weights are sharded
+                                     (`sharding.py`), each process its part of all
         trainer_state.json           the Trainer's: the history of evaluations, `TrainingTotals`
         manifest.json                size and SHA-256 of each file and of the best weights, and whose they are
       best-N.safetensors             the best weights so far, of those that train; rotated with what names it
@@ -25,11 +26,13 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import ExportableState
 
+from keeltune.training.model_tensors import load_tensors, weights_that_change
 from keeltune.training.optimizer_state import load_optimizer_state, optimizer_state
 from keeltune.training.random_state import random_state, restore_random_state
 from keeltune.utils import distributed, manifest, tensor_tree
 from keeltune.utils.errors import Diverged, Problem, StateRefused
 from keeltune.utils.manifest import NotAsWrittenError
+from keeltune.utils.sharded_tensors import gathered_tensors, is_sharded, local, local_tree, reshard
 from keeltune.utils.system_faults import persistently, system_faults
 
 FOLDER = "checkpoints"
@@ -114,23 +117,19 @@ def save(training: Training) -> None:
 
 
 def _state(training: Training) -> dict[str, Any]:
-    """All that a process must have to go on; the others have the first one's but for their random state."""
-    if training.args.process_index:
+    """All that a process must have to go on; the others have the first one's but for their random state, and for the
+    parts of weights and moments that they hold."""
+    reshard(training.model)
+    if training.args.process_index and not is_sharded(training.model):
         return {"random": random_state()}
-    return {
+    state = {
         "weights": weights_that_change(training.model, training.optimizer),
         "buffers": dict(training.model.named_buffers()),
         "optimizer": optimizer_state(training.optimizer, training.lr_scheduler, training.model, training.begun),
         "parts": {part.name: dict(part.state()) for part in training.stateful},
         "random": random_state(),
     }
-
-
-def weights_that_change(model: nn.Module, optimizer: Any = None) -> dict[str, Tensor]:
-    """Those that train, or ever did."""
-    groups = optimizer.param_groups if optimizer is not None else []
-    stepped = {id(weight) for group in groups for weight in group["params"]}
-    return {name: w.detach() for name, w in model.named_parameters() if w.requires_grad or id(w) in stepped}
+    return dict(local_tree(state))
 
 
 def _refuse_broken(state: Mapping[str, Any], step: int) -> None:
@@ -189,13 +188,13 @@ def verified(folder: Path) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """A verified checkpoint, as one process reads it."""
+    """A verified checkpoint, as one process reads it: of a sharded model each has a part of its own."""
 
-    def __init__(self, folder: Path, rank: int):
+    def __init__(self, folder: Path, rank: int, model: nn.Module):
         self.folder, self.step = folder, int(folder.name.removeprefix(PREFIX))
-        self.state = tensor_tree.load(folder / _file(0))
-        own = folder / _file(rank)
-        self.random = self.state["random"] if not rank else tensor_tree.load(own)["random"]
+        holder = rank if is_sharded(model) else 0
+        self.state = tensor_tree.load(folder / _file(holder))
+        self.random = self.state["random"] if rank == holder else tensor_tree.load(folder / _file(rank))["random"]
         self.best = manifest.opened(folder / manifest.MANIFEST)["best"]
 
     def load_weights(self, model: nn.Module) -> None:
@@ -204,7 +203,7 @@ class Checkpoint:
         weights = self.state["weights"]
         every = dict(model.named_parameters())
         other = sorted((weights.keys() - every.keys()) | (now.keys() - weights.keys()))
-        other += [name for name in weights if name in every and weights[name].shape != every[name].shape]
+        other += [name for name in weights if name in every and weights[name].shape != local(every[name]).shape]
         if other:
             raise self.refused(f"{len(other)} weights that the model and the checkpoint do not share ({other[0]}, …)")
         load_tensors(model, weights, self.state["buffers"])
@@ -228,20 +227,6 @@ class Checkpoint:
         return StateRefused(Problem(str(self.folder), "checkpoint", found, expected, fix))
 
 
-@torch.no_grad()
-def load_tensors(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-    """Weights and buffers into a model, by their names; a buffer's size may have grown with the batches."""
-    every = dict(model.named_parameters())
-    for name, value in weights.items():
-        every[name].copy_(value)
-    for name, value in buffers.items():
-        owner, _, own = name.rpartition(".")
-        module = model.get_submodule(owner)
-        held = getattr(module, own, None)
-        if isinstance(held, Tensor):
-            setattr(module, own, value.to(held.device))
-
-
 def _file(rank: int) -> str:
     return f"rank-{rank}.safetensors"
 
@@ -262,20 +247,21 @@ class BestWeights:
         """These weights take the others' place: the first process writes them, and all know of the file, which is on
         disk when this returns."""
         file = self.place / f"{BEST_PREFIX}{step}.safetensors"
+        reshard(model)
+        held = {"weights": gathered_tensors(weights_that_change(model)), "buffers": dict(model.named_buffers())}
 
         def write() -> None:
             if distributed.is_main_process():
-                persistently(partial(self._write, model, file), file)
+                persistently(partial(self._write, held, file), file)
 
         distributed.together(write)
         self.kept = distributed.gathered(self.kept)[0]
 
-    def _write(self, model: nn.Module, file: Path) -> None:
+    def _write(self, held: Mapping[str, Any], file: Path) -> None:
         staging = self.place / f"{manifest.STAGING}{file.name}"  # a folder: safetensors has temporary files of its own
         staged = staging / file.name
         try:
             staging.mkdir(exist_ok=True)
-            held = {"weights": weights_that_change(model), "buffers": dict(model.named_buffers())}
             tensor_tree.save(held, staged)
             manifest.sync(staged)
             self.kept = {"file": file.name, **manifest.entry(staged)}

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from keeltune.utils.distributed import summed_over_ranks
 from keeltune.utils.errors import Diverged
+from keeltune.utils.sharded_tensors import is_sharded, local
 
 
 class FiniteCheck:
@@ -28,17 +30,24 @@ class FiniteCheck:
             self.broken = f"the loss is {loss} (Σ CE {cross_entropy}, Σ D {divergence}, Σ M {matched})"
 
     def refuse_broken(self, model: nn.Module, step: int) -> None:
-        """Raises Diverged where the loss or the gradient of step `step`, which no optimizer has seen, is not finite."""
-        gradients = {name: w.grad.detach() for name, w in model.named_parameters() if w.grad is not None}
+        """Raises Diverged where the loss or the gradient of step `step`, which no optimizer has seen, is not finite.
+
+        Of a sharded gradient each process looks at its part; what is wrong with one of them ends all.
+        """
+        gradients = {name: local(w.grad.detach()) for name, w in model.named_parameters() if w.grad is not None}
         norms = torch._foreach_norm(list(gradients.values())) if gradients else []
-        if not self.broken and (not norms or bool(torch.stack([n.float() for n in norms]).sum().isfinite())):
+        broken: list[str] = []
+        if norms and not bool(torch.stack([n.float() for n in norms]).sum().isfinite()):  # or their squares are large
+            broken = [
+                name for (name, gradient), norm in zip(gradients.items(), norms, strict=True)
+                if not norm.isfinite() and not gradient.isfinite().all()
+            ]  # fmt: skip
+        wrong = bool(self.broken or broken)
+        if is_sharded(model):
+            wrong = summed_over_ranks(torch.tensor([float(wrong)]), norms[0].device if norms else "cpu").item() > 0
+        if not wrong:
             return
-        broken = [
-            name for (name, gradient), norm in zip(gradients.items(), norms, strict=True)
-            if not norm.isfinite() and not gradient.isfinite().all()
-        ]  # fmt: skip
-        if not self.broken and not broken:  # their squares alone are too large for a float32
-            return
+        broken = broken or ["a weight that another process holds"]
         found = self.broken or f"the gradient of {broken[0]} is not finite ({len(broken)} of {len(gradients)} weights)"
         raise Diverged(
             f"step {step}: {found}; no update was made. Rows: {self.rows}. Lower learning_rate, or use precision: fp32."

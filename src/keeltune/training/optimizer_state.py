@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from keeltune.utils.sharded_tensors import like, local
 
 MOMENTS = {"adafactor": 0.1, "8bit": 0.5, "4bit": 0.25, "sgd": 1.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
 """Numbers that an optimizer keeps of each weight, by a part of its name; the others are Adam's kind and keep two."""
@@ -56,7 +58,8 @@ def load_optimizer_state(optimizer: Optimizer, schedule: Any, model: nn.Module, 
         {**now, **{key: then for key, then in held.items() if key not in begun or begun[key] == _plain(now.get(key))}}
         for now, held, begun in zip(fresh["param_groups"], stored["groups"], stored["begun"], strict=True)
     ]
-    moments = {number: stored["moments"][name] for number, name in enumerate(names) if name in stored["moments"]}
+    weights, held = dict(model.named_parameters()), stored["moments"]
+    moments = {number: _like(weights[name], held[name]) for number, name in enumerate(names) if name in held}
     bases = [group["initial_lr"] for group in fresh["param_groups"] if "initial_lr" in group]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     if not isinstance(schedule, LambdaLR):
@@ -68,6 +71,13 @@ def load_optimizer_state(optimizer: Optimizer, schedule: Any, model: nn.Module, 
     schedule.load_state_dict({**kept, "_last_lr": rates, "lr_lambdas": [None] * len(rates)})
     for group, base, rate in zip(optimizer.param_groups, bases, rates, strict=True):
         group["initial_lr"], group["lr"] = base, rate
+
+
+def _like(weight: Tensor, moments: Mapping[str, Any]) -> dict[str, Any]:
+    """A weight's moments, sharded as it is: those that have its shape."""
+    shape = local(weight).shape
+    return {key: like(weight, value) if isinstance(value, Tensor) and value.shape == shape and shape else value
+            for key, value in moments.items()}  # fmt: skip
 
 
 def _names(optimizer: Optimizer, model: nn.Module) -> list[str]:

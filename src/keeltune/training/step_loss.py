@@ -26,6 +26,7 @@ from keeltune.training.anchor_head import AnchorHead
 from keeltune.training.job import Job
 from keeltune.training.regularization import forward_passes, labelled_terms
 from keeltune.training.regularizers.regularizer import Regularizer
+from keeltune.utils.sharded_tensors import is_sharded
 
 
 class MicroBatchLoss(NamedTuple):
@@ -46,6 +47,7 @@ class StepLoss:
     anchor_head    the second head, which carries D then
     regularizers   those of a recipe, in the order in which they are called
     autocast       around each forward pass, and nothing else
+    sharded        whether processes hold a part each of the models, and so must call them alike
     """
 
     task: Task
@@ -55,6 +57,7 @@ class StepLoss:
     anchor_head: AnchorHead | None = None
     regularizers: Sequence[Regularizer] = ()
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    sharded: bool = False
 
     def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
         """n_CE and n_D of a micro-batch; a second head counts predictions of its own."""
@@ -111,8 +114,9 @@ class StepLoss:
         return self.objective if weight is None else replace(self.objective, weight=weight)
 
     def _reference(self, batch: Mapping[str, Any]) -> Rows | None:
-        """The reference's predictions; nothing is computed where no row of the micro-batch carries D."""
-        anchored = bool(batch["anchored"].any())
+        """The reference's predictions; nothing is computed where no row of the micro-batch carries D, unless other
+        processes, whose rows may, need this one's part of its weights."""
+        anchored = self.sharded or bool(batch["anchored"].any())
         return self.reference.rows(batch.get("anchored_batch", batch)) if self.reference and anchored else None
 
     def _formula(
@@ -139,4 +143,5 @@ def step_loss(job: Job) -> StepLoss:
         job.anchor_head,
         job.regularizers,
         job.autocast,
+        is_sharded(job.model),
     )

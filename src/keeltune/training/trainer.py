@@ -46,6 +46,7 @@ from keeltune.training.regularizers.regularizer import Regularizer
 from keeltune.training.step_loss import StepLoss
 from keeltune.utils.distributed import summed_over_ranks
 from keeltune.utils.errors import Diverged
+from keeltune.utils.sharded_tensors import outer_weights
 
 
 class KeelTrainer(Trainer):
@@ -220,7 +221,7 @@ class KeelTrainer(Trainer):
         """Our validation; keeps the best weights (by the primary metric; ties: lower loss, then earlier)."""
         assert self.validate is not None
         earlier = self._selection_keys(self.state, metric_key_prefix)
-        with self.averaged(), self._pair_averaged():
+        with self.averaged(), self._pair_averaged(), outer_weights(self.model):
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.validate().items()}
         loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)  # rows that are answered in parts have none
         if not math.isfinite(loss):
@@ -269,7 +270,7 @@ class KeelTrainer(Trainer):
         checkpoints.save(self)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.checkpoint = checkpoints.Checkpoint(Path(resume_from_checkpoint), self.args.process_index)
+        self.checkpoint = checkpoints.Checkpoint(Path(resume_from_checkpoint), self.args.process_index, self.model)
         self.checkpoint.load_weights(self.model)
         if self.best is not None:
             self.best.kept = self.checkpoint.best

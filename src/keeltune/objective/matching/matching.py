@@ -105,9 +105,9 @@ class Matching(nn.Module):
         self._use = student.register_forward_hook(use)
 
     def detach(self, student: nn.Module) -> None:
-        """Takes them off again: they were a means."""
+        """Takes them off again, where they are on it: they were a means."""
         self._use.remove()
-        del student.matching
+        student._modules.pop("matching", None)
 
     def requesting(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch, with the request that a model return what is compared."""

@@ -26,6 +26,9 @@ from keeltune.objective.predictions import SLICE, Dense, Projected, Rows
 LARGE = SLICE
 """Numbers of [N, V] beyond which the head is applied in slices: where one slice holds them all, nothing is gained."""
 
+VIEWED = vars(torch._C.TensorBase)["_base"].__get__
+"""What a sharded model asks of its outputs: whose view they are. It makes no number of them."""
+
 _log = logging.getLogger(__name__)
 
 _not_sliceable: WeakSet[Any] = WeakSet()
@@ -145,7 +148,7 @@ class AfterHead(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        followed = any(id(t) in self.derived for t in _tensors((args, kwargs)))
+        followed = func != VIEWED and any(id(t) in self.derived for t in _tensors((args, kwargs)))
         if followed and (result is None or any(True for _ in _tensors(result))):  # None: an assignment
             self.steps.append((func, args, kwargs, result))
             self.derived |= {id(t): t for t in _tensors(result)}

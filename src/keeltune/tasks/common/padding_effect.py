@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from keeltune.tasks.common import lm_head
 from keeltune.utils.device import in_eval_mode
+from keeltune.utils.sharded_tensors import is_sharded
 
 TOLERANCE = 2e-5
 """The relative difference of outputs above which it is no rounding."""
@@ -85,6 +86,9 @@ class PaddingEffect(ABC):
         groups = self.groups(model, batch)
         if len(groups) == 1:
             return lm_head.forward(model, batch) if selects else model(**batch["inputs"])
+        if is_sharded(model):
+            kind = type(model).__name__
+            raise RuntimeError(f"rows of {kind} run apart, which a model in shards cannot do; train without them")
         inputs = {name: value for name, value in batch["inputs"].items() if isinstance(value, Tensor)}
         left = pads_left(inputs)
         parts = [part(inputs, group, batch["shapes"][group[0]], left) for group in groups]

@@ -37,6 +37,7 @@ class Fgm(Regularizer):
         "ruinous); takes twice the time."
     )
     phrase = "moved embeddings (FGM, {value})"
+    shardable = True
     repeats = True
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:

@@ -30,6 +30,7 @@ class Freeze(Regularizer):
         "Names of modules that do not train, such as [encoder]; `*` matches as in file names (arXiv:2311.00430)."
     )
     phrase = "frozen: {value}"
+    shardable = True
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
         if recipe.training.lora is not None:

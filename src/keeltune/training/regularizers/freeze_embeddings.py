@@ -26,6 +26,7 @@ class FreezeEmbeddings(Regularizer):
         "The tables of token embeddings do not train, nor does an output head that is tied to them (arXiv:1911.03090)."
     )
     phrase = "frozen token embeddings"
+    shardable = True
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
         if recipe.training.lora is not None:

@@ -30,6 +30,7 @@ class LabelSmoothing(Regularizer):
         "smoothed (arXiv:1512.00567). 0.1, say; not for a model that is to teach (arXiv:1906.02629)."
     )
     phrase = "label smoothing ({value})"
+    shardable = True
     passes = 1
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:

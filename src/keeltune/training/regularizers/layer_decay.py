@@ -31,6 +31,7 @@ class LayerDecay(Regularizer):
         "lowest, the head the whole (arXiv:1801.06146, 2006.05987). 0.9, say."
     )
     phrase = "lower learning rates in lower layers ({value} a layer)"
+    shardable = True
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
         if task is not None and not depth(recipe, task):

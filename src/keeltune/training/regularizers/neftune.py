@@ -33,6 +33,7 @@ class Neftune(Regularizer):
         "arXiv:2310.05914); 5, say, for instruction tuning."
     )
     phrase = "noise on embeddings (NEFTune, {value})"
+    shardable = True
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
         yield from without_token_embeddings(self.name, task)

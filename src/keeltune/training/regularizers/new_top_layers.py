@@ -28,6 +28,7 @@ class NewTopLayers(Regularizer):
     parameter = PositiveInt
     description = "How many of the last layers start from random weights, with the pooler (arXiv:2006.05987)."
     phrase = "new top layers ({value})"
+    shardable = True
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
         interpolate, cross_domain = recipe.training.interpolate, recipe.keeps_source_model

@@ -30,6 +30,7 @@ class RDrop(Regularizer):
         "each labelled prediction (R-Drop, arXiv:2106.14448). 1.0, say; takes twice the time."
     )
     phrase = "R-Drop ({value})"
+    shardable = True
     passes = 2
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:

@@ -79,6 +79,9 @@ class Regularizer(ABC):
     repeats: ClassVar[bool] = False
     """Whether a micro-batch goes forward and backward a second time, within `on_micro_batch(repeated=True)`."""
 
+    shardable: ClassVar[bool] = False
+    """Whether it works where each process holds a part of every weight (`training/sharding.py`)."""
+
     copies: ClassVar[int] = 0
     """Numbers that are stored for each weight that trains, in float32: for the estimate of memory."""
 

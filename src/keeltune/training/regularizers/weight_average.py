@@ -34,6 +34,7 @@ class WeightAverage(Regularizer):
         "and kept (arXiv:1703.01780). auto: 1 − 1 / (0.1 · steps), at most 0.999."
     )
     phrase = "averaged weights ({value})"
+    shardable = True
     copies = 1
 
     def refused(self, recipe: Recipe, task: Task | None) -> Iterator[Refusal]:
