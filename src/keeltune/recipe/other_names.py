@@ -120,7 +120,7 @@ TRAINERS = {
     "local_rank": "torchrun sets it",
     "push_to_hub": "keeltune uploads nothing; the run's model folder is there to be uploaded",
     "parallelism_config": "training.distributed shards weights, in one way",
-    "deepspeed": "training.distributed: {fsdp: {}} shards what ZeRO does, with torch alone",
+    "deepspeed": "training.distributed.fsdp shards what ZeRO does, with torch alone",
 }
 """Fields of TrainingArguments that a run would have to ignore, with the reason."""
 
