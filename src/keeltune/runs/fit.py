@@ -67,6 +67,7 @@ def fit(
     watcher = Watcher(folder / "log.jsonl", display, is_main_process())
     wait_at_most(arguments.ddp_timeout)
     shards = sharding.shard(job)
+    arguments.placed = shards is not None
     with _told_apart(given):
         trainer = _trainer(job, folder, arguments, schedule, start, watcher, given)
     trainer.workers.patience = job.material.recipe.training.dataloader_timeout

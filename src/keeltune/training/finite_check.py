@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,10 +16,10 @@ from keeltune.utils.sharded_tensors import is_sharded, local
 
 class FiniteCheck:
     """Remembers what is wrong with a micro-batch's loss, and refuses the step when all processes have its gradient:
-    none is left waiting for one that has raised."""
+    none is left waiting for one that has raised. `device`: on which processes tell each other."""
 
-    def __init__(self) -> None:
-        self.broken, self.rows = "", ""
+    def __init__(self, device: Any = "cpu") -> None:
+        self.broken, self.rows, self.device = "", "", device
 
     def look_at(self, loss: float, terms: Sequence[float], keys: Sequence[str]) -> None:
         """A micro-batch's loss and its Σ CE, Σ D, Σ M; `keys`: its rows."""
@@ -44,7 +45,7 @@ class FiniteCheck:
             ]  # fmt: skip
         wrong = bool(self.broken or broken)
         if is_sharded(model):
-            wrong = summed_over_ranks(torch.tensor([float(wrong)]), norms[0].device if norms else "cpu").item() > 0
+            wrong = summed_over_ranks(torch.tensor([float(wrong)]), self.device).item() > 0
         if not wrong:
             return
         broken = broken or ["a weight that another process holds"]

@@ -50,7 +50,7 @@ class Shards:
         """
         job, sharded = self.job, self.job.model
         with torch.no_grad():
-            weights = {name: whole(weight) for name, weight in sharded.named_parameters()}
+            weights = {name: whole(weight).to(job.device) for name, weight in sharded.named_parameters()}
         _put(self.skeleton, weights)
         for name, buffer in sharded.named_buffers():
             owner, _, own = name.rpartition(".")
@@ -74,27 +74,36 @@ def shard(job: Job) -> Shards | None:
         fix = "start it with torchrun --nproc_per_node N -m keeltune train, or leave training.distributed out"
         raise _refusal(job, "one process", "several processes, each of which holds a part", fix)
     _require_one_pass(job)
+    mesh = _mesh(job, distributed.fsdp)
     if job.matching is not None:
         job.matching.detach(job.model)
     skeleton = skeleton_of(job.model)
     if job.matching is not None:  # its projections train in shards, and are no part of what is gathered
         job.matching.attach(job.model)
-    fully_sharded(job.model, distributed.fsdp, job)
+    fully_sharded(job.model, distributed.fsdp, mesh, job)
     for reference in job.live_reference.loaded:
-        fully_sharded(reference.model, Fsdp(cpu_offload=distributed.fsdp.cpu_offload), job)  # it has no backward pass
+        once = Fsdp(cpu_offload=distributed.fsdp.cpu_offload)  # it has no backward pass to keep a layer for
+        fully_sharded(reference.model, once, mesh, job)
     job.model._is_accelerate_prepared = True  # or it would be wrapped in DDP
     return Shards(job, skeleton)
 
 
-def fully_sharded(model: Any, options: Fsdp, job: Job) -> None:
+def _mesh(job: Job, options: Fsdp) -> Any:
+    """The processes in one row; where parts lie in the machine's memory, on a GPU too, they are summed there."""
+    from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+    group, kind = process_group(), job.device.split(":")[0]
+    if not options.cpu_offload:
+        return init_device_mesh(kind, (group.get_world_size(),))
+    both = "cpu:gloo,cuda:nccl" if kind == "cuda" else "cpu:gloo"
+    return DeviceMesh.from_group(group.new_group(backend=both), kind)
+
+
+def fully_sharded(model: Any, options: Fsdp, mesh: Any, job: Job) -> None:
     """Shards a model in place: each of its layers a unit, the rest one with the model itself."""
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-    group = process_group()
-    kind = job.device.split(":")[0]
-    mesh = init_device_mesh(kind, (group.get_world_size(),))
-    policy = CPUOffloadPolicy(pin_memory=kind == "cuda") if options.cpu_offload else OffloadPolicy()
+    policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if options.cpu_offload else OffloadPolicy()
     scalar = next((name for name, weight in model.named_parameters() if weight.dim() == 0), None)
     if scalar is not None:
         found = f"{type(model).__name__}, whose weight {scalar} is a single number"

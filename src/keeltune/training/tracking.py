@@ -28,6 +28,12 @@ class RecipeArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.recipe: dict[str, Any] = {}
+        self.placed = False
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """Whether the Trainer moves the model: not where parts of it lie where they are meant to (`sharding.py`)."""
+        return False if self.placed else super().place_model_on_device
 
     def to_dict(self) -> dict[str, Any]:
         """What trackers are handed as a run's settings."""

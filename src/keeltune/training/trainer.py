@@ -89,7 +89,7 @@ class KeelTrainer(Trainer):
         self.plan, self.step_loss, self.fresh = plan, step_loss, fresh
         self.workers = DataWorkers(plan, args.dataloader_num_workers)
         self.repeated = False
-        self.finite = FiniteCheck()
+        self.finite = FiniteCheck(args.device)
         self.begun: list[dict[str, Any]] = []
         self.checkpoint: checkpoints.Checkpoint | None = None
         self.batch_norms = batch_norms(model)
