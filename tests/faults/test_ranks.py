@@ -40,6 +40,7 @@ def fault(what: str, victim: int) -> None:
 
 
 def _work(what: str, at_fault: bool) -> None:
+    torch.distributed.barrier()  # both are there
     time.sleep(0 if "before" in what else 3 * FAST)
     if at_fault:
         if what in ("killed", "killed while others compute"):

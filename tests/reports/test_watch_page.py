@@ -125,6 +125,12 @@ def test_only_what_has_changed_is_told():
     assert list(watch_page.update(state(), COMMAND, "x-y-z-…-<b>", ENGLISH)["parts"]) == list(PARTS)
 
 
+def test_the_page_itself_says_what_it_holds():
+    """Its first look replaces nothing that it shows already."""
+    (silent,) = [a for tag, a in Page(watch_page.page(state(), COMMAND, ENGLISH)).tags if a.get("id") == "silent"]
+    assert watch_page.update(state(), COMMAND, silent["data-seen"], ENGLISH)["parts"] == {}
+
+
 def test_it_stays_small_however_long_the_log_is():
     log = [{"step": n, "loss": 1.0 / n, "cross_entropy": 1.0 / n, "learning_rate": 1e-5} for n in range(1, 20_001)]
     told = watch_page.update(state(log=log), COMMAND, "", ENGLISH)

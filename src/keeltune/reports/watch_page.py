@@ -57,8 +57,8 @@ def leading_to(url: str) -> str:
 
 def page(state: State, command: str, say: Translator) -> str:
     """The whole page. `command`: with which an ended run goes on."""
-    template = environment(say).get_template("watch.html")
-    return template.render(state=state, title=title(state), parts=parts(state, command, say))
+    template, made = environment(say).get_template("watch.html"), parts(state, command, say)
+    return template.render(state=state, title=title(state), parts=made, seen="-".join(_marks(made).values()))
 
 
 def policy(html: str) -> str:
@@ -78,10 +78,10 @@ def _digest(text: str) -> str:
 
 
 def update(state: State, command: str, seen: str, say: Translator) -> dict[str, Any]:
-    """What has changed since `seen`, which an earlier update told: {"seen", "title", "again": seconds until the next
-    one, "status", "step", "steps", "seconds_left", "parts": {name: HTML}}."""
+    """What has changed since `seen`, which the page or an earlier update told: {"seen", "title", "again": seconds until
+    the next one, "status", "step", "steps", "seconds_left", "parts": {name: HTML}}."""
     made = parts(state, command, say)
-    marks = {name: hashlib.sha256(html.encode()).hexdigest()[:8] for name, html in made.items()}
+    marks = _marks(made)
     known = dict(zip(PARTS, seen.split("-"), strict=False))
     at_work = state["status"] in ("preparing", "training", "finishing")
     return {
@@ -91,6 +91,11 @@ def update(state: State, command: str, seen: str, say: Translator) -> dict[str, 
         **{name: state[name] for name in ("status", "step", "steps", "seconds_left")},
         "parts": {name: html for name, html in made.items() if known.get(name) != marks[name]},
     }
+
+
+def _marks(made: Mapping[str, str]) -> dict[str, str]:
+    """By what each part is known again."""
+    return {name: hashlib.sha256(html.encode()).hexdigest()[:8] for name, html in made.items()}
 
 
 def title(state: State) -> str:

@@ -1,7 +1,7 @@
 "use strict";
 // Asks for what has changed, while the page is looked at, and puts it in its place; all words come from the server.
 (() => {
-  let seen = "", failures = 0, timer = 0, asking = false;
+  let seen = document.getElementById("silent").dataset.seen, failures = 0, timer = 0, asking = false;
   async function look() {
     clearTimeout(timer);
     if (asking || document.visibilityState !== "visible") return;
