@@ -75,7 +75,10 @@ def test_the_scan_finds_pickles(text):
 
 
 def test_the_scan_lets_others_pass():
-    text = "import numpy as np\nimport torch\nnp.load('x', allow_pickle=False)\nnp.save('x', 1, allow_pickle=False)\nnp.asarray(1)\nload('x')\ntorch.tensor(1)"
+    text = (
+        "import numpy as np\nimport torch\nnp.load('x', allow_pickle=False)\nnp.save('x', 1, allow_pickle=False)\n"
+        "np.asarray(1)\nload('x')\ntorch.tensor(1)"
+    )
     assert pickling(ast.parse(text)) == []
 
 
