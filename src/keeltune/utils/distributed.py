@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable
+from functools import _lru_cache_wrapper
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,10 +45,26 @@ def leave_group() -> None:
 
     gloo's threads let go of Python objects. One that does so while the interpreter ends takes the process with it
     ("terminate called without an active exception", exit status -6), after a run that was fine. They are joined only
-    when nothing holds the group any more, which is why `release` comes first.
+    when nothing holds the group any more, which is why `release` comes first, and why torch is to forget the layouts of
+    weights that were sharded.
     """
     if group := process_group():
+        if "torch.distributed.tensor" in sys.modules:
+            _forget_layouts()
         group.destroy_process_group()
+
+
+def _forget_layouts() -> None:
+    """Empties torch's own memories of sharded tensors' layouts, each of which holds the group."""
+    from torch.distributed.tensor import _redistribute, debug
+
+    debug._clear_sharding_prop_cache()
+    if hasattr(_redistribute, "clear_redistribute_planner_cache"):  # not in every version
+        _redistribute.clear_redistribute_planner_cache()
+    for one in gc.get_objects():
+        if isinstance(one, _lru_cache_wrapper) and str(one.__module__).startswith("torch.distributed.tensor"):
+            one.cache_clear()
+    gc.collect()  # what was sharded, and what is kept of it, hold each other
 
 
 def summed_over_ranks(values: Tensor, device: Any) -> Tensor:
