@@ -61,8 +61,8 @@ def _forget_layouts() -> None:
     debug._clear_sharding_prop_cache()
     if hasattr(_redistribute, "clear_redistribute_planner_cache"):  # not in every version
         _redistribute.clear_redistribute_planner_cache()
-    for one in gc.get_objects():
-        if isinstance(one, _lru_cache_wrapper) and str(one.__module__).startswith("torch.distributed.tensor"):
+    for one in gc.get_objects():  # by its type alone: some that are asked for their class warn
+        if type(one) is _lru_cache_wrapper and str(one.__module__).startswith("torch.distributed.tensor"):
             one.cache_clear()
     gc.collect()  # what was sharded, and what is kept of it, hold each other
 
