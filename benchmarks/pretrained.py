@@ -36,7 +36,7 @@ from keeltune.utils.progress import Display
 
 ROWS = {  # train, validation, test
     "summ-email-aeslc": (600, 40, 200),
-    "few-mails": (240, 20, 80),  # of the same: all arms side by side in minutes
+    "few-mails": (160, 16, 60),  # of the same: all arms side by side in minutes
     "summ-scitldr": (160, 16, 60),
     "summ-dialogsum": (80, 12, 40),
     "translation-multi30k-en-de": (240, 20, 80),
