@@ -15,6 +15,7 @@ FORESEEN = (
     r"needs the openssl command",
     r"needs a browser: ",
     r"come with keeltune\[tensorflow\]",  # a gigabyte, and 63 s of the set-up
+    r"comes with keeltune\[ray\]",  # a quarter of a gigabyte; a cluster of it needs minutes on two busy cores
 )
 """The reasons for which a test may be left out everywhere: what the set-up command does not bring with it."""
 

@@ -11,10 +11,13 @@ import typer
 from rich.table import Table
 
 from keeltune.cli.app import Overrides, RecipeFile
+from keeltune.models import libraries
 from keeltune.recipe import load
+from keeltune.recipe.paths import absolute
 from keeltune.reports.findings import overfitting
-from keeltune.runs import run
+from keeltune.runs import on_ray, run
 from keeltune.utils.distributed import is_main_process
+from keeltune.utils.errors import Problem, UserError, shown
 from keeltune.utils.files import without_dots
 from keeltune.utils.terminal import Terminal
 
@@ -28,10 +31,17 @@ def train(
         list[str] | None,
         typer.Option("--allow-change", help="With --resume: a field that may differ, such as training.learning_rate."),
     ] = None,
+    on: Annotated[str | None, typer.Option("--on", help="Who starts the processes that train: ray.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --on: how many; one a GPU.")] = None,
 ) -> None:
     """Train, evaluate, and write the run folder with its report."""
+    _refuse_engine(on, workers)
     loaded = load(recipe, overrides or [], early=partial(run.refuse_at_once, overwrite=overwrite))
-    finished = run.train(loaded, resume=resume, overwrite=overwrite, allow_change=allow_change or ())
+    if on is None:
+        finished = run.train(loaded, resume=resume, overwrite=overwrite, allow_change=allow_change or ())
+    else:
+        given = on_ray.Call(str(absolute(recipe)), overrides or [], allow_change or [])
+        finished = on_ray.train(loaded, given, workers, resume=resume, overwrite=overwrite)
     if is_main_process():
         console = Terminal()
         console.print(_table(finished.result))
@@ -41,6 +51,19 @@ def train(
         console.print(f"report: {folder / 'report.html'}")
         console.print(f"model:  {model}")
         console.print(f"try it: keeltune predict {shlex.quote(_near(folder))} {_given(loaded.task)}")
+
+
+def _refuse_engine(on: str | None, workers: int | None) -> None:
+    """UserError for an engine that there is not, or that is not installed, and for workers of none."""
+    if on is None and workers is not None:
+        found, expected = f"{workers}, without --on", "the engine that starts them"
+        raise UserError(Problem("the call", "--workers", found, expected, "add --on ray, or start them with torchrun"))
+    if on is not None and on != "ray":
+        fix = "name it, or start the processes with torchrun, srun or accelerate launch"
+        raise UserError(Problem("the call", "--on", shown(on), "ray", fix))
+    if on is not None and not libraries.installed("ray"):
+        expected = "the engine that starts the workers"
+        raise UserError(Problem("the call", "--on", "ray, which is not installed", expected, libraries.install("ray")))
 
 
 def _near(folder: Path) -> str:

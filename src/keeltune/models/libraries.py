@@ -26,6 +26,7 @@ EXTRAS = {
     "onnxscript": "export",
     "keras": "tensorflow",
     "tensorflow": "tensorflow",
+    "ray": "ray",
 }
 """A module and the extra that installs it."""
 

@@ -38,7 +38,7 @@ HAPPENED = {
 
 @dataclass
 class Ended:
-    """`option`: with which the same command goes on, where there is something to go on with."""
+    """`option`: with what the same command goes on, where there is something to go on with."""
 
     option: str
 
@@ -81,7 +81,7 @@ def last_line(error: BaseException, recipe: Recipe, ended: Ended) -> str:
     folder = recipe.path(recipe.output)
     kept = _kept(folder)
     option = ended.option if kept or claim.used(folder) else ""
-    again = recipe.command("train", *([option] if option else []))
+    again = recipe.command("train", *option.split())
     if again is None:
         again = f"the same call{f' with {option[2:]}=True' if option else ''}"
     elif world_size() > 1:
