@@ -36,8 +36,10 @@ SITE = sorted(DOCS.rglob("*.md"))
 FRONT = [ROOT / name for name in ("README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 PAGES = [*FRONT, *SITE]
 READMES = ("README.md", "README.zh-CN.md")
-PAIRS = [READMES, *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in ("index", "results", "exporting", "keras",
-                                                                          "clusters"))]
+PAIRS = [
+    READMES,
+    *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in ("index", "results", "exporting", "keras", "clusters")),
+]
 """Pages that hold the same commands and recipes in two languages."""
 HOME = "https://github.com/keeltune/keeltune/"
 METHODS = recipe.json_schema()["properties"]["method"]["enum"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from keeltune.tasks.common.batches import by_length
+from keeltune.tasks.common.batches import by_length, rows_at_once
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.common.settings import Settings
 from keeltune.training.batch_plan import Plan, Stream
 
 
@@ -180,3 +182,16 @@ def test_by_length_is_every_row_once_longest_first():
     assert [len(b) for b in batches] == [5, 5, 5, 5, 3]
     lengths = [rows[i].length for i in places]
     assert lengths == sorted(lengths, reverse=True)
+    assert by_length(rows, lambda longest: 5) == batches
+
+
+def test_more_short_texts_than_long_ones_are_written_at_once():
+    greedy = Settings(max_new_tokens=44)
+    assert [rows_at_once(greedy, True, longest) for longest in (10, 84, 84 + 128, 1000)] == [256, 128, 64, 64]
+    assert rows_at_once(replace(greedy, beams=2), True, 20) == 128
+    assert rows_at_once(greedy, False, 10) == 64
+    rows = examples(300)
+    batches = by_length(rows, lambda longest: 120 // longest)
+    assert sorted(i for batch in batches for i in batch) == list(range(300))
+    assert all(len(batch) * rows[batch[0]].length <= 120 for batch in batches)
+    assert len({len(batch) for batch in batches[:-1]}) > 1

@@ -11,7 +11,7 @@ import torch
 
 from keeltune.data.clusters import cluster_of
 from keeltune.data.dataset import Row
-from keeltune.tasks.common.batches import answers
+from keeltune.tasks.common.batches import Size, answers, rows_at_once
 from keeltune.tasks.common.example import Example, Prediction
 from keeltune.tasks.task import Task
 from keeltune.utils.device import in_eval_mode
@@ -23,7 +23,7 @@ def predict(
     task: Task,
     encoded: Sequence[Sequence[Example]],
     *,
-    batch_size: int = 64,
+    batch_size: Size | None = None,
     device: str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     progress: Callable[[int], None] = lambda done: None,
@@ -31,7 +31,9 @@ def predict(
     """The model's answer to each row, in their order; eval mode, restored afterwards.
 
     `encoded` holds the examples of each row. `progress` is called with the number of examples of each finished batch.
+    `batch_size`: by default more rows at once where short texts are written.
     """
+    batch_size = batch_size or partial(rows_at_once, task.settings, task.generates)
     predict_batch = partial(task.predict, model, device=device, autocast=autocast)
     with in_eval_mode(model):
         return answers(task, encoded, predict_batch, batch_size=batch_size, progress=progress)

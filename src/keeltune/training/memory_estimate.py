@@ -22,6 +22,7 @@ from typing import Any
 from keeltune.models import configuration, shapes
 from keeltune.models.vocabulary import CTC
 from keeltune.objective.formula import Objective
+from keeltune.tasks.common.batches import rows_at_once
 from keeltune.tasks.common.example import Example
 from keeltune.training.early_stopping import evaluation_schedule
 from keeltune.training.optimizer_state import moments_of
@@ -40,9 +41,6 @@ OF_TRAINING = 120 << 20
 ALLOCATOR = 1.2
 """What a step holds of a CPU's memory for each byte of its tensors: the heap keeps what was freed between tensors that
 are alive, and convolutions copy what they read. Of 14 kinds of models measured 1.0 to 1.8 (docs/memory.md)."""
-
-SCORED_TOGETHER = 64
-"""Rows of a forward pass while a split is scored (`prediction.predict`)."""
 
 SAMPLED = 64
 """Examples of which the size in memory is measured."""
@@ -176,7 +174,8 @@ def _rehearsed(material: Material, student: Any, references: Sequence[Any]) -> t
         step, guessed = _plain(material, student, inputs, passes), True
     if not scored:
         return step, 0.0, guessed
-    inputs, predictions, _ = _batch(material, scored, min(SCORED_TOGETHER, len(scored)))
+    together = rows_at_once(material.task.settings, material.task.generates, max(e.length for e in scored))
+    inputs, predictions, _ = _batch(material, scored, min(together, len(scored)))
     try:
         scoring = float(scoring_bytes(student, inputs, predictions))
     except Exception:
