@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -17,6 +19,9 @@ RESAMPLES = 1000
 COUNTS = 2**25
 """Counts that are held at once, 8 bytes each and as many again for their product: those of 33,000 rows whole."""
 
+REMEMBERED = 2**20
+"""Counts up to which those of a number of rows are kept for the next scores of as many, of four numbers: 32 MiB."""
+
 
 def bootstrap(
     statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, clusters: np.ndarray | None = None
@@ -29,12 +34,22 @@ def bootstrap(
     """
     statistics = summed(statistics, clusters)
     rows = len(statistics)
+    if rows * resamples <= min(COUNTS, REMEMBERED):
+        return _counts(rows, resamples, seed) @ statistics
     random, share, block = np.random.default_rng(seed), np.full(rows, 1 / rows), max(1, COUNTS // rows)
     sums = np.empty((resamples, *statistics.shape[1:]))
     for start in range(0, resamples, block):
         counts = random.multinomial(rows, share, size=min(block, resamples - start))
         sums[start : start + block] = counts.astype(np.float64) @ statistics
     return sums
+
+
+@lru_cache(maxsize=4)
+def _counts(rows: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each row is in each draw, [resamples, rows]: as dear as all else of a small score, and the same before
+    and after, for each slice and each metric. Not to be changed."""
+    counts = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
+    return counts.astype(np.float64)
 
 
 def summed(statistics: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
