@@ -21,10 +21,14 @@ from keeltune.utils.json_lines import read_lines
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """`folder` and `result`, the contents of its `result.json`; all else is read from the folder when it is used."""
+    """`folder` and `result`, the contents of its `result.json`; all else is read from the folder when it is used.
+
+    `stored`: what the folder's recipe.yaml says, of who has it at hand.
+    """
 
     folder: Path
     result: Mapping[str, Any]
+    stored: Recipe | None = None
 
     @cached_property
     def recipe_text(self) -> str:
@@ -33,7 +37,7 @@ class FinishedRun:
     @cached_property
     def recipe(self) -> Recipe | None:
         """None where it cannot be read, as one of another version."""
-        return read_recipe(self.recipe_text, self.folder)
+        return self.stored or read_recipe(self.recipe_text, self.folder)
 
     @cached_property
     def say(self) -> Translator:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, Template
 from markupsafe import Markup
 
+from keeltune.recipe.fields import Recipe
 from keeltune.reports.finished_run import FinishedRun
 from keeltune.reports.sections.section import Section
 from keeltune.reports.templating import environment
@@ -17,13 +18,13 @@ from keeltune.utils import registry
 from keeltune.utils.errors import Problem, UserError, shown
 
 
-def page(folder: Path, result: Mapping[str, Any], further: Sequence[str] = ()) -> str:
+def page(folder: Path, result: Mapping[str, Any], further: Sequence[str] = (), stored: Recipe | None = None) -> str:
     """`report.html` of a finished run, from its `result.json`, `log.jsonl`, `recipe.yaml` and predictions.
 
     `further`: sections from elsewhere, as the user's recipe names them; those of the folder's own recipe are not
-    imported, since the folder may be somebody else's.
+    imported, since the folder may be somebody else's. `stored`: what the folder's recipe.yaml says, of who has it.
     """
-    run = FinishedRun(folder, result)
+    run = FinishedRun(folder, result, stored)
     pages = environment(run.say)
     sections = _bounded(dict(_sections(run, further, pages)), run)
     template = pages.get_template("report.html")

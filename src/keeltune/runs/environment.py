@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,19 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "accelerate": version("accelerate"),
-        "peft": version("peft"),
+        **_versions(),
         "keeltune": __version__,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of packages, from their metadata: to read it takes as long as a step of a small model."""
+    return {package: version(package) for package in ("transformers", "accelerate", "peft")}
 
 
 def peak_memory() -> int:

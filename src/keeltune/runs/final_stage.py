@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from keeltune.evaluation import test_set_looks
+from keeltune.recipe import from_dict
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
 from keeltune.runs import digests
@@ -54,7 +55,10 @@ def publish(recipe: Recipe, run: Run) -> None:
             rows=tested["rows"],
             training=number_of(run.parts[0]),
         )
-    _write_page(recipe, run)
+    stored = None
+    with suppress(UserError):  # what was just written as YAML need not be read, which takes long
+        stored = from_dict(recipe.written(run.folder), run.folder)
+    _write_page(recipe, run, stored)
     write_json(run.folder / "result.json", run.result)
 
 
@@ -68,8 +72,8 @@ def renew_page(recipe: Recipe, run: Run, display: Display) -> None:
     display.say(f"{run.folder / 'report.html'} was missing or of another result; it is written again")
 
 
-def _write_page(recipe: Recipe, run: Run) -> None:
-    write_text(run.folder / "report.html", run_page.page(run.folder, run.result, recipe.report.sections))
+def _write_page(recipe: Recipe, run: Run, stored: Recipe | None = None) -> None:
+    write_text(run.folder / "report.html", run_page.page(run.folder, run.result, recipe.report.sections, stored))
 
 
 KEPT = "training.keep_checkpoints: true keeps them"

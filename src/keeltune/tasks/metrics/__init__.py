@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from keeltune.tasks.metrics.metric import Metric
@@ -12,9 +13,14 @@ from keeltune.utils import registry
 
 def known() -> Iterator[type[Metric]]:
     """Every metric of the shelf, then those of other packages that are loaded."""
-    shelf = [registry.find("metrics", name) for name in registry.names("metrics")]
+    shelf = _shelf()
     yield from shelf
     yield from (metric for metric in _derived(Metric) if metric not in shelf and metric.names)
+
+
+@cache
+def _shelf() -> tuple[type[Metric], ...]:
+    return tuple(registry.find("metrics", name) for name in registry.names("metrics"))
 
 
 def _derived(base: Any) -> Iterator[type[Metric]]:
