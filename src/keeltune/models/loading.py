@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from keeltune.models import adapters, computed_weights
+from keeltune.models import adapters, computed_weights, remembered
 from keeltune.models.adapters import adapters_on, base_of
 from keeltune.models.attention import whole_attention
 from keeltune.models.building import shapes_alone
@@ -97,12 +97,18 @@ def _without_weights(source: str, config: Any, auto_model: str) -> tuple[Any, di
     their live weights have."""
     import transformers
 
-    with quiet_transformers(), shapes_alone():
-        model, info = getattr(transformers, auto_model).from_pretrained(
-            base_of(source), config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
-            ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
-    return model, info
+    base = base_of(source)
+
+    def look() -> tuple[Any, dict[str, Any]]:
+        with quiet_transformers(), shapes_alone():
+            model, info = getattr(transformers, auto_model).from_pretrained(
+                base, config=config, device_map="meta", use_safetensors=True, trust_remote_code=False,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+        return model, info
+
+    known = (auto_model, config.to_json_string(use_diff=False))
+    return remembered.once(base, known, look) if Path(base).is_dir() else look()
 
 
 def fit_head(source: str, config: Any, processor: Any, auto_model: str) -> str | None:
