@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test test-wide check docs clean
+.PHONY: help setup demo test tests test-wide check lint types docs clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -20,19 +20,26 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## the three methods side by side, on made data, ending in one table
 	$(BIN)/keeltune demo
 
-# checks first, then the fast tests, then the slow ones: the sooner something fails, the better
-test: check ## checks and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not realdata and not wide"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or realdata) and not wide" -rs
+# The types beside the tests, and these, the fast ones before the slow, in one go: what each worker imports and makes
+# once it would else do twice, and one of two cores would wait for the type checker. All are seen to end.
+test: lint ## checks and tests
+	$(MAKE) --no-print-directory -k -j 2 types tests
+
+tests: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not wide" -rs
 
 test-wide: setup ## every further architecture, method and place that `make test` has a few of
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m wide
 
-check: setup ## format, lint, types, architecture: a minute
+check: lint types ## format, lint, types, architecture: a minute
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
 
 docs: setup ## the site into build/site, without a warning
 	$(BIN)/python docs/make_reference.py

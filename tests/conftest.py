@@ -23,6 +23,12 @@ pytest_plugins = ["tests.helpers.skips"]
 audit.listen()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast tests first: the sooner something fails, the better."""
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "realdata", "wide")))
+
+
 @pytest.fixture(autouse=True)
 def _no_pickle():
     """No test has read a pickle below a call of ours (`tests/test_no_pickle.py`)."""
