@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from keeltune.objective.formula import Counts, Objective
 from keeltune.objective.predictions import Dense, Projected, Rows, nll, sliced_cross_entropy
 from keeltune.tasks.common.lm_head import LARGE
+from keeltune.training.meta_shapes import shapes_of
 
 Inputs = Mapping[str, Tensor]
 
@@ -38,7 +39,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
             return False if args[0].dtype == torch.bool else 1  # "is the mask of ones alone?": no, there is padding
-        result = func(*args, **(kwargs or {}))
+        result = shapes_of(func, args, kwargs or {})
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.device.type == self.device:
                 self._note(tensor.untyped_storage())
