@@ -66,6 +66,16 @@ def test_a_state_that_mixes_rows_when_it_goes_on_has_each_prompt_written_for_alo
     assert len(task.groups(model, examples, "cpu")) == 1
 
 
+def test_what_is_padded_to_one_length_is_read_in_one_pass():
+    model, task, examples = writer("t5", **T5)
+    passes: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, arguments, named: passes.append(len(named["input_ids"])), with_kwargs=True
+    )
+    assert task.padding_effect.sharing(model, task.collate(examples)) == "any"
+    assert sorted(passes) == [1] * 9 + [4, 4, len(examples)]  # four lengths of what is read and of what is written
+
+
 def check(model, task, examples, sharing):
     batch = task.collate(examples)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from keeltune.tasks.common.padding_effect import (
     rounding,
     row_of,
 )
+
+UNREADABLE = (RuntimeError, ValueError, IndexError)
+"""What a model raises over a length that it cannot read."""
 
 
 class TextPadding(PaddingEffect):
@@ -45,6 +48,25 @@ class TextPadding(PaddingEffect):
         return "any"
 
     def _padding_matters(self, model: Any, row: Mapping[str, Tensor], names: list[str], left: bool) -> bool:
+        cut = list(self._cut_and_padded(row, names, left))
+        try:
+            if self._same_side_by_side(model, cut, left):
+                return False
+        except UNREADABLE:
+            pass
+        for length, alone, padded in cut:
+            try:
+                outputs = observed(model, alone), observed(model, padded)
+            except UNREADABLE:  # a length that the model cannot read is no length of the rows
+                continue
+            if differ(*outputs, length, left, rounding(model)):
+                return True
+        return False
+
+    def _cut_and_padded(
+        self, row: Mapping[str, Tensor], names: list[str], left: bool
+    ) -> Iterator[tuple[int, dict[str, Tensor], dict[str, Tensor]]]:
+        """Several lengths, and the row cut to each; and padded again to its own."""
         whole = max((row[name].shape[1] for name in names), default=0)
         for length in sorted({n for n in (whole - 1, whole - 2, whole - 3, whole // 2) if n > 0}):
             alone = {name: value[:, :length] if name in names else value for name, value in row.items()}
@@ -52,14 +74,16 @@ class TextPadding(PaddingEffect):
             for name in names:
                 room = alone[name].new_full((1, whole - length, *alone[name].shape[2:]), self.fill.get(name, 0))
                 padded[name] = torch.cat([room, alone[name]] if left else [alone[name], room], 1)
-            try:
-                outputs = observed(model, alone), observed(model, padded)
-            except (
-                RuntimeError,
-                ValueError,
-                IndexError,
-            ):  # a length that the model cannot read is no length of the rows
-                continue
-            if differ(*outputs, length, left, rounding(model)):
-                return True
-        return False
+            yield length, alone, padded
+
+    def _same_side_by_side(
+        self, model: Any, cut: Sequence[tuple[int, dict[str, Tensor], dict[str, Tensor]]], left: bool
+    ) -> bool:
+        """Whether all padded rows, in one pass, are what each is alone; where not, it may be for what lies beside."""
+        if not cut:
+            return True
+        together = observed(model, {name: torch.cat([padded[name] for _, _, padded in cut]) for name in cut[0][2]})
+        return not any(
+            differ(observed(model, alone), row_of(together, index), length, left, rounding(model))
+            for index, (length, alone, _) in enumerate(cut)
+        )
