@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from keeltune import recipe
 from keeltune.data.term_lists import BUILT_IN, Terms, read_terms
@@ -115,6 +116,14 @@ def test_terms_that_are_none_are_refused_with_their_line(tmp_path):
         read_terms(file)
     with pytest.raises(UserError, match="cannot be read"):
         read_terms(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize(("count", "rows"), [(0, 7), (7, 7), (1, 3), (3, 40), (499, 500), (250_000, 1_000_000)])
+def test_a_shares_interval_is_wilsons(count, rows):
+    expected = binomtest(count, rows).proportion_ci(method="wilson")
+    found = counterfactual.rate(count, rows)
+    assert found["flip_rate"] == count / rows
+    assert found["interval"] == pytest.approx([expected.low, expected.high], rel=1e-9, abs=1e-12)
 
 
 def test_flips_are_counted_with_wilsons_interval():

@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from keeltune.data.term_lists import whole_word
@@ -44,13 +45,17 @@ def flips(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]
 
 
 def rate(count: int, rows: int) -> dict[str, Any]:
-    """A share of rows with Wilson's 95 % interval; null where there are none."""
+    """A share of rows with Wilson's 95 % interval; null where there are none.
+
+    (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n): Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
+    scipy.stats has it too, and takes one to two seconds to be imported.
+    """
     if not rows:
         return {"flip_rate": None, "interval": None}
-    from scipy.stats import binomtest
-
-    low, high = binomtest(count, rows).proportion_ci(method="wilson")
-    return {"flip_rate": count / rows, "interval": [float(low), float(high)]}
+    share, z = count / rows, NormalDist().inv_cdf(0.975)
+    middle, half = share + z * z / (2 * rows), z * math.sqrt((share * (1 - share) + z * z / (4 * rows)) / rows)
+    low, high = ((middle + way * half) / (1 + z * z / rows) for way in (-1, 1))
+    return {"flip_rate": share, "interval": [low if count else 0.0, high if count < rows else 1.0]}
 
 
 def _probability_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
