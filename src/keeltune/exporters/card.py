@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keeltune.data.dataset import Row
+from keeltune.exporters import coverage
 from keeltune.reports.card import usage
 from keeltune.reports.templating import code
 from keeltune.tasks.task import Task
@@ -35,4 +36,6 @@ def card(task: Task, rows: Sequence[Row], proof: Mapping[str, Any]) -> str:
         faults="; ".join(proof["faults"]),
         lines=list(lines(proof)),
         program=usage.program(task, rows, onnx=True),
+        graphs=" and ".join(f"`{name}`" for name in proof["graphs"]),
+        writes=coverage.writes_by_token(task, task.settings.config),
     )  # fmt: skip

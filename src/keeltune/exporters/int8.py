@@ -14,10 +14,14 @@ from pathlib import Path
 def write_int8(source: Path, file: Path) -> None:
     """Writes a float32 graph again, quantised dynamically."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     logger = logging.getLogger()
     before, logger.disabled = logger.disabled, True  # it advises a step that torch's exporter has done
     try:
-        quantize_dynamic(source, file, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        kinds = [kind for kind in IntegerOpsRegistry if kind != "Conv"]  # which onnxruntime has for no signed weights
+        quantize_dynamic(
+            source, file, op_types_to_quantize=kinds, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
+        )
     finally:
         logger.disabled = before

@@ -46,23 +46,38 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], file: Path, where: str)
     with torch.no_grad():
         read = model(**inputs)
     outputs = [name for name in OUTPUTS if getattr(read, name, None) is not None]
-    named = _Named(model, list(inputs), outputs).eval()
-    weights = sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    named = _Named(model, list(inputs), outputs)
+    write_graph(named, inputs, outputs, [{0: "batch", 1: "sequence"} for _ in inputs], file, where)
+
+
+def write_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    axes: Sequence[Mapping[int, str]],
+    file: Path,
+    where: str,
+) -> None:
+    """Writes what a module makes of named inputs; `axes` [inputs]: the dimensions of each that have any size.
+
+    Raises: UserError: a model whose graph torch cannot follow.
+    """
+    weights = sum(weight.numel() * weight.element_size() for weight in module.state_dict().values())
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
-                named,
+                module.eval(),
                 tuple(inputs.values()),
                 file,
                 dynamo=True,
                 verbose=False,
                 input_names=list(inputs),
-                output_names=outputs,
-                dynamic_shapes=(tuple({0: "batch", 1: "sequence"} for _ in inputs),),
+                output_names=list(outputs),
+                dynamic_shapes=(tuple(dict(sizes) for sizes in axes),),
                 external_data=weights > LARGEST,
             )
     except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError) as error:
-        found = f"{model.config.model_type}, whose graph torch cannot follow: {brief(str(error).strip(), 200)}"
+        found = f"a graph that torch cannot follow: {brief(str(error).strip(), 200)}"
         expected, fix = "a model that torch.onnx.export can write", f"use {where} with transformers, as its card says"
         raise UserError(Problem(where, "model", found, expected, fix)) from error
 

@@ -12,9 +12,10 @@ the interval leaves possible, of the primary metric, is small.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,10 @@ def measured(
         "predictions": None if task.choices == "numbers" else sum(same) / len(same),
         "answers": len({repr(answer.value) for answer in first.answers}),
         "metric": task.metrics[0],
-        "metrics": _metrics(task, first, second, numbers_of(rows, clusters)),
-        "rows_per_second": _speeds(task, first, second, [e for row in encoded for e in row]),
+        "metrics": metrics(task, first, second, numbers_of(rows, clusters)),
+        "rows_per_second": speeds(
+            task.forward, first, second, [task.collate([e]) for e in islice(chain.from_iterable(encoded), TIMED)]
+        ),
     }
 
 
@@ -110,7 +113,8 @@ def faults(measure: Mapping[str, Any], to: str) -> list[str]:
 
 def is_hollow(measure: Mapping[str, Any]) -> bool:
     """Whether the model itself has nothing that an export could lose: one answer to every row, or none right."""
-    return measure["answers"] == 1 or measure["metrics"][measure["metric"]]["torch"] == 0
+    name = measure["metric"]
+    return measure["answers"] == 1 or (scale_of(name) is not None and measure["metrics"][name]["torch"] == 0)
 
 
 def _asked(task: Task, side: Side, masks: list[Any], examples: list[Example]) -> list[Prediction]:
@@ -136,7 +140,8 @@ def _difference(a: Any, b: Any, mask: Any) -> float:
     return worst
 
 
-def _metrics(task: Task, first: Side, second: Side, clusters: np.ndarray | None) -> dict[str, Any]:
+def metrics(task: Task, first: Side, second: Side, clusters: np.ndarray | None) -> dict[str, Any]:
+    """Each score of both sides, their difference with its 95 % interval, and that of what is gained."""
     assert first.scores is not None and second.scores is not None
     a, b = first.scores, second.scores
     drawn = differences(task, b.table, a.table, clusters)
@@ -153,15 +158,14 @@ def _metrics(task: Task, first: Side, second: Side, clusters: np.ndarray | None)
     }
 
 
-def _speeds(task: Task, first: Side, second: Side, examples: Sequence[Example]) -> dict[str, float]:
-    """Rows a second of both, one at a time and in turns, so that what else the machine does is shared."""
-    batches = [task.collate([example]) for example in examples[:TIMED]]
+def speeds(run: Callable[[Any, Any], object], first: Side, second: Side, asked: Sequence[Any]) -> dict[str, float]:
+    """Rows a second of both, `run(model, row)`, in turns, so that what else the machine does is shared."""
     spent, done = [0.0, 0.0], 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for batch in [batches[0], *batches]:
-            taken = [_seconds(task, side.model, batch) for side in (first, second)]
+        for row in [asked[0], *asked]:
+            taken = [_seconds(run, side.model, row) for side in (first, second)]
             if done:  # the first is asked twice: it pays for what is done once
                 spent = [total + seconds for total, seconds in zip(spent, taken, strict=True)]
             done += 1
@@ -172,8 +176,8 @@ def _speeds(task: Task, first: Side, second: Side, examples: Sequence[Example]) 
     return {name: (done - 1) / max(total, 1e-9) for name, total in zip(("torch", "exported"), spent, strict=True)}
 
 
-def _seconds(task: Task, model: Any, batch: Mapping[str, Any]) -> float:
+def _seconds(run: Callable[[Any, Any], object], model: Any, row: Any) -> float:
     begun = time.process_time()
     with in_eval_mode(model):
-        task.forward(model, batch)
+        run(model, row)
     return time.process_time() - begun

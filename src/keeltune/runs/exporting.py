@@ -9,6 +9,7 @@ proved     both models on those rows (`exporters/parity.py`); `export.json` says
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,26 @@ from typing import Any
 
 from keeltune import recipe
 from keeltune.data.dataset import Row, spread
-from keeltune.exporters import coverage, folder, int8, onnx, parity
+from keeltune.exporters import (
+    cached_graphs,
+    coverage,
+    decoding,
+    folder,
+    greedy,
+    int8,
+    onnx,
+    opening,
+    parity,
+    written_parity,
+)
 from keeltune.exporters.card import card
-from keeltune.exporters.graph import OnnxGraph
 from keeltune.models import libraries
 from keeltune.runs import run_folder
 from keeltune.runs.opened_model import OpenedModel, open_model
 from keeltune.runs.output_folder import EXPORTS, refuse_unwritable
 from keeltune.runs.run_folder import Run
 from keeltune.tasks.common.example import Example
+from keeltune.tasks.task import Task
 from keeltune.training.preparation.problem_log import ProblemLog
 from keeltune.training.preparation.row_encoding import encode_rows
 from keeltune.training.preparation.splits import SplitReader, sources_of
@@ -69,18 +81,22 @@ def export(
     refuse_unwritable(place)
     opened = open_model(part.folder, None)
     coverage.refuse_uncovered(opened.task, part.result["task"], opened.model.config, str(part.model))
+    if coverage.writes_by_token(opened.task, opened.model.config):
+        decoding.refuse_settings(opened.model.generation_config, str(part.model))
     split, rows, encoded = _material(part, opened)
     model = opened.model.to("cpu").float().eval()
     display.say(f"writing the graph of {part.model} …")
 
     def write(staging: Path) -> tuple[Mapping[str, Any], str]:
-        _write_graph(opened, model, encoded, staging, to, str(part.model))
+        _write_graphs(opened, model, encoded, staging, to, str(part.model))
         display.say(f"comparing it with torch on {len(rows)} {split} rows …")
-        graph = OnnxGraph(staging / onnx.FILE, model.config, threads=1, alone=to in coverage.ALONE)
-        measure = parity.measured(opened.task, model, graph, encoded, rows, opened.clusters)
+        stored = getattr(model, "generation_config", None)
+        graph = opening.graph_of(staging, opened.task, model.config, to, stored=stored, threads=1)
+        proved = written_parity if opened.task.generates else parity
+        measure = proved.measured(opened.task, model, graph, encoded, rows, opened.clusters)
         if parity.is_hollow(measure):
             display.say("warning: the run's own model answers every row alike, or none right: this proves little")
-        facts = _facts(part, staging, to, split, measure) | {"max_length": opened.task.settings.max_length}
+        facts = _facts(part, staging, to, split, measure) | _lengths(opened.task)
         return facts, card(opened.task, rows, facts)
 
     exported = Exported(place, folder.write_folder(part.model, place, write))
@@ -105,10 +121,11 @@ def _material(run: Run, opened: OpenedModel) -> tuple[str, Sequence[Row], list[l
         read = SplitReader(spec, type(task), opened.columns, log)(split, sources[split] or sources["train"])
         if log.errors:
             raise UserError(log.errors)
-        known = spread([row for row in read if row.key in keys], parity.ROWS)
+        known = spread([row for row in read if row.key in keys], written_parity.ROWS if task.generates else parity.ROWS)
         taken, encoded, _ = encode_rows(task, known, task.encode_scored)
         if taken:
-            return split, taken, encoded
+            task.listen(opened.model, encoded, opened.device)
+            return split, taken, [task.encode_scored(row) for row in taken] if task.reads == "sound" else encoded
         found = f"none of the {len(keys)} {split} rows that the run was scored on"
         raise UserError(Problem(str(run.folder / "recipe.yaml"), f"data.{split}", found, "the rows as they were",
                                 "put the file back"))  # fmt: skip
@@ -116,21 +133,31 @@ def _material(run: Run, opened: OpenedModel) -> tuple[str, Sequence[Row], list[l
     raise UserError(Problem(str(run.folder), "data", "a run without either", expected, "train with data.validation"))
 
 
-def _write_graph(
+def _write_graphs(
     opened: OpenedModel, model: Any, encoded: Sequence[Sequence[Example]], staging: Path, to: str, where: str
 ) -> None:
-    """`model.onnx`; the longest row and the shortest one show torch what changes from row to row."""
+    """The graphs; the longest row and the shortest one show torch what changes from row to row."""
     by_length = sorted((example for row in encoded for example in row), key=lambda example: example.length)
     inputs = opened.task.collate([by_length[-1], by_length[0]])["inputs"]
-    graph = staging / onnx.FILE
-    if to == "onnx":
-        onnx.write_onnx(model, inputs, graph, where)
-        return
-    whole = staging / f"float32-{onnx.FILE}"
-    onnx.write_onnx(model, inputs, whole, where)
-    int8.write_int8(whole, graph)
-    for file in staging.glob(f"{whole.name}*"):
-        file.unlink()
+    if coverage.writes_by_token(opened.task, model.config):
+        read = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        cached_graphs.write_graphs(model, read, staging, where)
+        shutil.copyfile(greedy.__file__, staging / Path(greedy.__file__).name)
+    else:
+        onnx.write_onnx(model, inputs, staging / onnx.FILE, where)
+    for graph in sorted(staging.glob("*.onnx")) if to == "int8" else ():
+        whole = graph.with_name(f"float32-{graph.name}")
+        graph.rename(whole)
+        int8.write_int8(whole, graph)
+        for file in (whole, graph.with_name(f"{graph.name}.data")):
+            file.unlink(missing_ok=True)
+
+
+def _lengths(task: Task) -> dict[str, Any]:
+    """What is cut of a row."""
+    settings = task.settings
+    cut = {"target_max_length": settings.target_max_length} if task.generates else {}
+    return {"max_length": settings.max_length, **cut}
 
 
 def _facts(run: Run, staging: Path, to: str, split: str, measure: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,9 +174,10 @@ def _facts(run: Run, staging: Path, to: str, split: str, measure: Mapping[str, A
         "faults": faults,
         "tolerance": tolerance,
         "split": split,
+        "graphs": sorted(file.name for file in staging.glob("*.onnx")),
         **measure,
         "threads": 1,
-        "bytes": {"torch": _size(run.model, "*.safetensors"), "exported": _size(staging, f"{onnx.FILE}*")},
+        "bytes": {"torch": _size(run.model, "*.safetensors"), "exported": _size(staging, "*.onnx*")},
         "model": {name: told for name, told in (run.result["digests"] or {"files": {}})["files"].items()
                   if name.endswith(".safetensors") and name.startswith("model/")},
         "environment": {

@@ -196,13 +196,15 @@ def _answers(
             task.encode_scored(row, labelled=labelled) if any(e.notes.get("open") for e in examples) else examples
             for row, examples in zip(rows, encoded, strict=True)
         ]
-        found = _dependence(opened, [example for row in encoded for example in row])
+        found = 0.0 if opened.batch == 1 else _dependence(opened, [example for row in encoded for example in row])
     if found > TOLERANCE:
         display.say(
             f"warning: what this model answers to a row depends on the rows beside it: log P by {found:.1g} of it"
         )
     with display.bar(label, sum(map(len, encoded))) as advance, refusing(opened.model, place):
-        return prediction.predict(opened.model, task, encoded, device=opened.device, progress=advance)
+        return prediction.predict(
+            opened.model, task, encoded, batch_size=opened.batch, device=opened.device, progress=advance
+        )
 
 
 def _dependence(opened: OpenedModel, examples: Sequence[Example]) -> float:

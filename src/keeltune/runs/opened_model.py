@@ -15,10 +15,9 @@ from keeltune.data.columns import Column
 from keeltune.data.dataset import Row
 from keeltune.data.labels import known_names, labels_of
 from keeltune.data.sources import DataSource
-from keeltune.exporters import coverage, onnx
+from keeltune.exporters import coverage, opening
 from keeltune.exporters import folder as exported
-from keeltune.exporters.graph import OnnxGraph
-from keeltune.models import configuration, generation, loading, model_files, processors
+from keeltune.models import configuration, generation, loading, model_files, processors, shapes
 from keeltune.models.vocabulary import bounds_of
 from keeltune.recipe.evaluation_fields import Evaluation
 from keeltune.recipe.fields import Recipe
@@ -43,7 +42,7 @@ NO_OPTIONS = CallOptions()
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model that is ready to predict, with what its run says of its data."""
+    """A model that is ready to predict, with what its run says of its data. `batch`: rows that are asked together."""
 
     model: Any
     task: Task
@@ -52,6 +51,7 @@ class OpenedModel:
     label_map: Mapping[Any, Any] | None
     clusters: str | None
     device: str
+    batch: int = 64
 
 
 @loading.quiet_transformers()
@@ -125,22 +125,27 @@ def _open_export(folder: Path, proof: Mapping[str, Any], task: str | None, optio
     config = configuration.read_config(where, where, "model")
     name = _task_name(task, proof["task"], where, outside=False)
     task_class = find_task(name, where, "--task").for_model(config)
-    options.asked(where, of_run=False, writes=task_class.generates)
+    asked = options.asked(where, of_run=False, writes=task_class.generates)
     coverage.refuse_format(proof["to"])
     if not proof["equal"]:
         _log.warning("%s answers otherwise than its run's model: %s", where, "; ".join(proof["faults"]))
-    graph = OnnxGraph(folder / onnx.FILE, config, alone=proof["to"] in coverage.ALONE)
     processor = processors.read_processor(where, where, "model", task_class.reads)
     auto_model = loading.pick(task_class.auto_models, config, where, "model")
-    loaded = loading.Loaded(graph, processor, where)
+    shape = shapes.shape_of(config, auto_model, where)  # whose tables say what bounds it
+    loaded = loading.Loaded(shape, processor, where)
     stored = _Stored(loaded, where, auto_model, _names(task_class, config), _is_multi_label(config))
     settings = _settings(None, task_class, stored, where)
-    opened = task_class(processor, replace(settings, max_length=proof["max_length"]))
+    said = {name: proof[name] for name in ("max_length", "target_max_length") if name in proof}
+    said |= {"prompt": asked, "normalizer": options.normalizer, "spellings": processors.spellings(processor)}
+    opened = task_class(processor, replace(settings, **said))
     if problems := options.faults(opened, where):
         raise UserError(problems)
     coverage.refuse_uncovered(opened, name, config, where)
+    graph = opening.graph_of(folder, opened, config, proof["to"], stored=settings.stored)
+    if opened.generates:
+        opened.adopt(graph, processor)
     columns = task_columns(task_class, stored.multi_label, None)
-    return OpenedModel(graph, opened, columns, {}, None, None, "cpu")
+    return OpenedModel(graph, opened, columns, {}, None, None, "cpu", 1 if opened.generates else OpenedModel.batch)
 
 
 def _task_name(task: str | None, own: str | None, where: str, *, outside: bool) -> str:

@@ -187,7 +187,7 @@ class Architecture(ABC):
         with autocast():
             written = self.written(model, examples, device)
         return [
-            Prediction(self.text(ids), None, loss, count, cut=self.is_cut(ids))
+            Prediction(self.text(ids), None, loss, count, cut=self.is_cut(ids), ids=tuple(self.until_the_end(ids)))
             for ids, loss, count in zip(written, losses, counts, strict=True)
         ]
 
@@ -214,7 +214,7 @@ class Architecture(ABC):
         The general method, not the model's own: what a class adds to it (windows of sound, languages found by itself)
         would write other texts than those that the model is trained on. Its settings are the model's from here on.
         """
-        from transformers import GenerationMixin
+        from transformers import GenerationMixin, PreTrainedModel
 
         inner = bare(model)
         own = inner.generation_config = self.generation_config(inner.generation_config)
@@ -223,7 +223,10 @@ class Architecture(ABC):
         try:
             with torch.no_grad():
                 own_way = self.task.own_generate(inner)
-                ids: Tensor = (own_way or partial(GenerationMixin.generate, inner))(**inputs, **options)
+                if own_way is None:  # an exported model is none of transformers', and writes by its own rules
+                    general = isinstance(inner, PreTrainedModel)
+                    own_way = partial(GenerationMixin.generate, inner) if general else inner.generate
+                ids: Tensor = own_way(**inputs, **options)
         finally:
             inner.generation_config = own
         return ids

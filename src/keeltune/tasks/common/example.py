@@ -56,7 +56,8 @@ class Prediction:
 
     `score` ranks the answers of several examples of one row (the strides of a long text). `start` is the character at
     which an answer begins that is a part of the row's text. `cut`: it was written to the most tokens, without an end.
-    `part`: what `combine` makes the row's answer of, where one example alone has none.
+    `part`: what `combine` makes the row's answer of, where one example alone has none. `ids`: the tokens of a text
+    that was written token by token, its end among them.
     """
 
     value: Any
@@ -67,3 +68,4 @@ class Prediction:
     start: int | None = None
     cut: bool = False
     part: Any = None
+    ids: tuple[int, ...] | None = None
