@@ -79,7 +79,7 @@ class Greedy:
         self, inputs: Mapping[str, Any], opening: Sequence[int] | None = None
     ) -> tuple[dict[str, Any], list[int]]:
         """What the decoder keeps before its first token, and the tokens that it is given."""
-        named = {name: np.asarray(value) for name, value in inputs.items()}
+        named = {name: _as_read(np.asarray(value)) for name, value in inputs.items()}
         state = {name: self._nothing(shape) for name, shape in self.inputs.items() if name.startswith(PAST)}
         if self.encoder is None:
             return state, [int(token) for token in named["input_ids"][0]]
@@ -141,6 +141,11 @@ def allowed(
     if len(ids) == (begun if begun > 1 or forced is None else begun + 1):
         scores[settings.get("begin_suppress_tokens") or []] = -np.inf
     return scores
+
+
+def _as_read(value: np.ndarray) -> np.ndarray:
+    """Numbers as the graphs have them: whole ones in 64 bits, all others in 32."""
+    return value.astype(np.int64 if value.dtype.kind in "iub" else np.float32)
 
 
 def _session(file: Path, threads: int | None) -> Any:

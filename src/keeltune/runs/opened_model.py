@@ -42,7 +42,8 @@ NO_OPTIONS = CallOptions()
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model that is ready to predict, with what its run says of its data. `batch`: rows that are asked together."""
+    """A model that is ready to predict, with what its run says of its data. `batch`: rows that are asked together;
+    None: as many as are asked at once (`prediction.predict`)."""
 
     model: Any
     task: Task
@@ -51,7 +52,7 @@ class OpenedModel:
     label_map: Mapping[Any, Any] | None
     clusters: str | None
     device: str
-    batch: int = 64
+    batch: int | None = None
 
 
 @loading.quiet_transformers()
@@ -145,7 +146,7 @@ def _open_export(folder: Path, proof: Mapping[str, Any], task: str | None, optio
     if opened.generates:
         opened.adopt(graph, processor)
     columns = task_columns(task_class, stored.multi_label, None)
-    return OpenedModel(graph, opened, columns, {}, None, None, "cpu", 1 if opened.generates else OpenedModel.batch)
+    return OpenedModel(graph, opened, columns, {}, None, None, "cpu", 1 if opened.generates else None)
 
 
 def _task_name(task: str | None, own: str | None, where: str, *, outside: bool) -> str:
