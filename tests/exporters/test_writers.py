@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,43 +12,36 @@ import torch
 import transformers
 
 import keeltune as kt
-from keeltune.exporters import cached_graphs, coverage, decoding, greedy
+from keeltune.exporters import cached_graphs, coverage, decoding, greedy, onnx, opening, written_parity
 from keeltune.exporters.greedy import Greedy
 from keeltune.utils.errors import UnequalExport, UserError
 from keeltune.utils.progress import Display
-from tests.helpers import captioners, cards, families
+from tests.helpers import captioners, cards, families, speakers, whispers, writers
 from tests.runs.test_model_cards import stir
 
 pytest.importorskip("onnxruntime", reason="the libraries come with keeltune[export]")
 
 QUIET = Display(quiet=True)
 RULED = {"max_new_tokens": 8, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "min_new_tokens": 3}
-COVERED = [
-    ("text-generation", "gpt2", RULED),
-    pytest.param(("translation", "marian", RULED), marks=pytest.mark.slow("two graphs take fifteen seconds to follow")),
-    pytest.param(("text-generation", "llama", {}), marks=pytest.mark.wide),
-    pytest.param(("summarization", "t5", {}), marks=pytest.mark.wide),
-    pytest.param(("speech-recognition", "whisper", {}), marks=pytest.mark.wide),
-    pytest.param(("speech-recognition", "wav2vec2", {}), marks=pytest.mark.wide),
-    pytest.param(("image-captioning", "vit gpt2", {}), marks=pytest.mark.wide),
+OTHERS = [
+    ("translation", "marian"),
+    ("summarization", "t5"),
+    ("speech-recognition", "whisper"),
+    ("speech-recognition", "wav2vec2"),
+    ("image-captioning", "vit gpt2"),
 ]
+"""Families whose graphs take from twelve to twenty-eight seconds to follow."""
 
 
-def trained(folder: Path, task: str, architecture: str, generation: dict[str, Any]) -> Path:
-    """A tiny run with test rows."""
-    spec = families.spec(folder, task, architecture, "fine-tuning")
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A tiny run with test rows, and its export."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    spec = families.spec(folder, "text-generation", "gpt2", "fine-tuning")
     stir(folder / "student")
-    spec |= {"output": "out", "data": {"train": "rows.jsonl", "test": "rows.jsonl"}}
+    spec |= {"output": "out", "data": {"train": "rows.jsonl", "test": "rows.jsonl"}, "generation": RULED}
     spec["training"] = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-5, "precision": "fp32"}
-    if generation:
-        spec["generation"] = generation
-    return kt.train(kt.recipe.from_dict(spec, folder), display=QUIET).folder
-
-
-@pytest.fixture(scope="module", params=COVERED, ids=lambda case: "-".join(case[:2]))
-def one(request, tmp_path_factory):
-    task, architecture, generation = request.param
-    run = trained(tmp_path_factory.mktemp(architecture), task, architecture, generation)
+    run = kt.train(kt.recipe.from_dict(spec, folder), display=QUIET).folder
     return run, kt.export(run, display=QUIET)
 
 
@@ -78,10 +70,6 @@ def test_keeltune_asks_an_export_as_it_asks_the_run(one):
 def test_the_card_writes_as_keeltune_without_it_and_without_torch(one):
     run, made = one
     row = cards.row_of(made.folder)
-    if "audio" in row or "image" in row:  # which lie nowhere: those of the data
-        (name,) = row
-        first = json.loads((run.parent / "rows.jsonl").read_text().splitlines()[0])
-        row = {name: str(run.parent / first[name])}
     (ours,) = kt.predict(run, [row], display=QUIET)
     ((theirs,),) = cards.answers([(made.folder, [row])], without=("keeltune", "torch"))
     assert theirs == ours["prediction"]
@@ -93,8 +81,6 @@ def test_rows_side_by_side_are_said_what_each_is_said_alone(one):
     import onnxruntime
 
     _, made = one
-    if made.proof["graphs"] != ["model.onnx"] or made.proof["task"] == "speech-recognition":
-        pytest.skip("no decoder alone")
     session = onnxruntime.InferenceSession(made.folder / "model.onnx")
     writer = Greedy(made.folder)
     rows = [[5, 6, 7, 8, 9, 10], [11, 12, 13]]
@@ -111,8 +97,6 @@ def test_rows_side_by_side_are_said_what_each_is_said_alone(one):
 
 def test_int8_is_smaller_and_scored(one, tmp_path, monkeypatch):
     run, whole = one
-    if whole.proof["task"] == "speech-recognition":
-        pytest.skip("frames are said by another graph")
 
     def again(model, inputs, folder, where):
         """The same graphs, which took seconds to follow."""
@@ -129,6 +113,46 @@ def test_int8_is_smaller_and_scored(one, tmp_path, monkeypatch):
     assert 1e-5 < made.proof["logits"] < 5
     rows = run.parent / "rows.jsonl"
     assert len(kt.predict(made.folder, rows, display=QUIET)) == whole.proof["rows"]
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(("name", "kind"), OTHERS, ids="-".join)
+def test_each_family_writes_what_torch_does(name, kind, tmp_path):
+    model, task, rows = a_writer(name, kind, tmp_path)
+    task.adopt(model, task.processor)
+    task.listen(model, [task.encode_scored(row) for row in rows], "cpu")  # Whisper: in which language
+    examples = [task.encode_scored(row)[0] for row in rows]
+    by_length = sorted(examples, key=lambda example: example.length)
+    inputs = task.collate([by_length[-1], by_length[0]])["inputs"]
+    if task.architecture.framewise:
+        onnx.write_onnx(model, inputs, tmp_path / onnx.FILE, "here")
+    else:
+        model.generation_config.save_pretrained(tmp_path)
+        read = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        cached_graphs.write_graphs(model, read, tmp_path, "here")
+    stored = getattr(model, "generation_config", None)
+    graph = opening.graph_of(tmp_path, task, model.config, "onnx", stored=stored, threads=1)
+    measure = written_parity.measured(task, model, graph, [[example] for example in examples], rows, None)
+    assert measure["logits"] <= 1e-5 and measure["predictions"] == 1.0
+    if kind == "whisper":
+        heard = dict(task.listening.languages)
+        task.listening.languages.clear()
+        task.listen(graph, [task.encode_scored(row) for row in rows], "cpu")
+        assert heard and task.listening.languages == heard
+
+
+def a_writer(name: str, kind: str, folder: Path) -> tuple[Any, Any, list[Any]]:
+    """(model, task, rows) of a small random model."""
+    if name == "image-captioning":
+        return *captioners.captioner(kind, 0), captioners.rows(folder, 4)
+    if name != "speech-recognition":
+        decoding = {rule: value for rule, value in RULED.items() if rule != "max_new_tokens"}
+        return *writers.writer(kind, task=name, decoding=decoding), writers.rows(name)
+    made = whispers.speaker(multilingual=True) if kind == "whisper" else speakers.speaker(kind)
+    places = (0, 3, 6, 9)
+    files = [folder / speakers.save_sound(folder, place) for place in places]
+    numbered = zip(files, places, strict=True)
+    return *made, [speakers.row_of(file, speakers.TEXTS[place], place) for file, place in numbered]
 
 
 @pytest.mark.parametrize("begun", [1, 2, 4])
