@@ -129,7 +129,10 @@ def test_keeltune_asks_an_export_as_it_asks_the_run(one):
 def test_a_text_alone_and_a_changed_file(exported, tmp_path, monkeypatch, capsys):
     _, made = exported("sentiment-analysis", "bert")
     assert keeltune(monkeypatch, "predict", made.folder, "--text", "a fine film") == 0
-    assert json.loads(capsys.readouterr().out)["prediction"] in ("negative", "positive")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["prediction"] in ("negative", "positive")
+    assert keeltune(monkeypatch, "predict", made.folder / "model.onnx", "--text", "a fine film") == 0
+    assert json.loads(capsys.readouterr().out) == answer
     copy = shutil.copytree(made.folder, tmp_path / "copy")
     (copy / "config.json").write_text((copy / "config.json").read_text().replace("positive", "POSITIVE"))
     assert keeltune(monkeypatch, "predict", copy, "--text", "a fine film") == 3

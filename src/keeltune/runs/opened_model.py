@@ -64,12 +64,15 @@ def open_model(
     outside: bool = False,
     options: CallOptions = NO_OPTIONS,
 ) -> OpenedModel:
-    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given.
+    """A run folder's model with its recipe's task, columns and lengths; a bare model with the task that is given; an
+    export, by its folder or the graph in it.
 
     `evaluation` names the metrics, None: the run's recipe does. `outside`: what the folder names of other packages is
     imported too, its task and metrics: only where the folder was made from a recipe that the user names. Elsewhere
     UserError for such a task, so that a folder from somebody else executes nothing. `options`: of the call.
     """
+    if Path(model).suffix == ".onnx" and Path(model).is_file():  # a graph is called by its own name too
+        model = Path(model).parent
     folder, where = Path(model), str(model)
     if (proof := exported.read_proof(folder)) is not None:
         return _open_export(folder, proof, task, options)
