@@ -116,7 +116,7 @@ def test_int8_is_smaller_and_scored(one, tmp_path, monkeypatch):
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize(("name", "kind"), OTHERS, ids="-".join)
+@pytest.mark.parametrize(("name", "kind"), OTHERS)
 def test_each_family_writes_what_torch_does(name, kind, tmp_path):
     model, task, rows = a_writer(name, kind, tmp_path)
     task.adopt(model, task.processor)
