@@ -118,7 +118,9 @@ def test_only_labelled_predictions_count_by_their_weights_and_slices_change_noth
     wanted = torch.autograd.grad(by_hand, [*hidden, head.weight])
     monkeypatch.setattr("keeltune.objective.predictions.SLICE", 10)  # two predictions a slice
     for rows in ([Projected(h, head) for h in hidden], [Dense(head(h)) for h in hidden]):
-        value = regularization.labelled_terms([LabelSmoothing(0.1), RDrop(0.7)], rows, targets, weights)
+        value = regularization.labelled_terms(
+            [LabelSmoothing(0.1), RDrop(0.7)], rows, {"targets": targets, "weights": weights}
+        )
         torch.testing.assert_close(value, by_hand, rtol=1e-12, atol=0)
         for ours, theirs in zip(torch.autograd.grad(value, [*hidden, head.weight]), wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
@@ -126,9 +128,8 @@ def test_only_labelled_predictions_count_by_their_weights_and_slices_change_noth
 
 def test_a_batch_without_labels_adds_nothing_with_a_graph():
     z = logits(3, 4)
-    value = regularization.labelled_terms(
-        [LabelSmoothing(0.1), RDrop(1.0)], [Dense(z)] * 2, torch.full((3,), IGNORED), torch.ones(3)
-    )
+    batch = {"targets": torch.full((3,), IGNORED), "weights": torch.ones(3)}
+    value = regularization.labelled_terms([LabelSmoothing(0.1), RDrop(1.0)], [Dense(z)] * 2, batch)
     assert value.item() == 0
     assert not torch.autograd.grad(value, z)[0].any()
 

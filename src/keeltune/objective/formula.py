@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from keeltune.objective.derived_predictions import Held
+from keeltune.objective.marked import Marked
 from keeltune.objective.predictions import PerSlice, Rows, slices
 from keeltune.utils import registry
 
@@ -72,7 +73,7 @@ class Objective:
         cross_entropy: Tensor | PerSlice,
         student: Rows,
         reference: Rows | None = None,
-        anchored: Tensor | None = None,
+        anchored: Tensor | Marked | None = None,
         *,
         counts: Counts,
     ) -> Terms:
@@ -83,7 +84,7 @@ class Objective:
                 a function of a slice's log-probabilities [n, C] and the slice that gives its sum: both terms are then
                 made of one reading of the student's rows (`predictions.sliced_cross_entropy`).
             student: its N predictions. reference: the reference's, of the same N or of the anchored ones alone; None.
-            anchored: [N] bool, the predictions that carry D; None means all.
+            anchored: [N] bool, or `Marked`: those that carry D; None means all. A mask is read from its device.
             counts: n_CE and n_D of the whole step. A count of 0 makes its term 0.
         """
         if isinstance(cross_entropy, Tensor):
@@ -110,28 +111,26 @@ class Objective:
             loss = loss + (self._step_weight(counts) * divide(divergence, counts.divergence)).to(loss.dtype)
         return Terms(loss, cross_entropy.detach(), divergence.detach())
 
-    def total(self, student: Rows, reference: Rows, anchored: Tensor | None = None) -> Tensor:
+    def total(self, student: Rows, reference: Rows, anchored: Tensor | Marked | None = None) -> Tensor:
         """T² · Σ D(student_T ‖ reference_T) over the anchored predictions: a scalar in nats, slice by slice."""
         of_slice = self._divergence_per_slice(student, reference, anchored)
         return student.total(of_slice, self.size, self.temperature)[0] * self.temperature**2
 
-    def _divergence_per_slice(self, student: Rows, reference: Rows, anchored: Tensor | None) -> PerSlice:
+    def _divergence_per_slice(self, student: Rows, reference: Rows, anchored: Tensor | Marked | None) -> PerSlice:
         """Σ D of a slice as a function of the student's log-probabilities there, at the objective's temperature."""
         reference = Held(reference, next(slices(student, self.size)).stop)
-        offsets = None  # how many anchored predictions precede each, where the reference has those alone
-        if len(student) != len(reference):
-            expected = 0 if anchored is None else int(anchored.sum())
-            if anchored is None or len(reference) != expected:
-                alone = "" if anchored is None else f", or the anchored {expected}"
-                raise ValueError(
-                    f"found {len(reference)} predictions of the reference, expected the student's {len(student)}{alone}"
-                )
-            offsets = [0, *anchored.cumsum(0).tolist()]
+        marked = Marked.of(anchored) if isinstance(anchored, Tensor) else anchored
+        alone = len(student) != len(reference)  # the reference has the anchored predictions and no others
+        if alone and (marked is None or len(reference) != len(marked)):
+            others = "" if marked is None else f", or the anchored {len(marked)}"
+            raise ValueError(
+                f"found {len(reference)} predictions of the reference, expected the student's {len(student)}{others}"
+            )
 
         def divergence(log_probs: Tensor, part: slice) -> Tensor:
-            reference_part = part if offsets is None else slice(offsets[part.start], offsets[part.stop])
-            if offsets is not None and anchored is not None:
-                log_probs = log_probs[anchored[part]]
+            reference_part = marked.within(part) if alone and marked is not None else part
+            if alone and marked is not None:
+                log_probs = marked.pick(log_probs, part)
             log_p = reference.comparable(log_probs, reference_part)
             with torch.no_grad():
                 log_q = reference.log_probs(reference_part, self.temperature).to(log_p.dtype)
@@ -139,8 +138,8 @@ class Objective:
                 raise ValueError(
                     f"found {log_q.shape[-1]} choices of the reference, expected the student's {log_p.shape[-1]}"
                 )
-            if anchored is not None and offsets is None:
-                log_p, log_q = log_p[anchored[part]], log_q[anchored[part]]
+            if marked is not None and not alone:
+                log_p, log_q = marked.pick(log_p, part), marked.pick(log_q, part)
             return reference.compared_by(self.function)(log_p, log_q).sum()
 
         return divergence

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -19,6 +20,9 @@ from keeltune.training.regularizers.regularizer import Regularizer
 from keeltune.utils.distributed import summed_over_ranks
 from keeltune.utils.errors import Problem, UserError
 
+UNREAD = 1000
+"""Micro-batches whose sums wait at most until they are read."""
+
 
 @dataclass
 class TrainingTotals(TrainerCallback, ExportableState):
@@ -27,7 +31,8 @@ class TrainingTotals(TrainerCallback, ExportableState):
     `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ M, Σ loss and n_CE, n_D, n_B, steps; `work` holds
     examples, tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's
     batches to its optimizer step, so that evaluation and saving are not in it. `weight` is what a budget has made of
-    the objective's, and `trajectory` how: [step, what the budget bounds, the weight from there on].
+    the objective's, and `trajectory` how: [step, what the budget bounds, the weight from there on]. `epoch` and `window`
+    hold what was `read`: the micro-batches' sums wait on their device until somebody asks for them.
     """
 
     epoch: list[float] = field(default_factory=lambda: [0.0] * 8)
@@ -37,10 +42,12 @@ class TrainingTotals(TrainerCallback, ExportableState):
     weight: float | None = None
     trajectory: list[list[float]] = field(default_factory=list)
     started: float | None = None
+    unread: list[Tensor] = field(default_factory=list)
     stop_asked: bool = False
     stopping: bool = False
 
     def state(self) -> dict[str, Any]:
+        self.read()
         stored = {"epoch": self.epoch, "window": self.window, "work": self.work, "seconds": self.seconds}
         stored |= {"weight": self.weight, "trajectory": self.trajectory}
         return {"args": stored, "attributes": {}}
@@ -51,6 +58,7 @@ class TrainingTotals(TrainerCallback, ExportableState):
             self.epoch[:4] = self.window[:4] = [0.0] * 4
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.read()
         if float(state.epoch or 0).is_integer():  # not when a run goes on in the middle of an epoch
             self.epoch = [0.0] * 8
 
@@ -59,15 +67,26 @@ class TrainingTotals(TrainerCallback, ExportableState):
         if self.stopping:
             control.should_save = control.should_training_stop = True
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.read()
+
     def stop_timer(self) -> None:
         """The step is done: what follows is no training time."""
         if self.started is not None:
             self.seconds += time.perf_counter() - self.started
             self.started = None
 
-    def add_sums(self, sums: Sequence[float]) -> None:
-        """Σ CE, Σ D, Σ M and Σ loss of a micro-batch."""
-        self._add(sums, slice(0, 4))
+    def add_sums(self, sums: Tensor) -> None:
+        """Σ CE, Σ D, Σ M and Σ loss of a micro-batch, [4], which stay where they were computed until they are read."""
+        self.unread.append(sums)
+        if len(self.unread) >= UNREAD:
+            self.read()
+
+    def read(self) -> None:
+        """Adds up what was added since the last time, in one transfer from the device."""
+        for sums in torch.stack(self.unread).tolist() if self.unread else []:
+            self._add(sums, slice(0, 4))
+        self.unread.clear()
 
     def add_counts(self, counts: Sequence[float]) -> None:
         """n_CE, n_D and n_B of a step over all ranks; the step itself is counted too."""
@@ -79,6 +98,7 @@ class TrainingTotals(TrainerCallback, ExportableState):
 
     def pool(self, device: torch.device, rank: int) -> None:
         """The first rank takes over what the others have added up: its totals are those that a checkpoint keeps."""
+        self.read()
         for sums in (self.epoch, self.window):
             total = summed_over_ranks(torch.tensor(sums[:4], dtype=torch.float64), device).tolist()
             sums[:4] = [0.0] * 4 if rank else total

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from keeltune.objective.host_counts import with_counts
 from keeltune.tasks.common.batches import to_device
 from keeltune.tasks.common.example import NOTE_SAMPLE, Example
 from keeltune.training.step_loss import StepLoss
@@ -30,4 +31,5 @@ def with_own_texts(batch: dict[str, Any], student: Any, step_loss: StepLoss, key
             written = step_loss.task.sample(student, [examples[i] for i in without_text], str(device))
         for i, example in zip(without_text, written, strict=True):
             examples[i] = example
-    return to_device(step_loss.task.collate_anchored(examples), device)
+    task = step_loss.task
+    return to_device(with_counts(task.collate_anchored(examples), task.counts), device)

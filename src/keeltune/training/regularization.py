@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from keeltune.objective.predictions import IGNORED, Rows, slices
+from keeltune.objective import host_counts
+from keeltune.objective.predictions import Rows, slices
 from keeltune.recipe.field_types import expectation
 from keeltune.recipe.fields import Recipe
 from keeltune.recipe.regularizer_fields import find_regularizer
@@ -69,22 +71,24 @@ def forward_passes(regularizers: Sequence[Regularizer]) -> int:
 
 
 def labelled_terms(
-    regularizers: Sequence[Regularizer], passes: Sequence[Rows], targets: Tensor, weights: Tensor
+    regularizers: Sequence[Regularizer], passes: Sequence[Rows], batch: Mapping[str, Any]
 ) -> Tensor | None:
     """Σ w · (the terms of all regularisers) over labelled predictions: a scalar in nats, or None where none has one.
 
-    `passes` hold the same N predictions each; `targets`, `weights` [N] as in cross-entropy, since n_CE is the sum of
-    the weights. A slice is read again in the backward pass, so that [N, C] need not exist at once.
+    `passes` hold the same N predictions each; the batch's `targets` and `weights` [N] as in cross-entropy, since n_CE is
+    the sum of the weights. A slice is read again in the backward pass, so that [N, C] need not exist at once.
     """
     terms = [r for r in regularizers if 0 < r.passes <= len(passes)]
     if not terms:
         return None
 
+    labelled = host_counts.labelled(batch)
+
     def of_slice(part: slice) -> Tensor:
-        labelled = targets[part] != IGNORED
-        log_probs = [rows.log_probs(part)[labelled] for rows in passes]
-        values = [term.on_labelled(log_probs, targets[part][labelled]) for term in terms]
-        return (torch.stack(values).sum(0) * weights[part][labelled]).sum()
+        targets, weights = (labelled.pick(batch[name][part], part) for name in ("targets", "weights"))
+        log_probs = [labelled.pick(rows.log_probs(part), part) for rows in passes]
+        values = [term.on_labelled(log_probs, targets) for term in terms]
+        return (torch.stack(values).sum(0) * weights).sum()
 
     sums: list[Tensor] = [checkpoint(of_slice, part, use_reentrant=False) for part in slices(passes[0])]
     return torch.stack(sums).sum()

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from keeltune.objective import host_counts
 from keeltune.objective.formula import Counts, Objective, Terms, divide
+from keeltune.objective.marked import Marked
 from keeltune.objective.matching.matching import Matching
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.model import Model
@@ -61,7 +63,7 @@ class StepLoss:
 
     def counts(self, batch: Mapping[str, Any]) -> tuple[float, float]:
         """n_CE and n_D of a micro-batch; a second head counts predictions of its own."""
-        labelled, anchored = self.task.counts(batch)
+        labelled, anchored = host_counts.terms(batch, self.task.counts)
         if self.anchor_head is not None:
             anchored = float(len(batch["anchored_batch"]["targets"])) if "anchored_batch" in batch else 0.0
         return labelled, anchored
@@ -102,7 +104,7 @@ class StepLoss:
         terms = [self._formula(objective, student, reference, batch, Counts(n_ce, n_d)) for student in students]
         loss, cross_entropy, divergence = torch.stack([torch.stack(of_pass) for of_pass in terms]).mean(0)
         total = loss + matched / n_b
-        labelled = labelled_terms(self.regularizers, students, batch["targets"], batch["weights"])
+        labelled = labelled_terms(self.regularizers, students, batch)
         if labelled is not None:
             total = total + divide(labelled, n_ce)
         for penalty in () if repeated else [regularizer.on_weights() for regularizer in self.regularizers]:
@@ -116,7 +118,7 @@ class StepLoss:
     def _reference(self, batch: Mapping[str, Any]) -> Rows | None:
         """The reference's predictions; nothing is computed where no row of the micro-batch carries D, unless other
         processes, whose rows may, need this one's part of its weights."""
-        anchored = self.sharded or bool(batch["anchored"].any())
+        anchored = self.sharded or len(host_counts.anchored(batch)) > 0
         return self.reference.rows(batch.get("anchored_batch", batch)) if self.reference and anchored else None
 
     def _formula(
@@ -125,7 +127,7 @@ class StepLoss:
         """The formula of one pass; D is the second head's where there is one, of all that it reads."""
         sliced = self.task.sliced_cross_entropy(batch)
         cross_entropy = self.task.cross_entropy(student, batch) if sliced is None or self.anchor_head else sliced
-        anchored: Tensor | None = batch["anchored"]
+        anchored: Marked | None = host_counts.anchored(batch)
         if self.anchor_head is not None and reference is not None:
             with self.autocast():
                 second = self.anchor_head.task.forward(self.anchor_head.model, batch["anchored_batch"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from keeltune.objective.host_counts import with_counts
 from keeltune.tasks.common.example import NOTE_SAMPLE, Example
 from keeltune.tasks.common.stored_examples import anchored_as
 from keeltune.tasks.task import Task
@@ -50,9 +51,10 @@ def training_plan(material: Material) -> Plan:
 def collate_for_reference(task: Task, anchor_task: Task | None, examples: Sequence[Example]) -> dict[str, Any]:
     """A micro-batch, with the rows that carry D as the reference reads them where that is not the batch itself."""
     if anchor_task is None:
-        return task.collate_anchored(examples)
+        return with_counts(task.collate_anchored(examples), task.counts)
     anchored_batch = anchor_head.collate(anchor_task, examples)
-    return task.collate(examples) | ({} if anchored_batch is None else {"anchored_batch": anchored_batch})
+    batch = task.collate(examples) | ({} if anchored_batch is None else {"anchored_batch": anchored_batch})
+    return with_counts(batch, task.counts)
 
 
 def _anchored_splits(material: Material) -> dict[str, bool]:

@@ -19,13 +19,16 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed
 from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from keeltune.models import known_padding
 from keeltune.models.surgery import batch_norms
+from keeltune.objective import host_counts
 from keeltune.objective.formula import Objective
 from keeltune.training import callbacks as own
 from keeltune.training import checkpoints, tracking
@@ -143,13 +146,13 @@ class KeelTrainer(Trainer):
             with_own_texts(batch, self.model, self.step_loss, f"{key}:{number}", device)
             for number, batch in enumerate(self.workers.take(epoch_iterator, num_batches))
         ]
-        sums = torch.tensor([[*self.step_loss.counts(b), *work_of(b)] for b in batches], dtype=torch.float64).sum(0)
-        sums = summed_over_ranks(torch.cat([sums, torch.tensor([float(totals.stop_asked)])]), device)
-        counts, work = sums[:3], sums[2:6].tolist()
+        sums = np.array([[*self.step_loss.counts(b), *work_of(b), 0.0] for b in batches]).sum(0)
+        sums[6] = totals.stop_asked
+        sums = summed_over_ranks(torch.from_numpy(sums), device).numpy()
         totals.stopping = bool(sums[6] > 0)
-        totals.add_counts(counts.tolist())
-        totals.work = [a + b for a, b in zip(totals.work, work, strict=True)]
-        return batches, counts.to(device, torch.float32)
+        totals.add_counts(sums[:3].tolist())
+        totals.work = [a + b for a, b in zip(totals.work, sums[2:6].tolist(), strict=True)]
+        return batches, torch.tensor(sums[:3], dtype=torch.float32).to(device, non_blocking=True)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """A micro-batch forward and backward; once more for each regulariser that repeats it."""
@@ -176,19 +179,14 @@ class KeelTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The micro-batch's loss (`step_loss.py`), times the world size, because DDP averages over ranks.
-
-        Of a repeated micro-batch nothing is reported.
-        """
+        """The micro-batch's loss (`step_loss.py`), times the world size, as DDP averages; a repeated one's is not logged."""
         for norm in self.batch_norms:
             norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
-        loss = self.step_loss(
-            model, inputs, num_items_in_batch,
-            weight=self.training_totals.weight, micro_batches=self.plan.micro_batches, repeated=self.repeated,
-        )  # fmt: skip
-        sums = loss.sums.tolist()  # one transfer from the device, not four
-        cross_entropy, divergence, matched, value = sums
-        self.finite.look_at(value, (cross_entropy, divergence, matched), inputs["keys"])
+        how = {"micro_batches": self.plan.micro_batches, "repeated": self.repeated}
+        with known_padding.known(host_counts.padded(inputs)):
+            loss = self.step_loss(model, inputs, num_items_in_batch, weight=self.training_totals.weight, **how)
+        sums = loss.sums.detach()  # on the device until the log is written
+        self.finite.note(sums, inputs["keys"])
         if not self.repeated:
             self.training_totals.add_sums(sums)
         scaled = loss.total * self.args.world_size
@@ -204,6 +202,7 @@ class KeelTrainer(Trainer):
             return  # the Trainer's closing line counts evaluation and saving in; `result.json` says it without them
         if "loss" in logs:
             totals = self.training_totals
+            totals.read()
             cross_entropy, divergence, matched, loss = means(totals.window, self.args.device)
             logs = {**logs, "loss": loss, "cross_entropy": cross_entropy}  # the Trainer forgets its sum when it resumes
             if self.step_loss.reference is not None:

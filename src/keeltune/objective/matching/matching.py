@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from keeltune.objective import host_counts
 from keeltune.objective.log_probs import full_precision
 
 STACKS = ("", "encoder_", "decoder_")
@@ -149,7 +150,8 @@ def real(name: str, layer: Tensor, batch: Mapping[str, Any]) -> Tensor:
         mask = inputs.get("decoder_attention_mask", batch.get("predicted"))
     else:
         mask = inputs.get("attention_mask")
-        if "counts" in batch and int(batch["counts"].max()) == length and (mask is None or mask.shape[1] != length):
+        framed = "counts" in batch and (mask is None or mask.shape[1] != length)
+        if framed and max(host_counts.sizes(batch)) == length:
             mask = torch.arange(length, device=layer.device) < batch["counts"].to(layer.device)[:, None]
     if mask is None:
         return torch.ones(len(layer), length, dtype=torch.bool, device=layer.device)

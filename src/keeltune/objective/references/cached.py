@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from keeltune.objective import host_counts
 from keeltune.objective.derived_predictions import Shared, Subset
 from keeltune.objective.predictions import Rows
 from keeltune.objective.references.reference import Batch, Need, Reference, ReferenceContext
@@ -40,7 +41,7 @@ class Cached(Reference):
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:
-        counts = [int(count) for count in batch["counts"]]
+        counts = host_counts.sizes(batch)
         locations = []
         for key, count in zip(batch["keys"], counts, strict=True):
             location = self.store.location(key)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from keeltune.data.dataset import Row
+from keeltune.objective.host_counts import at_predictions, sizes
 from keeltune.objective.predictions import IGNORED, Dense, Rows
 from keeltune.tasks.architectures.architecture import Architecture
 from keeltune.tasks.common.batches import Autocast, to_device
@@ -60,6 +61,7 @@ class Ctc(Architecture):
         batch |= {
             "labels": labels,
             "label_lengths": torch.tensor(lengths),
+            "label_sizes": lengths,
             "targets": torch.full((frames,), IGNORED),
             "weights": torch.ones(frames),
         }
@@ -71,8 +73,7 @@ class Ctc(Architecture):
         return self.task.padding_effect.forward(model, batch)
 
     def rows(self, outputs: Any, batch: Mapping[str, Any]) -> Rows:
-        predicted = batch["predicted"]
-        return Dense(outputs.logits[:, : predicted.shape[1]][predicted])
+        return Dense(at_predictions(outputs.logits[:, : batch["predicted"].shape[1]], batch))
 
     def cross_entropy(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         return self.loss_per_example(rows, batch).sum()
@@ -86,11 +87,15 @@ class Ctc(Architecture):
     def loss_per_example(self, rows: Rows, batch: Mapping[str, Any]) -> Tensor:
         """−log P(y|x) of each example [B] in nats; 0 for one without labels."""
         log_probs = rows.log_probs(slice(None))  # [N, C]
-        counts = batch["counts"]
-        padded = torch.nn.utils.rnn.pad_sequence(log_probs.split(counts.tolist()))  # [F, B, C]
+        frames = sizes(batch)
+        padded = torch.nn.utils.rnn.pad_sequence(log_probs.split(frames))  # [F, B, C]
         labels, lengths = batch["labels"], batch["label_lengths"]
+        spoken, written = (
+            torch.tensor(frames),
+            torch.tensor(batch["label_sizes"]),
+        )  # on the host, where torch reads them
         value = functional.ctc_loss(
-            padded, labels.clamp_min(0), counts, lengths, blank=self.blank, reduction="none", zero_infinity=False
+            padded, labels.clamp_min(0), spoken, written, blank=self.blank, reduction="none", zero_infinity=False
         )
         return torch.where(lengths > 0, value, value.detach() * 0.0 + padded.sum() * 0.0)
 

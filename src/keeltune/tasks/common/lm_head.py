@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from keeltune.objective import host_counts
 from keeltune.objective.predictions import SLICE, Dense, Projected, Rows
 
 LARGE = SLICE
@@ -28,6 +29,9 @@ LARGE = SLICE
 
 VIEWED = vars(torch._C.TensorBase)["_base"].__get__
 """What a sharded model asks of its outputs: whose view they are. It makes no number of them."""
+
+_known_ends: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
+"""Of each model, what follows its head where that was tried, and found to be position by position."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ def forward(
     predicted: Tensor = batch["predicted"]
     parts = [predicted] if groups is None else [predicted[list(group)] for group in groups]
     width = len(head.weight) if hasattr(head, "weight") else head.out_features  # a resized tied head keeps the latter
-    n = int(predicted.sum())
+    n = host_counts.predicted(batch)
     sliced = n > 1 and n * width > large and inner not in _not_sliceable
     seen: list[Tensor] = []
     after_head = AfterHead()
@@ -76,7 +80,7 @@ def forward(
             part = part[:, : hidden.shape[1]]  # a group is as long as its own rows
         if hidden.dim() != 3 or len(hidden) != len(part) or hidden.shape[1] < part.shape[1]:
             return None
-        chosen = _chosen(hidden, part, batch.get("order"))
+        chosen = _chosen(hidden, batch) if groups is None else hidden[_aligned(part, hidden)]
         seen.append(chosen)
         return ((chosen[:2] if sliced else chosen)[None], *arguments[1:])
 
@@ -95,7 +99,7 @@ def forward(
     if not sliced:
         return Selected(Dense(_by_row([group[0] for group in logits], parts, groups)), outputs)
     longest = max(range(len(seen)), key=lambda i: len(seen[i]))
-    if not after_head.ends(longest, logits[longest]):
+    if not after_head.ends(longest, logits[longest], _known_ends.setdefault(inner, set())):
         _not_sliceable.add(inner)
         _log.warning("%s mixes its head's output: the head is not applied in slices", type(inner).__name__)
         return forward(model, batch, large, groups, run)
@@ -154,18 +158,30 @@ class AfterHead(TorchFunctionMode):
             self.derived |= {id(t): t for t in _tensors(result)}
         return result
 
-    def ends(self, number: int, logits: Tensor) -> bool:
-        """Whether the head's output of that number becomes `logits` position by position: the last one alone does."""
+    def ends(self, number: int, logits: Tensor, known: set[Any]) -> bool:
+        """Whether the head's output of that number becomes `logits` position by position: the last one alone does.
+
+        `known`: the chains of functions of which that was found before. The numbers are not looked at again, which
+        the host would have to wait for.
+        """
         if number >= len(self.starts):
             return False
         self.start, values = self.starts[number]
-        last = [t for t in reversed(self.derived.values()) if t.shape == logits.shape and torch.equal(t, logits)]
+        if id(logits) in self.derived:
+            last = [logits]
+        else:
+            last = [t for t in reversed(self.derived.values()) if t.shape == logits.shape and torch.equal(t, logits)]
         if not last:
             return False
         self.end = last[0]
+        chain = (number, self.end is self.start, tuple(_signature(*step) for step in self.steps))
+        if chain in known:
+            return True
         with torch.no_grad():
             alone = self(values[:, -1:])
-        return alone.shape == logits[:, -1:].shape and torch.allclose(alone, logits[:, -1:], rtol=1e-5, atol=1e-6)
+        same = alone.shape == logits[:, -1:].shape and torch.allclose(alone, logits[:, -1:], rtol=1e-5, atol=1e-6)
+        known |= {chain} if same else set()
+        return same
 
     def program(self) -> list[tuple[str, float | Tensor | None]] | None:
         """The steps as names of torch functions with a constant (or none) each; None where one of them is no such step.
@@ -205,6 +221,12 @@ class AfterHead(TorchFunctionMode):
         return now[id(self.end)]
 
 
+def _signature(func: Any, args: Any, kwargs: Any, result: Any) -> tuple[Any, ...]:
+    """A step by its function and what it is given, tensors by their dimensions alone."""
+    given = [repr(value) for value in (*args, *sorted(kwargs.items())) if not any(True for _ in _tensors([value]))]
+    return func, *given, *(tensor.dim() for tensor in _tensors([args, kwargs, result]))
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
@@ -238,14 +260,14 @@ def rows(outputs: Any, batch: Mapping[str, Any]) -> Rows:
     """The predictions in a model's outputs: selected already, or picked from logits [B, T, V]."""
     if isinstance(outputs, Selected):
         return outputs.rows
-    return Dense(outputs.logits[_aligned(batch["predicted"], outputs.logits)])
+    return Dense(host_counts.at_predictions(outputs.logits, batch))
 
 
-def _chosen(hidden: Tensor, predicted: Tensor, order: Tensor | None) -> Tensor:
+def _chosen(hidden: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """What the head reads of the predictions [N, H]; `order` [N] is each one's place among the marked positions, where
     that is another (`packing.py`)."""
-    chosen = hidden[_aligned(predicted, hidden)]
-    return chosen if order is None else chosen[order]
+    chosen = host_counts.at_predictions(hidden, batch)
+    return chosen if (order := batch.get("order")) is None else chosen[order]
 
 
 def _aligned(predicted: Tensor, seen: Tensor) -> Tensor:

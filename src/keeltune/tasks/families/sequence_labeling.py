@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from keeltune.data.dataset import Row
+from keeltune.objective.host_counts import at_predictions
 from keeltune.objective.predictions import IGNORED, Dense, Rows, nll
 from keeltune.tasks.common import tag_schemes
 from keeltune.tasks.common.control_tokens import uncut
@@ -153,18 +154,18 @@ class SequenceLabeling(Task):
         batch = super().collate(examples)
         for name in shorter:
             covered = torch.tensor([word in _words(e.others[name]) for e in examples for word in _words(e)])
-            batch[name]["covered"] = covered
+            batch[name] |= {"covered": covered, "covered_at": covered.nonzero().flatten()}
             batch["anchored"] &= covered
         return batch
 
     # Predictions
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], order: Sequence[int] | None = None) -> Rows:
-        logits: Tensor = outputs.logits[:, : batch["predicted"].shape[1]][batch["predicted"]]  # [N, C]
+        logits = at_predictions(outputs.logits[:, : batch["predicted"].shape[1]], batch)  # [N, C]
         logits = logits if order is None else logits[:, list(order)]
         if (covered := batch.get("covered")) is not None:
             spread = logits.new_zeros(len(covered), logits.shape[-1])
-            spread[covered] = logits
+            spread[batch["covered_at"]] = logits
             logits = spread
         return Dense(logits)
 
