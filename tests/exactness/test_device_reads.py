@@ -27,7 +27,7 @@ from tests.helpers.families import spec
 ONCE = {"finite_check.py:refuse_broken": 1}
 
 ON_THE_HOST = {"trainer.py:get_batch_samples", "data_loader.py:__iter__"}
-"""Of one process: the step's counts, which several would add up, and the seed that a loader draws at an epoch's start."""
+"""Of one process: the step's counts, which several would add up, and the seed of a loader at an epoch's start."""
 
 OF_AN_EPOCH = {"callbacks.py:read"}
 """The sums that an epoch's begin leaves behind."""

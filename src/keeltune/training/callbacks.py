@@ -31,8 +31,8 @@ class TrainingTotals(TrainerCallback, ExportableState):
     `epoch` and `window` (since the last log) hold Σ CE, Σ D, Σ M, Σ loss and n_CE, n_D, n_B, steps; `work` holds
     examples, tokens, slots (tokens and padding) and predictions of all ranks. `seconds` runs from fetching a step's
     batches to its optimizer step, so that evaluation and saving are not in it. `weight` is what a budget has made of
-    the objective's, and `trajectory` how: [step, what the budget bounds, the weight from there on]. `epoch` and `window`
-    hold what was `read`: the micro-batches' sums wait on their device until somebody asks for them.
+    the objective's, and `trajectory` how: [step, what the budget bounds, the weight from there on]. `epoch` and
+    `window` hold what was `read`: the micro-batches' sums wait on their device until somebody asks for them.
     """
 
     epoch: list[float] = field(default_factory=lambda: [0.0] * 8)

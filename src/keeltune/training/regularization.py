@@ -75,8 +75,8 @@ def labelled_terms(
 ) -> Tensor | None:
     """Σ w · (the terms of all regularisers) over labelled predictions: a scalar in nats, or None where none has one.
 
-    `passes` hold the same N predictions each; the batch's `targets` and `weights` [N] as in cross-entropy, since n_CE is
-    the sum of the weights. A slice is read again in the backward pass, so that [N, C] need not exist at once.
+    `passes` hold the same N predictions each; the batch's `targets` and `weights` [N] as in cross-entropy, since n_CE
+    is the sum of the weights. A slice is read again in the backward pass, so that [N, C] need not exist at once.
     """
     terms = [r for r in regularizers if 0 < r.passes <= len(passes)]
     if not terms:

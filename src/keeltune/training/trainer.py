@@ -179,12 +179,12 @@ class KeelTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The micro-batch's loss (`step_loss.py`), times the world size, as DDP averages; a repeated one's is not logged."""
+        """The micro-batch's loss (`step_loss.py`), times the world size, as DDP averages; no repeated one is logged."""
         for norm in self.batch_norms:
             norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
-        how = {"micro_batches": self.plan.micro_batches, "repeated": self.repeated}
+        how = {"weight": self.training_totals.weight, "micro_batches": self.plan.micro_batches}
         with known_padding.known(host_counts.padded(inputs)):
-            loss = self.step_loss(model, inputs, num_items_in_batch, weight=self.training_totals.weight, **how)
+            loss = self.step_loss(model, inputs, num_items_in_batch, repeated=self.repeated, **how)
         sums = loss.sums.detach()  # on the device until the log is written
         self.finite.note(sums, inputs["keys"])
         if not self.repeated:

@@ -90,10 +90,8 @@ class Ctc(Architecture):
         frames = sizes(batch)
         padded = torch.nn.utils.rnn.pad_sequence(log_probs.split(frames))  # [F, B, C]
         labels, lengths = batch["labels"], batch["label_lengths"]
-        spoken, written = (
-            torch.tensor(frames),
-            torch.tensor(batch["label_sizes"]),
-        )  # on the host, where torch reads them
+        # lengths on the host, where torch reads them
+        spoken, written = torch.tensor(frames), torch.tensor(batch["label_sizes"])
         value = functional.ctc_loss(
             padded, labels.clamp_min(0), spoken, written, blank=self.blank, reduction="none", zero_infinity=False
         )
