@@ -73,7 +73,7 @@ def training_arguments(
         disable_tqdm=True,
         ddp_broadcast_buffers=False,  # none changes while training, and two passes before a backward pass forbid it
         logging_nan_inf_filter=False,
-        accelerator_config={"even_batches": False},
+        accelerator_config={"even_batches": False, "non_blocking": torch.cuda.is_available()},
         restore_callback_states_from_checkpoint=True,
         **(ON_CPUS if "RANK" in os.environ and not torch.cuda.is_available() else {}),
         **({"use_cpu": True} if device_note() else {}),  # else the Trainer would take what nothing else is on

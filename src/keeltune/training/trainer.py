@@ -182,7 +182,7 @@ class KeelTrainer(Trainer):
         """The micro-batch's loss (`step_loss.py`), times the world size, as DDP averages; no repeated one is logged."""
         for norm in self.batch_norms:
             norm.eval()  # here, as the Trainer puts the whole model into train mode before each micro-batch
-        how = {"weight": self.training_totals.weight, "micro_batches": self.plan.micro_batches}
+        how: dict[str, Any] = {"weight": self.training_totals.weight, "micro_batches": self.plan.micro_batches}
         with known_padding.known(host_counts.padded(inputs)):
             loss = self.step_loss(model, inputs, num_items_in_batch, repeated=self.repeated, **how)
         sums = loss.sums.detach()  # on the device until the log is written
