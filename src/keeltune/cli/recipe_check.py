@@ -9,11 +9,14 @@ from typing import Any
 from rich.table import Table
 
 from keeltune.cli.cost_estimate import estimate
+from keeltune.cli.plan_table import print_plan
 from keeltune.evaluation import audit_report
 from keeltune.models import loading, model_files
+from keeltune.models.weight_files import may_lack_weights
 from keeltune.recipe.fields import Recipe
 from keeltune.reports import run_page
 from keeltune.runs import disk_estimate, output_folder
+from keeltune.training.accelerators import planned
 from keeltune.training.preparation import error_list
 from keeltune.training.preparation.head_compatibility import NEW
 from keeltune.training.preparation.material import Material
@@ -31,13 +34,18 @@ read, labelled and compared alike, and training encodes them before its first st
 
 @paused_collection()
 @loading.quiet_transformers()
-def check_recipe(recipe: Recipe, console: Terminal) -> None:
-    """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight."""
+def check_recipe(recipe: Recipe, console: Terminal, plan: str | None = None) -> None:
+    """Prints what the recipe reads and what it will cost. Raises UserError with every problem; loads no weight.
+
+    `plan`: other machines for which that is told too, as `accelerators.planned` reads it.
+    """
+    machines = None if plan is None else planned(plan)
     display = Display()
     run_page.sections_from_elsewhere(recipe.report.sections, recipe.where("report.sections"))
     output_folder.refuse_among_inputs(recipe)
     output_folder.refuse_unwritable(recipe.path(recipe.output))
-    material = prepare(recipe, progress=lambda what: display.say(f"{what} …"), limit=ENCODED)
+    with may_lack_weights(machines is not None):
+        material = prepare(recipe, progress=lambda what: display.say(f"{what} …"), limit=ENCODED)
     table = Table("split", "rows", "examples", "tokens, mean", "tokens, longest", "labels")
     for name, rows in material.rows.items():
         if rows:
@@ -58,6 +66,8 @@ def check_recipe(recipe: Recipe, console: Terminal) -> None:
         f"about {_duration(cost['seconds'])}, about {cost['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
     console.print(_disk(material, student))
+    if machines is not None:
+        print_plan(material, *machines, console)
     console.print(f"{len(material.warnings)} warnings, {len(material.skipped)} rows skipped; ready to train")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from keeltune.models import adapters, computed_weights, remembered
+from keeltune.models import adapters, computed_weights, remembered, weight_files
 from keeltune.models.adapters import adapters_on, base_of
 from keeltune.models.attention import whole_attention
 from keeltune.models.building import shapes_alone
@@ -63,7 +63,7 @@ def untrained_head(source: str, config: Any, auto_model: str) -> list[str]:
 
     A hub id is not looked into: what it lacks shows when it is loaded.
     """
-    if not Path(source).is_dir():
+    if not Path(source).is_dir() or weight_files.lacks_weights(Path(base_of(source))):
         return []
     model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, "", "model")
     return _untrained(_unloaded(model, info, source)[0], source)
@@ -77,7 +77,7 @@ def _untrained(fresh: Sequence[str], source: str) -> list[str]:
 
 def check_weights(source: str, config: Any, auto_model: str, where: str, field: str) -> list[str]:
     """`untrained_head`; UserError where a local folder's weights do not make this model, as `load` would find."""
-    if not Path(source).is_dir():
+    if not Path(source).is_dir() or weight_files.lacks_weights(Path(base_of(source))):
         return []
     model, info = or_refuse(lambda: _without_weights(source, config, auto_model), source, where, field)
     fresh, problem = _unloaded(model, info, source)

@@ -8,7 +8,9 @@ Source of the format: https://huggingface.co/docs/safetensors/index#format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,24 @@ BITS = {
 """Bits of one number of each type."""
 
 
+_may_lack: ContextVar[bool] = ContextVar("folders may lack weights", default=False)
+
+
+@contextmanager
+def may_lack_weights(may: bool = True) -> Iterator[None]:
+    """Within: a folder without any weights is a model all the same, of which only the configuration is looked at."""
+    token = _may_lack.set(may)
+    try:
+        yield
+    finally:
+        _may_lack.reset(token)
+
+
+def lacks_weights(folder: Path) -> bool:
+    """Whether a folder has no weights, and need not have any (`may_lack_weights`)."""
+    return _may_lack.get() and not any(folder.glob("*.safetensors"))
+
+
 def weights_problem(folder: Path) -> str | None:
     """What is wrong with the weights of a model folder, or None: the file or entry, and what is false about it."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
@@ -40,6 +60,8 @@ def weights_problem(folder: Path) -> str | None:
             return reason
     elif not files:
         pickled = sorted(p.name for p in folder.glob("*.bin"))
+        if lacks_weights(folder) and not pickled:
+            return None
         return f"weights only as pickle ({name_list(pickled)})" if pickled else "no *.safetensors"
     return next((f"{file.name}: {reason}" for file in files if (reason := file_problem(file)) is not None), None)
 

@@ -38,20 +38,28 @@ def bytes_of_run(material: Material, model: Any, *, half: bool) -> dict[str, int
     trained = sum(4 * weight.numel() for weight in model.parameters() if weight.requires_grad)
     whole = sum(weight.numel() for weight in model.parameters())
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    moments = moments_of(str(recipe.training.passed.get("optim", "")))
-    averages = int(schedule.averages) + int("weight_average" in recipe.training.all_regularizers)
     copies = _checkpoints(material, schedule.every)
     surely_half = half and recipe.training.save_dtype == "source"  # auto: known at the end
     stored = whole * (2 if surely_half else 4) + buffers
     scored = [*(material.rows[split] for split in SCORED), *(test.rows for test in material.named_tests)]
     rows = 2 * (sum(map(len, scored)) + sum(task.rows for task in material.harness))
     return {
-        "checkpoints": copies * (int(trained * (1 + moments + averages)) + buffers + A_CHECKPOINT),
+        "checkpoints": copies * bytes_of_checkpoint(material, model),
         "best weights": copies * (trained + buffers) if material.rows["validation"] else 0,
         "model": stored + (trained if recipe.training.lora is not None else 0),
         "source model": stored if material.anchor_task is not None else 0,
         "predictions and the rest": A_ROW * rows + THE_REST,
     }
+
+
+def bytes_of_checkpoint(material: Material, model: Any) -> int:
+    """Those of one checkpoint: what trains, its moments, what is averaged."""
+    recipe = material.recipe
+    trained = sum(4 * weight.numel() for weight in model.parameters() if weight.requires_grad)
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    moments = moments_of(str(recipe.training.passed.get("optim", "")))
+    averages = int(evaluation_schedule(material).averages) + int("weight_average" in recipe.training.all_regularizers)
+    return int(trained * (1 + moments + averages)) + buffers + A_CHECKPOINT
 
 
 def left_of(material: Material, parts: Mapping[str, int]) -> int:

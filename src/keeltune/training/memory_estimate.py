@@ -69,30 +69,50 @@ class MemoryEstimate:
         return held + max(training, self.start + self.scoring)
 
 
+@dataclass(frozen=True)
+class Held:
+    """Bytes that are there throughout: weights, moments of the optimizer, weights of the reference, averages."""
+
+    weights: float
+    moments: float
+    references: float
+    averages: float
+
+
+def held_bytes(material: Material, student: Any, references: Sequence[Any], precision: str) -> Held:
+    """Those of a student and of its reference, both skeletons."""
+    recipe = material.recipe
+    trained = sum(w.numel() for w in student.parameters() if w.requires_grad)
+    copies = sum(r.copies for r in regularizers_of(recipe)) + 2 * int(_averages(material))
+    pairs = zip(references, held_in(material, precision), strict=False)
+    return Held(
+        weights=trained * 4 + (_numbers(student) - trained) * frozen_dtype(material, precision).itemsize,
+        moments=4 * trained * moments_of(str(recipe.training.passed.get("optim", ""))),
+        references=sum(_numbers(m) * dtype.itemsize for m, dtype in pairs if m is not student),
+        averages=4.0 * trained * copies,
+    )
+
+
 def memory_estimate(material: Material, student: Any, precision: str) -> MemoryEstimate:
     """What a training of this material will hold at its most, in bytes: of the process, or of the GPU alone.
 
     `student`: its skeleton, of which only shapes are read.
     """
-    recipe, on_cpu = material.recipe, this_device() == "cpu"
-    trained = sum(w.numel() for w in student.parameters() if w.requires_grad)
-    whole = sum(w.numel() for w in student.parameters())
-    references, held = _reference_skeletons(material, student), held_in(material, precision)
+    on_cpu = this_device() == "cpu"
+    whole, references = _numbers(student), reference_skeletons(material, student)
+    held = held_bytes(material, student, references, precision)
     step, scoring, guessed = _rehearsed(material, student, references)
     compared = bool(material.rows["source"] or material.rows["source_validation"])
     if precision == "bf16":  # tensors of half the size, and autocast's copy of the weights
         step, scoring = step / 2 + 2 * whole, scoring / 2 + 2 * whole
     if on_cpu:
         step, scoring = step * ALLOCATOR, scoring * ALLOCATOR
-    copies = sum(r.copies for r in regularizers_of(recipe)) + 2 * int(_averages(material))
     return MemoryEstimate(
         process=(_resident() + OF_TRAINING) * on_cpu,
-        weights=trained * 4 + (whole - trained) * frozen_dtype(material, precision).itemsize,
-        moments=4 * trained * moments_of(str(recipe.training.passed.get("optim", ""))),
-        references=sum(
-            _numbers(m) * dtype.itemsize for m, dtype in zip(references, held, strict=False) if m is not student
-        ),
-        averages=4.0 * trained * copies,
+        weights=held.weights,
+        moments=held.moments,
+        references=held.references,
+        averages=held.averages,
         start=8.0 * whole * compared,  # read twice: as the path's beginning, and as the model that was there
         data=_data_to_come(material) * on_cpu,
         step=step,
@@ -109,7 +129,7 @@ def _numbers(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _reference_skeletons(material: Material, student: Any) -> list[Any]:
+def reference_skeletons(material: Material, student: Any) -> list[Any]:
     """The reference's models without weights, each of its own size; the student where its adapter is taken off."""
     if material.reference_is_start:
         return [student if material.recipe.training.lora is not None else student_skeleton(material)]
@@ -156,14 +176,10 @@ def _deep_size(value: Any) -> int:
 
 def _rehearsed(material: Material, student: Any, references: Sequence[Any]) -> tuple[float, float, bool]:
     """Bytes of a step and of a scoring, and whether they had to be guessed."""
-    rows, recipe = material.batch_size, material.recipe
-    streams = [e for name in ("train", *material.stream_ratios) for e in material.examples.get(name, [])]
-    beside = round(rows * (1 + sum(material.stream_ratios.values())))
+    recipe = material.recipe
     passes, repeats = forward_passes(regularizers_of(recipe)), any(r.repeats for r in regularizers_of(recipe))
     accumulates = repeats or recipe.training.gradient_accumulation_steps > 1
-    inputs, predictions, others = _batch(material, streams or material.main_stream, beside)
-    companions = [files.companion for files in material.references] or [None]
-    asked = [(m, others.get(name or "", inputs)) for m, name in zip(references, companions, strict=False)]
+    inputs, predictions, asked = micro_batch(material, references)
     objective = Objective(recipe.objective.divergence_name)
     scored = [e for split in SCORED for e in material.examples[split]]
     scored += [e for test in material.named_tests for row in test.encoded for e in row]
@@ -181,6 +197,23 @@ def _rehearsed(material: Material, student: Any, references: Sequence[Any]) -> t
     except Exception:
         scoring = _plain(material, student, inputs, 1) / 4
     return step, max(scoring, _written(material, inputs)), guessed
+
+
+def micro_batch(
+    material: Material, references: Sequence[Any], *, middle: bool = False
+) -> tuple[Inputs, int | None, list[tuple[Any, Inputs]]]:
+    """The inputs of a micro-batch on the meta device, of the longest examples or those of the `middle` length; N, where
+    a vocabulary head predicts; each reference with what it reads."""
+    rows = round(material.batch_size * (1 + sum(material.stream_ratios.values())))
+    streams = [e for name in ("train", *material.stream_ratios) for e in material.examples.get(name, [])]
+    streams = streams or list(material.main_stream)
+    if middle:
+        mean = sum(e.length for e in streams) / len(streams)
+        streams = sorted(streams, key=lambda e: abs(e.length - mean))[:rows]
+    inputs, predictions, others = _batch(material, streams, rows)
+    companions = [files.companion for files in material.references] or [None]
+    asked = [(m, others.get(name or "", inputs)) for m, name in zip(references, companions, strict=False)]
+    return inputs, predictions, asked
 
 
 def _batch(material: Material, examples: Sequence[Example], rows: int) -> tuple[Inputs, int | None, dict[str, Inputs]]:

@@ -115,6 +115,30 @@ def step_bytes(
     return live.most
 
 
+def step_operations(
+    student: Any,
+    references: Sequence[tuple[Any, Inputs]],
+    inputs: Inputs,
+    predictions: int | None,
+    objective: Objective,
+    *,
+    passes: int = 1,
+) -> float:
+    """Floating-point operations of a micro-batch's matrix products, forward and backward, an addition and a
+    multiplication each: those of layers, of attention (a causal one too is computed whole) and of the head.
+
+    Args and Raises: as of `step_bytes`.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # a second, which `check` needs for a plan alone
+
+    student.train()
+    with LiveBytes(), FlopCounterMode(display=False) as counter:
+        _micro_batch(student, references, inputs, predictions, objective, passes)
+    for weight in student.parameters():
+        weight.grad = None
+    return float(counter.get_total_flops())
+
+
 def _micro_batch(
     student: Any,
     references: Sequence[tuple[Any, Inputs]],
