@@ -139,13 +139,20 @@ def cache_bytes(material: Material) -> dict[str, float]:
 
 
 def _activations(material: Material, student: Any, *, checkpointed: bool) -> float:
-    """Bytes of a micro-batch of the longest examples beside weights and gradients, in bfloat16."""
+    """Bytes of a micro-batch of the longest examples beside weights and gradients: what layers keep in bfloat16, what
+    is made of a vocabulary's logits in float32, as losses are."""
     if checkpointed:
         _checkpoint(student)
     inputs, predictions, _ = micro_batch(material, [])
-    objective = Objective(material.recipe.objective.divergence_name)
-    most = step_bytes(student, [], inputs, predictions, objective, passes=_passes(material), accumulates=True)
-    return max(0.0, most - 4 * _numbers(student, trains=True)) / 2
+    objective, passes = Objective(material.recipe.objective.divergence_name), _passes(material)
+
+    def beside(predictions: int | None) -> float:
+        most = step_bytes(student, [], inputs, predictions, objective, passes=passes, accumulates=True)
+        return max(0.0, most - 4 * _numbers(student, trains=True))
+
+    whole = beside(predictions)
+    layers = whole if predictions is None else min(whole, beside(1))
+    return layers / 2 + (whole - layers)
 
 
 def _passes(material: Material) -> int:
