@@ -161,3 +161,21 @@ def test_known_padding_changes_no_number(tiny):
             told = model(**inputs).logits
         assert torch.equal(plain, told)
         assert not any(place.startswith("masking_utils.py") for place in reads.found)
+
+
+def test_a_graph_is_followed_after_a_training_has_told_of_padding(tiny):
+    """A shape that is traced is no number, and is not looked up."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny("bert"), attn_implementation="sdpa").eval()
+    ids = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])
+    with known_padding.known({tuple(ids.shape): True}):
+        model(input_ids=ids, attention_mask=(ids != 0).long())
+    rows, tokens = torch.export.Dim("rows", min=1, max=8), torch.export.Dim("tokens", min=2, max=40)
+    graph = torch.export.export(
+        model, (ids,), {"attention_mask": (ids != 0).long()},
+        dynamic_shapes={"input_ids": {0: rows, 1: tokens}, "attention_mask": {0: rows, 1: tokens}}, strict=False,
+    )  # fmt: skip
+    longer = torch.tensor([[2, 5, 6, 7, 8, 3]] * 3)
+    told = graph.module()(longer, attention_mask=torch.ones_like(longer)).logits
+    assert torch.allclose(told, model(input_ids=longer).logits, atol=1e-5)

@@ -47,8 +47,9 @@ def _register() -> None:
 def _answered(make: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(make)
     def made(*args: Any, **named: Any) -> Any:
-        mask = named.get("attention_mask")
-        padded = _known.get().get(tuple(mask.shape)) if isinstance(mask, torch.Tensor) else None
+        mask, said = named.get("attention_mask"), _known.get()
+        # where nothing is known a shape is not looked up: one that is traced (torch.export) is no number
+        padded = said.get(tuple(mask.shape)) if said and isinstance(mask, torch.Tensor) else None
         if padded is False:
             named["attention_mask"] = None
         elif padded:

@@ -30,6 +30,9 @@ EXTRAS = {
 }
 """A module and the extra that installs it."""
 
+NO_READERS = ("tensorflow", "ray")
+"""Extras that bring nothing which a model folder could need."""
+
 NAMED = {"protobuf": "google.protobuf", "pillow": "PIL"}
 """What error messages call a module, where that is another name."""
 
@@ -75,10 +78,11 @@ def installed(module: str) -> bool:
 def installation(message: str) -> str | None:
     """The `pip install` for a library that is missing, by the words of an error; None where none is missing.
 
-    No model is read with the extra `tensorflow`: who names it speaks of weights that transformers does not read.
+    No model is read with what `NO_READERS` names: who says tensorflow speaks of weights that transformers does not
+    read, and "ray" is in every array.
     """
     text = message.casefold()
     names = {**{module.casefold(): module for module in EXTRAS}, **NAMED}
     missing = [module for name, module in names.items() if name in text and not installed(module)]
-    missing = [module for module in missing if EXTRAS[module] != "tensorflow"]
+    missing = [module for module in missing if EXTRAS[module] not in NO_READERS]
     return install(EXTRAS[missing[0]]) if missing else None

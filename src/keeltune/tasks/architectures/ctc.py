@@ -91,7 +91,7 @@ class Ctc(Architecture):
         padded = torch.nn.utils.rnn.pad_sequence(log_probs.split(frames))  # [F, B, C]
         labels, lengths = batch["labels"], batch["label_lengths"]
         # lengths on the host, where torch reads them
-        spoken, written = torch.tensor(frames), torch.tensor(batch["label_sizes"])
+        spoken, written = torch.tensor(frames), torch.tensor(batch.get("label_sizes") or lengths.tolist())
         value = functional.ctc_loss(
             padded, labels.clamp_min(0), spoken, written, blank=self.blank, reduction="none", zero_infinity=False
         )
